@@ -1,0 +1,83 @@
+"""Directories that appear complete or not at all, made once however many processes ask."""
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mosaic_dataloader.errors import MosaicDataError
+
+logger = logging.getLogger("mosaic_dataloader.prepare")
+
+
+@contextmanager
+def directory_lock(target: Path) -> Iterator[None]:
+    """Hold the right to make `target`, waiting for whoever holds it now.
+
+    The kernel drops the lock when its holder dies, however it dies. The empty lock file stays:
+    removing it would let two processes hold locks on two files of the same name.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(target.parent / f".{target.name}.lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise MosaicDataError(
+            f"prepare: cannot write beside {target} ({error.strerror}); choose another directory"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that is preparing %s", target)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def publish(target: Path, build: Callable[[Path], None]) -> None:
+    """Fill a directory beside `target`, then rename it to `target` in one step.
+
+    The caller holds `directory_lock(target)`; so whatever has the temporary name was left by a
+    process that was killed, and goes.
+
+    Args:
+        target: The directory to make; absent, or empty.
+        build: Writes into the directory that it is given.
+
+    Raises:
+        MosaicDataError: The directory cannot be written.
+    """
+    partial = target.parent / f".{target.name}.partial"
+    try:
+        if partial.exists():
+            logger.info("removing %s, left by a run that was interrupted", partial)
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            build(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _flush_to_disk(partial)
+        os.rename(partial, target)
+        _sync(target.parent)
+    except OSError as error:
+        raise MosaicDataError(f"prepare: cannot write {target}: {error}") from error
+
+
+def _flush_to_disk(directory: Path) -> None:
+    """A rename must not become durable before the contents: a power cut would keep the name."""
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""From one TrainSpec to another: data, tokenizer and validation replaced, the model kept."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+from torchtitan.protocols.train_spec import (
+    DataLoaderBuilder,
+    MetricsProcessorBuilder,
+    TokenizerBuilder,
+    TrainSpec,
+)
+
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.text_only import refuse_non_text_spec
+from mosaic_trainspec.validator_builder import build_mosaic_validator
+
+
+def get_mosaic_train_spec(
+    base_spec: TrainSpec,
+    *,
+    build_dataloader_fn: DataLoaderBuilder,
+    build_tokenizer_fn: TokenizerBuilder,
+    build_validation_dataloader_fn: DataLoaderBuilder | None = None,
+    build_metrics_processor_fn: MetricsProcessorBuilder | None = None,
+) -> TrainSpec:
+    """Return a copy of ``base_spec`` that reads its data through the given builders.
+
+    Model, parallelization, optimizer, loss and state dict adapter stay the base's. The copy has
+    the base's own class, so that what a subclass adds (``fragment_fn`` of ``llama3_ft``) is kept.
+    Its ``model_args`` are deep copies: TorchTitan's Trainer calls ``update_from_config`` on a
+    flavor in place, which must not reach the base, whose flavors are module globals.
+
+    Args:
+        base_spec: A text spec. It is not modified.
+        build_dataloader_fn: TorchTitan's data loader builder, called with the keywords
+            ``dp_world_size``, ``dp_rank``, ``tokenizer`` and ``job_config``.
+        build_tokenizer_fn: Called with the job config.
+        build_validation_dataloader_fn: As ``build_dataloader_fn``, for a finite loader that gives
+            equally many batches on every rank. Without it, ``validation.enable`` is refused when
+            the validator is built.
+        build_metrics_processor_fn: Replaces the base's, which is kept if this is ``None``.
+
+    Returns:
+        A new spec whose ``build_validator_fn`` builds a ``MosaicValidator``, also where the base
+        has none.
+
+    Raises:
+        TrainSpecError: ``base_spec`` is no TrainSpec or not a text spec, or a builder is not
+            callable.
+    """
+    if not isinstance(base_spec, TrainSpec):
+        raise TrainSpecError(
+            f"base_spec must be a torchtitan TrainSpec, not {type(base_spec).__name__}: "
+            "pass what torchtitan's get_train_spec returns"
+        )
+    _require_callable("build_dataloader_fn", build_dataloader_fn)
+    _require_callable("build_tokenizer_fn", build_tokenizer_fn)
+    if build_validation_dataloader_fn is not None:
+        _require_callable("build_validation_dataloader_fn", build_validation_dataloader_fn)
+    if build_metrics_processor_fn is not None:
+        _require_callable("build_metrics_processor_fn", build_metrics_processor_fn)
+    refuse_non_text_spec(base_spec)
+
+    # Copied one by one, so that flavors sharing an object (say MoE arguments) stop sharing it too.
+    model_args = {flavor: copy.deepcopy(args) for flavor, args in base_spec.model_args.items()}
+    return dataclasses.replace(
+        base_spec,
+        model_args=model_args,
+        build_dataloader_fn=build_dataloader_fn,
+        build_tokenizer_fn=build_tokenizer_fn,
+        build_validator_fn=partial(
+            build_mosaic_validator,
+            model_args=model_args,
+            build_validation_dataloader_fn=build_validation_dataloader_fn,
+        ),
+        build_metrics_processor_fn=build_metrics_processor_fn
+        or base_spec.build_metrics_processor_fn,
+    )
+
+
+def _require_callable(name: str, builder: Callable[..., object]) -> None:
+    if not callable(builder):
+        raise TrainSpecError(
+            f"{name} must be callable, not {type(builder).__name__}: pass the builder function"
+        )

@@ -1,0 +1,219 @@
+"""Validation whose loss is the exact mean over the set's targets, whatever the layout."""
+
+import math
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.pipelining.schedules import _PipelineSchedule
+from torch.distributed.tensor import DTensor
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import IGNORE_INDEX, LossFunction
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.components.validate import BaseValidator, ValidationContext
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.protocols import BaseModelArgs
+from torchtitan.tools import utils
+from torchtitan.tools.logging import logger
+
+from mosaic_trainspec.equal_batches import equal_batches
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.model_inputs import ModelInputs, prepare_model_inputs
+from mosaic_trainspec.undisturbed import evaluation_mode, forked_rng, stopped_training_clock
+
+
+class MosaicValidator(BaseValidator):
+    """Validates on a finite loader and logs the mean loss per target.
+
+    The loss is ``sum of the losses of all targets / number of targets`` over every batch,
+    micro-batch and rank, summed in float64. It does not depend on the number of ranks, the batch
+    size or how targets are spread over rows; a rank whose rows are all padding adds nothing.
+    """
+
+    def __init__(
+        self,
+        job_config: JobConfig,
+        *,
+        validation_dataloader: BaseDataLoader,
+        model_args: BaseModelArgs,
+        tokenizer: BaseTokenizer,
+        parallel_dims: ParallelDims,
+        loss_fn: LossFunction,
+        validation_context: ValidationContext,
+        maybe_enable_amp: AbstractContextManager[None],
+        metrics_processor: MetricsProcessor,
+        pp_schedule: _PipelineSchedule | None = None,
+        pp_has_first_stage: bool | None = None,
+        pp_has_last_stage: bool | None = None,
+    ) -> None:
+        """Hold what TorchTitan's Trainer passes; ``build_mosaic_validator`` checks it.
+
+        Args:
+            job_config: Its ``validation.freq`` and ``validation.steps`` are used.
+            validation_dataloader: Yields ``({"input": int64 [B, T]}, labels int64 [B, T])``, with
+                -100 where there is no target; every ``iter()`` starts at the set's beginning and
+                gives equally many batches on every rank.
+            model_args: Of the trained flavor.
+            tokenizer: For attention masks of documents.
+            parallel_dims: The layout.
+            loss_fn: Returns the sum of the losses of the targets that are not -100.
+            validation_context: Entered around each forward pass (loss parallelism).
+            maybe_enable_amp: Entered around each forward pass without pipeline parallelism.
+            metrics_processor: Its ``log_validation`` gets the result.
+            pp_schedule: The training schedule, used forward only; ``None`` without pipeline
+                parallelism, as the next two.
+            pp_has_first_stage: Whether this rank holds the first stage.
+            pp_has_last_stage: Whether this rank holds the last stage, which has the loss.
+        """
+        super().__init__(job_config)
+        self.validation_dataloader = validation_dataloader
+        self.model_args = model_args
+        self.tokenizer = tokenizer
+        self.parallel_dims = parallel_dims
+        self.loss_fn = loss_fn
+        self.validation_context = validation_context
+        self.maybe_enable_amp = maybe_enable_amp
+        self.metrics_processor = metrics_processor
+        self.pp_schedule = pp_schedule
+        self.pp_has_first_stage = pp_has_first_stage
+        self.pp_has_last_stage = pp_has_last_stage
+
+    def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        """Run over the set (or its first ``validation.steps`` batches) and log the mean loss.
+
+        Every rank must call it. All ranks end up with the same loss, so that the one that logs
+        has it, also under pipeline parallelism.
+
+        Args:
+            model_parts: This rank's model, or its pipeline stages. Their train or eval modes are
+                restored, also after an error.
+            step: The training step to log under.
+
+        Raises:
+            TrainSpecError: No target in the set, unequal numbers of batches on the ranks, or rows
+                that do not fit the pipeline schedule.
+        """
+        device = self._compute_device(model_parts)
+        with (
+            torch.no_grad(),
+            evaluation_mode(model_parts),
+            forked_rng(device),
+            stopped_training_clock(self.metrics_processor),
+        ):
+            loss, targets, batches = self._mean_loss(model_parts, device)
+            self.metrics_processor.log_validation(
+                loss=loss,
+                step=step,
+                extra_metrics={
+                    "validation_metrics/perplexity": _perplexity(loss),
+                    "validation_metrics/n_targets": targets,
+                    "validation_metrics/n_batches": batches,
+                },
+            )
+
+    def _compute_device(self, model_parts: list[nn.Module]) -> torch.device:
+        # Offloaded parameters lie on the CPU, while the model computes on the accelerator.
+        if self.job_config.training.enable_cpu_offload:
+            return torch.device(utils.device_type)
+        return next(model_parts[0].parameters()).device
+
+    def _mean_loss(
+        self, model_parts: list[nn.Module], device: torch.device
+    ) -> tuple[float, int, int]:
+        """Return the mean loss, the number of targets (both global) and of batches (per rank)."""
+        steps = self.job_config.validation.steps
+        # Loss sum and targets in one tensor, so that one all-reduce per mesh does; float64 counts
+        # targets exactly up to 2**53. It stays on the device: no synchronization per batch.
+        totals = torch.zeros(2, dtype=torch.float64, device=device)
+        batches = 0
+        for input_dict, labels in equal_batches(
+            self.validation_dataloader, limit=None if steps == -1 else steps, device=device
+        ):
+            self.metrics_processor.ntokens_since_last_log += labels.numel()
+            batches += 1
+            inputs = prepare_model_inputs(
+                input_dict,
+                labels,
+                model_parts=model_parts,
+                model_args=self.model_args,
+                tokenizer=self.tokenizer,
+                parallel_dims=self.parallel_dims,
+                job_config=self.job_config,
+                device=device,
+            )
+            loss_sum = (
+                self._pipeline_loss_sum(inputs, labels.shape)
+                if self.parallel_dims.pp_enabled
+                else self._loss_sum(model_parts, inputs)
+            )
+            if loss_sum is not None:
+                totals[0] += loss_sum.to(device=device, dtype=torch.float64)
+                totals[1] += (inputs.labels != IGNORE_INDEX).sum()
+        # "loss" spans the ranks with different rows or parts of rows (data and context parallel);
+        # tensor parallel ranks hold the same loss. Only a last stage has added anything, and the
+        # sum over "pp" brings it to every stage.
+        for name in ("loss", "pp"):
+            mesh = self.parallel_dims.get_optional_mesh(name)
+            if mesh is not None:
+                dist.all_reduce(totals, group=mesh.get_group())
+        loss_total, targets = totals.tolist()
+        if targets == 0:
+            raise TrainSpecError(
+                f"the validation set has no target to predict in {batches} batches: check the "
+                "validation streams and that their rows hold at least two tokens"
+            )
+        if batches < steps:
+            logger.warning(
+                "validation.steps is %d, but the validation set has only %d batches: all were used",
+                steps,
+                batches,
+            )
+        return loss_total / targets, int(targets), batches
+
+    def _loss_sum(self, model_parts: list[nn.Module], inputs: ModelInputs) -> torch.Tensor:
+        (model,) = model_parts
+        with self.validation_context(), self.maybe_enable_amp:
+            logits = model(inputs.tokens, **inputs.first_stage, **inputs.every_stage)
+            return _whole(self.loss_fn(logits, inputs.labels))
+
+    def _pipeline_loss_sum(
+        self, inputs: ModelInputs, batch_shape: torch.Size
+    ) -> torch.Tensor | None:
+        """Return the batch's loss on the last stage, ``None`` on the others."""
+        training = self.job_config.training
+        if batch_shape != (training.local_batch_size, training.seq_len):
+            raise TrainSpecError(
+                f"validation batches have shape {list(batch_shape)}, but the pipeline schedule "
+                f"takes {[training.local_batch_size, training.seq_len]} (training.local_batch_size,"
+                " training.seq_len): let the validation loader give batches of that shape"
+            )
+        assert self.pp_schedule is not None
+        losses: list[torch.Tensor] | None = [] if self.pp_has_last_stage else None
+        tokens = (inputs.tokens,) if self.pp_has_first_stage else ()
+        first_stage = inputs.first_stage if self.pp_has_first_stage else {}
+        with self.validation_context():
+            self.pp_schedule.eval(
+                *tokens,
+                **first_stage,
+                **inputs.every_stage,
+                target=inputs.labels if self.pp_has_last_stage else None,
+                losses=losses,
+                # Otherwise the last stage joins the logits of all micro-batches.
+                return_outputs=False,
+            )
+            return None if losses is None else _whole(torch.stack(losses).sum())
+
+
+def _whole(loss: torch.Tensor) -> torch.Tensor:
+    """Tensor and loss parallelism may leave the loss as a DTensor; take its full value."""
+    return loss.full_tensor() if isinstance(loss, DTensor) else loss
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

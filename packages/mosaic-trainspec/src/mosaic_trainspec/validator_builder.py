@@ -1,0 +1,103 @@
+"""Builds the validator with the arguments of TorchTitan's Trainer, and refuses what cannot run."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from torch.distributed.pipelining.schedules import _PipelineSchedule
+from torchtitan.components.loss import LossFunction
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.components.validate import ValidationContext
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.protocols import BaseModelArgs
+from torchtitan.protocols.train_spec import DataLoaderBuilder
+
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.validator import MosaicValidator
+
+
+def build_mosaic_validator(
+    job_config: JobConfig,
+    dp_world_size: int,
+    dp_rank: int,
+    tokenizer: BaseTokenizer,
+    parallel_dims: ParallelDims,
+    loss_fn: LossFunction,
+    validation_context: ValidationContext,
+    maybe_enable_amp: AbstractContextManager[None],
+    metrics_processor: MetricsProcessor,
+    pp_schedule: _PipelineSchedule | None = None,
+    pp_has_first_stage: bool | None = None,
+    pp_has_last_stage: bool | None = None,
+    *,
+    model_args: Mapping[str, BaseModelArgs],
+    build_validation_dataloader_fn: DataLoaderBuilder | None,
+) -> MosaicValidator:
+    """Build the validator; TorchTitan calls this only if ``validation.enable`` is set.
+
+    Args:
+        job_config: Its ``validation``, ``training`` and ``model.flavor`` are used.
+        dp_world_size: Of the batch mesh. Under fault tolerance, where TorchTitan counts all
+            replica groups, each group validates on the whole set: groups come and go, and
+            nothing sums over them.
+        dp_rank: This rank's place in it.
+        tokenizer: Passed to the loader's builder.
+        parallel_dims: The layout.
+        loss_fn: Sum over the targets.
+        validation_context: Entered around each forward pass.
+        maybe_enable_amp: Entered around each forward pass without pipeline parallelism.
+        metrics_processor: Logs the result.
+        pp_schedule: With pipeline parallelism, the training schedule.
+        pp_has_first_stage: With pipeline parallelism, whether this rank holds the first stage.
+        pp_has_last_stage: With pipeline parallelism, whether this rank holds the last stage.
+        model_args: The spec's flavors. ``get_mosaic_train_spec`` binds it, as the next one.
+        build_validation_dataloader_fn: Called with ``dp_world_size``, ``dp_rank``, ``tokenizer``
+            and ``job_config``.
+
+    Raises:
+        TrainSpecError: No builder for a validation loader, ``validation.freq`` below 1, or a
+            validation batch that the pipeline schedule cannot take.
+    """
+    if build_validation_dataloader_fn is None:
+        raise TrainSpecError(
+            "validation.enable is set, but there is no loader for it: pass "
+            "build_validation_dataloader_fn, or set validation.enable to false"
+        )
+    validation, training = job_config.validation, job_config.training
+    if validation.freq < 1:
+        raise TrainSpecError(
+            f"validation.freq is {validation.freq}: set it to 1 or more training steps"
+        )
+    # A schedule always cuts a batch into as many micro-batches as in training, and its stages'
+    # buffers are sized for the training micro-batch.
+    if parallel_dims.pp_enabled and validation.local_batch_size != training.local_batch_size:
+        raise TrainSpecError(
+            f"validation.local_batch_size is {validation.local_batch_size}, but with pipeline "
+            "parallelism validation uses the training schedule: set it to "
+            f"training.local_batch_size = {training.local_batch_size}"
+        )
+    batch_mesh = parallel_dims.get_optional_mesh("batch")
+    mesh_size = 1 if batch_mesh is None else batch_mesh.size()
+    if dp_world_size != mesh_size:
+        dp_world_size = mesh_size
+        dp_rank = 0 if batch_mesh is None else batch_mesh.get_local_rank()
+    return MosaicValidator(
+        job_config,
+        validation_dataloader=build_validation_dataloader_fn(
+            dp_world_size=dp_world_size,
+            dp_rank=dp_rank,
+            tokenizer=tokenizer,
+            job_config=job_config,
+        ),
+        model_args=model_args[job_config.model.flavor],
+        tokenizer=tokenizer,
+        parallel_dims=parallel_dims,
+        loss_fn=loss_fn,
+        validation_context=validation_context,
+        maybe_enable_amp=maybe_enable_amp,
+        metrics_processor=metrics_processor,
+        pp_schedule=pp_schedule,
+        pp_has_first_stage=pp_has_first_stage,
+        pp_has_last_stage=pp_has_last_stage,
+    )

@@ -1,0 +1,228 @@
+"""The sessions: `uv run nox -s NAME`, `uv run nox -l` lists them.
+
+All run in the environment that `uv run` made from uv.lock; nothing is installed
+twice. Only `build` makes environments, because a wheel must work alone.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["tests", "lint"]
+
+ROOT = Path(__file__).resolve().parent
+PACKAGES = ("mosaic-config", "mosaic-dataloader", "mosaic-trainspec")
+UNIT_TESTS = (*(f"packages/{name}/tests" for name in PACKAGES), "apps/train/tests", "tools/tests")
+# Several packages together, several processes per test (gloo, NCCL).
+INTEGRATION_TESTS = "tests"
+
+PYTEST = (sys.executable, "-m", "pytest")
+NO_TESTS_COLLECTED = 5
+# `uv run` names its own executable in UV; it need not be on PATH.
+UV = os.environ.get("UV", "uv")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run everything that needs no GPU: unit tests in parallel, then the gloo tests."""
+    _require_environment(session)
+    workers = max(1, min(os.cpu_count() or 1, 8))
+    chosen = ("-m", "not gpu and not soak")
+    if _names_tests(session.posargs):
+        if _run(session, *PYTEST, *chosen, *session.posargs, env=_test_env(1)):
+            session.error("tests failed")
+        return
+    # One gloo test starts several processes of its own, so these run one by one.
+    groups = (
+        (_existing(UNIT_TESTS), ("-n", str(workers)), _test_env(workers)),
+        (_existing((INTEGRATION_TESTS,)), (), _test_env(2)),
+    )
+    codes = [
+        _run(session, *PYTEST, *chosen, *parallel, *folders, *session.posargs, env=env)
+        for folders, parallel, env in groups
+        if folders
+    ]
+    # Options such as `-k NAME` may leave one group empty, but never all of them.
+    empty_allowed = bool(session.posargs) and any(code != NO_TESTS_COLLECTED for code in codes)
+    failures = [
+        code for code in codes if code and not (code == NO_TESTS_COLLECTED and empty_allowed)
+    ]
+    if failures or not codes:
+        session.error("tests failed" if set(failures) - {NO_TESTS_COLLECTED} else "no tests found")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, who may import whom, the lock and the repository's text."""
+    _require_environment(session)
+    python = sys.executable
+    checks = {
+        "ruff check": (python, "-m", "ruff", "check"),
+        "ruff format": (python, "-m", "ruff", "format", "--check"),
+        "mypy --strict": (python, "-m", "mypy", "--strict"),
+        "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
+        "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
+        "no machine's own paths": (python, "tools/check_text.py"),
+    }
+    failed = [name for name, command in checks.items() if _run(session, *command)]
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Lock the workspace and leave no address in uv.lock (options go to `uv lock`)."""
+    if _run(session, UV, "lock", *session.posargs):
+        session.error("uv could not lock")
+    if _run(session, sys.executable, "tools/neutral_lock.py"):
+        session.error("uv.lock was not rewritten; do not commit it")
+
+
+@nox.session
+def gpu_integration(session: nox.Session) -> None:
+    """Train on the GPUs of this machine (NCCL); skipped where there is none."""
+    _require_environment(session)
+    probe = "import torch; raise SystemExit(not torch.cuda.is_available())"
+    if _run(session, sys.executable, "-c", probe):
+        session.skip("PyTorch finds no CUDA device on this machine")
+    folders = _existing((INTEGRATION_TESTS, *UNIT_TESTS))
+    code = _run(
+        session, *PYTEST, "-m", "gpu", *(session.posargs or folders), env=_test_env(8, gpus=True)
+    )
+    _fail_unless_passed(session, code, "gpu")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run the long tests: crashes, restarts and changes of layout over and over."""
+    _require_environment(session)
+    folders = _existing((INTEGRATION_TESTS, *UNIT_TESTS))
+    # They know themselves how long they may take.
+    command = (*PYTEST, "-m", "soak", "--timeout", "0", *(session.posargs or folders))
+    _fail_unless_passed(session, _run(session, *command, env=_test_env(2, gpus=True)), "soak")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build each package, look into its wheel, install it alone and import it."""
+    names = session.posargs or PACKAGES
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    for name in names:
+        session.run(UV, "build", "--package", name, "--out-dir", str(dist), external=True)
+    wheels = {name: next(dist.glob(f"{name.replace('-', '_')}-*.whl")) for name in names}
+    session.run(sys.executable, "tools/check_wheel.py", *map(str, wheels.values()), external=True)
+    # The versions that everything else is tested with, as upper and lower bound.
+    constraints = Path(session.create_tmp(), "constraints.txt")
+    session.run(
+        *(UV, "export", "--quiet", "--frozen", "--all-packages", "--no-emit-workspace"),
+        *("--no-hashes", "--no-header", "--no-annotate", "--output-file", str(constraints)),
+        external=True,
+        silent=True,
+    )
+    for name, wheel in wheels.items():
+        _install_alone(session, name, wheel, constraints)
+
+
+def _install_alone(session: nox.Session, name: str, wheel: Path, constraints: Path) -> None:
+    venv = Path(session.create_tmp(), name).resolve()
+    # Below the root and not in /tmp, so that uv can link from its cache instead of copying.
+    session.run(
+        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
+    )
+    python = venv / "bin" / "python"
+    session.run(
+        *(UV, "pip", "install", "--quiet", "--python", str(python)),
+        *("--constraint", str(constraints), str(wheel)),
+        external=True,
+    )
+    strangers = [other for other in PACKAGES if other != name]
+    if name == "mosaic-dataloader":
+        strangers.append("torchtitan")
+    check = f"""
+import importlib, importlib.metadata, importlib.util
+module = importlib.import_module({name.replace("-", "_")!r})
+for public in module.__all__:
+    getattr(module, public)
+for stranger in {strangers!r}:
+    assert importlib.util.find_spec(stranger.replace("-", "_")) is None, stranger
+print(module.__name__, importlib.metadata.version({name!r}), sorted(module.__all__))
+"""
+    # -I: neither the working directory nor PYTHONPATH may lend a hand.
+    session.run(str(python), "-I", "-c", check, external=True)
+    for command in _console_scripts(wheel):
+        session.run(str(venv / "bin" / command), "--help", external=True, silent=True)
+    shutil.rmtree(venv)
+
+
+def _console_scripts(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        listed = [n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt")]
+        parser = ConfigParser()
+        for name in listed:
+            parser.read_string(archive.read(name).decode())
+    return list(parser["console_scripts"]) if parser.has_section("console_scripts") else []
+
+
+def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> int:
+    """Run a command from the root and return its exit status, whatever it is.
+
+    `session.run` ends the session at the first failure; a report of all of them
+    is more useful.
+    """
+    session.log(" ".join(command))
+    return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+def _require_environment(session: nox.Session) -> None:
+    if importlib.util.find_spec("pytest") is None:
+        session.error(f"run it in the project's environment: uv run nox -s {session.name}")
+
+
+def _existing(folders: tuple[str, ...]) -> list[str]:
+    return [folder for folder in folders if (ROOT / folder).is_dir()]
+
+
+def _fail_unless_passed(session: nox.Session, code: int, marker: str) -> None:
+    if code == NO_TESTS_COLLECTED:
+        session.error(f"no test has the marker {marker!r}")
+    if code:
+        session.error(f"{marker} tests failed")
+
+
+def _names_tests(arguments: list[str]) -> bool:
+    """Whether a file or folder of tests is among the arguments for pytest."""
+    takes_value = {"-k", "-m", "-n", "-o", "-p", "-W"}
+    return any(
+        previous not in takes_value and Path(ROOT, argument.split("::")[0]).exists()
+        for previous, argument in zip(["", *arguments], arguments, strict=False)
+    )
+
+
+def _test_env(processes: int, *, gpus: bool = False) -> dict[str, str]:
+    """The environment of a test run in which so many processes compute at once.
+
+    What the caller has set stays as it is, except that GPUs are hidden from the
+    tests that are to pass without one: they do the same on every machine.
+    """
+    threads = str(max(1, min(4, (os.cpu_count() or 1) // processes)))
+    defaults = {
+        # Without a bound, each process takes every core, and they all wait for one another.
+        "OMP_NUM_THREADS": threads,
+        # The tokenizers' own threads. Bounded, not switched off by TOKENIZERS_PARALLELISM,
+        # which would also hide what happens to them in forked workers.
+        "RAYON_NUM_THREADS": threads,
+        # No test downloads anything.
+        "HF_HUB_OFFLINE": "1",
+    }
+    hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**defaults, **os.environ, **hidden}

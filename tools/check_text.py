@@ -1,0 +1,56 @@
+"""No tracked file names a place that exists on one machine or in one network only.
+
+Looks for absolute paths below home and work folders, and for the addresses of
+package indexes, which people reach through mirrors of their own.
+
+    python tools/check_text.py
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Written so that this file does not match itself.
+_FORBIDDEN = {
+    "an absolute path of one machine": re.compile(r"(?<![\w.~/$}-])/(?:home|root|Users|work)/\w"),
+    "a package index": re.compile(
+        r"\b(?:pypi|pythonhosted|testpypi)\.org\b|https?://[^\s\"'<>]+/simple(?![\w-])|/whl/(?:cpu|cu\d+)\b"
+    ),
+}
+
+
+def findings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, what was found) for each line that may not be."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for what, pattern in _FORBIDDEN.items():
+            if match := pattern.search(line):
+                yield number, f"{what} ({match.group()})"
+
+
+def main() -> int:
+    """Check every text file known to git; 1 and a line for each finding if there are any."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    bad = False
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        # The lock of the working tree is completed by uv; the committed one has its own check.
+        if name == "uv.lock" or not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a binary file
+            continue
+        for number, what in findings(text):
+            bad = True
+            print(f"{name}:{number}: names {what}", file=sys.stderr)
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

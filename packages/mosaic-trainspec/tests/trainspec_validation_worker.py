@@ -1,8 +1,8 @@
 """Runs the validator in real gloo process groups on CPU and prints what it logged, as JSON.
 
-A script of its own and not a test module: TorchTitan must be told that the device is the CPU
-before most of it is imported, which a test process shared with other packages cannot do. It
-imports once and forks the ranks, because importing TorchTitan takes longer than all the cases.
+A script of its own and not a test module: it tells TorchTitan that the device is the CPU, which
+would reach other tests in a shared process. It imports once and forks the ranks, because importing
+TorchTitan takes longer than all the cases.
 """
 
 import contextlib
@@ -21,23 +21,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torchtitan.tools.utils as titan_utils
 from torch import nn
-
-titan_utils.device_type, titan_utils.device_module = "cpu", torch.cpu
-
-from torchtitan.components.loss import build_cross_entropy_loss  # noqa: E402
-from torchtitan.config import JobConfig  # noqa: E402
-from torchtitan.distributed import ParallelDims  # noqa: E402
-from torchtitan.distributed import utils as dist_utils  # noqa: E402
-from torchtitan.distributed.pipeline_parallel import pipeline_llm  # noqa: E402
-from torchtitan.models.llama3 import (  # noqa: E402
+from torchtitan.components.loss import build_cross_entropy_loss
+from torchtitan.config import JobConfig
+from torchtitan.distributed import ParallelDims
+from torchtitan.distributed import utils as dist_utils
+from torchtitan.distributed.pipeline_parallel import pipeline_llm
+from torchtitan.models.llama3 import (
     Transformer,
     TransformerModelArgs,
     parallelize_llama,
 )
 
-from mosaic_trainspec import build_mosaic_validator  # noqa: E402
+from mosaic_trainspec import build_mosaic_validator
+
+# TorchTitan takes "cuda" on a machine without an accelerator, and binds it in several modules.
+for _name, _module in list(sys.modules.items()):
+    if _name.startswith("torchtitan.") and hasattr(_module, "device_type"):
+        _module.device_type, _module.device_module = "cpu", torch.cpu
 
 VOCAB, SEQ, ROWS, BATCH = 64, 16, 10, 2
 CPU = torch.device("cpu")
@@ -151,7 +152,8 @@ def build_model(positionwise: bool) -> tuple[nn.Module, TransformerModelArgs]:
     if positionwise:
         return Positionwise(), args
     model = Transformer(args)
-    model.init_weights()
+    with torch.no_grad():
+        model.init_weights()
     return model, args
 
 

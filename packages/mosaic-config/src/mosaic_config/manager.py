@@ -1,0 +1,121 @@
+"""`MosaicConfigManager`: TOML and command line in, checked `MosaicJobConfig` out."""
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import is_dataclass
+from typing import Any
+
+from torchtitan.config import ConfigManager
+from torchtitan.tools.logging import logger
+
+from mosaic_config.arguments import Given, read_arguments, single_value
+from mosaic_config.errors import ConfigError
+from mosaic_config.job_config import MosaicJobConfig
+from mosaic_config.named_options import take_named_options
+from mosaic_config.options import parse_options
+from mosaic_config.strict import build_strictly
+from mosaic_config.toml_file import read_toml
+from mosaic_config.validate import validate
+
+CONFIG_PATH = "config_path"
+CONFIG_FILE = "job.config_file"
+CUSTOM_MODULE = "job.custom_config_module"
+
+
+class MosaicConfigManager(ConfigManager):
+    """TorchTitan's `ConfigManager` for `MosaicJobConfig`, with strict reading.
+
+    Precedence is TorchTitan's: command line over TOML file over defaults. Beside its
+    `--job.config_file FILE`, the file may be given as `--config-path FILE`.
+
+        config = MosaicConfigManager().parse_args(sys.argv[1:])
+    """
+
+    config_cls: type[MosaicJobConfig]
+    config: MosaicJobConfig
+
+    def __init__(self, config_cls: type[MosaicJobConfig] = MosaicJobConfig) -> None:
+        """Create a manager for a configuration dataclass, `MosaicJobConfig` or one derived."""
+        super().__init__(config_cls)
+
+    def parse_args(self, args: Sequence[str] | None = None) -> MosaicJobConfig:
+        """Return the configuration; `job.config_file` holds the TOML file's path, if there is one.
+
+        Args:
+            args: Command line tokens; `sys.argv[1:]` if None.
+
+        Raises:
+            ConfigError: one line for whatever is wrong in the file or on the command line.
+            SystemExit: `--help` was given; help is printed, the status is 0.
+        """
+        given = read_arguments(sys.argv[1:] if args is None else args)
+        path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
+        data = read_toml(path) if path else {}
+        root = self._class_for(given, data)
+        given, data = take_named_options(root, _with_config_file(given, path), data)
+        base = build_strictly(root, data, path)
+        self.config = parse_options(root, given, base)
+        self._validate_config()
+        validate(self.config)
+        return self.config
+
+    def _class_for(self, given: Sequence[Given], data: dict[str, Any]) -> type[MosaicJobConfig]:
+        """Return the configuration class, merged with `job.custom_config_module`'s if named."""
+        name = single_value(given, {CUSTOM_MODULE})
+        job = data.get("job")
+        if name is None and isinstance(job, dict):
+            name = job.get("custom_config_module")
+        if not name or not isinstance(name, str):  # a wrong type is reported with the others
+            return self.config_cls
+        try:
+            custom = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not error.name or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there; what it imports is not
+            raise ConfigError(
+                f'{CUSTOM_MODULE} "{name}" cannot be imported: no module named "{error.name}"; '
+                "check the spelling and PYTHONPATH"
+            ) from error
+        if not is_dataclass(getattr(custom, "JobConfig", None)):
+            raise ConfigError(f'{CUSTOM_MODULE} "{name}" has no dataclass named JobConfig')
+        merged: type[MosaicJobConfig] = self._merge_configs(self.config_cls, custom.JobConfig)
+        return merged
+
+    def _validate_config(self) -> None:
+        """Apply TorchTitan's checks, without its tokenizer warning if it has no place."""
+        model = self.config.model
+        assets = model.tokenizer_path or model.hf_assets_path
+        if assets.endswith("tokenizer.model") and os.path.exists(assets):
+            raise ConfigError(
+                f"model.hf_assets_path = {assets} is an old tokenizer.model file; "
+                "give the directory of tokenizer files from torchtitan's download_hf_assets.py"
+            )
+        with _quiet_about_assets(self.config.mosaic_tokenizer.name is not None):
+            super()._validate_config()
+
+
+def _with_config_file(given: Sequence[Given], path: str | None) -> list[Given]:
+    """Spell the TOML file's option as TorchTitan does, so that it ends up in the configuration."""
+    rest = [option for option in given if option.name not in (CONFIG_PATH, CONFIG_FILE)]
+    return rest if path is None else [*rest, Given(f"--{CONFIG_FILE}", [path], inline=True)]
+
+
+@contextlib.contextmanager
+def _quiet_about_assets(quiet: bool) -> Iterator[None]:
+    """Drop "HF assets path … does not exist!": with a tokenizer of its own, nobody reads it."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("HF assets path")
+
+    if not quiet:
+        yield
+        return
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)

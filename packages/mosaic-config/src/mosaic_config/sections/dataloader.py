@@ -1,0 +1,38 @@
+"""`[mosaic_dataloader]` and `[mosaic_validation_dataloader]`."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mosaic_config.sections.dataset import MosaicDataset
+
+
+@dataclass
+class MosaicDataloader:
+    """How batches are built. Batch size and row length are TorchTitan's own `[training]` keys."""
+
+    name: Literal["text"] = "text"
+    """Kind of loader. "text" (rows of tokens for a language model) is the only one."""
+
+    num_workers: int = 0
+    """Worker processes per rank. 0: batches are built in the training process."""
+
+    prefetch_factor: int | None = None
+    """
+    Batches that each worker builds ahead, at least 1. Needs num_workers > 0. None: 2, as in
+    PyTorch's DataLoader.
+    """
+
+    pin_memory: bool = False
+    """Whether batches are put in page-locked memory, from which copies to a GPU are faster."""
+
+    persistent_workers: bool = False
+    """Whether workers stay between iterations. Needs num_workers > 0."""
+
+    drop_last: bool = True
+    """
+    Whether a finite training iteration leaves out a last batch that is not full. Training itself
+    does not end with an epoch, and validation always uses every sample.
+    """
+
+    dataset: MosaicDataset = field(default_factory=MosaicDataset)
+    """Which samples, and in which order."""

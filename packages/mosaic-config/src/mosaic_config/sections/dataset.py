@@ -1,0 +1,130 @@
+"""`[mosaic_dataloader.dataset]`: which samples, and in which order."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mosaic_config.sections.stream import MosaicStream
+
+
+@dataclass
+class MosaicDataset:
+    """The data and its order. Names and meanings are mosaicml-streaming's where it has them.
+
+    Give either `streams` or `remote` / `local`.
+    """
+
+    streams: dict[str, MosaicStream] = field(default_factory=dict)
+    """
+    The mixture: one table [mosaic_dataloader.dataset.streams.NAME] for each stream. NAME is your
+    own; progress is reported and checkpointed under it.
+    """
+
+    remote: str | None = None
+    """Object-store URL or directory of a single data set, in place of `streams`."""
+
+    local: str | None = None
+    """
+    Directory that the single data set is downloaded to, or read from when there is no `remote`.
+    None: a directory of the cache, named after `remote`.
+    """
+
+    split: str | None = None
+    """Subdirectory of `remote` and `local` to read, such as "train". None: read them directly."""
+
+    max_seq_len: int | None = None
+    """
+    Tokens in a row. Kept for configurations written for llm-foundry: if given, it must equal
+    training.seq_len (validation.seq_len in [mosaic_validation_dataloader]). None: take that.
+    """
+
+    token_encoding_type: str = "int64"
+    """
+    NumPy dtype of the tokens in `bytes` columns, such as "uint16" (llm-foundry's meaning).
+    `ndarray` columns carry their own.
+    """
+
+    shuffle: bool = False
+    """Whether an epoch is shuffled. False: stored order, stream after stream."""
+
+    shuffle_algo: Literal["py1e", "py1s", "py2s", "py1br", "naive"] = "py1e"
+    """
+    mosaicml-streaming's shuffle. "py1e" spreads each shard over a range of `shuffle_block_size`
+    samples, "py1br" shuffles inside blocks, "py1s" and "py2s" shuffle shards and the samples in
+    each canonical node's part, "naive" shuffles everything and so needs every shard at once.
+    """
+
+    shuffle_seed: int = 9176
+    """Seed of the order; not negative. It also seeds the resampling of weighted streams."""
+
+    shuffle_block_size: int | None = None
+    """Samples per shuffle block. None: max(4,000,000 / num_canonical_nodes, 262,144)."""
+
+    num_canonical_nodes: int | None = None
+    """
+    Parts that an epoch is cut into for shuffling, each with shards of its own. None: the number
+    of nodes of the first run (64 times as many for "py1s" and "py2s"); kept when resuming.
+    """
+
+    sampling_method: Literal["balanced", "fixed"] = "balanced"
+    """
+    How a stream that is not used whole is subsampled. "balanced": anew in each epoch, evenly over
+    shards. "fixed": the same samples in every epoch.
+    """
+
+    sampling_granularity: int = 1
+    """Samples drawn from one shard at a time when a stream is subsampled."""
+
+    batching_method: Literal["random", "stratified", "per_stream", "device_per_stream"] = "random"
+    """
+    How streams share a batch. "random": by the shuffled mixture. "stratified": each batch holds
+    the streams' proportions. "per_stream": a batch is of one stream. "device_per_stream": each
+    device's batch is of one stream. All but "random" tie the order to the global batch size.
+    """
+
+    epoch_size: int | str | None = None
+    """
+    Samples in an epoch, as a number or like "100k" or "64M". None: the size of the data. Not
+    together with `repeat` or `choose`.
+    """
+
+    predownload: int | None = None
+    """Samples ahead of training for which shards are fetched. None: 8 times the batch size."""
+
+    cache_limit: int | str | None = None
+    """
+    Most bytes that downloaded shards may take, as a number or like "100gb"; the least recently
+    used are removed. None: no limit.
+    """
+
+    cache_dir: str | None = None
+    """
+    Directory for locks, computed orders and downloads without a `local`, on a local disk. None:
+    a default directory of the user.
+    """
+
+    partition_algo: Literal["relaxed"] = "relaxed"
+    """mosaicml-streaming's name for an order that fits any number of ranks; it always does here."""
+
+    download_retry: int = 2
+    """Further attempts after a failed download."""
+
+    download_timeout: float = 60.0
+    """Seconds after which a download of one shard fails."""
+
+    validate_hash: str | None = None
+    """
+    Hash algorithm that downloaded shards are checked with, such as "xxh64"; one of those that
+    they were written with. None: not checked.
+    """
+
+    keep_zip: bool = False
+    """Whether compressed shards are kept after decompression."""
+
+    allow_unsafe_types: bool = False
+    """Whether columns in Python's pickle format, which can run code when read, are accepted."""
+
+    on_data_change: Literal["error", "restart_epoch"] = "error"
+    """
+    What a resume does when the data, the mixture or an option that changes the order differs from
+    the checkpoint's. "error": stop and name it. "restart_epoch": begin the epoch again.
+    """

@@ -1,0 +1,128 @@
+"""Building the configuration from TOML tables, refusing what its types do not have."""
+
+import dataclasses
+from typing import Any
+
+from mosaic_config.coerce import MismatchError, coerce
+from mosaic_config.errors import ConfigError
+from mosaic_config.foreign import reason_for_key, reason_for_value
+from mosaic_config.schema import (
+    NAME,
+    Path,
+    choices,
+    describe,
+    dotted,
+    keys_of,
+    named_value,
+    place,
+    quoted,
+    show,
+    table_in,
+)
+from mosaic_config.suggest import nearest, suggest
+
+
+def build_strictly(root: type, data: dict[str, Any], source: str | None) -> Any:
+    """Return an instance of a configuration dataclass, filled from TOML tables.
+
+    Args:
+        root: The dataclass of the whole configuration.
+        data: Tables as `tomllib` returns them; keys left out keep their defaults.
+        source: The file's name for messages; None without a file.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of a wrong type or refused by its section.
+    """
+    builder = _Builder(root)
+    config = builder.table(root, data, ())
+    if builder.problems:
+        raise ConfigError.first_of(builder.problems, source)
+    return config
+
+
+class _Builder:
+    """One walk over the tables, which goes on after a problem to count them all."""
+
+    def __init__(self, root: type) -> None:
+        self.root = root
+        self.problems: list[str] = []
+
+    def table(self, cls: type, data: dict[str, Any], path: Path) -> Any:
+        keys = keys_of(cls)
+        before = len(self.problems)
+        values = {}
+        for key, value in data.items():
+            if key in keys:
+                values[key] = self.value(keys[key], value, (*path, key))
+            else:
+                self.problems.append(self.unknown_key(cls, path, key, value))
+        for f in dataclasses.fields(cls):
+            required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            if f.init and required and f.name not in data:
+                self.problems.append(f'{place(path)} needs the key "{f.name}"')
+        if len(self.problems) > before:
+            return None  # the sections' own checks would report the same mistake again
+        try:
+            return cls(**values)
+        except (ValueError, AssertionError) as error:
+            self.problems.append(f"{place(path)}: {error}")
+            return None
+
+    def value(self, annotation: Any, value: Any, path: Path) -> Any:
+        named = named_value(annotation)
+        if isinstance(value, dict):
+            if (cls := table_in(annotation)) is not None:
+                return self.table(cls, value, path)
+            if named is not None and named is not Any:
+                return {k: self.value(named, v, (*path, k)) for k, v in value.items()}
+        elif named is not None or dataclasses.is_dataclass(annotation):
+            self.problems.append(
+                f"{dotted(path)} is a table; write [{dotted(path)}] and its keys below, "
+                f"not {dotted(path[-1:])} = {show(value)}"
+            )
+            return None
+        try:
+            return coerce(annotation, value)
+        except MismatchError:
+            self.problems.append(wrong_value(annotation, value, path))
+            return None
+
+    def unknown_key(self, cls: type, path: Path, key: str, value: Any) -> str:
+        if (reason := reason_for_key(path, key)) is not None:
+            return f"{place(path)} {key} {reason}"
+        is_table = isinstance(value, dict)
+        schema_path = _with_names_hidden(self.root, path)
+        found = suggest(self.root, cls, schema_path, key, is_table=is_table)
+        what = f"{place(path)} has no {'table' if is_table else 'key'} {quoted(key)}"
+        others = ", ".join(place(p) for p in found.elsewhere[:3])
+        if found.misplaced:
+            return f"{what}; it belongs in {others}"
+        if found.here is not None:
+            hint = f'; did you mean "{found.here}"?'
+            return what + hint + (f' ("{key}" is a key of {others})' if others else "")
+        return f"{what}; its keys are {', '.join(keys_of(cls))}"
+
+
+def wrong_value(annotation: Any, value: Any, path: Path) -> str:
+    """Return the sentence for a value that is not of its key's type."""
+    where = f"{place(path[:-1])} {dotted(path[-1:])} = {show(value)}"
+    if (reason := reason_for_value(path, value)) is not None:
+        return f"{where}: {reason}"
+    expected = describe(annotation)
+    if isinstance(value, str) and (options := choices(annotation)):
+        close = nearest(value, [option for option in options if isinstance(option, str)])
+        return f"{where}: must be {expected}" + (f'; did you mean "{close}"?' if close else "")
+    return f"{where}: must be {expected}, not {type(value).__name__}"
+
+
+def _with_names_hidden(root: type, path: Path) -> Path:
+    """Replace the user's own names in a path, so that it can be compared with the schema's."""
+    hidden: list[str] = []
+    here: Any = root
+    for part in path:
+        if here is not None and dataclasses.is_dataclass(here):
+            annotation = keys_of(here).get(part)  # type: ignore[arg-type]
+            here, hidden = table_in(annotation) or annotation, [*hidden, part]
+        else:
+            here, hidden = table_in(named_value(here)), [*hidden, NAME]
+    return tuple(hidden)

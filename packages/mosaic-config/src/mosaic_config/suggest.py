@@ -1,0 +1,68 @@
+"""Finding what a user meant by a key that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mosaic_config.schema import Path, keys_of, named_value, table_in, tables
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What an unknown key may have meant."""
+
+    here: str | None
+    """The key of the same table that is spelled most alike, if one is near enough."""
+
+    elsewhere: tuple[Path, ...]
+    """Tables in which this very key does exist, the ones nearest to its place first."""
+
+    @property
+    def misplaced(self) -> bool:
+        """Whether the key was most likely just put in the wrong table."""
+        return bool(self.elsewhere) and self.here is None
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is spelled most like a word, or None if none is near."""
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(choices), n=1)
+    return found[0] if found else None
+
+
+def suggest(root: type, table: type, path: Path, key: str, *, is_table: bool | None) -> Suggestion:
+    """Look for an unknown key's nearest neighbours.
+
+    Args:
+        root: The whole configuration's dataclass.
+        table: The dataclass of the table that holds the key.
+        path: Where that table is.
+        key: The unknown key.
+        is_table: Whether the key holds a table, so that only tables are proposed for it (and only
+            plain keys otherwise); None if that cannot be told.
+    """
+
+    def candidates(cls: type) -> list[str]:
+        keys = keys_of(cls)
+        if is_table is None:
+            return list(keys)
+        return [k for k, tp in keys.items() if is_table is _holds_table(tp)]
+
+    def distance(other: Path) -> int:
+        shared = 0
+        for a, b in zip(path, other, strict=False):
+            if a != b:
+                break
+            shared += 1
+        return len(path) + len(other) - 2 * shared
+
+    found = [p for p, cls in tables(root) if p != path and key in candidates(cls)]
+    found.sort(key=distance)
+    # A table of the same section is surely meant; the others are only mentioned.
+    same = [p for p in found if path and p and p[0] == path[0]]
+    if same:
+        return Suggestion(None, tuple(p for p in same if distance(p) == distance(same[0])))
+    return Suggestion(nearest(key, candidates(table)), tuple(found))
+
+
+def _holds_table(annotation: object) -> bool:
+    return table_in(annotation) is not None or named_value(annotation) is not None

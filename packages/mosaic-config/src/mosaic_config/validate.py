@@ -1,0 +1,110 @@
+"""Checks of values that need more than one key, or more than a key's type."""
+
+from collections.abc import Iterator
+
+from mosaic_config.bounds import out_of_bounds
+from mosaic_config.errors import ConfigError
+from mosaic_config.job_config import MosaicJobConfig
+from mosaic_config.schema import dotted
+from mosaic_config.sections import MosaicDataloader, MosaicDataset, MosaicPrepare
+from mosaic_config.weights import weight_problems
+
+TRAINING = "mosaic_dataloader"
+VALIDATION = "mosaic_validation_dataloader"
+
+
+def validate(config: MosaicJobConfig) -> None:
+    """Check the values of the mosaic sections against each other and against TorchTitan's.
+
+    Raises:
+        ConfigError: one line for the first problem, and how many more there are.
+    """
+    problems = [
+        *_data_given(config),
+        *_loader(TRAINING, config.mosaic_dataloader),
+        *_row_length(TRAINING, config.mosaic_dataloader, "training", config.training.seq_len),
+        *_loader(VALIDATION, config.mosaic_validation_dataloader),
+        *_row_length(
+            VALIDATION,
+            config.mosaic_validation_dataloader,
+            "validation",
+            config.validation.seq_len,
+        ),
+        *_prepare(config.mosaic_prepare, config.mosaic_tokenizer.name),
+    ]
+    if problems:
+        raise ConfigError.first_of(problems, config.job.config_file)
+
+
+def _has_data(dataset: MosaicDataset) -> bool:
+    return bool(dataset.streams or dataset.remote or dataset.local)
+
+
+def _data_given(config: MosaicJobConfig) -> Iterator[str]:
+    if not _has_data(config.mosaic_dataloader.dataset):
+        yield (
+            f"no training data is given; add a table [{TRAINING}.dataset] with remote or local, "
+            f"or [{TRAINING}.dataset.streams.<name>] for each stream"
+        )
+    if config.validation.enable and not _has_data(config.mosaic_validation_dataloader.dataset):
+        yield (
+            f"[validation] enable = true, but no validation data is given; add a table "
+            f"[{VALIDATION}.dataset] with streams, remote or local, or set enable = false"
+        )
+
+
+def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
+    yield from out_of_bounds(f"[{section}]", loader)
+    if loader.num_workers == 0:
+        if loader.prefetch_factor is not None:
+            yield f"[{section}] prefetch_factor needs num_workers of at least 1; or remove it"
+        if loader.persistent_workers:
+            yield (
+                f"[{section}] persistent_workers = true needs num_workers of at least 1; "
+                "or remove it"
+            )
+    yield from _dataset(f"{section}.dataset", loader.dataset)
+
+
+def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
+    yield from out_of_bounds(f"[{place}]", dataset)
+    if dataset.streams:
+        for key in ("remote", "local"):
+            if getattr(dataset, key):
+                yield (
+                    f"[{place}] has both {key} and streams; "
+                    f"move {key} into a table [{place}.streams.<name>]"
+                )
+    for name, stream in dataset.streams.items():
+        where = f"[{place}.streams.{dotted((name,))}]"
+        if not (stream.remote or stream.local):
+            yield f"{where} has neither remote nor local; give at least one of them"
+        yield from out_of_bounds(where, stream)
+    yield from weight_problems(place, dataset)
+
+
+def _row_length(
+    section: str, loader: MosaicDataloader, trainer: str, seq_len: int
+) -> Iterator[str]:
+    given = loader.dataset.max_seq_len
+    if given is not None and given != seq_len:
+        yield (
+            f"[{section}.dataset] max_seq_len = {given} differs from {trainer}.seq_len = "
+            f"{seq_len}; make them equal or remove max_seq_len"
+        )
+
+
+def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
+    yield from out_of_bounds("[mosaic_prepare]", prepare)
+    if prepare.input and not prepare.output:
+        yield "[mosaic_prepare] has an input but no output; give the directory to write shards to"
+    if prepare.output and not prepare.input:
+        yield (
+            "[mosaic_prepare] has an output but no input; "
+            'give a glob of text files or "python-stdlib"'
+        )
+    if prepare.input and not prepare.train_tokenizer and not tokenizer:
+        yield (
+            "[mosaic_prepare] has nothing to tokenize with; "
+            "set mosaic_tokenizer.name or mosaic_prepare.train_tokenizer"
+        )

@@ -1,0 +1,239 @@
+"""Samples by number: token rows out of Mosaic streams."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Mixture, StreamSize
+from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.rows.reader import RowReader
+from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
+from mosaic_dataloader.shards.store import ShardStore
+from mosaic_dataloader.shards.streams import DataStream, StreamDefaults, open_streams
+from mosaic_dataloader.sizes import parse_count
+
+if TYPE_CHECKING:
+    from streaming import Stream
+
+ON_DATA_CHANGE = ("error", "restart_epoch")
+
+
+def default_cache_dir() -> str:
+    """Where caches go that are given no place: a folder of this user's in the temporary directory.
+
+    The temporary directory is on the machine's own disk on most clusters, the home directory is
+    not.
+    """
+    return os.path.join(tempfile.gettempdir(), f"mosaic-dataloader-{os.getuid()}")
+
+
+class StreamingTextDataset:
+    """Token rows from one or more Mosaic streams, by random access.
+
+    Construction reads the streams' indexes (fetching those that are remote) and checks them. No
+    order is decided here: the dataloader does that, from this data set's options. Options that
+    share a name with mosaicml-streaming's ``StreamingDataset`` mean the same.
+
+    Args:
+        tokenizer: Encodes ``text`` columns; a ``transformers`` tokenizer, a
+            ``tokenizers.Tokenizer`` or a wrapper with one at ``.tokenizer``. May be None where all
+            streams hold ``tokens``.
+        seq_len: Tokens in a row, T.
+        streams: A mapping of names to stream options (``remote``, ``local``, ``split``,
+            ``proportion``, ``repeat``, ``choose``, ``download_retry``, ``download_timeout``,
+            ``validate_hash``, ``keep_zip``), or a list of ``streaming.Stream``. Not modified.
+        remote: Object store address or directory to fetch from, in place of ``streams``.
+        local: Directory that holds the shards, or in which they are cached.
+        split: Sub-directory of ``remote`` and ``local``.
+        token_encoding_type: Dtype of the token ids in a ``bytes`` column.
+        epoch_size: Samples drawn per epoch over all streams, as a number or ``"100k"``; by default
+            as many as there are.
+        predownload: How many of a rank's samples ahead shards are fetched; by default 8 times the
+            batch size, at least 64.
+        cache_dir: Where streams without ``local`` are cached; by default a folder of this user's
+            in the temporary directory.
+        download_retry: Further attempts after a failed download.
+        download_timeout: Seconds that one download may take.
+        validate_hash: Hash algorithm to check shards with; the index must hold it.
+        keep_zip: Keep the compressed form of fetched shards.
+        allow_unsafe_types: Accept shards with pickled columns.
+        on_data_change: What to do when a checkpoint was written with other data, mixture or
+            options: ``"error"``, or ``"restart_epoch"`` to begin its epoch anew with what is now.
+        shuffle: Shuffle the samples.
+        shuffle_algo: ``py1e``, ``py1s``, ``py2s``, ``py1br`` or ``naive``.
+        shuffle_seed: Seed of order and sampling.
+        shuffle_block_size: Samples among which one is shuffled.
+        num_canonical_nodes: Parts over which the order is dealt; by default as many as nodes.
+        sampling_method: ``balanced`` or ``fixed``.
+        sampling_granularity: Samples picked from the same shard at a time.
+        batching_method: ``random``, ``stratified``, ``per_stream`` or ``device_per_stream``.
+
+    Raises:
+        MosaicDataError: An option or the data cannot be used; the message says what to change.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any = None,
+        seq_len: int,
+        streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"] | None = None,
+        remote: str | None = None,
+        local: str | None = None,
+        split: str | None = None,
+        token_encoding_type: str = "int64",
+        epoch_size: int | str | None = None,
+        predownload: int | None = None,
+        cache_dir: str | None = None,
+        download_retry: int = 2,
+        download_timeout: float = 60,
+        validate_hash: str | None = None,
+        keep_zip: bool = False,
+        allow_unsafe_types: bool = False,
+        on_data_change: str = "error",
+        shuffle: bool = False,
+        shuffle_algo: str = "py1e",
+        shuffle_seed: int = 9176,
+        shuffle_block_size: int | None = None,
+        num_canonical_nodes: int | None = None,
+        sampling_method: str = "balanced",
+        sampling_granularity: int = 1,
+        batching_method: str = "random",
+    ):
+        if seq_len < 1:
+            raise MosaicDataError(f"seq_len = {seq_len} must be at least 1")
+        if predownload is not None and predownload < 0:
+            raise MosaicDataError(f"predownload = {predownload} must not be negative")
+        if token_encoding_type not in TOKEN_ENCODING_TYPES:
+            raise MosaicDataError(
+                f"token_encoding_type = {token_encoding_type!r} is not one of "
+                f"{', '.join(TOKEN_ENCODING_TYPES)}"
+            )
+        if on_data_change not in ON_DATA_CHANGE:
+            raise MosaicDataError(
+                f"on_data_change = {on_data_change!r} is not one of {', '.join(ON_DATA_CHANGE)}"
+            )
+        if bool(streams) == bool(remote or local):
+            raise MosaicDataError("give either streams, or remote and/or local")
+        self.order_options = OrderOptions(
+            shuffle=shuffle,
+            shuffle_algo=shuffle_algo,
+            shuffle_seed=shuffle_seed,
+            shuffle_block_size=shuffle_block_size,
+            num_canonical_nodes=num_canonical_nodes,
+            sampling_method=sampling_method,
+            sampling_granularity=sampling_granularity,
+            batching_method=batching_method,
+        )
+        self.seq_len = seq_len
+        self.predownload = predownload
+        self.on_data_change = on_data_change
+        self.token_encoding_type = token_encoding_type
+        opened = open_streams(
+            streams or {"data": {"remote": remote, "local": local, "split": split}},
+            StreamDefaults(
+                split=split if streams else None,
+                download_retry=download_retry,
+                download_timeout=download_timeout,
+                validate_hash=validate_hash,
+                keep_zip=keep_zip,
+                allow_unsafe_types=allow_unsafe_types,
+                token_encoding_type=token_encoding_type,
+                cache_dir=cache_dir or default_cache_dir(),
+            ),
+        )
+        size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
+        self.mixture = _weigh(opened, size, shuffle_seed)
+        self.tokenizer = None if tokenizer is None else BatchTokenizer(tokenizer)
+        if self.tokenizer is None:
+            for stream in opened:
+                if stream.column.kind == "text":
+                    raise MosaicDataError(
+                        f'stream "{stream.name}" holds text; give a tokenizer (mosaic_tokenizer.name)'
+                    )
+        self._set_up(opened)
+
+    def _set_up(self, opened: list[DataStream]) -> None:
+        self.store = ShardStore(opened, self.mixture)
+        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
+
+    @property
+    def streams(self) -> list[DataStream]:
+        """The opened streams."""
+        return self.store.streams
+
+    def __len__(self) -> int:
+        """Samples in all streams, each counted once."""
+        return self.mixture.num_samples
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Token ids of one sample, int64[n], n at most T+1.
+
+        Raises:
+            IndexError: There is no such sample.
+            MosaicDataError: Its shard cannot be had or is damaged.
+        """
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"sample {index} of {count}")
+        return self.rows.sample(index % count)
+
+    def row_identity(self) -> dict[str, Any]:
+        """What decides the content of a row besides the data, as JSON values."""
+        kinds = {s.column.kind for s in self.streams}
+        identity: dict[str, Any] = {"seq_len": self.seq_len}
+        if "bytes" in kinds:
+            identity["token_encoding_type"] = self.token_encoding_type
+        if "text" in kinds and self.tokenizer is not None:
+            identity["tokenizer"] = self.tokenizer.fingerprint()
+        return identity
+
+    def reopened(self) -> "StreamingTextDataset":
+        """The same data set with no file open, for another process."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._set_up([replace(s) for s in self.streams])
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without open files and threads' locks; ``__setstate__`` opens it anew."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("store", "rows")}
+        return {**state, "opened": self.streams}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        opened = state.pop("opened")
+        self.__dict__.update(state)
+        self._set_up(opened)
+
+    def close(self) -> None:
+        """Unmap all shards and let all locks go."""
+        self.store.close()
+
+
+def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixture:
+    """Resolve proportion, repeat, choose and epoch_size, by mosaicml-streaming's own rules."""
+    from streaming import Stream
+
+    streams = [s.stream for s in opened]
+    samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
+    try:
+        Stream.apply_weights(streams, samples, epoch_size, seed)
+    except ValueError as error:
+        raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
+    sizes = [
+        StreamSize(
+            s.name, np.array([len(r) for r in s.readers], np.int64), int(s.stream.choose)
+        )
+        for s in opened
+    ]
+    mixture = Mixture(tuple(sizes))
+    if mixture.epoch_samples < 1:
+        raise MosaicDataError("the streams' weights leave no sample in an epoch; raise them")
+    return mixture

@@ -1,0 +1,1 @@
+"""The dataloader: batches, threads, worker processes, state."""

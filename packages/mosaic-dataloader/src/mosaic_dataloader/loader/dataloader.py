@@ -1,0 +1,289 @@
+"""The stateful dataloader of one data-parallel rank."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.loader.background import Background
+from mosaic_dataloader.loader.pinning import pinner
+from mosaic_dataloader.loader.sources import Batch, WorkerPool, read_here
+from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.state.bookkeeping import Bookkeeping
+from mosaic_dataloader.state.position import KEY
+
+logger = logging.getLogger(__name__)
+
+Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+class MosaicParallelAwareDataloader:
+    """Batches of one data-parallel rank, with a position that survives any change of layout.
+
+    Micro-batch k of the run is the samples at positions ``[P, P + B)`` of the order,
+    ``B = batch_size * dp_world_size``; every rank takes its rows of it. Tensor-, pipeline- and
+    context-parallel ranks of one model replica pass the same ``dp_rank`` and get the same bytes.
+    Nothing is read from the environment.
+
+    Args:
+        dataset: The data and the order's options.
+        dp_rank: Data-parallel rank, from the trainer's batch mesh; ranks of a machine are
+            consecutive.
+        dp_world_size: Data-parallel ranks.
+        batch_size: Rows of one micro-batch on this rank.
+        num_nodes: Machines; sets only defaults at the first start of a run.
+        num_workers: Worker processes that read rows; 0 reads in a thread of this process. The
+            batches are the same.
+        prefetch_factor: Batches kept ready, per worker if there are any; 2 by default.
+        pin_memory: Put batches into page-locked memory.
+        persistent_workers: Keep worker processes from one iteration to the next.
+        drop_last: For ``infinite=False``: leave out the partial batch at an epoch's end; otherwise
+            it is padded with rows whose labels are all ignored.
+        infinite: Run across epoch ends without end. Otherwise an iteration ends with its epoch,
+            and the next one begins the next epoch.
+
+    Raises:
+        MosaicDataError: An argument cannot be used, or the data are too few for the layout.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamingTextDataset,
+        *,
+        dp_rank: int,
+        dp_world_size: int,
+        batch_size: int,
+        num_nodes: int = 1,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        drop_last: bool = True,
+        infinite: bool = True,
+    ):
+        _check(dp_rank, dp_world_size, batch_size, num_nodes)
+        _check_workers(num_workers, prefetch_factor, persistent_workers)
+        self.dataset = dataset
+        self.dp_rank = dp_rank
+        self.dp_world_size = dp_world_size
+        self.batch_size = batch_size
+        self.num_nodes = num_nodes
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.infinite = infinite
+        self._prefetch_factor = prefetch_factor
+        self._persistent_workers = persistent_workers
+        self._layout = Layout(dp_rank, dp_world_size, batch_size)
+        self._pin, self._thread_setup = pinner(pin_memory)
+        self._workers: WorkerPool | None = None
+        self._iterator: _Batches | None = None
+        self._books = Bookkeeping(dataset, self._settled())
+        self._timeline = self._new_timeline()
+        if not infinite and drop_last and self._timeline.epoch_length < self._layout.global_batch:
+            raise MosaicDataError(
+                f"an epoch of {self._timeline.epoch_length} samples does not fill one global batch "
+                f"of {self._layout.global_batch}; add data, lower the batch size, or set "
+                f"drop_last to false"
+            )
+
+    @property
+    def samples_seen(self) -> int:
+        """Position of the run: samples of the order handed out by all ranks together."""
+        return self._books.samples_seen
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next sample belongs to, from 0."""
+        return self._timeline.locate(self._books.samples_seen)[0]
+
+    @property
+    def samples_per_stream(self) -> dict[str, int]:
+        """Samples handed out by all ranks together, by stream."""
+        return self._books.per_stream()
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Iterate from the present position on.
+
+        Yields ``({"input": int64[B, T]}, labels int64[B, T])``, B rows of this rank; labels are
+        the inputs shifted by one, -100 where there is nothing to predict. Batches are never
+        rewritten: the caller may keep them. Starting an iteration ends the one before.
+        """
+        self.close()
+        self._iterator = _Batches(self, self._start())
+        return self._iterator
+
+    def __len__(self) -> int:
+        """Batches in one whole pass; the same on every rank.
+
+        Raises:
+            TypeError: The loader is infinite.
+        """
+        if self.infinite:
+            raise TypeError("an infinite dataloader has no length")
+        full, rest = divmod(self._timeline.epoch_length, self._layout.global_batch)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    def state_dict(self) -> dict[str, str]:
+        """The position after the batches handed out so far.
+
+        Returns:
+            ``{"mosaic": JSON}``, the same on all ranks and valid before the first batch. What
+            threads or workers have read ahead does not count.
+        """
+        return {KEY: self._books.position().to_json()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a saved position; the next iteration begins there.
+
+        An empty mapping is taken for a checkpoint without data and changes nothing.
+
+        Raises:
+            MosaicDataError: The state is damaged, of another loader, or was written with other
+                data or options than the present ones; the message says which.
+        """
+        if not state_dict:
+            return
+        if KEY not in state_dict:
+            raise MosaicDataError(
+                f"the saved data state has {', '.join(sorted(map(str, state_dict)))} and no "
+                f'"{KEY}"; it was written by another loader. Leave it out '
+                f"(checkpoint.exclude_from_loading = dataloader) to start the data from the "
+                f"beginning"
+            )
+        self.close()
+        self._books = self._books.continued(state_dict[KEY])
+        self._timeline = self._new_timeline()
+
+    def close(self) -> None:
+        """Stop reading ahead. The position stays; iterating again continues from it."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _settled(self) -> SettledOrder:
+        return self.dataset.order_options.settle(
+            num_nodes=self.num_nodes,
+            global_batch=self._layout.global_batch,
+            local_batch=self.batch_size,
+        )
+
+    def _new_timeline(self) -> Timeline:
+        timeline = Timeline(self.dataset.mixture, self._books.order, self._books.origin)
+        # Asked for here, where a fault in it is still the constructor's.
+        _ = timeline.epoch_length
+        return timeline
+
+    def _start(self) -> int:
+        """Position at which an iteration begins."""
+        return self._books.samples_seen
+
+    def _requests(self, start: int) -> Iterator[BatchRequest]:
+        if self.infinite:
+            return endless_batches(self._timeline, self._layout, start)
+        return one_pass(self._timeline, self._layout, start, drop_last=self.drop_last)
+
+    def _epoch_end(self, start: int) -> int:
+        _, place = self._timeline.locate(start)
+        return start + self._timeline.epoch_length - place
+
+    def _source(self, start: int) -> Iterator[Batch]:
+        """Batches from ``start`` on, made ready in the background."""
+        ahead = self.dataset.predownload
+        if ahead is None:
+            ahead = max(64, 8 * self.batch_size)
+        if self.num_workers:
+            if self._workers is None:
+                self._workers = WorkerPool(
+                    self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
+                )
+            read = self._workers.read(lambda: self._requests(start), ahead)
+        else:
+            read = read_here(self.dataset, lambda: self._requests(start), ahead)
+        pin = self._pin
+        return (
+            (request, pin(inputs), pin(labels)) for request, inputs, labels in read
+        )
+
+    def _handed_out(self, request: BatchRequest) -> None:
+        self._books.handed_out(request)
+
+    def _pass_ended(self, start: int) -> None:
+        self._books.skip_to(self._epoch_end(start))
+
+
+class ValidationDataloader(MosaicParallelAwareDataloader):
+    """The same pass in every iteration: epoch 0 from its first sample, padded at its end.
+
+    Every rank gets equally many batches, and no iteration changes what the next one yields.
+    """
+
+    def __init__(self, dataset: StreamingTextDataset, **options: Any):
+        super().__init__(dataset, **options, infinite=False, drop_last=False)
+
+    def _start(self) -> int:
+        return 0
+
+    def _handed_out(self, request: BatchRequest) -> None:
+        """A validation pass leaves no trace."""
+
+    def _pass_ended(self, start: int) -> None:
+        """Likewise."""
+
+
+class _Batches:
+    """One iteration over a loader."""
+
+    def __init__(self, loader: MosaicParallelAwareDataloader, start: int):
+        self._loader = loader
+        self._start = start
+        depth = 2 if loader.num_workers else (loader._prefetch_factor or 2)
+        self._batches: Background[Batch] = Background(
+            loader._source(start), depth, loader._thread_setup
+        )
+        self._closed = False
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> Rows:
+        if self._closed:
+            # Its loader began another iteration, or was given another position.
+            raise StopIteration
+        try:
+            request, inputs, labels = next(self._batches)
+        except StopIteration:
+            self._closed = True
+            self._loader._pass_ended(self._start)
+            raise
+        self._loader._handed_out(request)
+        return {"input": inputs}, labels
+
+    def close(self) -> None:
+        self._closed = True
+        self._batches.close()
+
+
+def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) -> None:
+    for name, value in (
+        ("dp_world_size", dp_world_size),
+        ("batch_size", batch_size),
+        ("num_nodes", num_nodes),
+    ):
+        if value < 1:
+            raise MosaicDataError(f"{name} = {value} must be at least 1")
+    if not 0 <= dp_rank < dp_world_size:
+        raise MosaicDataError(f"dp_rank = {dp_rank} is not among {dp_world_size} ranks")
+
+
+def _check_workers(num_workers: int, prefetch_factor: int | None, persistent: bool) -> None:
+    if num_workers < 0:
+        raise MosaicDataError(f"num_workers = {num_workers} must not be negative")
+    if prefetch_factor is not None and prefetch_factor < 1:
+        raise MosaicDataError(f"prefetch_factor = {prefetch_factor} must be at least 1")
+    if persistent and not num_workers:
+        raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")

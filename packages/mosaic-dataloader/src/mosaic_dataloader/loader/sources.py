@@ -1,0 +1,127 @@
+"""Where batches come from: this process, or worker processes."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mosaic_dataloader.order.batches import BatchRequest
+from mosaic_dataloader.shards.lookahead import LookAhead
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
+
+Batch = tuple[BatchRequest, torch.Tensor, torch.Tensor]
+Requests = Callable[[], Iterator[BatchRequest]]
+
+
+def read_here(
+    dataset: "StreamingTextDataset", requests: Requests, predownload: int
+) -> Iterator[Batch]:
+    """Read batches in this process.
+
+    Args:
+        dataset: The data.
+        requests: Makes the sequence of requests; called again for the look-ahead's own walk.
+        predownload: Samples to fetch ahead.
+    """
+    ahead = _look_ahead(dataset, requests, predownload)
+    try:
+        for request in requests():
+            if ahead:
+                ahead.consumed(len(request.ids))
+            yield request, *dataset.rows.batch(request.ids)
+    finally:
+        if ahead:
+            ahead.close()
+
+
+class WorkerPool:
+    """Reads batches in worker processes, in order.
+
+    The workers know nothing of the order or the position: each is handed sample ids and returns
+    tensors. What they have read ahead is known here and nowhere counted.
+
+    Args:
+        dataset: The data.
+        num_workers: Worker processes.
+        prefetch_factor: Batches that each keeps ready; torch's default where None.
+        persistent: Keep the workers from one iteration to the next.
+    """
+
+    def __init__(
+        self,
+        dataset: "StreamingTextDataset",
+        num_workers: int,
+        prefetch_factor: int | None,
+        persistent: bool,
+    ):
+        self._dataset = dataset
+        self._sampler = _RequestSampler()
+        self._loader: DataLoader[Any] = DataLoader(
+            _Fetch(dataset.reopened()),
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            persistent_workers=persistent,
+            collate_fn=_as_it_is,
+        )
+
+    def read(self, requests: Requests, predownload: int) -> Iterator[Batch]:
+        """Read batches; see ``read_here``."""
+        ahead = _look_ahead(self._dataset, requests, predownload)
+        self._sampler.restart(requests())
+        iterator = iter(self._loader)
+        try:
+            for inputs, labels in iterator:
+                request = self._sampler.oldest()
+                if ahead:
+                    ahead.consumed(len(request.ids))
+                yield request, inputs, labels
+        finally:
+            if ahead:
+                ahead.close()
+
+
+class _RequestSampler(Sampler[BatchRequest]):
+    """Hands requests to torch's dataloader and remembers which are under way."""
+
+    def __init__(self) -> None:
+        self._requests: Iterator[BatchRequest] = iter(())
+        self._under_way: deque[BatchRequest] = deque()
+
+    def restart(self, requests: Iterator[BatchRequest]) -> None:
+        self._requests = requests
+        self._under_way.clear()
+
+    def oldest(self) -> BatchRequest:
+        return self._under_way.popleft()
+
+    def __iter__(self) -> Iterator[Any]:
+        for request in self._requests:
+            self._under_way.append(request)
+            # Workers need the ids only.
+            yield request.ids
+
+
+class _Fetch(Dataset[Any]):
+    def __init__(self, dataset: "StreamingTextDataset"):
+        self._dataset = dataset
+
+    def __getitem__(self, ids: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._dataset.rows.batch(ids)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _look_ahead(
+    dataset: "StreamingTextDataset", requests: Requests, predownload: int
+) -> LookAhead | None:
+    if not dataset.store.fetches or not predownload:
+        return None
+    return LookAhead(dataset.store, dataset.mixture, requests(), predownload)

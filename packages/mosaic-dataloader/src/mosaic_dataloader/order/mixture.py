@@ -1,0 +1,78 @@
+"""What there is to order: streams, their shards and how many samples an epoch takes from each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class StreamSize:
+    """One stream as the order sees it.
+
+    Attributes:
+        name: How messages call the stream.
+        samples_per_shard: int64[num_shards], samples in each shard.
+        choose: Samples that one epoch draws from the stream (its weight, resolved).
+    """
+
+    name: str
+    samples_per_shard: Int64Array
+    choose: int
+
+    @property
+    def samples(self) -> int:
+        """Samples in the stream."""
+        return int(self.samples_per_shard.sum())
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Streams side by side. Sample ids run through all shards of all streams, in order."""
+
+    streams: Sequence[StreamSize]
+
+    @cached_property
+    def samples_per_shard(self) -> Int64Array:
+        """int64[total shards], over all streams."""
+        return np.concatenate([s.samples_per_shard for s in self.streams]).astype(np.int64)
+
+    @cached_property
+    def shard_offsets(self) -> Int64Array:
+        """int64[total shards + 1], the id of each shard's first sample, and the total."""
+        return np.concatenate([[0], np.cumsum(self.samples_per_shard)]).astype(np.int64)
+
+    @cached_property
+    def stream_shards(self) -> Int64Array:
+        """int64[streams + 1], the number of each stream's first shard, and the total."""
+        counts = [len(s.samples_per_shard) for s in self.streams]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @cached_property
+    def stream_offsets(self) -> Int64Array:
+        """int64[streams + 1], the id of each stream's first sample, and the total."""
+        return self.shard_offsets[self.stream_shards]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all streams, each counted once."""
+        return int(self.shard_offsets[-1])
+
+    @property
+    def epoch_samples(self) -> int:
+        """Samples that one epoch draws from all streams together."""
+        return sum(s.choose for s in self.streams)
+
+    def locate(self, ids: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Shard and place within it, both int64[len(ids)], of each sample id."""
+        shards = np.searchsorted(self.shard_offsets, ids, side="right") - 1
+        return shards, ids - self.shard_offsets[shards]
+
+    def count_per_stream(self, ids: Int64Array) -> Int64Array:
+        """int64[streams]: how many of ``ids`` belong to each stream; negative ids count nowhere."""
+        owners = np.searchsorted(self.stream_offsets, ids[ids >= 0], side="right") - 1
+        return np.bincount(owners, minlength=len(self.streams)).astype(np.int64)

@@ -1,0 +1,88 @@
+"""Epochs end to end: from a position in the run to samples."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaic_dataloader.order.epoch import EpochOrder, build_epoch
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.order.options import SettledOrder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the present order begins: epoch ``epoch`` starts at position ``samples``.
+
+    (0, 0) unless the data were changed under a checkpoint on purpose.
+    """
+
+    samples: int = 0
+    epoch: int = 0
+
+
+class Timeline:
+    """The endless sequence of epochs as a random-access list.
+
+    Args:
+        mixture: The data.
+        options: The settled order.
+        origin: Where the sequence begins.
+    """
+
+    # The epoch being read and the next one; a third would only take memory.
+    _KEPT = 2
+
+    def __init__(self, mixture: Mixture, options: SettledOrder, origin: Origin | None = None):
+        self.mixture = mixture
+        self.options = options
+        self.origin = origin or Origin()
+        self._orders: OrderedDict[int, EpochOrder] = OrderedDict()
+        self._length: int | None = None
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples in an epoch; the same in all of them."""
+        if self._length is None:
+            if self.options.batching_method == "random":
+                self._length = self.mixture.epoch_samples
+            else:
+                self._length = len(self.epoch(self.origin.epoch))
+        return self._length
+
+    def epoch(self, number: int) -> EpochOrder:
+        """The order of one epoch, built when first asked for."""
+        order = self._orders.get(number)
+        if order is None:
+            order = build_epoch(self.mixture, self.options, number)
+            self._orders[number] = order
+            while len(self._orders) > self._KEPT:
+                self._orders.popitem(last=False)
+        self._orders.move_to_end(number)
+        return order
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Epoch and place within it of a position of the run."""
+        epochs, place = divmod(position - self.origin.samples, self.epoch_length)
+        return self.origin.epoch + epochs, place
+
+    def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
+        """Sample ids and canonical nodes at the positions ``[start, stop)`` of the run.
+
+        Runs across as many epoch ends as lie between.
+
+        Returns:
+            Two int64[stop - start].
+        """
+        ids: list[Int64Array] = []
+        nodes: list[Int64Array] = []
+        while start < stop:
+            epoch, place = self.locate(start)
+            count = min(stop - start, self.epoch_length - place)
+            part_ids, part_nodes = self.epoch(epoch).rows(place, place + count)
+            ids.append(part_ids)
+            nodes.append(part_nodes)
+            start += count
+        if len(ids) == 1:
+            return ids[0], nodes[0]
+        return np.concatenate(ids), np.concatenate(nodes)

@@ -1,0 +1,1 @@
+"""From samples to rows: input and label tensors."""

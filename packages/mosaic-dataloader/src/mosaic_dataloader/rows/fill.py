@@ -1,0 +1,78 @@
+"""Writing token rows into input and label arrays."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaic_dataloader.order.mixture import Int64Array
+
+# TorchTitan's and torch's cross entropy's ignore index.
+IGNORE_INDEX = -100
+
+
+def fill_row(
+    inputs: Int64Array, labels: Int64Array, row: int, tokens: NDArray[Any], pad_id: int
+) -> None:
+    """Write one token row.
+
+    With at least T+1 tokens the row gives T inputs and T labels; a row of exactly T tokens keeps
+    them all as inputs and ignores its last label; shorter rows are padded.
+
+    Args:
+        inputs: int64[B, T], written at ``row``.
+        labels: int64[B, T], the inputs shifted by one; ``IGNORE_INDEX`` where nothing follows.
+        row: Which row.
+        tokens: integer[n], token ids.
+        pad_id: Token id of padded inputs.
+    """
+    length = inputs.shape[1]
+    count = len(tokens)
+    if count > length:
+        inputs[row] = tokens[:length]
+        labels[row] = tokens[1 : length + 1]
+        return
+    inputs[row, :count] = tokens
+    inputs[row, count:] = pad_id
+    targets = max(count - 1, 0)
+    labels[row, :targets] = tokens[1:]
+    labels[row, targets:] = IGNORE_INDEX
+
+
+def fill_uniform(
+    inputs: Int64Array,
+    labels: Int64Array,
+    rows: Int64Array,
+    source: NDArray[Any],
+    places: Int64Array,
+) -> bool:
+    """Write several rows of one shard whose rows all have the same length of T+1 or more.
+
+    Args:
+        inputs: int64[B, T].
+        labels: int64[B, T].
+        rows: int64[k], rows to write.
+        source: integer[samples, n], the shard's token rows.
+        places: int64[k], which of them.
+
+    Returns:
+        Whether it applied; with shorter rows it writes nothing.
+    """
+    length = inputs.shape[1]
+    if source.shape[1] <= length:
+        return False
+    if len(rows) == 1:
+        tokens = source[places[0]]
+        inputs[rows[0]] = tokens[:length]
+        labels[rows[0]] = tokens[1 : length + 1]
+    else:
+        gathered = source[places, : length + 1]
+        inputs[rows] = gathered[:, :length]
+        labels[rows] = gathered[:, 1:]
+    return True
+
+
+def fill_padding(inputs: Int64Array, labels: Int64Array, row: int, pad_id: int) -> None:
+    """Write a row that stands for no sample: all labels are ignored."""
+    inputs[row] = pad_id
+    labels[row] = IGNORE_INDEX

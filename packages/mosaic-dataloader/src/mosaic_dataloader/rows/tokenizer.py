@@ -1,0 +1,82 @@
+"""Tokenizing documents in batches, whatever kind of tokenizer was handed in."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Int64Array
+
+
+class BatchTokenizer:
+    """Token ids of documents, as the tokenizer itself encodes them, special tokens included.
+
+    Args:
+        tokenizer: A ``transformers`` tokenizer, a ``tokenizers.Tokenizer``, or an object that has
+            one of these as its attribute ``tokenizer`` (TorchTitan's tokenizers do).
+
+    Raises:
+        MosaicDataError: It is none of these.
+    """
+
+    def __init__(self, tokenizer: Any):
+        inner = tokenizer
+        while not _encodes_batches(inner) and hasattr(inner, "tokenizer"):
+            inner = inner.tokenizer
+        if not _encodes_batches(inner):
+            raise MosaicDataError(
+                f"a tokenizer of type {type(tokenizer).__name__} cannot encode batches; pass a "
+                f"transformers tokenizer or a tokenizers.Tokenizer"
+            )
+        self._inner = inner
+        # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
+        self._fast = getattr(inner, "backend_tokenizer", inner)
+
+    def encode(self, texts: Sequence[str]) -> list[Int64Array]:
+        """Token ids, one int64[n] per text."""
+        if not texts:
+            return []
+        if hasattr(self._fast, "encode_batch_fast"):
+            # A truncation or padding set on the tokenizer would cut or fill documents unseen.
+            if self._fast.truncation is not None:
+                self._fast.no_truncation()
+            if self._fast.padding is not None:
+                self._fast.no_padding()
+            encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=True)
+            return [np.asarray(e.ids, np.int64) for e in encoded]
+        # A tokenizer written in Python has no batch encoder of its own.
+        ids = self._inner(list(texts), truncation=False, padding=False)["input_ids"]
+        return [np.asarray(i, np.int64) for i in ids]
+
+    @property
+    def pad_id(self) -> int:
+        """Token id for padded inputs: the pad token's, else the EOS token's, else 0."""
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(self._inner, name, None)
+            if value is not None:
+                return int(value)
+        return 0
+
+    def fingerprint(self) -> str:
+        """What identifies the tokenizer: a digest of its whole definition."""
+        if hasattr(self._fast, "to_str"):
+            definition = json.loads(self._fast.to_str())
+            # These change while a tokenizer is used, not what it makes of a text here.
+            definition.pop("truncation", None)
+            definition.pop("padding", None)
+            text = json.dumps(definition, sort_keys=True)
+        else:
+            text = json.dumps(
+                [type(self._inner).__name__, sorted(self._inner.get_vocab().items())],
+                ensure_ascii=True,
+            )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _encodes_batches(candidate: Any) -> bool:
+    if hasattr(candidate, "encode_batch"):
+        return True
+    return callable(candidate) and hasattr(candidate, "get_vocab")

@@ -1,0 +1,1 @@
+"""Shard files: opened, fetched, shared with other processes, memory-mapped, evicted."""

@@ -1,0 +1,69 @@
+"""Locks on byte ranges of one file, held by an open file and released by the kernel when it closes.
+
+These are Linux "open file description" locks: unlike POSIX record locks they also exclude threads
+and other loaders of the same process, and unlike lock files a killed holder leaves nothing behind.
+See fcntl(2), "Open file description locks".
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# struct flock: l_type, l_whence, l_start, l_len, l_pid (0 for this kind of lock).
+_FLOCK = "hhqqi4x"
+
+
+class RangeLock:
+    """One open file on a lock file; what it locks belongs to it alone.
+
+    Args:
+        path: The lock file; made if it is missing.
+    """
+
+    def __init__(self, path: str):
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def exclusive(self, byte: int) -> None:
+        """Wait until no other holder has the byte, then hold it alone."""
+        self._call(fcntl.F_OFD_SETLKW, fcntl.F_WRLCK, byte)
+
+    def shared(self, byte: int) -> None:
+        """Wait until nobody holds the byte alone, then hold it beside others."""
+        self._call(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK, byte)
+
+    def try_exclusive(self, byte: int) -> bool:
+        """Hold the byte alone if that is possible at once."""
+        try:
+            self._call(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, byte)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise
+        return True
+
+    def unlock(self, byte: int) -> None:
+        """Let the byte go."""
+        self._call(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, byte)
+
+    def close(self) -> None:
+        """Let everything go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _call(self, command: int, kind: int, byte: int) -> None:
+        fcntl.fcntl(self._fd, command, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+
+
+@contextmanager
+def locked(path: str, byte: int) -> Iterator[RangeLock]:
+    """Hold one byte of a lock file alone, through an open file of its own."""
+    lock = RangeLock(path)
+    try:
+        lock.exclusive(byte)
+        yield lock
+    finally:
+        lock.close()

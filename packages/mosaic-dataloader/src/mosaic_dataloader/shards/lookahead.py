@@ -1,0 +1,70 @@
+"""Fetching shards before they are needed."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import BatchRequest
+from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.shards.store import ShardStore
+
+logger = logging.getLogger(__name__)
+
+
+class LookAhead:
+    """Walks the same requests as the reader, some way in front of it.
+
+    Args:
+        store: Where shards are wanted.
+        mixture: The data.
+        requests: This rank's requests, from the reader's position on; used up here.
+        predownload: How many of the rank's samples to stay ahead.
+        threads: Shards fetched at a time.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        mixture: Mixture,
+        requests: Iterator[BatchRequest],
+        predownload: int,
+        threads: int = 4,
+    ):
+        self._store = store
+        self._mixture = mixture
+        self._requests = requests
+        self._predownload = predownload
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mosaic-fetch")
+        self._under_way: dict[int, Future[None]] = {}
+        self._ahead = 0
+
+    def consumed(self, samples: int) -> None:
+        """Note that the reader moved on by ``samples`` of the rank's samples, and fetch further."""
+        self._ahead -= samples
+        while self._ahead < self._predownload:
+            request = next(self._requests, None)
+            if request is None:
+                return
+            self._ahead += len(request.ids)
+            self._want(request)
+
+    def close(self) -> None:
+        """Stop; fetches that run are finished, others are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _want(self, request: BatchRequest) -> None:
+        shards, _ = self._mixture.locate(request.ids[request.ids >= 0])
+        for shard in dict.fromkeys(shards.tolist()):
+            running = self._under_way.get(shard)
+            if running is None or running.done():
+                self._under_way[shard] = self._pool.submit(self._ensure, shard)
+        if len(self._under_way) > 4096:
+            self._under_way = {s: f for s, f in self._under_way.items() if not f.done()}
+
+    def _ensure(self, shard: int) -> None:
+        try:
+            self._store.ensure(shard)
+        except MosaicDataError as error:
+            # The reader meets the same fault when it gets there, and raises it.
+            logger.warning("fetching ahead failed: %s", error)

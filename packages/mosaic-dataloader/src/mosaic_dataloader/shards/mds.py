@@ -1,0 +1,157 @@
+"""One MDS shard, memory-mapped.
+
+Layout of a shard file (mosaicml-streaming, ``streaming/base/format/mds``): ``uint32`` number of
+samples, ``uint32[samples + 1]`` offsets, a header, then the samples. A sample begins with a
+``uint32`` size for each column of no fixed size, followed by the values of all columns.
+"""
+
+import mmap
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.column import Column
+
+_UINT32 = struct.Struct("<I")
+# Codes of value dtypes in an ``ndarray`` value that carries its own (MDS encodings table).
+_DTYPE_OF_CODE = {
+    8: "uint8",
+    9: "int8",
+    16: "uint16",
+    17: "int16",
+    32: "uint32",
+    33: "int32",
+    64: "uint64",
+    65: "int64",
+}
+
+
+class MappedShard:
+    """Random access to one column of one shard file.
+
+    Args:
+        path: The uncompressed shard file.
+        samples: Samples that the index says it holds.
+        column_sizes: Size in bytes of each column, None where it varies.
+        column: The column to read.
+
+    Raises:
+        MosaicDataError: The file does not hold what the index says.
+        OSError: The file cannot be opened.
+    """
+
+    def __init__(self, path: str, samples: int, column_sizes: list[int | None], column: Column):
+        self._path = path
+        self._column = column
+        self._sizes = column_sizes
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        length = len(self._map)
+        if length < 4 * (samples + 2) or _UINT32.unpack_from(self._map, 0)[0] != samples:
+            self._map.close()
+            raise MosaicDataError(f"{path} does not hold {samples} samples; it is damaged")
+        self._offsets: NDArray[np.uint32] = np.frombuffer(self._map, "<u4", samples + 1, 4)
+        if int(self._offsets[-1]) != length:
+            self.close()
+            raise MosaicDataError(f"{path} is not as long as its own offsets say; it is damaged")
+        self.uniform = self._uniform_rows(samples)
+
+    def tokens(self, index: int) -> NDArray[Any]:
+        """Token ids of one sample, a view into the map of the stored dtype, 1-D.
+
+        Raises:
+            MosaicDataError: The bytes are no whole number of token ids.
+        """
+        if self.uniform is not None:
+            row: NDArray[Any] = self.uniform[index]
+            return row
+        begin, end = self._value(index)
+        if self._column.kind == "bytes":
+            assert self._column.dtype is not None
+            return self._array(begin, end, self._column.dtype, index)
+        dtype, begin = self._ndarray_header(begin)
+        return self._array(begin, end, dtype, index)
+
+    def text(self, index: int) -> str:
+        """Text of one sample."""
+        begin, end = self._value(index)
+        return self._map[begin:end].decode("utf-8")
+
+    def close(self) -> None:
+        """Unmap the file. Views handed out before must be gone."""
+        self.uniform = None
+        del self._offsets
+        self._map.close()
+
+    def _value(self, index: int) -> tuple[int, int]:
+        """Where the column's value of one sample lies, as byte offsets."""
+        begin = int(self._offsets[index])
+        position = begin + 4 * sum(size is None for size in self._sizes)
+        header = begin
+        for number, fixed in enumerate(self._sizes):
+            if fixed is None:
+                (size,) = _UINT32.unpack_from(self._map, header)
+                header += 4
+            else:
+                size = fixed
+            if number == self._column.index:
+                return position, position + size
+            position += size
+        raise AssertionError("the column is one of the shard's columns")
+
+    def _ndarray_header(self, begin: int) -> tuple[np.dtype[Any], int]:
+        """Dtype of an ``ndarray`` value and the offset of its first element."""
+        dtype = self._column.dtype
+        if dtype is None:
+            code = self._map[begin]
+            if code not in _DTYPE_OF_CODE:
+                raise MosaicDataError(f'{self._path}: "tokens" holds values that are no integers')
+            dtype = np.dtype(_DTYPE_OF_CODE[code])
+            begin += 1
+        if self._column.has_shape:
+            packed = self._map[begin]
+            begin += 1 + (packed >> 2) * (1 << (packed & 3))
+        return dtype, begin
+
+    def _array(self, begin: int, end: int, dtype: np.dtype[Any], index: int) -> NDArray[Any]:
+        count, rest = divmod(end - begin, dtype.itemsize)
+        if rest or count < 0:
+            raise MosaicDataError(
+                f"{self._path}, sample {index}: {end - begin} bytes are no whole number of "
+                f"{dtype.name} token ids; check token_encoding_type"
+            )
+        return np.frombuffer(self._map, dtype, count, begin)
+
+    def _uniform_rows(self, samples: int) -> NDArray[Any] | None:
+        """All token rows as one 2-D view, where they are laid out alike; else None.
+
+        Gathering from it costs no Python object per sample.
+        """
+        if self._column.kind == "text" or not samples:
+            return None
+        strides = np.diff(self._offsets.astype(np.int64))
+        stride = int(strides[0])
+        if len(self._sizes) > 1 or (strides != stride).any():
+            return None
+        begin, end = self._value(0)
+        dtype, first = (
+            (self._column.dtype, begin)
+            if self._column.kind == "bytes"
+            else self._ndarray_header(begin)
+        )
+        assert dtype is not None
+        lead = first - int(self._offsets[0])
+        if lead:
+            # Equal lengths do not make equal headers: compare them all.
+            heads = np.ndarray(
+                (samples, lead), np.uint8, self._map, int(self._offsets[0]), (stride, 1)
+            )
+            if (heads != heads[0]).any():
+                return None
+        count, rest = divmod(end - first, dtype.itemsize)
+        if rest:
+            return None
+        return np.ndarray((samples, count), dtype, self._map, first, (stride, dtype.itemsize))

@@ -1,0 +1,129 @@
+"""The shards of all streams: present, mapped, and released again."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.shards.fallback import ReaderShard
+from mosaic_dataloader.shards.fetch import ShardFetcher
+from mosaic_dataloader.shards.locks import RangeLock
+from mosaic_dataloader.shards.mds import MappedShard
+from mosaic_dataloader.shards.streams import FIRST_SHARD_BYTE, DataStream
+
+OpenShard = MappedShard | ReaderShard
+
+
+class ShardStore:
+    """Opens shards by their number over all streams, for any number of threads.
+
+    A shard that another process may evict is held by a shared lock for as long as it is open.
+
+    Args:
+        streams: The opened streams.
+        mixture: Their sizes.
+    """
+
+    # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
+    # window keeps in use.
+    _MOST_OPEN = 1024
+
+    def __init__(self, streams: list[DataStream], mixture: Mixture):
+        self.streams = streams
+        self._mixture = mixture
+        self._fetchers = [ShardFetcher(s) for s in streams]
+        self._guard = threading.RLock()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._uses: dict[int, int] = {}
+        self._pins: dict[int, RangeLock] = {}
+
+    @contextmanager
+    def reading(self, shard: int) -> Iterator[OpenShard]:
+        """An open shard; it stays mapped at least until the context ends.
+
+        Raises:
+            MosaicDataError: The shard cannot be had or is damaged.
+        """
+        with self._guard:
+            opened = self._open.get(shard)
+            if opened is None:
+                opened = self._open_shard(shard)
+                self._open[shard] = opened
+                self._close_surplus()
+            self._open.move_to_end(shard)
+            self._uses[shard] = self._uses.get(shard, 0) + 1
+        try:
+            yield opened
+        finally:
+            with self._guard:
+                self._uses[shard] -= 1
+
+    def ensure(self, shard: int) -> None:
+        """Have the shard's file present, without opening it."""
+        stream, place = self._place(shard)
+        self._fetchers[stream].ensure(place)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether any stream's shards come from elsewhere."""
+        return any(s.fetched for s in self.streams)
+
+    def close(self) -> None:
+        """Unmap everything and let all locks go."""
+        with self._guard:
+            for shard in list(self._open):
+                self._close_shard(shard)
+            for pin in self._pins.values():
+                pin.close()
+            self._pins.clear()
+
+    def _open_shard(self, shard: int) -> OpenShard:
+        stream, place = self._place(shard)
+        data, fetcher = self.streams[stream], self._fetchers[stream]
+        reader = data.readers[place]
+        while True:
+            fetcher.ensure(place)
+            fetcher.check_in_place(place)
+            self._pin(stream, place)
+            try:
+                if hasattr(reader, "column_sizes"):
+                    return MappedShard(
+                        fetcher.path(place), len(reader), reader.column_sizes, data.column
+                    )
+                return ReaderShard(reader, data.column)
+            except FileNotFoundError:
+                # Evicted or deleted between the look and the grasp: fetch it again.
+                self._unpin(stream, place)
+            except BaseException:
+                self._unpin(stream, place)
+                raise
+
+    def _close_surplus(self) -> None:
+        for shard in list(self._open):
+            if len(self._open) <= self._MOST_OPEN:
+                return
+            if not self._uses.get(shard):
+                self._close_shard(shard)
+
+    def _close_shard(self, shard: int) -> None:
+        self._open.pop(shard).close()
+        self._uses.pop(shard, None)
+        self._unpin(*self._place(shard))
+
+    def _pin(self, stream: int, place: int) -> None:
+        if not self.streams[stream].fetched:
+            return
+        if stream not in self._pins:
+            self._pins[stream] = RangeLock(self.streams[stream].lock_path)
+        self._pins[stream].shared(FIRST_SHARD_BYTE + place)
+
+    def _unpin(self, stream: int, place: int) -> None:
+        if stream in self._pins:
+            self._pins[stream].unlock(FIRST_SHARD_BYTE + place)
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        """The stream a shard belongs to, and its number there."""
+        bounds = self._mixture.stream_shards
+        stream = int(bounds.searchsorted(shard, side="right")) - 1
+        return stream, shard - int(bounds[stream])

@@ -1,0 +1,277 @@
+"""Streams as given, turned into opened ones."""
+
+import copy
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.column import Column, find_column
+from mosaic_dataloader.shards.locks import locked
+
+if TYPE_CHECKING:
+    from streaming import Stream
+    from streaming.base.format import Reader
+
+# Byte of a cache's lock file that guards its index; shard i has byte FIRST_SHARD_BYTE + i.
+INDEX_BYTE = 0
+FIRST_SHARD_BYTE = 16
+
+STREAM_OPTIONS = (
+    "remote",
+    "local",
+    "split",
+    "proportion",
+    "repeat",
+    "choose",
+    "download_retry",
+    "download_timeout",
+    "validate_hash",
+    "keep_zip",
+)
+
+
+@dataclass
+class DataStream:
+    """One opened stream.
+
+    Attributes:
+        name: How messages call it.
+        stream: mosaicml-streaming's stream, of this loader alone; downloads and decompresses.
+        readers: Its shard readers, in order.
+        column: The column that rows are read from.
+        directory: Where its shard files are, or are put.
+        fetched: Whether shards come from elsewhere into ``directory``; otherwise they are read in
+            place and nothing is ever written beside them.
+    """
+
+    name: str
+    stream: "Stream"
+    readers: list["Reader"]
+    column: Column
+    directory: str
+    fetched: bool
+    digest: str = field(default="")
+
+    @property
+    def lock_path(self) -> str:
+        """The lock file of the cache directory; only streams that are fetched have one."""
+        return os.path.join(self.directory, ".mosaic", "lock")
+
+
+@dataclass(frozen=True)
+class StreamDefaults:
+    """What holds for every stream that does not say otherwise."""
+
+    split: str | None
+    download_retry: int
+    download_timeout: float
+    validate_hash: str | None
+    keep_zip: bool
+    allow_unsafe_types: bool
+    token_encoding_type: str
+    cache_dir: str
+
+    def for_stream(self) -> dict[str, Any]:
+        """As ``Stream.apply_default`` takes them."""
+        return {
+            "split": self.split,
+            "download_retry": self.download_retry,
+            "download_timeout": self.download_timeout,
+            "validate_hash": self.validate_hash,
+            "keep_zip": self.keep_zip,
+        }
+
+
+def open_streams(
+    streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"], defaults: StreamDefaults
+) -> list[DataStream]:
+    """Read every stream's index, fetching it where needed.
+
+    Raises:
+        MosaicDataError: Options contradict each other, an index is missing or unreadable, or a
+            stream has no column to read.
+    """
+    if isinstance(streams, Mapping):
+        named = [(name, _from_options(name, dict(o), defaults)) for name, o in streams.items()]
+    else:
+        named = [(f"stream_{i}", _own_copy(s, defaults)) for i, s in enumerate(streams)]
+    if not named:
+        raise MosaicDataError("there is no stream; give streams, or remote and/or local")
+    return [_open(name, stream, defaults) for name, stream in named]
+
+
+def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
+    from streaming import Stream
+
+    unknown = sorted(set(options) - set(STREAM_OPTIONS))
+    if unknown:
+        raise MosaicDataError(
+            f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
+        )
+    options = {key: value for key, value in options.items() if value is not None}
+    remote, local = options.get("remote"), options.get("local")
+    if not remote and not local:
+        raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
+    options["local"] = local or _cache_directory(remote, defaults.cache_dir)
+    try:
+        stream = Stream(**options)
+    except ValueError as error:
+        raise MosaicDataError(f'stream "{name}": {error}') from error
+    stream.apply_default(defaults.for_stream())
+    return stream
+
+
+def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
+    """A copy without the weights that an earlier dataset derived for it."""
+    own = copy.copy(stream)
+    for weight in ("proportion", "repeat", "choose"):
+        if getattr(own, f"_{weight}") is None and hasattr(own, weight):
+            delattr(own, weight)
+    own.apply_default(defaults.for_stream())
+    return own
+
+
+def _cache_directory(remote: str | None, cache_dir: str) -> str:
+    """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
+    digest = hashlib.sha256(str(remote).rstrip("/").encode()).hexdigest()[:16]
+    return os.path.join(cache_dir, "streams", digest)
+
+
+def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
+    # Documented as further attempts, but the library takes it for the number of all attempts.
+    stream.download_retry += 1
+    if stream.remote in (None, stream.local):
+        directory = os.path.join(stream.local, stream.split)
+        if not os.path.isfile(os.path.join(directory, "index.json")):
+            what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
+            raise MosaicDataError(
+                f'stream "{name}": directory {directory} {what}; correct local, or give remote'
+            )
+        readers = _read_index(name, stream, defaults)
+        if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
+            return _opened(name, stream, readers, directory, False, defaults)
+        if not all(r.compression for r in readers):
+            missing = next(r for r in readers if not os.path.isfile(_raw_path(directory, r)))
+            raise MosaicDataError(
+                f'stream "{name}": {_raw_path(directory, missing)} is missing; copy it, or give '
+                f"remote"
+            )
+        # Compressed and local only: unpack into the cache, for nothing is written beside the data.
+        stream.remote = stream.local
+        stream.local = _cache_directory(stream.local, defaults.cache_dir)
+        stream.safe_keep_zip = stream.keep_zip = False
+    directory = os.path.join(stream.local, stream.split)
+    _make_cache(name, directory)
+    _fetch_index(name, stream, directory)
+    readers = _read_index(name, stream, defaults)
+    return _opened(name, stream, readers, directory, True, defaults)
+
+
+def _opened(
+    name: str,
+    stream: "Stream",
+    readers: list["Reader"],
+    directory: str,
+    fetched: bool,
+    defaults: StreamDefaults,
+) -> DataStream:
+    if not sum(len(r) for r in readers):
+        raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
+    columns = {
+        find_column(*_columns(r), stream=name, token_encoding_type=defaults.token_encoding_type)
+        for r in readers
+    }
+    if len(columns) > 1:
+        raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
+    wanted = stream.validate_hash
+    for reader in readers:
+        raw, zipped = reader.file_pairs[0]
+        known = (zipped or raw).hashes
+        if wanted and wanted not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise MosaicDataError(
+                f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
+                f"one of those or leave validate_hash out"
+            )
+    return DataStream(
+        name, stream, readers, columns.pop(), directory, fetched, _content_digest(readers)
+    )
+
+
+def _columns(reader: "Reader") -> tuple[list[str], list[str]]:
+    """Names and encodings of a shard's columns, whatever its format."""
+    encodings = getattr(reader, "column_encodings", None)
+    if encodings is not None:
+        return list(reader.column_names), list(encodings)
+    columns = dict(reader.columns) if hasattr(reader, "columns") else {}
+    return list(columns), list(columns.values())
+
+
+def _content_digest(readers: list["Reader"]) -> str:
+    """What identifies a stream's data without its place: counts, sizes and hashes of its shards."""
+    digest = hashlib.sha256()
+    for reader in readers:
+        for raw, _ in reader.file_pairs:
+            hashes = sorted((raw.hashes or {}).items())
+            digest.update(repr((len(reader), raw.bytes, hashes)).encode())
+        digest.update(repr(_columns(reader)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _raw_path(directory: str, reader: "Reader") -> str:
+    return os.path.join(directory, reader.file_pairs[-1][0].basename)
+
+
+def _make_cache(name: str, directory: str) -> None:
+    try:
+        os.makedirs(os.path.join(directory, ".mosaic"), exist_ok=True)
+    except OSError as error:
+        raise MosaicDataError(
+            f'stream "{name}": cannot write to its cache directory {directory} ({error.strerror}); '
+            f"choose another local"
+        ) from error
+
+
+def _fetch_index(name: str, stream: "Stream", directory: str) -> None:
+    path = os.path.join(directory, "index.json")
+    if os.path.isfile(path):
+        return
+    with locked(os.path.join(directory, ".mosaic", "lock"), INDEX_BYTE):
+        if os.path.isfile(path):
+            return
+        incoming = os.path.join(".mosaic", "index.json")
+        partial = os.path.join(directory, incoming)
+        if os.path.exists(partial):
+            # Left by a killed process; downloaders take what exists for complete.
+            os.remove(partial)
+        try:
+            stream._download_file("index.json", incoming)
+        except Exception as error:
+            # Object stores raise errors of their own of every kind.
+            raise MosaicDataError(
+                f'stream "{name}": cannot fetch index.json from '
+                f"{os.path.join(str(stream.remote), stream.split)}: {one_line(error)}"
+            ) from error
+        os.replace(partial, path)
+
+
+def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
+    from streaming.base.world import World
+
+    # A world of one: with its real one, only local rank 0 would read and the others would wait.
+    try:
+        return stream.get_shards(World(1, 1, 1, 0), defaults.allow_unsafe_types)
+    except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
+        path = os.path.join(stream.local, stream.split, "index.json")
+        raise MosaicDataError(
+            f'stream "{name}": cannot read {path}: {one_line(error)}'
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and text on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

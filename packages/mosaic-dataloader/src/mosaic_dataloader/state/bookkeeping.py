@@ -1,0 +1,145 @@
+"""Keeping count: what was handed out, in which order, of which data."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.state.differences import differences
+from mosaic_dataloader.state.position import Position
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
+    from mosaic_dataloader.order.batches import BatchRequest
+
+logger = logging.getLogger(__name__)
+
+
+class Bookkeeping:
+    """The position of a run and what identifies it.
+
+    Args:
+        dataset: The data.
+        order: The order, settled at the run's first start.
+        samples_seen: Samples handed out by all ranks together.
+        origin: Where the present order begins.
+        seen: Samples handed out of each stream; none by default.
+    """
+
+    def __init__(
+        self,
+        dataset: "StreamingTextDataset",
+        order: SettledOrder,
+        samples_seen: int = 0,
+        origin: Origin | None = None,
+        seen: list[int] | None = None,
+    ):
+        self._dataset = dataset
+        self.order = order
+        self.samples_seen = samples_seen
+        self.origin = origin or Origin()
+        count = len(dataset.mixture.streams)
+        self._seen = np.array(seen or [0] * count, np.int64)
+        self._rows = dataset.row_identity()
+
+    def handed_out(self, request: "BatchRequest") -> None:
+        """Count a batch that the caller has received."""
+        self.samples_seen = request.stop
+        self._seen += request.per_stream
+
+    def skip_to(self, position: int) -> None:
+        """Go on to a position without counting what lies before it as seen."""
+        self.samples_seen = position
+
+    def per_stream(self) -> dict[str, int]:
+        """Samples handed out, by stream name."""
+        names = [s.name for s in self._dataset.mixture.streams]
+        return dict(zip(names, self._seen.tolist(), strict=True))
+
+    def position(self) -> Position:
+        """What a checkpoint holds."""
+        return Position(
+            samples_seen=self.samples_seen,
+            origin={"samples": self.origin.samples, "epoch": self.origin.epoch},
+            order=self.order.to_dict(),
+            rows=self._rows,
+            streams=tuple(self._stream_entries()),
+        )
+
+    def continued(self, text: object) -> "Bookkeeping":
+        """The books of the run that a saved position belongs to, for the present data.
+
+        Raises:
+            MosaicDataError: The text cannot be read, or its run had other data or options.
+        """
+        saved = Position.from_json(text)
+        found = differences(saved, self.position(), open_options=self._open_options())
+        if not found:
+            return Bookkeeping(
+                self._dataset,
+                SettledOrder(**saved.order),
+                saved.samples_seen,
+                Origin(**saved.origin),
+                [s["seen"] for s in saved.streams],
+            )
+        what = "; ".join(found)
+        if self._dataset.on_data_change != "restart_epoch":
+            raise MosaicDataError(
+                f"the checkpoint does not fit the present data or options: {what}. Restore what "
+                f'changed, or set on_data_change = "restart_epoch" in '
+                f"[mosaic_dataloader.dataset] to begin the checkpoint's epoch anew with what is now"
+            )
+        epoch = _saved_epoch(saved)
+        logger.warning(
+            "data or options changed (%s); epoch %d begins anew after %d samples",
+            what,
+            epoch,
+            saved.samples_seen,
+        )
+        return Bookkeeping(
+            self._dataset,
+            self.order,
+            saved.samples_seen,
+            Origin(saved.samples_seen, epoch),
+            self._carried_over(saved),
+        )
+
+    def _open_options(self) -> list[str]:
+        """Options left to their defaults; a saved value stands for them."""
+        given = self._dataset.order_options
+        names = ("num_canonical_nodes", "shuffle_block_size")
+        return [name for name in names if getattr(given, name) is None]
+
+    def _carried_over(self, saved: Position) -> list[int]:
+        """Counts of streams that still go by the same name; others start at 0."""
+        before = {s["name"]: int(s["seen"]) for s in saved.streams}
+        return [before.get(s.name, 0) for s in self._dataset.mixture.streams]
+
+    def _stream_entries(self) -> list[dict[str, Any]]:
+        mixture = self._dataset.mixture
+        return [
+            {
+                "name": size.name,
+                "samples": size.samples,
+                "shards": len(size.samples_per_shard),
+                "choose": size.choose,
+                "digest": opened.digest,
+                "seen": int(seen),
+            }
+            for size, opened, seen in zip(
+                mixture.streams, self._dataset.streams, self._seen, strict=True
+            )
+        ]
+
+
+def _saved_epoch(saved: Position) -> int:
+    """The epoch that a saved position lies in, by the lengths that it was counted with."""
+    order = saved.order
+    length = sum(int(s["choose"]) for s in saved.streams)
+    if order["batching_method"] != "random":
+        length -= length % max(1, int(order["unit"]))
+    origin = saved.origin
+    return int(origin["epoch"]) + (saved.samples_seen - int(origin["samples"])) // max(1, length)

@@ -1,0 +1,90 @@
+"""The saved position, as one JSON text."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mosaic_dataloader.errors import MosaicDataError
+
+VERSION = 1
+KEY = "mosaic"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is in its data, and what identifies the order it counts in.
+
+    Attributes:
+        samples_seen: Samples handed out by all ranks together since the run began.
+        origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
+            epoch that begins there.
+        order: Settled order options (see ``SettledOrder``).
+        rows: What decides the content of a row: sequence length, tokenizer, token encoding.
+        streams: One entry per stream: name, samples, shards, choose, digest, seen.
+    """
+
+    samples_seen: int
+    origin: Mapping[str, int]
+    order: Mapping[str, Any]
+    rows: Mapping[str, Any]
+    streams: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> str:
+        """The position as JSON, with a checksum over everything else in it."""
+        content = {
+            "version": VERSION,
+            "samples_seen": self.samples_seen,
+            "origin": dict(self.origin),
+            "order": dict(self.order),
+            "rows": dict(self.rows),
+            "streams": [dict(s) for s in self.streams],
+        }
+        return json.dumps({**content, "checksum": _checksum(content)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: object) -> "Position":
+        """Read a saved position.
+
+        Raises:
+            MosaicDataError: The text is truncated, was changed, or comes from a newer release.
+        """
+        if not isinstance(text, str):
+            raise MosaicDataError(
+                f'the saved data position is a {type(text).__name__}, not text; the checkpoint was '
+                f"written by another loader"
+            )
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise MosaicDataError(
+                f"the saved data position is no JSON ({error}); the checkpoint is truncated or "
+                f"damaged, load an earlier one"
+            ) from error
+        if not isinstance(content, dict) or not isinstance(content.get("version"), int):
+            raise MosaicDataError(
+                "the saved data position has no version; it is not one of this loader's"
+            )
+        if content["version"] > VERSION:
+            raise MosaicDataError(
+                f"the saved data position has format version {content['version']}, this release "
+                f"reads up to {VERSION}; install a newer mosaic-dataloader"
+            )
+        if content.pop("checksum", None) != _checksum(content):
+            raise MosaicDataError(
+                "the saved data position does not match its checksum; the checkpoint is damaged or "
+                "was edited, load an earlier one"
+            )
+        return cls(
+            samples_seen=content["samples_seen"],
+            origin=content["origin"],
+            order=content["order"],
+            rows=content["rows"],
+            streams=tuple(content["streams"]),
+        )
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""Can the checkpoint that TorchTitan is about to load be continued?
+
+Its distributed checkpoints are loaded by key, in every rank at once; a missing key ends there in a
+long traceback that names neither the cause nor the remedy.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mosaic_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+# The parts of a full checkpoint beside the model, as TorchTitan names them.
+_DATALOADER = "dataloader"
+_PARTS = ("optimizer", "lr_scheduler", "train_state", _DATALOADER)
+# The keys of our loader's state.
+_OURS = ("mosaic",)
+
+
+def check_checkpoint(config: "MosaicJobConfig") -> None:
+    """Look at the keys of the checkpoint, if there is one.
+
+    Raises:
+        TrainError: It is not there, holds the model only, or was written with another loader.
+    """
+    if not config.checkpoint.enable:
+        return
+    excluded = set(config.checkpoint.exclude_from_loading)
+    unknown = excluded - {"model", *_PARTS}
+    if unknown:
+        raise TrainError(
+            f"checkpoint.exclude_from_loading: {', '.join(sorted(unknown))} is not a part of a "
+            f"checkpoint; the parts are model, {', '.join(_PARTS)}"
+        )
+    folder = checkpoint_to_continue(config)
+    if folder is None or not (folder / ".metadata").is_file():
+        return
+    keys = _keys(folder)
+    present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
+    missing = set(_PARTS) - excluded - present
+    if missing == set(_PARTS) - excluded and missing:
+        raise TrainError(
+            f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
+            "and cannot be continued: start a new run from it with --checkpoint.initial_load_path "
+            f"{folder} and another --checkpoint.folder; set checkpoint.last_save_model_only = "
+            "false in runs that are to be continued"
+        )
+    if missing:
+        raise TrainError(
+            f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
+            f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
+        )
+    if _DATALOADER not in excluded:
+        own = {f"{_DATALOADER}.{name}" for name in _OURS}
+        if not own & keys:
+            raise TrainError(
+                f"checkpoint {folder} was written with another data loader, whose position means "
+                "nothing here: start the data from the beginning with "
+                f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {_DATALOADER}))}"
+            )
+
+
+def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
+    """The checkpoint of which TorchTitan will load more than the model; None if there is none.
+
+    Raises:
+        TrainError: A checkpoint is asked for that is not there.
+    """
+    checkpoint = config.checkpoint
+    folder = Path(config.job.dump_folder, checkpoint.folder)
+    if not folder.exists():
+        initial = checkpoint.initial_load_path
+        if initial and not os.path.isdir(initial):
+            raise TrainError(f"checkpoint.initial_load_path {initial!r} is not a directory")
+        continues = initial and not checkpoint.initial_load_model_only
+        return Path(initial) if continues else None
+    steps = _steps(folder)
+    step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
+    if step == -1:
+        return None
+    if checkpoint.load_step != -1 and not (folder / f"step-{step}").is_dir():
+        known = ", ".join(map(str, sorted(steps))) or "none"
+        raise TrainError(
+            f"checkpoint.load_step {step}: there is no checkpoint {folder / f'step-{step}'}; "
+            f"complete steps in {folder}: {known}"
+        )
+    # TorchTitan reads step 0, a seed checkpoint, as a model alone.
+    return folder / f"step-{step}" if step else None
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps with a complete checkpoint, as TorchTitan counts them."""
+    return [
+        int(match[1])
+        for path in folder.iterdir()
+        if (match := re.search(r"step-(\d+)", path.name))
+        and any((path / probe).is_file() for probe in (".metadata", "model.safetensors.index.json"))
+    ]
+
+
+def _keys(folder: Path) -> set[str]:
+    from torch.distributed.checkpoint import FileSystemReader
+
+    try:
+        return set(FileSystemReader(str(folder)).read_metadata().state_dict_metadata)
+    except Exception as error:  # unpickling a damaged file can raise anything
+        raise TrainError(
+            f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}): remove it to "
+            "continue from the one before, or choose another with --checkpoint.load_step"
+        ) from error
+
+
+def _belongs(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")

@@ -1,0 +1,52 @@
+"""Is there such a model, in such a size?"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mosaic_train.errors import TrainError
+from mosaic_train.spec import register_spec, registered_spec
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """The model of a configuration.
+
+    Attributes:
+        name: Name and flavor, for messages.
+        spec: Its TrainSpec.
+        args: The flavor's model arguments.
+    """
+
+    name: str
+    spec: Any
+    args: Any
+
+    @property
+    def flavors(self) -> Mapping[str, Any]:
+        """All flavors by name."""
+        flavors: Mapping[str, Any] = self.spec.model_args
+        return flavors
+
+
+def find_model(config: "MosaicJobConfig") -> ChosenModel:
+    """Look the model up.
+
+    Raises:
+        TrainSpecError: The name is unknown, or not a text model's.
+        TrainError: The flavor is unknown.
+    """
+    spec = registered_spec(register_spec(config))
+    flavor = config.model.flavor
+    if flavor not in spec.model_args:
+        near = difflib.get_close_matches(flavor, spec.model_args, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise TrainError(
+            f"model.flavor {flavor!r} of {config.model.name} is not known: {hint}"
+            f"known are {', '.join(spec.model_args)}"
+        )
+    return ChosenModel(f"{config.model.name} {flavor}", spec, spec.model_args[flavor])

@@ -1,0 +1,119 @@
+"""Do ranks, parallel degrees, batch sizes and sequence length go together?"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mosaic_train.checks.model import ChosenModel
+from mosaic_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks share the work.
+
+    Attributes:
+        dp_world_size: Model replicas that read different rows.
+    """
+
+    dp_world_size: int
+
+
+def check_parallel(config: "MosaicJobConfig", model: ChosenModel, world_size: int) -> Layout:
+    """Check what TorchTitan would assert in every rank.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        world_size: Ranks of the whole run.
+
+    Raises:
+        TrainError: They do not go together.
+    """
+    if config.comm.mode != "default":  # a dry run, of as many ranks as TorchTitan is told elsewhere
+        return Layout(dp_world_size=1)
+    dp_world_size = _data_parallel_size(config, world_size)
+    _check_batches(config, dp_world_size)
+    _check_sequence(config)
+    _check_heads(config, model)
+    return Layout(dp_world_size)
+
+
+def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
+    parallelism = config.parallelism
+    fixed = {
+        "data_parallel_replicate_degree": parallelism.data_parallel_replicate_degree,
+        "tensor_parallel_degree": parallelism.tensor_parallel_degree,
+        "pipeline_parallel_degree": parallelism.pipeline_parallel_degree,
+        "context_parallel_degree": parallelism.context_parallel_degree,
+    }
+    for name, degree in fixed.items():
+        if degree < 1:
+            raise TrainError(f"parallelism.{name} must be at least 1, got {degree}")
+    product = 1
+    for degree in fixed.values():
+        product *= degree
+    shard = parallelism.data_parallel_shard_degree
+    if shard == -1:
+        shard = world_size // product
+    elif shard < 1:
+        raise TrainError(f"parallelism.data_parallel_shard_degree must be -1 or more, got {shard}")
+    if product * shard != world_size:
+        degrees = " * ".join(
+            f"{name.removesuffix('_degree')} {degree}"
+            for name, degree in {**fixed, "data_parallel_shard_degree": shard}.items()
+            if degree != 1
+        )
+        wanted = "a multiple of " if parallelism.data_parallel_shard_degree == -1 else ""
+        raise TrainError(
+            f"the parallel degrees ({degrees or 'all 1'}) do not make {world_size} rank(s): "
+            f"start {wanted}{product * max(shard, 1)} with --nproc-per-node, or change [parallelism]"
+        )
+    return parallelism.data_parallel_replicate_degree * shard
+
+
+def _check_batches(config: "MosaicJobConfig", dp_world_size: int) -> None:
+    training, parallelism = config.training, config.parallelism
+    local, whole = training.local_batch_size, training.global_batch_size
+    if local < 1:
+        raise TrainError(f"training.local_batch_size must be at least 1, got {local}")
+    if whole >= 0 and (whole == 0 or whole % (local * dp_world_size)):
+        raise TrainError(
+            f"training.global_batch_size {whole} is not a multiple of training.local_batch_size "
+            f"{local} * {dp_world_size} data-parallel rank(s): use -1 or a multiple of "
+            f"{local * dp_world_size}"
+        )
+    micro = parallelism.pipeline_parallel_microbatch_size
+    if parallelism.pipeline_parallel_degree > 1 and local % micro:
+        raise TrainError(
+            f"training.local_batch_size {local} is not a multiple of "
+            f"parallelism.pipeline_parallel_microbatch_size {micro}: change one of them"
+        )
+
+
+def _check_sequence(config: "MosaicJobConfig") -> None:
+    parallelism = config.parallelism
+    # TorchTitan asks for this factor of two also without context parallelism.
+    divisor = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * 2
+    lengths = {"training": config.training.seq_len}
+    if config.validation.enable:
+        lengths["validation"] = config.validation.seq_len
+    for section, length in lengths.items():
+        if length < 1 or length % divisor:
+            raise TrainError(
+                f"{section}.seq_len {length} is not a multiple of {divisor} (2 * tensor parallel "
+                f"* context parallel degree): use {max(length // divisor, 1) * divisor}"
+            )
+
+
+def _check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    degree = config.parallelism.tensor_parallel_degree
+    heads = getattr(model.args, "n_heads", None)
+    for count in (heads, getattr(model.args, "n_kv_heads", None) or heads):
+        if count is not None and count % degree:
+            raise TrainError(
+                f"parallelism.tensor_parallel_degree {degree} does not divide the {count} "
+                f"attention heads of {model.name}: use a degree that does"
+            )

@@ -1,0 +1,88 @@
+"""From the command line to an exit code: as launcher, or as one rank."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mosaic_train.arguments import USAGE, Arguments, names_config_file, parse_arguments
+from mosaic_train.environment import RankEnvironment, find_rank_environment
+from mosaic_train.errors import (
+    EXIT_FAILURE,
+    EXIT_USER_ERROR,
+    TrainError,
+    is_user_error,
+    print_error,
+)
+from mosaic_train.orphans import end_with_launcher
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the app.
+
+    Args:
+        argv: The command line without the program.
+
+    Returns:
+        0 on success, 1 when training failed, 2 for a user's mistake (told in one line on stderr),
+        128 + n when ended by signal n.
+    """
+    # Before the slow imports: the launcher may be killed while they run.
+    end_with_launcher()
+    try:
+        arguments = parse_arguments(argv)
+        rank = None if arguments.help else find_rank_environment(os.environ)
+        return _as_launcher(arguments, argv) if rank is None else _as_rank(arguments, rank)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not is_user_error(error):
+            traceback.print_exc()
+            return EXIT_FAILURE
+        print_error(error)
+        return EXIT_USER_ERROR
+
+
+def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
+    config = _parse_config(arguments)
+
+    from mosaic_train.launch import launch, ranks_on_this_machine
+    from mosaic_train.logs import init_launcher_logs
+    from mosaic_train.setup import prepare_and_check
+
+    init_launcher_logs()
+    count = ranks_on_this_machine(arguments.nproc_per_node)
+    prepare_and_check(config, world_size=count)
+    return launch(count, argv)
+
+
+def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
+    # The launcher hands its ranks its own command line, this option included.
+    if arguments.nproc_per_node is not None and not rank.launched_by_us:
+        raise TrainError(
+            f"--nproc-per-node is given, but {rank.source} has already started this rank; "
+            f"remove it here and set the number of processes in {rank.source}"
+        )
+    rank.export(os.environ)
+
+    from mosaic_train.rank import run_rank
+
+    return run_rank(rank, lambda: _parse_config(arguments))
+
+
+def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
+    if arguments.help:
+        print(USAGE, flush=True)
+    elif not names_config_file(arguments.config_args):
+        raise TrainError("give a configuration: --config-path FILE (--help lists all options)")
+
+    from mosaic_config import MosaicConfigManager
+
+    config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
+    if arguments.help:  # the parser prints the list and exits
+        sys.exit(0)
+    return config

@@ -1,0 +1,20 @@
+"""Training without an accelerator: what torchtitan 0.2.2 lacks for it, one idea per module."""
+
+from mosaic_train.cpu.binding import bind_device
+from mosaic_train.cpu.flops import leave_peak_flops_unknown
+from mosaic_train.cpu.fsdp import parallelize_on_cpu
+
+__all__ = ["enable_cpu", "no_accelerator", "parallelize_on_cpu"]
+
+
+def no_accelerator() -> bool:
+    """Whether this machine has no device that TorchTitan would use."""
+    from torch._utils import _get_available_device_type
+
+    return _get_available_device_type() is None
+
+
+def enable_cpu() -> None:
+    """Have TorchTitan run on CPU in this process. Call it before a Trainer is made."""
+    bind_device()
+    leave_peak_flops_unknown()

@@ -1,0 +1,15 @@
+"""TorchTitan divides by an A100's peak where it knows no device; a CPU's is better left open."""
+
+
+def leave_peak_flops_unknown() -> None:
+    """Report a model FLOPS utilization of nan instead of one measured by a GPU's peak.
+
+    It also spares the `lspci` call, which fails with a warning where there is none.
+    """
+    from torchtitan.tools import utils
+
+    utils.get_peak_flops = _unknown
+
+
+def _unknown(device_name: str) -> float:
+    return float("nan")

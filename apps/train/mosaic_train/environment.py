@@ -1,0 +1,98 @@
+"""Whether this process is a rank, and which one."""
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from mosaic_train.errors import TrainError
+from mosaic_train.orphans import LAUNCHER_PID
+from mosaic_train.slurm import first_host, port_of_step, tasks_on_node
+
+
+@dataclass(frozen=True)
+class RankEnvironment:
+    """Who this process is among all, as torch wants to know it.
+
+    Attributes:
+        source: What started it, for messages.
+        rank: Number among all ranks.
+        local_rank: Number among the ranks of this machine.
+        variables: Environment variables that torch reads.
+        launched_by_us: Whether our own launcher has started it, which has then prepared the data
+            and checked the configuration already.
+    """
+
+    source: str
+    rank: int
+    local_rank: int
+    variables: Mapping[str, str]
+    launched_by_us: bool = False
+
+    def export(self, environ: MutableMapping[str, str]) -> None:
+        """Set the variables, for torch."""
+        environ.update(self.variables)
+
+
+_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def find_rank_environment(environ: Mapping[str, str]) -> RankEnvironment | None:
+    """Look for torchrun's variables, then for a SLURM step of several tasks.
+
+    One task in a step (`srun --pty`, or an sbatch script itself) is a launcher: it may well have
+    several GPUs.
+
+    Returns:
+        None if this process is a launcher.
+
+    Raises:
+        TrainError: Some of the variables are missing or no numbers.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        missing = [name for name in _TORCHRUN if name not in environ]
+        if missing:
+            raise TrainError(
+                f"RANK and WORLD_SIZE are set but not {', '.join(missing)}: start ranks with "
+                "torchrun, or unset them and let this command start them"
+            )
+        return _environment(
+            "torchrun",
+            {name: environ[name] for name in _TORCHRUN},
+            launched_by_us=LAUNCHER_PID in environ,
+        )
+    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        return _environment("srun", _slurm_variables(environ))
+    return None
+
+
+def _slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    try:
+        nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
+        per_node = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ["SLURM_TASKS_PER_NODE"]
+        return {
+            "RANK": environ["SLURM_PROCID"],
+            "LOCAL_RANK": environ["SLURM_LOCALID"],
+            "WORLD_SIZE": environ["SLURM_STEP_NUM_TASKS"],
+            "LOCAL_WORLD_SIZE": str(tasks_on_node(per_node, int(environ["SLURM_NODEID"]))),
+            "MASTER_ADDR": environ.get("MASTER_ADDR") or first_host(nodes),
+            "MASTER_PORT": environ.get("MASTER_PORT") or str(port_of_step(environ)),
+        }
+    except (KeyError, ValueError, IndexError) as error:
+        raise TrainError(
+            f"this looks like a task of srun, but its SLURM variables are incomplete ({error}): "
+            "start torchrun on each node instead"
+        ) from error
+
+
+def _environment(
+    source: str, variables: dict[str, str], *, launched_by_us: bool = False
+) -> RankEnvironment:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if not variables[name].isdecimal():
+            raise TrainError(f"{name} must be a number, got {variables[name]!r} from {source}")
+    return RankEnvironment(
+        source=source,
+        rank=int(variables["RANK"]),
+        local_rank=int(variables["LOCAL_RANK"]),
+        variables=variables,
+        launched_by_us=launched_by_us,
+    )

@@ -1,0 +1,97 @@
+"""Starting the ranks of this machine with torch's elastic launcher."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_error
+from mosaic_train.orphans import LAUNCHER_PID
+
+ENTRY_POINT = Path(__file__).resolve().parent.parent / "__main__.py"
+
+
+def ranks_on_this_machine(wanted: int | None) -> int:
+    """How many ranks to start: as asked, else one per GPU, else one.
+
+    Raises:
+        TrainError: More are wanted than there are GPUs.
+    """
+    import torch
+
+    devices = torch.accelerator.device_count()
+    if wanted is None:
+        return max(devices, 1)
+    if 0 < devices < wanted:
+        raise TrainError(
+            f"--nproc-per-node {wanted}, but this machine has {devices} "
+            f"{torch.accelerator.current_accelerator()} device(s); use {devices} or fewer"
+        )
+    return wanted
+
+
+def launch(count: int, argv: Sequence[str]) -> int:
+    """Start `count` ranks with this command line, and wait for them.
+
+    Returns:
+        The exit code of the whole command.
+    """
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    _set_rank_environment(count)
+    _silence_elastic_reports()
+    with tempfile.TemporaryDirectory(prefix="mosaic-train-") as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            # The store gets a free port, so that several runs on a machine do not meet.
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-u", str(ENTRY_POINT), *argv)
+        except ChildFailedError as error:
+            return _exit_code(error)
+        except SignalException as error:
+            return 128 + int(error.sigval)
+    return 0
+
+
+def _set_rank_environment(count: int) -> None:
+    os.environ[LAUNCHER_PID] = str(os.getpid())
+    # Left alone, every rank would start as many threads as the machine has cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+
+
+def _silence_elastic_reports() -> None:
+    """The ranks tell what went wrong; the agent's report of many lines only buries that."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _exit_code(error: "object") -> int:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    assert isinstance(error, ChildFailedError)
+    if any(failure.exitcode == EXIT_USER_ERROR for failure in error.failures.values()):
+        return EXIT_USER_ERROR  # the rank has told
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        hint = "; often the machine ran out of memory" if name == "SIGKILL" else ""
+        print_error(f"rank {rank} was ended by {name}{hint}")
+    else:
+        print_error(f"rank {rank} failed with exit code {failure.exitcode}; see its traceback")
+    return EXIT_FAILURE

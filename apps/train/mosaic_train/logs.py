@@ -1,0 +1,54 @@
+"""Who prints what: launcher and ranks write to one console."""
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+_FORMAT = "[titan] %(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+
+def init_launcher_logs() -> None:
+    """The launcher's own messages, in TorchTitan's format; other libraries' only from warnings."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("mosaic_train", "mosaic_dataloader", "mosaic_config"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def loss_rank(config: Any, world_size: int) -> int:
+    """The rank that logs the loss: the first of the last pipeline stage."""
+    stages = config.parallelism.pipeline_parallel_degree
+    # The V-shaped schedule ends where it began.
+    if stages <= 1 or config.parallelism.pipeline_parallel_schedule == "ZBVZeroBubble":
+        return 0
+    return (world_size // stages) * (stages - 1)
+
+
+def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
+    """TorchTitan's log; informational lines only from rank 0 and from the rank with the loss.
+
+    `LOG_RANK` (a list such as `0,4`, as TorchTitan's own start script has it) chooses others.
+    Warnings and errors are printed by every rank, with its number.
+    """
+    from torchtitan.tools.logging import init_logger
+
+    init_logger()
+    if not os.environ.get("LOG_RANK"):
+        ranks = sorted({0, loss_rank(config, world_size)})
+        # TorchTitan warns of a pipeline's loss being invisible unless it finds the rank here.
+        os.environ["LOG_RANK"] = ",".join(map(str, ranks))
+    root = logging.getLogger()
+    if str(rank) not in os.environ["LOG_RANK"].split(","):
+        root.setLevel(logging.WARNING)
+    if rank:
+        formatter = logging.Formatter(_FORMAT.replace("[titan]", f"[titan] [rank {rank}]"))
+        for handler in root.handlers:
+            handler.setFormatter(formatter)
+    # Python warnings of libraries tell the same on every rank.
+    if rank:
+        warnings.simplefilter("ignore")

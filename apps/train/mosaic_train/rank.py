@@ -1,0 +1,84 @@
+"""One rank: TorchTitan's Trainer with the Mosaic variant of the model."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mosaic_train.cpu import enable_cpu, no_accelerator, parallelize_on_cpu
+from mosaic_train.environment import RankEnvironment
+from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, is_user_error, print_error
+from mosaic_train.logs import init_rank_logs
+from mosaic_train.setup import prepare_and_check
+from mosaic_train.spec import register_spec, registered_spec
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+# All ranks meet the same mistake. The others wait so long for rank 0 to tell it, which has whoever
+# started them end them; a mistake that only one of them meets is told after that time.
+SECONDS_FOR_RANK_0 = 5.0
+
+
+def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"]) -> int:
+    """Train.
+
+    Args:
+        rank: Which rank this is; its variables are exported already.
+        parse_config: Makes the configuration.
+
+    Returns:
+        The exit code. On failure the process ends here and now: threads that wait for a peer or a
+        download must not keep it alive.
+    """
+    try:
+        config = parse_config()
+        world_size = int(os.environ["WORLD_SIZE"])
+        init_rank_logs(config, rank.rank, world_size)
+        if not rank.launched_by_us:
+            prepare_and_check(config, world_size=world_size)
+        if no_accelerator():
+            enable_cpu()
+        config.model.name = register_spec(config)
+        if no_accelerator():
+            parallelize_on_cpu(registered_spec(config.model.name))
+        _train(config)
+    except Exception as error:
+        if is_user_error(error):
+            if rank.rank:
+                time.sleep(SECONDS_FOR_RANK_0)
+            print_error(error)
+            code = EXIT_USER_ERROR
+        else:
+            sys.stdout.flush()
+            sys.stderr.write(f"[rank {rank.rank}] {traceback.format_exc()}")
+            code = EXIT_FAILURE
+        sys.stderr.flush()
+        os._exit(code)
+    return 0
+
+
+def _train(config: "MosaicJobConfig") -> None:
+    """What torchtitan's own main does once it has a configuration."""
+    import torch
+    from torchtitan.tools.logging import logger
+    from torchtitan.train import Trainer
+
+    trainer: Any = None
+    try:
+        trainer = Trainer(config)
+        if config.comm.mode == "local_tensor":
+            logger.info("Local tensor mode: the model is built, training is skipped")
+        elif config.checkpoint.create_seed_checkpoint:
+            trainer.checkpointer.save(curr_step=0, last_step=True)
+            logger.info("Created seed checkpoint")
+        else:
+            trainer.train()
+    finally:
+        if trainer is not None:
+            trainer.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    logger.info("Process group destroyed")

@@ -1,0 +1,51 @@
+"""The model's TrainSpec with Mosaic data: the one place where the three packages meet."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mosaic_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+
+def register_spec(config: "MosaicJobConfig") -> str:
+    """Register the Mosaic variant of `model.name`; may be called any number of times.
+
+    Returns:
+        The name under which TorchTitan finds it.
+
+    Raises:
+        TrainError: `experimental.custom_import` cannot be imported.
+        TrainSpecError: The model is unknown or no text model.
+    """
+    if config.experimental.custom_import:
+        # It may register the very model that is named.
+        try:
+            importlib.import_module(config.experimental.custom_import)
+        except ModuleNotFoundError as error:
+            raise TrainError(
+                f"experimental.custom_import {config.experimental.custom_import!r}: no module "
+                f"named {error.name!r}; set PYTHONPATH, or correct it"
+            ) from error
+
+    from mosaic_dataloader import (
+        build_mosaic_dataloader,
+        build_mosaic_tokenizer,
+        build_mosaic_validation_dataloader,
+    )
+    from mosaic_trainspec import register_mosaic_train_spec
+
+    return register_mosaic_train_spec(
+        config.model.name,
+        build_dataloader_fn=build_mosaic_dataloader,
+        build_tokenizer_fn=build_mosaic_tokenizer,
+        build_validation_dataloader_fn=build_mosaic_validation_dataloader,
+    )
+
+
+def registered_spec(name: str) -> Any:
+    """The spec under a name that `register_spec` returned."""
+    from torchtitan.protocols.train_spec import get_train_spec
+
+    return get_train_spec(name)

@@ -63,7 +63,9 @@ def single_value(given: Sequence[Given], names: Collection[str]) -> str | None:
     found = [option for option in given if option.name in names and option.flag]
     for option in found:
         if len(option.values) != 1 or not option.values[0]:
-            raise ConfigError(f"{option.flag} needs one value, got {len(option.values)}")
+            raise ConfigError(
+                f"{option.flag} needs one value, got {' '.join(option.values) or 'none'}"
+            )
     for option in found[1:]:
         if option.values != found[0].values:
             raise ConfigError(

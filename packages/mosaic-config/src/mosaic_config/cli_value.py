@@ -11,7 +11,8 @@ import tyro
 from torchtitan.config.manager import custom_registry
 
 from mosaic_config.errors import ConfigError
-from mosaic_config.schema import arms, describe
+from mosaic_config.schema import arms, choices, describe
+from mosaic_config.suggest import nearest
 
 
 def parse_typed(flag: str, annotation: Any, values: Sequence[str]) -> Any:
@@ -38,7 +39,10 @@ def parse_typed(flag: str, annotation: Any, values: Sequence[str]) -> Any:
         with contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(holder, args=["--value", *words], registry=custom_registry).value
     except SystemExit:
-        raise ConfigError(f"{flag} {' '.join(values)}: must be {expected}") from None
+        text = " ".join(values)
+        close = nearest(text, [word for word in choices(annotation) if isinstance(word, str)])
+        hint = f"; did you mean {close}?" if close else ""
+        raise ConfigError(f"{flag} {text}: must be {expected}{hint}") from None
 
 
 def parse_free(flag: str, values: Sequence[str]) -> Any:
@@ -50,7 +54,7 @@ def parse_free(flag: str, values: Sequence[str]) -> Any:
         ConfigError: there is no value, or more than one.
     """
     if len(values) != 1:
-        raise ConfigError(f"{flag} needs one value, got {len(values)}")
+        raise ConfigError(f"{flag} needs one value, got {' '.join(values) or 'none'}")
     text = values[0]
     python = {"True": True, "False": False, "None": None}
     if text in python:

@@ -45,7 +45,7 @@ def take_named_options(
     rest: list[Given] = []
     data = copy.deepcopy(data)
     for option in given:
-        path = next((p for p in fields if option.name.startswith(".".join(p) + ".")), None)
+        path = next((p for p in fields if f"{option.name}.".startswith(".".join(p) + ".")), None)
         if path is None:
             rest.append(option)
             continue
@@ -53,7 +53,9 @@ def take_named_options(
         if table is None:  # not a table in the TOML file, which is then reported as the mistake
             continue
         tail = option.flag[2 + len(".".join(path)) + 1 :]
-        if (cls := table_in(fields[path])) is not None:
+        if not tail:
+            raise ConfigError(_spelled(option.flag, path, fields[path]))
+        elif (cls := table_in(fields[path])) is not None:
             _set_field(root, cls, path, option, tail, table)
         elif fields[path] is Any:
             table[underscored(tail)] = parse_free(option.flag, option.values)
@@ -68,12 +70,8 @@ def _set_field(
     written, dot, field = tail.rpartition(".")
     field = underscored(field)
     keys = keys_of(cls)
-    prefix = f"--{'.'.join(path)}"
     if not dot or not written:
-        raise ConfigError(
-            f"{option.flag} is not an option; write {prefix}.<name>.<key> with a key of "
-            + ", ".join(keys)
-        )
+        raise ConfigError(_spelled(option.flag, path, cls))
     if field not in keys:
         raise ConfigError(
             unknown_option(root, option.flag, (*path, NAME), field, written=(*path, written))
@@ -81,6 +79,15 @@ def _set_field(
     entry = table.setdefault(_existing_name(written, table), {})
     if isinstance(entry, dict):  # otherwise the TOML file's mistake, reported later
         entry[field] = parse_typed(option.flag, keys[field], option.values)
+
+
+def _spelled(flag: str, path: Path, named: Any) -> str:
+    cls = table_in(named)
+    keys = f", where the key is one of {', '.join(keys_of(cls))}" if cls is not None else ""
+    return (
+        f"{flag} is not an option of its own; "
+        f"write --{'.'.join(path)}.{NAME + '.' if cls is not None else ''}<key> VALUE{keys}"
+    )
 
 
 def _existing_name(written: str, table: dict[str, Any]) -> str:

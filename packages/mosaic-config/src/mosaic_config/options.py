@@ -104,7 +104,7 @@ def _explain(root: type, given: Sequence[Given], base: Any, message: str) -> Con
 
 def _check_flag(option: Given, path: Path) -> None:
     if option.values:
-        negative = (*path[:-1], "no_" + path[-1])
+        negative = (*path[:-1], "no-" + path[-1])
         raise ConfigError(
             f"{option.flag} takes no value, got {' '.join(option.values)}; "
             f"write --{'.'.join(path)} or --{'.'.join(negative)}"

@@ -62,6 +62,19 @@ def tables(root: type, path: Path = ()) -> Iterator[tuple[Path, type]]:
             yield from tables(named, (*path, key, NAME))
 
 
+def names_hidden(root: type, path: Path) -> Path:
+    """Return a path with `NAME` for the user's own names, to compare it with the schema's."""
+    hidden: list[str] = []
+    here: Any = root
+    for part in path:
+        if here is not None and dataclasses.is_dataclass(here):
+            annotation = keys_of(here).get(part)  # type: ignore[arg-type]
+            here, hidden = table_in(annotation) or annotation, [*hidden, part]
+        else:
+            here, hidden = table_in(named_value(here)), [*hidden, NAME]
+    return tuple(hidden)
+
+
 def choices(annotation: Any) -> tuple[Any, ...]:
     """Return the values of the `Literal` in a type; empty if it has none."""
     literals = (arm for arm in arms(annotation) if typing.get_origin(arm) is Literal)

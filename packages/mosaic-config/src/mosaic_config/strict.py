@@ -7,13 +7,13 @@ from mosaic_config.coerce import MismatchError, coerce
 from mosaic_config.errors import ConfigError
 from mosaic_config.foreign import reason_for_key, reason_for_value
 from mosaic_config.schema import (
-    NAME,
     Path,
     choices,
     describe,
     dotted,
     keys_of,
     named_value,
+    names_hidden,
     place,
     quoted,
     show,
@@ -91,16 +91,25 @@ class _Builder:
         if (reason := reason_for_key(path, key)) is not None:
             return f"{place(path)} {key} {reason}"
         is_table = isinstance(value, dict)
-        schema_path = _with_names_hidden(self.root, path)
-        found = suggest(self.root, cls, schema_path, key, is_table=is_table)
-        what = f"{place(path)} has no {'table' if is_table else 'key'} {quoted(key)}"
-        others = ", ".join(place(p) for p in found.elsewhere[:3])
-        if found.misplaced:
-            return f"{what}; it belongs in {others}"
+        found = suggest(self.root, cls, names_hidden(self.root, path), key, is_table=is_table)
+        if is_table:
+            what = f"there is no table {place((*path, key))}"
+            near = [(*path, found.here)] if found.here else []
+            meant = [*near, *((*p, key) for p in found.elsewhere)][:3]
+            hint = " or ".join(place(p) for p in meant)
+            return f"{what}; did you mean {hint}?" if hint else f"{what}{_keys_instead(cls, path)}"
+        what = f"{place(path)} has no key {quoted(key)}"
+        others = " or ".join(place(p) for p in found.elsewhere[:3])
         if found.here is not None:
             hint = f'; did you mean "{found.here}"?'
             return what + hint + (f' ("{key}" is a key of {others})' if others else "")
-        return f"{what}; its keys are {', '.join(keys_of(cls))}"
+        return f"{what}; it belongs in {others}" if others else what + _keys_instead(cls, path)
+
+
+def _keys_instead(cls: type, path: Path) -> str:
+    free = [key for key, tp in keys_of(cls).items() if named_value(tp) is Any]
+    hint = f" (free keys go in {place((*path, free[0]))})" if free else ""
+    return f"; its keys are {', '.join(keys_of(cls))}{hint}"
 
 
 def wrong_value(annotation: Any, value: Any, path: Path) -> str:
@@ -113,16 +122,3 @@ def wrong_value(annotation: Any, value: Any, path: Path) -> str:
         close = nearest(value, [option for option in options if isinstance(option, str)])
         return f"{where}: must be {expected}" + (f'; did you mean "{close}"?' if close else "")
     return f"{where}: must be {expected}, not {type(value).__name__}"
-
-
-def _with_names_hidden(root: type, path: Path) -> Path:
-    """Replace the user's own names in a path, so that it can be compared with the schema's."""
-    hidden: list[str] = []
-    here: Any = root
-    for part in path:
-        if here is not None and dataclasses.is_dataclass(here):
-            annotation = keys_of(here).get(part)  # type: ignore[arg-type]
-            here, hidden = table_in(annotation) or annotation, [*hidden, part]
-        else:
-            here, hidden = table_in(named_value(here)), [*hidden, NAME]
-    return tuple(hidden)

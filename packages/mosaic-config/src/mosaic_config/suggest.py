@@ -17,11 +17,6 @@ class Suggestion:
     elsewhere: tuple[Path, ...]
     """Tables in which this very key does exist, the ones nearest to its place first."""
 
-    @property
-    def misplaced(self) -> bool:
-        """Whether the key was most likely just put in the wrong table."""
-        return bool(self.elsewhere) and self.here is None
-
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is spelled most like a word, or None if none is near."""

@@ -30,7 +30,7 @@ def unknown_option(root: type, flag: str, section: Path, key: str, *, written: P
     cls = by_path[section]
     negated = key.startswith("no_") and key not in keys_of(cls)
     stem = key.removeprefix("no_") if negated else key
-    prefix = "no_" if negated else ""
+    prefix = "no-" if negated else ""
     found = suggest(root, cls, section, stem, is_table=None if not section else False)
     if section and found.here is not None:
         return f"{what}; did you mean {_spell(written, prefix + found.here)}?"

@@ -25,7 +25,7 @@ class MosaicDataset:
     local: str | None = None
     """
     Directory that the single data set is downloaded to, or read from when there is no `remote`.
-    None: a directory of the cache, named after `remote`.
+    None: the loader chooses one.
     """
 
     split: str | None = None
@@ -99,7 +99,7 @@ class MosaicDataset:
     cache_dir: str | None = None
     """
     Directory for locks, computed orders and downloads without a `local`, on a local disk. None:
-    a default directory of the user.
+    the loader chooses one.
     """
 
     partition_algo: Literal["relaxed"] = "relaxed"

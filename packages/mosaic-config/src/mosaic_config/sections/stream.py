@@ -19,8 +19,8 @@ class MosaicStream:
 
     local: str | None = None
     """
-    Directory that shards are downloaded to, or read from when there is no `remote`. None: a
-    directory of the cache, named after `remote`.
+    Directory that shards are downloaded to, or read from when there is no `remote`. None:
+    the loader chooses one.
     """
 
     split: str | None = None

@@ -33,7 +33,7 @@ from torchtitan.models.llama3 import (
     parallelize_llama,
 )
 
-from mosaic_trainspec import build_mosaic_validator
+from mosaic_trainspec import TrainSpecError, build_mosaic_validator
 
 # TorchTitan takes "cuda" on a machine without an accelerator, and binds it in several modules.
 for _name, _module in list(sys.modules.items()):
@@ -53,7 +53,6 @@ LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
         "cp2": {"cp": 2},
         "pp2": {"pp": 2},
         "pp2_interleaved": {"pp": 2, "schedule": "Interleaved1F1B"},
-        "pp2_v": {"pp": 2, "schedule": "ZBVZeroBubble"},
     },
     3: {"fsdp3": {"dp_shard": 3}},
     4: {
@@ -172,7 +171,8 @@ def reference(model: nn.Module, rows: int = ROWS) -> tuple[float, int]:
 def job(layout: dict[str, Any]) -> JobConfig:
     config = JobConfig()
     config.model.flavor = "tiny"
-    config.training.local_batch_size = config.validation.local_batch_size = BATCH
+    config.training.local_batch_size = BATCH
+    config.validation.local_batch_size = layout.get("validation_batch", BATCH)
     config.training.seq_len = SEQ
     config.training.mixed_precision_param = "float32"
     config.validation.enable = True
@@ -329,6 +329,14 @@ def failures_of_two() -> dict[str, Any]:
         out[name] = error_of(setup({"dp_shard": 2}, drop=1, hide=hide))
     # What only the batches after the limit would show is no error.
     out["beyond_limit"] = error_of(setup({"dp_shard": 2}, drop=1, steps=2))
+    for name, layout in (
+        ("v_schedule", {"schedule": "ZBVZeroBubble"}),
+        ("pp_batch", {"validation_batch": 2 * BATCH}),
+    ):
+        try:
+            setup({"pp": 2, **layout})
+        except TrainSpecError as error:
+            out[name] = str(error)
     run = setup({"pp": 2})
     run.validator.job_config.training.seq_len = 2 * SEQ
     out["pp_shape"] = error_of(run)

@@ -2,8 +2,7 @@
 
 import difflib
 
-from torchtitan.experiments import _supported_experiments
-from torchtitan.models import _supported_models
+from torchtitan import experiments, models
 from torchtitan.protocols import train_spec as titan_registry
 from torchtitan.protocols.train_spec import (
     DataLoaderBuilder,
@@ -84,7 +83,7 @@ def _known_names() -> set[str]:
     """Every name that TorchTitan can look up, without this package's own."""
     specs = titan_registry._extra_train_specs
     foreign = {name for name, spec in specs.items() if spec is not _ours.get(name)}
-    return foreign | _supported_models | _supported_experiments
+    return foreign | models._supported_models | experiments._supported_experiments
 
 
 def _load_base_spec(name: str) -> TrainSpec:

@@ -13,12 +13,15 @@ NON_TEXT_SPECS = {
     "vlm": "images next to the text",
 }
 
+# What is made from the token ids outside the model (gpt_oss has no default for its masks).
+_MADE_FROM_TOKENS = ("attention_masks", "positions")
+
 
 def refuse_non_text_spec(base_spec: TrainSpec) -> None:
     """Raise unless the spec's model can be trained on token ids alone.
 
     Judged by what the spec says of itself: a text spec builds a tokenizer, and its model's
-    ``forward`` needs one argument, the token ids. The size of the vocabulary is no criterion:
+    ``forward`` needs the token ids only. The size of the vocabulary is no criterion:
     ``vlm`` has one, and ``transformers_modeling_backend`` learns its own only when training starts.
 
     Raises:
@@ -45,5 +48,6 @@ def _required_inputs(model_cls: type) -> list[str]:
         parameter.name
         for parameter in parameters
         if parameter.default is parameter.empty
+        and parameter.name not in _MADE_FROM_TOKENS
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]

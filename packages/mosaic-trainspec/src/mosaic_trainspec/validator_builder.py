@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from torch.distributed.pipelining.schedules import _PipelineSchedule
+from torch.distributed.pipelining.schedules import (
+    ScheduleDualPipeV,
+    ScheduleZBVZeroBubble,
+    _PipelineSchedule,
+)
 from torchtitan.components.loss import LossFunction
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -56,27 +60,20 @@ def build_mosaic_validator(
             and ``job_config``.
 
     Raises:
-        TrainSpecError: No builder for a validation loader, ``validation.freq`` below 1, or a
-            validation batch that the pipeline schedule cannot take.
+        TrainSpecError: No builder for a validation loader, ``validation.freq`` below 1, a pipeline
+            schedule that cannot run forward only, or a validation batch that it cannot take.
     """
     if build_validation_dataloader_fn is None:
         raise TrainSpecError(
             "validation.enable is set, but there is no loader for it: pass "
             "build_validation_dataloader_fn, or set validation.enable to false"
         )
-    validation, training = job_config.validation, job_config.training
-    if validation.freq < 1:
+    if job_config.validation.freq < 1:
         raise TrainSpecError(
-            f"validation.freq is {validation.freq}: set it to 1 or more training steps"
+            f"validation.freq is {job_config.validation.freq}: set it to 1 or more training steps"
         )
-    # A schedule always cuts a batch into as many micro-batches as in training, and its stages'
-    # buffers are sized for the training micro-batch.
-    if parallel_dims.pp_enabled and validation.local_batch_size != training.local_batch_size:
-        raise TrainSpecError(
-            f"validation.local_batch_size is {validation.local_batch_size}, but with pipeline "
-            "parallelism validation uses the training schedule: set it to "
-            f"training.local_batch_size = {training.local_batch_size}"
-        )
+    if pp_schedule is not None:
+        _check_schedule(pp_schedule, job_config)
     batch_mesh = parallel_dims.get_optional_mesh("batch")
     mesh_size = 1 if batch_mesh is None else batch_mesh.size()
     if dp_world_size != mesh_size:
@@ -101,3 +98,25 @@ def build_mosaic_validator(
         pp_has_first_stage=pp_has_first_stage,
         pp_has_last_stage=pp_has_last_stage,
     )
+
+
+def _check_schedule(pp_schedule: _PipelineSchedule, job_config: JobConfig) -> None:
+    # torch's V-shaped schedules hand a gradient over between two stages of a rank without looking
+    # whether there is a backward pass, so their eval() ends in an assertion (torch 2.15).
+    if isinstance(pp_schedule, ScheduleZBVZeroBubble | ScheduleDualPipeV):
+        raise TrainSpecError(
+            "torch cannot run the pipeline schedule "
+            f"{job_config.parallelism.pipeline_parallel_schedule} without a backward pass, as "
+            "validation does: set parallelism.pipeline_parallel_schedule to 1F1B or "
+            "Interleaved1F1B, or validation.enable to false"
+        )
+    # A schedule always cuts a batch into as many micro-batches as in training. Older torch also
+    # keeps receive buffers of the training micro-batch's size, newer torch (2.15) makes them anew;
+    # the same batch size is right for both.
+    validation, training = job_config.validation, job_config.training
+    if validation.local_batch_size != training.local_batch_size:
+        raise TrainSpecError(
+            f"validation.local_batch_size is {validation.local_batch_size}, but with pipeline "
+            "parallelism validation uses the training schedule: set it to "
+            f"training.local_batch_size = {training.local_batch_size}"
+        )

@@ -1,0 +1,109 @@
+"""The validator in real gloo process groups on CPU, against the plain mean over all targets.
+
+One child process runs every case (see the worker beside this file); the tests read what its ranks
+logged. A case that is missing means that its ranks failed or hung, and shows the worker's output.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(400)
+
+# ranks of each layout, and batches per rank for 10 rows in batches of 2 per data parallel rank
+LAYOUTS = {
+    "single": (1, 5),
+    "fsdp2": (2, 3),
+    "ddp2": (2, 3),
+    "tp2": (2, 5),
+    "tp2_plain_loss": (2, 5),
+    "cp2": (2, 5),
+    "pp2": (2, 5),
+    "pp2_interleaved": (2, 5),
+    "fsdp3": (3, 2),
+    "hsdp4": (4, 2),
+    "pp2_fsdp2": (4, 3),
+    "pp2_tp2": (4, 5),
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    report = tmp_path_factory.mktemp("validation") / "report.json"
+    worker = Path(__file__).with_name("trainspec_validation_worker.py")
+    run = subprocess.run(
+        [sys.executable, str(worker), str(report)], capture_output=True, text=True, timeout=360
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    cases: dict[str, list[Any]] = json.loads(report.read_text())
+    failed = [f"{name}: {ranks}" for name, ranks in cases.items() if "failed" in str(ranks)]
+    assert not failed, "\n".join(failed)[-4000:].replace("\\n", "\n")
+    return cases
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_rank_of_every_layout_logs_the_exact_mean(
+    results: dict[str, list[Any]], layout: str
+) -> None:
+    ranks, batches = LAYOUTS[layout]
+    assert len(results[layout]) == ranks
+    for rank in results[layout]:
+        loss, targets = rank["expected"]
+        assert [entry["step"] for entry in rank["logged"]] == [1, 2]
+        for entry in rank["logged"]:
+            assert entry["loss"] == pytest.approx(loss, rel=1e-6)
+            assert entry["validation_metrics/n_targets"] == targets
+            assert entry["validation_metrics/n_batches"] == batches
+            assert entry["validation_metrics/perplexity"] == pytest.approx(math.exp(entry["loss"]))
+
+
+def test_validation_leaves_the_training_run_as_it_was(results: dict[str, list[Any]]) -> None:
+    (details,) = results["details"]
+    assert details["rng_kept"]
+    # model, its dropout, and a dropout that had been frozen in eval mode
+    assert details["modes"] == [True, True, False]
+    assert details["modes_after_error"] is True
+    tokens, seconds = details["clock"]
+    assert tokens == 1000
+    assert seconds == pytest.approx(500, abs=60)
+    (entry,) = details["first_two"]["logged"]
+    assert entry["tokens"] == 64
+    assert entry["seconds"] < 60
+
+
+def test_steps_masks_and_loaders_without_length(results: dict[str, list[Any]]) -> None:
+    (details,) = results["details"]
+    loss, targets = details["first_two"]["expected"]
+    (entry,) = details["first_two"]["logged"]
+    assert entry["loss"] == pytest.approx(loss, rel=1e-6)
+    assert entry["validation_metrics/n_targets"] == targets
+    assert details["taken"] == entry["validation_metrics/n_batches"] == 2
+    assert details["seen"] == [[False, "(torch.Size([2, 16]), 'tokenizer', {})"]] * 2
+    # Asked for 99 batches of a set of 5, through a loader without a length, by one of three
+    # replica groups of fault tolerant training.
+    (entry,) = details["short"]["logged"]
+    loss, targets = details["short"]["expected"]
+    assert entry["loss"] == pytest.approx(loss, rel=1e-6)
+    assert [entry["validation_metrics/n_batches"], targets] == [5, 65]
+
+
+def test_what_cannot_be_validated_says_so_in_one_line(results: dict[str, list[Any]]) -> None:
+    (details,) = results["details"]
+    # An error inside the model's mask builder is not swallowed.
+    assert details["type_error"] == "TypeError: inside the model"
+    for case in ("no_target", "no_batch"):
+        assert details[case].startswith("TrainSpecError: the validation set has no target")
+    assert len(results["failures"]) == 2
+    for rank in results["failures"]:
+        for case in ("sized", "unsized"):
+            assert "gives 2 batches on one rank and 3 on another" in rank[case]
+        assert rank["beyond_limit"] == "none"
+        assert "validation batches have shape [2, 16]" in rank["pp_shape"]
+        assert "cannot run the pipeline schedule ZBVZeroBubble" in rank["v_schedule"]
+        assert "set it to training.local_batch_size = 2" in rank["pp_batch"]
+        assert not any("\n" in message for message in rank.values())

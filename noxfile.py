@@ -9,8 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
-from configparser import ConfigParser
 from pathlib import Path
 
 import nox
@@ -145,32 +143,14 @@ def _install_alone(session: nox.Session, name: str, wheel: Path, constraints: Pa
         *("--constraint", str(constraints), str(wheel)),
         external=True,
     )
-    strangers = [other for other in PACKAGES if other != name]
+    absent = [other.replace("-", "_") for other in PACKAGES if other != name]
     if name == "mosaic-dataloader":
-        strangers.append("torchtitan")
-    check = f"""
-import importlib, importlib.metadata, importlib.util
-module = importlib.import_module({name.replace("-", "_")!r})
-for public in module.__all__:
-    getattr(module, public)
-for stranger in {strangers!r}:
-    assert importlib.util.find_spec(stranger.replace("-", "_")) is None, stranger
-print(module.__name__, importlib.metadata.version({name!r}), sorted(module.__all__))
-"""
+        absent.append("torchtitan")
     # -I: neither the working directory nor PYTHONPATH may lend a hand.
-    session.run(str(python), "-I", "-c", check, external=True)
-    for command in _console_scripts(wheel):
-        session.run(str(venv / "bin" / command), "--help", external=True, silent=True)
+    session.run(
+        *(str(python), "-I", "tools/check_installed.py", name, "--absent", *absent), external=True
+    )
     shutil.rmtree(venv)
-
-
-def _console_scripts(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        listed = [n for n in archive.namelist() if n.endswith(".dist-info/entry_points.txt")]
-        parser = ConfigParser()
-        for name in listed:
-            parser.read_string(archive.read(name).decode())
-    return list(parser["console_scripts"]) if parser.has_section("console_scripts") else []
 
 
 def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> int:

@@ -62,6 +62,7 @@ def test_the_neutral_form_keeps_everything_but_the_addresses(lock: str) -> None:
     neutral = neutralize(lock)
     assert "://" not in neutral
     assert "package.metadata" not in neutral
+    assert "%2B" not in neutral  # a file name, not a part of an address
     assert read_lock(neutral) == read_lock(lock)
     assert all(package.files for (name, _), package in read_lock(neutral).items() if name != "root")
     assert differences(neutral, lock) == []
@@ -127,6 +128,8 @@ def test_check_accepts_only_the_neutral_form(lock: str) -> None:
     neutral_lock.check(neutralize(lock))
     with pytest.raises(LockError, match=r"holds .* addresses; run"):
         neutral_lock.check(lock)
+    with pytest.raises(LockError, match="not in its neutral form"):
+        neutral_lock.check(neutralize(lock) + "\n[package.metadata]\n")
 
 
 def test_verify_compares_what_is_staged_with_what_uv_completed(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class StreamingTextDataset:
             for stream in opened:
                 if stream.column.kind == "text":
                     raise MosaicDataError(
-                        f'stream "{stream.name}" holds text; give a tokenizer (mosaic_tokenizer.name)'
+                        f'stream "{stream.name}" holds text; set mosaic_tokenizer.name'
                     )
         self._set_up(opened)
 
@@ -228,9 +228,7 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     except ValueError as error:
         raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
     sizes = [
-        StreamSize(
-            s.name, np.array([len(r) for r in s.readers], np.int64), int(s.stream.choose)
-        )
+        StreamSize(s.name, np.array([len(r) for r in s.readers], np.int64), int(s.stream.choose))
         for s in opened
     ]
     mixture = Mixture(tuple(sizes))

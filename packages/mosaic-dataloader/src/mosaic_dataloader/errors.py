@@ -2,4 +2,4 @@
 
 
 class MosaicDataError(ValueError):
-    """Data, options or a saved state do not fit; the message is one line that says what to change."""
+    """Data, options or a saved state cannot be used; one line that says what to change."""

@@ -1,5 +1,6 @@
 """A thread that keeps the next items of an iterator ready."""
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -85,10 +86,8 @@ def _stop(
     thread: threading.Thread,
 ) -> None:
     stop.set()
-    try:
+    with contextlib.suppress(queue.Empty):
         # A free place lets a waiting thread notice at once.
         ready.get_nowait()
-    except queue.Empty:
-        pass
     if thread is not threading.current_thread():
         thread.join()

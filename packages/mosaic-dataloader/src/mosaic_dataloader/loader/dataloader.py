@@ -13,7 +13,7 @@ from mosaic_dataloader.loader.pinning import pinner
 from mosaic_dataloader.loader.sources import Batch, WorkerPool, read_here
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.order.timeline import Timeline
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
 
@@ -83,7 +83,6 @@ class MosaicParallelAwareDataloader:
         self._workers: WorkerPool | None = None
         self._iterator: _Batches | None = None
         self._books = Bookkeeping(dataset, self._settled())
-        self._timeline = self._new_timeline()
         if not infinite and drop_last and self._timeline.epoch_length < self._layout.global_batch:
             raise MosaicDataError(
                 f"an epoch of {self._timeline.epoch_length} samples does not fill one global batch "
@@ -157,7 +156,6 @@ class MosaicParallelAwareDataloader:
             )
         self.close()
         self._books = self._books.continued(state_dict[KEY])
-        self._timeline = self._new_timeline()
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
@@ -172,11 +170,9 @@ class MosaicParallelAwareDataloader:
             local_batch=self.batch_size,
         )
 
-    def _new_timeline(self) -> Timeline:
-        timeline = Timeline(self.dataset.mixture, self._books.order, self._books.origin)
-        # Asked for here, where a fault in it is still the constructor's.
-        _ = timeline.epoch_length
-        return timeline
+    @property
+    def _timeline(self) -> Timeline:
+        return self._books.timeline
 
     def _start(self) -> int:
         """Position at which an iteration begins."""
@@ -205,9 +201,7 @@ class MosaicParallelAwareDataloader:
         else:
             read = read_here(self.dataset, lambda: self._requests(start), ahead)
         pin = self._pin
-        return (
-            (request, pin(inputs), pin(labels)) for request, inputs, labels in read
-        )
+        return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
 
     def _handed_out(self, request: BatchRequest) -> None:
         self._books.handed_out(request)

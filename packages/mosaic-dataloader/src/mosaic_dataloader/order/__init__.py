@@ -1,1 +1,1 @@
-"""The order of samples: a pure function of (data, options, seed, epoch), without files or processes."""
+"""The order of samples: a pure function of data, options, seed and epoch."""

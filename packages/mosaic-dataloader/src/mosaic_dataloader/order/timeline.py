@@ -28,6 +28,12 @@ class Timeline:
         mixture: The data.
         options: The settled order.
         origin: Where the sequence begins.
+
+    Attributes:
+        epoch_length: Samples in an epoch; the same in all of them.
+
+    Raises:
+        MosaicDataError: The data do not fill a single batch of a method that needs whole ones.
     """
 
     # The epoch being read and the next one; a third would only take memory.
@@ -38,17 +44,11 @@ class Timeline:
         self.options = options
         self.origin = origin or Origin()
         self._orders: OrderedDict[int, EpochOrder] = OrderedDict()
-        self._length: int | None = None
-
-    @property
-    def epoch_length(self) -> int:
-        """Samples in an epoch; the same in all of them."""
-        if self._length is None:
-            if self.options.batching_method == "random":
-                self._length = self.mixture.epoch_samples
-            else:
-                self._length = len(self.epoch(self.origin.epoch))
-        return self._length
+        self.epoch_length = (
+            mixture.epoch_samples
+            if options.batching_method == "random"
+            else len(self.epoch(self.origin.epoch))
+        )
 
     def epoch(self, number: int) -> EpochOrder:
         """The order of one epoch, built when first asked for."""

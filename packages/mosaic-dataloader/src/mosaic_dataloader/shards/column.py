@@ -76,9 +76,7 @@ def _token_column(index: int, encoding: str, stream: str, token_encoding_type: s
                 f'stream "{stream}": column "tokens" holds {dtype} values; token ids need an '
                 f"integer type"
             )
-        return Column(
-            TOKEN_COLUMN, index, "ndarray", np.dtype(dtype) if dtype else None, not shape
-        )
+        return Column(TOKEN_COLUMN, index, "ndarray", np.dtype(dtype) if dtype else None, not shape)
     raise MosaicDataError(
         f'stream "{stream}": column "tokens" has encoding {encoding!r}; supported are "ndarray:…" '
         f'with an integer type and "bytes"'

@@ -92,9 +92,7 @@ class ShardFetcher:
             partial = self._unpack(shard, partial, kept, raw, stream)
         os.replace(partial, os.path.join(directory, raw.basename))
 
-    def _unpack(
-        self, shard: int, packed: str, kept: str, raw: "FileInfo", stream: "Stream"
-    ) -> str:
+    def _unpack(self, shard: int, packed: str, kept: str, raw: "FileInfo", stream: "Stream") -> str:
         from streaming.base.compression import decompress
 
         with open(packed, "rb") as file:
@@ -153,7 +151,8 @@ class ShardFetcher:
         return os.path.join(self._data.directory, ".mosaic", "incoming", str(shard))
 
     def _raw(self, shard: int) -> "FileInfo":
-        return self._data.readers[shard].file_pairs[-1][0]
+        info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
+        return info
 
     def _stream(self) -> "Stream":
         """The stream with a downloader of this thread's own; their clients are not shared."""

@@ -146,7 +146,7 @@ class MappedShard:
         lead = first - int(self._offsets[0])
         if lead:
             # Equal lengths do not make equal headers: compare them all.
-            heads = np.ndarray(
+            heads: NDArray[np.uint8] = np.ndarray(
                 (samples, lead), np.uint8, self._map, int(self._offsets[0]), (stride, 1)
             )
             if (heads != heads[0]).any():

@@ -203,10 +203,10 @@ def _opened(
 
 def _columns(reader: "Reader") -> tuple[list[str], list[str]]:
     """Names and encodings of a shard's columns, whatever its format."""
-    encodings = getattr(reader, "column_encodings", None)
-    if encodings is not None:
-        return list(reader.column_names), list(encodings)
-    columns = dict(reader.columns) if hasattr(reader, "columns") else {}
+    described: Any = reader
+    if hasattr(reader, "column_names"):
+        return list(described.column_names), list(described.column_encodings)
+    columns = dict(getattr(reader, "columns", {}))
     return list(columns), list(columns.values())
 
 
@@ -266,9 +266,7 @@ def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["
         return stream.get_shards(World(1, 1, 1, 0), defaults.allow_unsafe_types)
     except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
         path = os.path.join(stream.local, stream.split, "index.json")
-        raise MosaicDataError(
-            f'stream "{name}": cannot read {path}: {one_line(error)}'
-        ) from error
+        raise MosaicDataError(f'stream "{name}": cannot read {path}: {one_line(error)}') from error
 
 
 def one_line(error: BaseException) -> str:

@@ -41,6 +41,7 @@ class Bookkeeping:
         self.order = order
         self.samples_seen = samples_seen
         self.origin = origin or Origin()
+        self.timeline = Timeline(dataset.mixture, order, self.origin)
         count = len(dataset.mixture.streams)
         self._seen = np.array(seen or [0] * count, np.int64)
         self._rows = dataset.row_identity()
@@ -64,6 +65,7 @@ class Bookkeeping:
         return Position(
             samples_seen=self.samples_seen,
             origin={"samples": self.origin.samples, "epoch": self.origin.epoch},
+            epoch_samples=self.timeline.epoch_length,
             order=self.order.to_dict(),
             rows=self._rows,
             streams=tuple(self._stream_entries()),
@@ -92,7 +94,7 @@ class Bookkeeping:
                 f'changed, or set on_data_change = "restart_epoch" in '
                 f"[mosaic_dataloader.dataset] to begin the checkpoint's epoch anew with what is now"
             )
-        epoch = _saved_epoch(saved)
+        epoch = saved.epoch
         logger.warning(
             "data or options changed (%s); epoch %d begins anew after %d samples",
             what,
@@ -133,13 +135,3 @@ class Bookkeeping:
                 mixture.streams, self._dataset.streams, self._seen, strict=True
             )
         ]
-
-
-def _saved_epoch(saved: Position) -> int:
-    """The epoch that a saved position lies in, by the lengths that it was counted with."""
-    order = saved.order
-    length = sum(int(s["choose"]) for s in saved.streams)
-    if order["batching_method"] != "random":
-        length -= length % max(1, int(order["unit"]))
-    origin = saved.origin
-    return int(origin["epoch"]) + (saved.samples_seen - int(origin["samples"])) // max(1, length)

@@ -20,6 +20,7 @@ class Position:
         samples_seen: Samples handed out by all ranks together since the run began.
         origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
             epoch that begins there.
+        epoch_samples: Samples in one epoch of that order.
         order: Settled order options (see ``SettledOrder``).
         rows: What decides the content of a row: sequence length, tokenizer, token encoding.
         streams: One entry per stream: name, samples, shards, choose, digest, seen.
@@ -27,9 +28,16 @@ class Position:
 
     samples_seen: int
     origin: Mapping[str, int]
+    epoch_samples: int
     order: Mapping[str, Any]
     rows: Mapping[str, Any]
     streams: tuple[Mapping[str, Any], ...]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next sample belongs to."""
+        since = self.samples_seen - self.origin["samples"]
+        return self.origin["epoch"] + since // self.epoch_samples
 
     def to_json(self) -> str:
         """The position as JSON, with a checksum over everything else in it."""
@@ -37,6 +45,7 @@ class Position:
             "version": VERSION,
             "samples_seen": self.samples_seen,
             "origin": dict(self.origin),
+            "epoch_samples": self.epoch_samples,
             "order": dict(self.order),
             "rows": dict(self.rows),
             "streams": [dict(s) for s in self.streams],
@@ -52,7 +61,7 @@ class Position:
         """
         if not isinstance(text, str):
             raise MosaicDataError(
-                f'the saved data position is a {type(text).__name__}, not text; the checkpoint was '
+                f"the saved data position is a {type(text).__name__}, not text; the checkpoint was "
                 f"written by another loader"
             )
         try:
@@ -79,6 +88,7 @@ class Position:
         return cls(
             samples_seen=content["samples_seen"],
             origin=content["origin"],
+            epoch_samples=content["epoch_samples"],
             order=content["order"],
             rows=content["rows"],
             streams=tuple(content["streams"]),

@@ -1,0 +1,1 @@
+"""From a trainer's configuration to loaders and tokenizers."""

@@ -1,0 +1,201 @@
+"""Invariants of the order, the assignment and the epochs, as pure functions."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_partial
+from mosaic_dataloader.order.batches import Layout, endless_batches, one_pass
+from mosaic_dataloader.order.deal import deal, node_of, node_starts
+from mosaic_dataloader.order.mixture import Mixture, StreamSize
+from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
+from mosaic_dataloader.order.timeline import Origin, Timeline
+
+
+def mixture(sizes: list[list[int]], chooses: list[int] | None = None) -> Mixture:
+    chooses = chooses or [sum(s) for s in sizes]
+    return Mixture(
+        tuple(
+            StreamSize(f"s{i}", np.array(s, np.int64), c)
+            for i, (s, c) in enumerate(zip(sizes, chooses, strict=True))
+        )
+    )
+
+
+def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> SettledOrder:
+    given_options = OrderOptions(**{"shuffle_block_size": 64, **options})  # type: ignore[arg-type]
+    return given_options.settle(num_nodes=nodes, global_batch=batch, local_batch=local)
+
+
+@given(length=st.integers(1, 500), nodes=st.integers(1, 40))
+def test_dealing_keeps_every_item_and_takes_nodes_in_turn(length: int, nodes: int) -> None:
+    dealt = deal(np.arange(length), nodes)
+    assert sorted(dealt.tolist()) == list(range(length))
+    owners = node_of(np.arange(length), length, nodes)
+    starts = node_starts(length, nodes)
+    assert np.array_equal(np.searchsorted(starts, dealt, side="right") - 1, owners)
+    full = length // nodes * nodes
+    assert np.array_equal(owners[:full], np.arange(full) % nodes)
+
+
+@given(
+    nodes=st.lists(st.integers(0, 7), min_size=1, max_size=12),
+    world_size=st.integers(1, 6),
+)
+def test_ranks_share_a_batch_out_exactly(nodes: list[int], world_size: int) -> None:
+    owners = np.array(nodes * world_size, np.int64)
+    rows = [rows_of_rank(owners, r, world_size) for r in range(world_size)]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(len(owners)))
+    assert {len(r) for r in rows} == {len(nodes)}
+    assert all((np.diff(r) > 0).all() for r in rows)
+    # A rank with a higher number reads no lower canonical node.
+    for low, high in zip(rows, rows[1:], strict=False):
+        assert owners[low].max() <= owners[high].min()
+    odd = np.array(nodes, np.int64)
+    parts = [rows_of_rank_partial(odd, r, world_size) for r in range(world_size)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(odd)))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@st.composite
+def timelines(draw: st.DrawFn) -> Timeline:
+    sizes = draw(
+        st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=3)
+    )
+    chooses = [draw(st.integers(1, 3 * sum(s))) for s in sizes]
+    total = sum(chooses)
+    options = settled(
+        shuffle=draw(st.booleans()),
+        shuffle_algo=draw(st.sampled_from(SHUFFLE_ALGOS)),
+        shuffle_seed=draw(st.integers(0, 100)),
+        num_canonical_nodes=draw(st.integers(1, min(8, total))),
+        sampling_granularity=draw(st.integers(1, 5)),
+    )
+    return Timeline(mixture(sizes, chooses), options)
+
+
+@settings(max_examples=150, deadline=None)
+@given(timeline=timelines(), data=st.data())
+def test_any_changes_of_layout_hand_out_the_epoch_lists(
+    timeline: Timeline, data: st.DataObject
+) -> None:
+    """Whatever ranks and batch sizes take turns, what they get together is the sequence itself."""
+    position = 0
+    handed: list[int] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        world_size = data.draw(st.integers(1, 5))
+        batch_size = data.draw(st.integers(1, 6))
+        batches = data.draw(st.integers(1, 6))
+        size = world_size * batch_size
+        streams = [
+            endless_batches(timeline, Layout(r, world_size, batch_size), position)
+            for r in range(world_size)
+        ]
+        for _ in range(batches):
+            requests = [next(s) for s in streams]
+            assert {(r.start, r.stop) for r in requests} == {(position, position + size)}
+            expected = timeline.rows(position, position + size)[0]
+            got = np.concatenate([r.ids for r in requests])
+            assert Counter(got.tolist()) == Counter(expected.tolist())
+            assert int(requests[0].per_stream.sum()) == size
+            handed += expected.tolist()
+            position += size
+    # Every full epoch holds each sample as often as its stream's weight says.
+    length = timeline.epoch_length
+    for epoch in range(position // length):
+        counts = Counter(handed[epoch * length : (epoch + 1) * length])
+        assert counts == Counter(timeline.epoch(epoch).ids.tolist())
+        for number, stream in enumerate(timeline.mixture.streams):
+            begin, end = timeline.mixture.stream_offsets[number : number + 2]
+            own = [c for i, c in counts.items() if begin <= i < end]
+            assert sum(own) == stream.choose
+            assert max(own) - (min(own) if len(own) == end - begin else 0) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(timeline=timelines(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
+def test_a_finite_pass_is_equally_long_on_all_ranks(
+    timeline: Timeline, world_size: int, batch_size: int
+) -> None:
+    for drop_last in (False, True):
+        ranks = [
+            list(one_pass(timeline, Layout(r, world_size, batch_size), 0, drop_last=drop_last))
+            for r in range(world_size)
+        ]
+        assert len({len(r) for r in ranks}) == 1
+        ids = [i for r in ranks for request in r for i in request.ids.tolist() if i >= 0]
+        whole = timeline.epoch_length
+        kept = whole - whole % (world_size * batch_size) if drop_last else whole
+        assert Counter(ids) == Counter(timeline.epoch(0).ids[:kept].tolist())
+        assert all(len(request.ids) == batch_size for r in ranks for request in r)
+
+
+def test_the_origin_shifts_epochs() -> None:
+    options = settled(shuffle=True)
+    plain = Timeline(mixture([[10, 7]]), options)
+    moved = Timeline(mixture([[10, 7]]), options, Origin(samples=100, epoch=3))
+    assert moved.locate(100) == (3, 0)
+    assert np.array_equal(moved.rows(100, 140)[0], plain.rows(51, 91)[0])
+
+
+@pytest.mark.parametrize("method", ["stratified", "per_stream", "device_per_stream"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_in_units_keep_their_composition(method: str, shuffle: bool) -> None:
+    data = mixture([[100, 53], [40, 60, 1], [80]], [153, 101, 160])
+    batch, local, nodes = 24, 6, 2
+    options = settled(
+        batch, nodes, local, batching_method=method, shuffle=shuffle, num_canonical_nodes=4
+    )
+    timeline = Timeline(data, options)
+    length = timeline.epoch_length
+    assert length % batch == 0
+    assert length >= 0.7 * data.epoch_samples
+    offsets = data.stream_offsets
+    for epoch in range(2):
+        ids, owners = timeline.epoch(epoch).rows(0, length)
+        streams = (np.searchsorted(offsets, ids, side="right") - 1).reshape(-1, batch)
+        assert set(owners.tolist()) == {0, 1, 2, 3}
+        counts = [np.bincount(unit, minlength=3).tolist() for unit in streams]
+        if method == "stratified":
+            # 24 rows in shares of 153 : 101 : 160.
+            assert all(c == [9, 6, 9] for c in counts)
+        elif method == "per_stream":
+            assert all(sorted(c) == [0, 0, batch] for c in counts)
+            assert len({tuple(c) for c in counts}) == 3
+        else:
+            devices = streams.reshape(-1, local)
+            assert (devices == devices[:, :1]).all()
+            # The first half of a unit belongs to the first machine's canonical nodes.
+            halves = owners.reshape(-1, 2, batch // 2)
+            assert (halves[:, 0] < 2).all()
+            assert (halves[:, 1] >= 2).all()
+        times = Counter(ids.tolist())
+        assert max(times.values()) <= 2, "only the stream drawn twice repeats samples"
+        first_two = [i for i in times if i < offsets[2]]
+        assert all(times[i] == 1 for i in first_two)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batching_method": "per_stream"}, ["s1", "batch of 64"]),
+        ({"batching_method": "stratified", "num_canonical_nodes": 30}, ["s1", "num_canonical"]),
+        ({"num_canonical_nodes": 5000}, ["num_canonical_nodes", "5000"]),
+        ({"batching_method": "device_per_stream", "num_canonical_nodes": 3}, ["divisible"]),
+        ({"shuffle_algo": "py1x"}, ["shuffle_algo", "py1x", "py1e"]),
+        ({"batching_method": "mixed"}, ["batching_method", "mixed", "stratified"]),
+        ({"shuffle_seed": -1}, ["shuffle_seed", "-1"]),
+    ],
+)
+def test_what_cannot_be_ordered_is_refused_in_words(
+    options: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(MosaicDataError) as caught:
+        timeline = Timeline(mixture([[100], [20]]), settled(64, 2, 32, **options))
+        timeline.rows(0, 1)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -32,7 +32,7 @@ def suggest(root: type, table: type, path: Path, key: str, *, is_table: bool | N
         table: The dataclass of the table that holds the key.
         path: Where that table is.
         key: The unknown key.
-        is_table: Whether the key holds a table, so that only tables are proposed for it (and only
+        is_table: Whether the key holds a table, so that tables are proposed for it first (and
             plain keys otherwise); None if that cannot be told.
     """
 
@@ -56,7 +56,8 @@ def suggest(root: type, table: type, path: Path, key: str, *, is_table: bool | N
     same = [p for p in found if path and p and p[0] == path[0]]
     if same:
         return Suggestion(None, tuple(p for p in same if distance(p) == distance(same[0])))
-    return Suggestion(nearest(key, candidates(table)), tuple(found))
+    here = nearest(key, candidates(table)) or nearest(key, keys_of(table))
+    return Suggestion(here, tuple(found))
 
 
 def _holds_table(annotation: object) -> bool:

@@ -1,0 +1,149 @@
+"""The spellings of options, and one line for each mistake in them."""
+
+from typing import Any
+
+import pytest
+
+from mosaic_config import MosaicConfigManager
+
+DATA = '[mosaic_dataloader.dataset]\nremote = "data"\n'
+MIXTURE = """
+[mosaic_dataloader.dataset.streams.code]
+remote = "s3://bucket/code"
+proportion = 0.7
+[mosaic_dataloader.dataset.streams.my_text]
+remote = "s3://bucket/text"
+proportion = 0.3
+[mosaic_tokenizer.kwargs]
+model_max_length = 2048
+padding_side = "left"
+"""
+DATASET = "--mosaic_dataloader.dataset"
+
+
+@pytest.mark.parametrize("flag", ["config-path", "config_path", "job.config_file"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_spellings_of_the_file(tmp_path: Any, flag: str, joined: bool) -> None:
+    file = tmp_path / "a=b.toml"
+    file.write_text(DATA)
+    args = [f"--{flag}={file}"] if joined else [f"--{flag}", str(file)]
+    config = MosaicConfigManager().parse_args(["--training.steps", "3", *args])
+    assert (config.training.steps, config.job.config_file) == (3, str(file))
+
+
+def test_arguments_default_to_the_process_s(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["train", f"{DATASET}.remote", "x"])
+    config = MosaicConfigManager().parse_args()
+    assert config.mosaic_dataloader.dataset.remote == "x"
+    assert config.job.config_file is None
+
+
+def test_options_in_all_spellings(parse: Any) -> None:
+    config = parse(
+        MIXTURE + "[mosaic_dataloader.dataset]\nshuffle = true\nepoch_size = 9\n",
+        "--mosaic-dataloader.num-workers=2",
+        "--mosaic_dataloader.prefetch_factor",
+        "4",
+        "--mosaic_dataloader.persistent-workers",
+        f"{DATASET}.no-shuffle",
+        f"{DATASET}.epoch-size",
+        "None",
+        f"{DATASET}.cache_limit",
+        "10gb",
+        "--model.converters",
+        "a,b",
+        "--optimizer.lr",
+        "1",
+    )
+    loader = config.mosaic_dataloader
+    assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 4, True)
+    assert (loader.dataset.shuffle, loader.dataset.epoch_size) == (False, None)
+    assert loader.dataset.cache_limit == "10gb"
+    assert config.model.converters == ["a", "b"]
+    assert config.optimizer.lr == 1.0
+
+
+def test_streams_old_new_and_quoted(parse: Any) -> None:
+    streams = parse(
+        MIXTURE,
+        f"{DATASET}.streams.code.proportion",
+        "0.25",
+        f"{DATASET}.streams.my-text.keep-zip",
+        "true",
+        f'{DATASET}.streams."new.one".remote=gs://b/a=b',
+        f"{DATASET}.streams.new.one.proportion=1",
+    ).mosaic_dataloader.dataset.streams
+    assert list(streams) == ["code", "my_text", "new.one"]
+    assert streams["code"].proportion == 0.25
+    assert streams["my_text"].keep_zip is True
+    assert (streams["new.one"].remote, streams["new.one"].proportion) == ("gs://b/a=b", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4096", 4096),
+        ("-1", -1),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("0.5", 0.5),
+        ("main", "main"),
+        ('"7"', "7"),
+        ("[1, 'a']", [1, "a"]),
+        ("2024-01-01", "2024-01-01"),
+        ("1\nother = 2", "1\nother = 2"),
+    ],
+)
+def test_tokenizer_arguments_are_toml_literals(parse: Any, text: str, value: object) -> None:
+    config = parse(MIXTURE, "--mosaic-tokenizer.kwargs.model-max-length", text)
+    kwargs = config.mosaic_tokenizer.kwargs
+    assert kwargs == {"model_max_length": value, "padding_side": "left"}
+    assert type(kwargs["model_max_length"]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ([f"{DATASET}.shufle"], [f"{DATASET}.shufle;", f"did you mean {DATASET}.shuffle?"]),
+        ([f"{DATASET}.no-shufle"], [f"did you mean {DATASET}.no-shuffle?"]),
+        (["--mosaic_dataloader.shuffle"], [f"did you mean {DATASET}.shuffle?"]),
+        (["--trainin.steps", "5"], ["--trainin.steps;", "did you mean --training.steps?"]),
+        (["--steps", "5"], ["--training.steps or --validation.steps"]),
+        (["--nothing-like-it"], ["unknown option --nothing-like-it", "--help"]),
+        ([f"{DATASET}.streams.code.proportio", "1"], ["streams.code.proportion?"]),
+        ([f"{DATASET}.streams.code.shuffle"], [f"did you mean {DATASET}.shuffle?"]),
+        ([f"{DATASET}.streams.code", "1"], [f"write {DATASET}.streams.<name>.<key> VALUE"]),
+        ([f"{DATASET}.streams", "1"], [f"write {DATASET}.streams.<name>.<key> VALUE"]),
+        ([f"{DATASET}.streams.code.proportion", "x"], ["proportion x: must be float or None"]),
+        ([f"{DATASET}.streams.code.proportion"], ["proportion needs a value: float or None"]),
+        (["--mosaic_tokenizer.kwargs", "1"], ["write --mosaic_tokenizer.kwargs.<key> VALUE"]),
+        (["--mosaic_tokenizer.kwargs.a"], ["kwargs.a needs one value, got none"]),
+        (["--training.steps", "many"], ["--training.steps many: must be int"]),
+        (["--training.steps", "5", "6"], ["--training.steps 5 6: must be int"]),
+        (["--training.steps"], ["--training.steps needs a value: int"]),
+        ([f"{DATASET}.shuffle", "true"], ["takes no value, got true", f"{DATASET}.no-shuffle"]),
+        ([f"{DATASET}.shuffle_algo", "py1r"], ['"py1br"', "did you mean py1br?"]),
+        ([f"{DATASET}.replication", "2"], ["replication is not needed", "parallel mesh"]),
+        (["--validation.steps", "0"], ["--validation.steps: validation steps must be positive"]),
+        (
+            ["--parallelism.context_parallel_load_balancer="],
+            ["--parallelism.context_parallel_load_balancer: ", "cannot be an empty string"],
+        ),
+        (["stray"], ["unexpected argument stray"]),
+        (["--job.custom_config_module"], ["--job.custom_config_module needs one value"]),
+        (["--job.config_file", "b"], ["--config-path", "and --job.config_file b contradict"]),
+    ],
+)
+def test_mistakes_are_one_line(error: Any, options: list[str], parts: list[str]) -> None:
+    if options == ["stray"]:
+        text = error(None, *options, f"{DATASET}.remote", "x")
+    else:
+        text = error(MIXTURE, *options)
+    for part in parts:
+        assert part in text
+
+
+def test_the_first_wrong_option_is_named(error: Any) -> None:
+    text = error(MIXTURE, "--training.steps", "5", "--comm.trace_buf_size", "x", "--foo", "1")
+    assert text == "--comm.trace_buf_size x: must be int"

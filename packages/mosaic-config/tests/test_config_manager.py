@@ -1,0 +1,189 @@
+"""Where the manager meets TorchTitan's, and what it costs to import."""
+
+import logging
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torchtitan.config import ConfigManager
+
+from mosaic_config import ConfigError, MosaicConfigManager, MosaicJobConfig, MosaicStream
+
+DATA = '[mosaic_dataloader.dataset]\nremote = "data"\n'
+DOCUMENTED = """
+[mosaic_dataloader]
+name = "text"
+num_workers = 0
+[mosaic_dataloader.dataset]
+shuffle = true
+shuffle_seed = 9176
+[mosaic_dataloader.dataset.streams.code]
+remote = "s3://bucket/code"
+local = "/cache/code"
+proportion = 0.7
+[mosaic_tokenizer]
+name = "HuggingFaceTB/SmolLM-1.7B"
+[mosaic_tokenizer.kwargs]
+model_max_length = 2048
+"""
+
+
+def test_documented_toml_loads_as_it_is(parse: Any) -> None:
+    config = parse(DOCUMENTED)
+    assert isinstance(config, MosaicJobConfig)
+    assert (config.mosaic_dataloader.name, config.mosaic_dataloader.num_workers) == ("text", 0)
+    dataset = config.mosaic_dataloader.dataset
+    assert (dataset.shuffle, dataset.shuffle_seed) == (True, 9176)
+    assert dataset.streams == {"code": MosaicStream("s3://bucket/code", "/cache/code", None, 0.7)}
+    assert config.mosaic_tokenizer.name == "HuggingFaceTB/SmolLM-1.7B"
+    assert config.mosaic_tokenizer.kwargs == {"model_max_length": 2048}
+    assert config.to_dict()["mosaic_dataloader"]["dataset"]["streams"]["code"]["proportion"] == 0.7
+
+
+def test_is_torchtitan_s_manager(parse: Any) -> None:
+    manager = MosaicConfigManager()
+    config = manager.parse_args(["--mosaic_dataloader.dataset.local", "x"])
+    assert isinstance(manager, ConfigManager)
+    assert manager.config is config
+    plain = ConfigManager().parse_args([])
+    for section, value in plain.to_dict().items():
+        assert config.to_dict()[section] == value, "TorchTitan's defaults are kept"
+
+
+@dataclass
+class CustomDataset:
+    column: str = "tokens"
+    """Column to read."""
+
+
+@dataclass
+class CustomDataloader:
+    dataset: CustomDataset = field(default_factory=CustomDataset)
+    speed: int = 1
+
+
+@dataclass
+class CustomTraining:
+    seq_len: int = 4096
+    extra: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Custom:
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class CustomJobConfig:
+    mosaic_dataloader: CustomDataloader = field(default_factory=CustomDataloader)
+    training: CustomTraining = field(default_factory=CustomTraining)
+    custom: Custom = field(default_factory=Custom)
+
+
+@pytest.fixture
+def custom_module(monkeypatch: Any) -> str:
+    module = ModuleType("config_of_a_user")
+    module.JobConfig = CustomJobConfig  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+@pytest.mark.parametrize("in_toml", [True, False])
+def test_custom_config_module_is_merged(
+    parse: Any, error: Any, custom_module: str, in_toml: bool
+) -> None:
+    toml = DOCUMENTED + "[mosaic_dataloader.dataset.streams.text]\nremote = 'x'\nproportion = 1\n"
+    toml += "[training]\nextra = ['a']\n[custom.weights]\n'odd name' = 1\n"
+    option = [] if in_toml else ["--job.custom_config_module", custom_module]
+    toml += f"[job]\ncustom_config_module = '{custom_module}'\n" if in_toml else ""
+    config = parse(
+        toml, "--mosaic_dataloader.dataset.column=text", "--custom.weights.b", "2", *option
+    )
+    assert isinstance(config, MosaicJobConfig)
+    assert config.job.custom_config_module == custom_module
+    loader = config.mosaic_dataloader
+    assert (loader.dataset.column, loader.speed, loader.dataset.shuffle) == ("text", 1, True)
+    assert list(loader.dataset.streams) == ["code", "text"]
+    assert (config.training.seq_len, config.training.extra) == (4096, ["a"])
+    assert config.custom.weights == {"odd name": 1.0, "b": 2.0}
+    text = error(toml + "[custom]\nweight = 1\n", *option)
+    assert text.startswith('job.toml: [custom] has no key "weight"; did you mean')
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_module.config", 'no module named "no_such_module"'),
+        ("textwrap", "has no dataclass named JobConfig"),
+    ],
+)
+def test_custom_config_module_that_cannot_be_used(error: Any, name: str, why: str) -> None:
+    assert why in error(DATA, "--job.custom_config_module", name)
+
+
+def test_missing_import_inside_a_custom_module_is_not_hidden(
+    parse: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "config_that_imports.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        parse(DATA, "--job.custom_config_module", "config_that_imports")
+
+
+def test_tokenizer_warning_only_without_a_mosaic_tokenizer(parse: Any, caplog: Any) -> None:
+    with caplog.at_level(logging.WARNING):
+        parse(DATA + "[mosaic_tokenizer]\nname = 'x'\n[model]\ntokenizer_path = 'old/path'\n")
+    assert "tokenizer_path is deprecated" in caplog.text
+    assert "does not exist" not in caplog.text
+    with caplog.at_level(logging.WARNING):
+        config = parse(DATA + "[model]\nhf_assets_path = 'a'\ntokenizer_path = 'old/path'\n")
+    assert config.model.hf_assets_path == "old/path"
+    assert "HF assets path old/path does not exist" in caplog.text
+
+
+def test_old_tokenizer_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.model"
+    file.touch()
+    with pytest.raises(ConfigError, match=r"old tokenizer\.model file"):
+        MosaicConfigManager().parse_args(
+            ["--mosaic_dataloader.dataset.remote", "x", "--model.hf_assets_path", str(file)]
+        )
+
+
+def test_help_lists_the_options_and_loads_no_data_library(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(DOCUMENTED)
+    script = """
+        import sys
+        from mosaic_config import MosaicConfigManager
+        MosaicConfigManager().parse_args(["--config-path", sys.argv[1]])
+        try:
+            MosaicConfigManager().parse_args(["--config-path", sys.argv[1], "--help"])
+        except SystemExit as stop:
+            heavy = {"streaming", "transformers", "datasets"} & set(sys.modules)
+            print("status", stop.code, "loaded", sorted(heavy))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "status 0 loaded []" in done.stdout
+    for option in [
+        "--mosaic-dataloader.num-workers INT",
+        "--mosaic-dataloader.dataset.shuffle, --mosaic-dataloader.dataset.no-shuffle",
+        "--mosaic-dataloader.dataset.streams.NAME.proportion",
+        "--mosaic-validation-dataloader.dataset.remote",
+        "--mosaic-tokenizer.name",
+        "--mosaic-tokenizer.kwargs.KEY",
+        "--mosaic-prepare.vocab-size INT",
+        "Worker processes per rank.",
+        "--training.steps INT",
+    ]:
+        assert option in done.stdout, option

@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import dataloader_helpers as helpers  # noqa: E402
-import pytest  # noqa: E402
+import dataloader_helpers as helpers
+import pytest
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Invariants of the order, the assignment and the epochs, as pure functions."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_ranks_share_a_batch_out_exactly(nodes: list[int], world_size: int) -> N
     assert {len(r) for r in rows} == {len(nodes)}
     assert all((np.diff(r) > 0).all() for r in rows)
     # A rank with a higher number reads no lower canonical node.
-    for low, high in zip(rows, rows[1:], strict=False):
+    for low, high in pairwise(rows):
         assert owners[low].max() <= owners[high].min()
     odd = np.array(nodes, np.int64)
     parts = [rows_of_rank_partial(odd, r, world_size) for r in range(world_size)]

@@ -15,6 +15,7 @@ from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.rows.reader import RowReader
 from mosaic_dataloader.rows.tokenizer import BatchTokenizer
 from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
+from mosaic_dataloader.shards.limit import check_cache_limit
 from mosaic_dataloader.shards.store import ShardStore
 from mosaic_dataloader.shards.streams import DataStream, StreamDefaults, open_streams
 from mosaic_dataloader.sizes import parse_count
@@ -57,6 +58,9 @@ class StreamingTextDataset:
             as many as there are.
         predownload: How many of a rank's samples ahead shards are fetched; by default 8 times the
             batch size, at least 64.
+        cache_limit: Bytes that the fetched shards of all streams may take together, as a number or
+            ``"100gb"``; least recently used shards are evicted. The smallest limit of all running
+            loaders that share a directory holds there. By default there is none.
         cache_dir: Where streams without ``local`` are cached; by default a folder of this user's
             in the temporary directory.
         download_retry: Further attempts after a failed download.
@@ -91,6 +95,7 @@ class StreamingTextDataset:
         token_encoding_type: str = "int64",
         epoch_size: int | str | None = None,
         predownload: int | None = None,
+        cache_limit: int | str | None = None,
         cache_dir: str | None = None,
         download_retry: int = 2,
         download_timeout: float = 60,
@@ -158,10 +163,11 @@ class StreamingTextDataset:
                     raise MosaicDataError(
                         f'stream "{stream.name}" holds text; set mosaic_tokenizer.name'
                     )
+        self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self._set_up(opened)
 
     def _set_up(self, opened: list[DataStream]) -> None:
-        self.store = ShardStore(opened, self.mixture)
+        self.store = ShardStore(opened, self.mixture, self.cache_limit)
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
 
     @property

@@ -14,6 +14,7 @@ from mosaic_dataloader.loader.sources import Batch, WorkerPool, read_here
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
 
@@ -83,6 +84,7 @@ class MosaicParallelAwareDataloader:
         self._workers: WorkerPool | None = None
         self._iterator: _Batches | None = None
         self._books = Bookkeeping(dataset, self._settled())
+        warn_of_thrashing(dataset.streams, dataset.mixture, self._books.order, dataset.cache_limit)
         if not infinite and drop_last and self._timeline.epoch_length < self._layout.global_batch:
             raise MosaicDataError(
                 f"an epoch of {self._timeline.epoch_length} samples does not fill one global batch "

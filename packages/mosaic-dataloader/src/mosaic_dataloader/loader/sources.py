@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mosaic_dataloader.order.batches import BatchRequest
+from mosaic_dataloader.shards.limit import largest_shard
 from mosaic_dataloader.shards.lookahead import LookAhead
 
 if TYPE_CHECKING:
@@ -124,4 +125,8 @@ def _look_ahead(
 ) -> LookAhead | None:
     if not dataset.store.fetches or not predownload:
         return None
-    return LookAhead(dataset.store, dataset.mixture, requests(), predownload)
+    most = None
+    if dataset.cache_limit is not None:
+        # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
+        most = max(1, dataset.cache_limit // (4 * largest_shard(dataset.streams)))
+    return LookAhead(dataset.store, dataset.mixture, requests(), predownload, most)

@@ -68,6 +68,7 @@ class RowReader:
                     rows, where = real[group].tolist(), places[group].tolist()
                     for row, place in zip(rows, where, strict=True):
                         fill_row(*into, row, opened.tokens(place), self._pad_id)
+        self._store.release()
         for row, tokens in zip(text_rows, self._encode(texts), strict=True):
             fill_row(*into, row, tokens, self._pad_id)
         return inputs, labels

@@ -6,8 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.locks import RangeLock, locked
-from mosaic_dataloader.shards.streams import FIRST_SHARD_BYTE, DataStream, one_line
+from mosaic_dataloader.shards.budget import reserved
+from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
+from mosaic_dataloader.shards.layout import FIRST_SHARD_BYTE, lock_path
+from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.streams import DataStream, one_line
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -54,7 +57,7 @@ class ShardFetcher:
             what = "is missing" if _size(path) is None else "is not as long as its index says"
             raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
         self._sweep()
-        with locked(self._data.lock_path, FIRST_SHARD_BYTE + shard):
+        with locked(lock_path(self._data.directory), FIRST_SHARD_BYTE + shard):
             if not self.present(shard):
                 self._fetch(shard)
 
@@ -62,9 +65,12 @@ class ShardFetcher:
         folder = self._incoming(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
+        size = self._data.readers[shard].get_max_size()
+        patience = max(60.0, self._data.stream.download_timeout)
         try:
-            for raw, zipped in self._data.readers[shard].file_pairs:
-                self._fetch_file(shard, raw, zipped)
+            with reserved(self._data.directory, shard, size, patience):
+                for raw, zipped in self._data.readers[shard].file_pairs:
+                    self._fetch_file(shard, raw, zipped)
         except MosaicDataError:
             raise
         except Exception as error:
@@ -137,18 +143,10 @@ class ShardFetcher:
         if self._swept:
             return
         self._swept = True
-        incoming = os.path.dirname(self._incoming(0))
-        os.makedirs(incoming, exist_ok=True)
-        for entry in os.listdir(incoming):
-            lock = RangeLock(self._data.lock_path)
-            try:
-                if entry.isdigit() and lock.try_exclusive(FIRST_SHARD_BYTE + int(entry)):
-                    shutil.rmtree(os.path.join(incoming, entry), ignore_errors=True)
-            finally:
-                lock.close()
+        live_incoming(self._data.directory)
 
     def _incoming(self, shard: int) -> str:
-        return os.path.join(self._data.directory, ".mosaic", "incoming", str(shard))
+        return incoming_folder(self._data.directory, shard)
 
     def _raw(self, shard: int) -> "FileInfo":
         info: FileInfo = self._data.readers[shard].file_pairs[-1][0]

@@ -20,11 +20,16 @@ class RangeLock:
     """One open file on a lock file; what it locks belongs to it alone.
 
     Args:
-        path: The lock file; made if it is missing.
+        path: The lock file.
+        create: Make it if it is missing.
+
+    Raises:
+        FileNotFoundError: It is missing and not to be made.
     """
 
-    def __init__(self, path: str):
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, path: str, *, create: bool = True):
+        make = os.O_CREAT if create else 0
+        self._fd = os.open(path, os.O_RDWR | make | os.O_CLOEXEC, 0o666)
 
     def exclusive(self, byte: int) -> None:
         """Wait until no other holder has the byte, then hold it alone."""

@@ -1,6 +1,7 @@
 """Fetching shards before they are needed."""
 
 import logging
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ class LookAhead:
         mixture: The data.
         requests: This rank's requests, from the reader's position on; used up here.
         predownload: How many of the rank's samples to stay ahead.
+        most_shards: How many shards to hold ready at the most; None for no bound.
         threads: Shards fetched at a time.
     """
 
@@ -29,12 +31,16 @@ class LookAhead:
         mixture: Mixture,
         requests: Iterator[BatchRequest],
         predownload: int,
+        most_shards: int | None = None,
         threads: int = 4,
     ):
         self._store = store
         self._mixture = mixture
         self._requests = requests
         self._predownload = predownload
+        self._most_shards = most_shards
+        self._window: deque[list[int]] = deque()
+        self._needed: Counter[int] = Counter()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mosaic-fetch")
         self._under_way: dict[int, Future[None]] = {}
         self._ahead = 0
@@ -42,7 +48,13 @@ class LookAhead:
     def consumed(self, samples: int) -> None:
         """Note that the reader moved on by ``samples`` of the rank's samples, and fetch further."""
         self._ahead -= samples
+        if self._window:
+            self._needed.subtract(self._window.popleft())
+            self._needed = +self._needed
         while self._ahead < self._predownload:
+            # Under a cache limit, fetching too far ahead would evict what is needed sooner.
+            if self._most_shards is not None and len(self._needed) >= self._most_shards:
+                return
             request = next(self._requests, None)
             if request is None:
                 return
@@ -55,7 +67,10 @@ class LookAhead:
 
     def _want(self, request: BatchRequest) -> None:
         shards, _ = self._mixture.locate(request.ids[request.ids >= 0])
-        for shard in dict.fromkeys(shards.tolist()):
+        wanted = list(dict.fromkeys(shards.tolist()))
+        self._window.append(wanted)
+        self._needed.update(wanted)
+        for shard in wanted:
             running = self._under_way.get(shard)
             if running is None or running.done():
                 self._under_way[shard] = self._pool.submit(self._ensure, shard)

@@ -1,5 +1,7 @@
 """The shards of all streams: present, mapped, and released again."""
 
+import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -8,9 +10,11 @@ from contextlib import contextmanager
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.shards.fallback import ReaderShard
 from mosaic_dataloader.shards.fetch import ShardFetcher
+from mosaic_dataloader.shards.layout import FIRST_SHARD_BYTE, lock_path
 from mosaic_dataloader.shards.locks import RangeLock
 from mosaic_dataloader.shards.mds import MappedShard
-from mosaic_dataloader.shards.streams import FIRST_SHARD_BYTE, DataStream
+from mosaic_dataloader.shards.streams import DataStream
+from mosaic_dataloader.shards.users import CacheUser, Registration, has_users
 
 OpenShard = MappedShard | ReaderShard
 
@@ -23,13 +27,15 @@ class ShardStore:
     Args:
         streams: The opened streams.
         mixture: Their sizes.
+        cache_limit: Bytes that the directories of all fetched streams may hold together; None for
+            no limit of this loader's own.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
     # window keeps in use.
     _MOST_OPEN = 1024
 
-    def __init__(self, streams: list[DataStream], mixture: Mixture):
+    def __init__(self, streams: list[DataStream], mixture: Mixture, cache_limit: int | None = None):
         self.streams = streams
         self._mixture = mixture
         self._fetchers = [ShardFetcher(s) for s in streams]
@@ -37,6 +43,8 @@ class ShardStore:
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._uses: dict[int, int] = {}
         self._pins: dict[int, RangeLock] = {}
+        self._cache_limit = cache_limit
+        self._registration: Registration | None = None
 
     @contextmanager
     def reading(self, shard: int) -> Iterator[OpenShard]:
@@ -46,8 +54,11 @@ class ShardStore:
             MosaicDataError: The shard cannot be had or is damaged.
         """
         with self._guard:
+            self._register()
             opened = self._open.get(shard)
             if opened is None:
+                # Under a limit, what this thread holds open must not keep its own shard out.
+                self.release()
                 opened = self._open_shard(shard)
                 self._open[shard] = opened
                 self._close_surplus()
@@ -61,8 +72,23 @@ class ShardStore:
 
     def ensure(self, shard: int) -> None:
         """Have the shard's file present, without opening it."""
+        with self._guard:
+            self._register()
         stream, place = self._place(shard)
         self._fetchers[stream].ensure(place)
+
+    def release(self) -> None:
+        """Unmap what anybody's cache limit may want to evict; called between batches.
+
+        An unlinked file that is still mapped would keep its space.
+        """
+        with self._guard:
+            limited = {
+                n for n, s in enumerate(self.streams) if s.fetched and has_users(s.directory)
+            }
+            for shard in list(self._open) if limited else ():
+                if self._place(shard)[0] in limited and not self._uses.get(shard):
+                    self._close_shard(shard)
 
     @property
     def fetches(self) -> bool:
@@ -77,6 +103,16 @@ class ShardStore:
             for pin in self._pins.values():
                 pin.close()
             self._pins.clear()
+            if self._registration:
+                self._registration.close()
+                self._registration = None
+
+    def _register(self) -> None:
+        """Note this process's limit before it first uses the cache."""
+        if self._cache_limit is None or self._registration is not None:
+            return
+        directories = tuple(sorted({s.directory for s in self.streams if s.fetched}))
+        self._registration = Registration(CacheUser(self._cache_limit, directories))
 
     def _open_shard(self, shard: int) -> OpenShard:
         stream, place = self._place(shard)
@@ -87,6 +123,8 @@ class ShardStore:
             fetcher.check_in_place(place)
             self._pin(stream, place)
             try:
+                if data.fetched:
+                    self._touch(fetcher.path(place))
                 if hasattr(reader, "column_sizes"):
                     return MappedShard(
                         fetcher.path(place), len(reader), reader.column_sizes, data.column
@@ -115,12 +153,19 @@ class ShardStore:
         if not self.streams[stream].fetched:
             return
         if stream not in self._pins:
-            self._pins[stream] = RangeLock(self.streams[stream].lock_path)
+            self._pins[stream] = RangeLock(lock_path(self.streams[stream].directory))
         self._pins[stream].shared(FIRST_SHARD_BYTE + place)
 
     def _unpin(self, stream: int, place: int) -> None:
         if stream in self._pins:
             self._pins[stream].unlock(FIRST_SHARD_BYTE + place)
+
+    @staticmethod
+    def _touch(path: str) -> None:
+        """Note the use, for others that look for what was least recently used."""
+        # Files of another user cannot be touched; they then count as old as their download.
+        with contextlib.suppress(PermissionError):
+            os.utime(path)
 
     def _place(self, shard: int) -> tuple[int, int]:
         """The stream a shard belongs to, and its number there."""

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
+from mosaic_dataloader.shards.layout import INDEX_BYTE, lock_path
 from mosaic_dataloader.shards.locks import locked
 
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
-
-# Byte of a cache's lock file that guards its index; shard i has byte FIRST_SHARD_BYTE + i.
-INDEX_BYTE = 0
-FIRST_SHARD_BYTE = 16
 
 STREAM_OPTIONS = (
     "remote",
@@ -54,11 +51,6 @@ class DataStream:
     directory: str
     fetched: bool
     digest: str = field(default="")
-
-    @property
-    def lock_path(self) -> str:
-        """The lock file of the cache directory; only streams that are fetched have one."""
-        return os.path.join(self.directory, ".mosaic", "lock")
 
 
 @dataclass(frozen=True)
@@ -239,7 +231,7 @@ def _fetch_index(name: str, stream: "Stream", directory: str) -> None:
     path = os.path.join(directory, "index.json")
     if os.path.isfile(path):
         return
-    with locked(os.path.join(directory, ".mosaic", "lock"), INDEX_BYTE):
+    with locked(lock_path(directory), INDEX_BYTE):
         if os.path.isfile(path):
             return
         incoming = os.path.join(".mosaic", "index.json")

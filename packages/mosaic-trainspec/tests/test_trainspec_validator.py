@@ -68,6 +68,8 @@ def test_validation_leaves_the_training_run_as_it_was(results: dict[str, list[An
     # model, its dropout, and a dropout that had been frozen in eval mode
     assert details["modes"] == [True, True, False]
     assert details["modes_after_error"] is True
+    # a buffer that the model counts in, and that it is the same tensor
+    assert details["counts"] == [7, True]
     tokens, seconds = details["clock"]
     assert tokens == 1000
     assert seconds == pytest.approx(500, abs=60)

@@ -128,6 +128,7 @@ class Positionwise(nn.Module):
         self.tokens, self.places = nn.Embedding(VOCAB, 32), nn.Embedding(SEQ, 32)
         self.dropout, self.frozen = nn.Dropout(0.5), nn.Dropout(0.5)
         self.output = nn.Linear(32, VOCAB)
+        self.register_buffer("tokens_per_expert", torch.tensor([7]), persistent=False)
         self.seen: list[Any] = []
 
     def get_attention_masks(self, input_batch, tokenizer, extra_inputs):
@@ -138,6 +139,8 @@ class Positionwise(nn.Module):
     def forward(self, tokens, attention_masks=None, positions=None):
         if positions is None:
             positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        # As torchtitan's MoE layers do, in eval mode too.
+        self.tokens_per_expert.add_(tokens.numel())
         self.seen.append((self.training, attention_masks))
         hidden = self.tokens(tokens) + self.places(positions)
         return self.output(self.frozen(self.dropout(hidden)))
@@ -290,10 +293,13 @@ def details() -> dict[str, Any]:
     run = setup({}, positionwise=True, steps=2, attn_type="flex")
     (model,) = run.parts
     model.frozen.eval()
+    # The plain reference ran through the model, too.
+    counts = model.tokens_per_expert.fill_(7)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     run.validator.validate(run.parts, step=1)
     out["rng_kept"] = bool(torch.equal(before, torch.get_rng_state()))
+    out["counts"] = [model.tokens_per_expert.item(), model.tokens_per_expert is counts]
     out["modes"] = [model.training, model.dropout.training, model.frozen.training]
     out["seen"] = [(training, str(masks)) for training, masks in model.seen if masks]
     out["first_two"] = {"logged": run.metrics.logged, "expected": reference(model, 2 * BATCH)}

@@ -23,6 +23,23 @@ def evaluation_mode(model_parts: list[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def kept_buffers(model_parts: list[nn.Module]) -> Iterator[None]:
+    """Give every buffer its values back.
+
+    TorchTitan's mixture-of-experts layers count the tokens of each expert in every forward pass,
+    and the next optimizer step moves the expert biases by those counts: without this, a run with
+    validation would train another model than the same run without.
+    """
+    kept = [(buffer, buffer.clone()) for part in model_parts for buffer in part.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, values in kept:
+                buffer.copy_(values)
+
+
 def forked_rng(device: torch.device) -> AbstractContextManager[None]:
     """Give torch's generators (the CPU's and this device's) back as they were found.
 

@@ -22,7 +22,12 @@ from torchtitan.tools.logging import logger
 from mosaic_trainspec.equal_batches import equal_batches
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.model_inputs import ModelInputs, prepare_model_inputs
-from mosaic_trainspec.undisturbed import evaluation_mode, forked_rng, stopped_training_clock
+from mosaic_trainspec.undisturbed import (
+    evaluation_mode,
+    forked_rng,
+    kept_buffers,
+    stopped_training_clock,
+)
 
 
 class MosaicValidator(BaseValidator):
@@ -100,6 +105,7 @@ class MosaicValidator(BaseValidator):
         with (
             torch.no_grad(),
             evaluation_mode(model_parts),
+            kept_buffers(model_parts),
             forked_rng(device),
             stopped_training_clock(self.metrics_processor),
         ):

@@ -1,4 +1,4 @@
-"""The two options that are the app's own, taken off the command line before the rest is parsed."""
+"""The app's own option, taken off the command line before the rest is parsed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,38 +36,27 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Split the command line.
 
     Raises:
-        TrainError: An own option has no value, a wrong one, or comes twice.
+        TrainError: The own option has no value, a wrong one, or comes twice.
     """
-    own: dict[str, str] = {}
+    count: str | None = None
     rest: list[str] = []
-    position = 0
-    while position < len(argv):
-        flag, joined, value = argv[position].partition("=")
-        name = flag.replace("_", "-")
-        position += 1
-        if name not in ("--config-path", "--nproc-per-node"):
-            rest.append(argv[position - 1])
+    tokens = iter(argv)
+    for token in tokens:
+        flag, joined, value = token.partition("=")
+        if flag.replace("_", "-") != "--nproc-per-node":
+            rest.append(token)
             continue
-        if not joined:
-            if position == len(argv) or argv[position].startswith("--"):
-                raise TrainError(f"{flag} needs a value")
-            value = argv[position]
-            position += 1
-        if name in own:
+        if count is not None:
             raise TrainError(f"{flag} is given twice")
-        own[name] = value
-    if "--config-path" in own:
-        rest = ["--job.config_file", own["--config-path"], *rest]
+        count = value if joined else next(tokens, "")
     return Arguments(
         config_args=rest,
-        nproc_per_node=_count(own.get("--nproc-per-node")),
+        nproc_per_node=None if count is None else _number(count),
         help="--help" in rest or "-h" in rest,
     )
 
 
-def _count(text: str | None) -> int | None:
-    if text is None:
-        return None
+def _number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise TrainError(f"--nproc-per-node must be a number of processes, 1 or more; got {text!r}")
     return int(text)
@@ -76,4 +65,4 @@ def _count(text: str | None) -> int | None:
 def names_config_file(config_args: Sequence[str]) -> bool:
     """Whether the command line says which TOML file to read."""
     flags = {argument.partition("=")[0].replace("-", "_") for argument in config_args}
-    return "__job.config_file" in flags
+    return bool(flags & {"__config_path", "__job.config_file"})

@@ -14,29 +14,22 @@ def prepare_data(config: "MosaicJobConfig") -> None:
     Every rank of several may call this: one prepares, the others wait.
 
     Raises:
-        TrainError: The section is incomplete or contradicts another.
+        TrainError: The section contradicts another.
         MosaicDataError: It cannot be prepared.
     """
     section = config.mosaic_prepare
-    if section.input is None:
-        if section.output is not None or section.train_tokenizer is not None:
+    if not section.input or not section.output:  # the configuration has both or neither
+        if section.train_tokenizer:
             raise TrainError(
-                "mosaic_prepare.input is missing: set it to 'python-stdlib' or a glob of text "
-                "files, or remove the section [mosaic_prepare]"
+                "mosaic_prepare.train_tokenizer is set, but there is no mosaic_prepare.input to "
+                "train it on: add input and output, or remove train_tokenizer"
             )
         return
-    if section.output is None:
-        raise TrainError("mosaic_prepare.output is missing: set it to a directory for the shards")
-    if section.train_tokenizer not in (None, config.mosaic_tokenizer.name):
+    if section.train_tokenizer and section.train_tokenizer != config.mosaic_tokenizer.name:
         raise TrainError(
             f"mosaic_prepare.train_tokenizer is {section.train_tokenizer!r}, but "
             f"mosaic_tokenizer.name is {config.mosaic_tokenizer.name!r}: training needs the "
             "tokenizer that the data is made with, so set both to the same directory"
-        )
-    if section.train_tokenizer is None and config.mosaic_tokenizer.name is None:
-        raise TrainError(
-            "mosaic_prepare needs a tokenizer: set mosaic_tokenizer.name, or "
-            "mosaic_prepare.train_tokenizer to train one"
         )
 
     from mosaic_dataloader.prepare import PrepareOptions, prepare
@@ -46,9 +39,9 @@ def prepare_data(config: "MosaicJobConfig") -> None:
             input=section.input,
             output=section.output,
             seq_len=section.seq_len or config.training.seq_len,
-            train_tokenizer=section.train_tokenizer,
+            train_tokenizer=section.train_tokenizer or None,
             vocab_size=section.vocab_size,
-            tokenizer=config.mosaic_tokenizer.name if section.train_tokenizer is None else None,
+            tokenizer=None if section.train_tokenizer else config.mosaic_tokenizer.name,
             tokenizer_kwargs=config.mosaic_tokenizer.kwargs,
         )
     )

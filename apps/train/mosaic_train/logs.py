@@ -22,7 +22,7 @@ def init_launcher_logs() -> None:
 
 def loss_rank(config: Any, world_size: int) -> int:
     """The rank that logs the loss: the first of the last pipeline stage."""
-    stages = config.parallelism.pipeline_parallel_degree
+    stages: int = config.parallelism.pipeline_parallel_degree
     # The V-shaped schedule ends where it began.
     if stages <= 1 or config.parallelism.pipeline_parallel_schedule == "ZBVZeroBubble":
         return 0
@@ -49,6 +49,7 @@ def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
         formatter = logging.Formatter(_FORMAT.replace("[titan]", f"[titan] [rank {rank}]"))
         for handler in root.handlers:
             handler.setFormatter(formatter)
-    # Python warnings of libraries tell the same on every rank.
-    if rank:
+        # Python warnings of libraries tell the same on every rank.
         warnings.simplefilter("ignore")
+    # TorchTitan sets timeouts through a torch function that has since got another name.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*_set_pg_timeout")

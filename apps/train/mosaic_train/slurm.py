@@ -11,12 +11,15 @@ def first_host(node_list: str) -> str:
     """The first host of a node list: `"gpu[003-005,9],login1"` gives `"gpu003"`.
 
     Raises:
-        ValueError: The list is empty.
+        ValueError: The list is empty, or its first name has several ranges.
     """
-    match = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\]([^,\[]*))?", node_list.strip())
-    host = "".join(part or "" for part in match.groups()) if match else ""
+    match = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\]([^,\[]*)(\[)?)?", node_list.strip())
+    prefix, number, suffix, more = match.groups() if match else (None,) * 4
+    host = f"{prefix or ''}{number or ''}{suffix or ''}"
+    if more:
+        raise ValueError(f"node list {node_list!r} has several ranges in a name; set MASTER_ADDR")
     if not host:
-        raise ValueError(f"node list {node_list!r} is empty")
+        raise ValueError(f"node list {node_list!r} is empty; set MASTER_ADDR")
     return host
 
 

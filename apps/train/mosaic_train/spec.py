@@ -36,12 +36,14 @@ def register_spec(config: "MosaicJobConfig") -> str:
     )
     from mosaic_trainspec import register_mosaic_train_spec
 
-    return register_mosaic_train_spec(
-        config.model.name,
-        build_dataloader_fn=build_mosaic_dataloader,
-        build_tokenizer_fn=build_mosaic_tokenizer,
-        build_validation_dataloader_fn=build_mosaic_validation_dataloader,
-    )
+    # The data package knows nothing of TorchTitan: its loaders and tokenizers have the methods of
+    # TorchTitan's base classes without being derived from them.
+    builders: dict[str, Any] = {
+        "build_dataloader_fn": build_mosaic_dataloader,
+        "build_tokenizer_fn": build_mosaic_tokenizer,
+        "build_validation_dataloader_fn": build_mosaic_validation_dataloader,
+    }
+    return register_mosaic_train_spec(config.model.name, **builders)
 
 
 def registered_spec(name: str) -> Any:

@@ -76,8 +76,7 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
         initial = checkpoint.initial_load_path
         if initial and not os.path.isdir(initial):
             raise TrainError(f"checkpoint.initial_load_path {initial!r} is not a directory")
-        continues = initial and not checkpoint.initial_load_model_only
-        return Path(initial) if continues else None
+        return None if not initial or checkpoint.initial_load_model_only else Path(initial)
     steps = _steps(folder)
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
     if step == -1:
@@ -103,7 +102,7 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _keys(folder: Path) -> set[str]:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     try:
         return set(FileSystemReader(str(folder)).read_metadata().state_dict_metadata)

@@ -69,7 +69,7 @@ def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
         wanted = "a multiple of " if parallelism.data_parallel_shard_degree == -1 else ""
         raise TrainError(
             f"the parallel degrees ({degrees or 'all 1'}) do not make {world_size} rank(s): "
-            f"start {wanted}{product * max(shard, 1)} with --nproc-per-node, or change [parallelism]"
+            f"start {wanted}{product * max(shard, 1)} (--nproc-per-node), or change [parallelism]"
         )
     return parallelism.data_parallel_replicate_degree * shard
 

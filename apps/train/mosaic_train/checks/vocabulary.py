@@ -13,13 +13,15 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel) -> Any:
     """Load the tokenizer and compare it with the model.
 
     Returns:
-        What `build_mosaic_tokenizer` returned.
+        What `build_mosaic_tokenizer` returned; None if the configuration names no tokenizer.
 
     Raises:
         MosaicDataError: The tokenizer cannot be loaded.
         TrainError: It has ids that the model does not embed.
     """
     tokenizer = model.spec.build_tokenizer_fn(config)
+    if tokenizer is None:  # rows of token ids need none
+        return None
     embedded = getattr(model.args, "vocab_size", None)
     # Ids may have gaps, so that the largest can exceed the number of entries.
     needed = max(tokenizer.tokenizer.get_vocab().values()) + 1

@@ -3,6 +3,7 @@
 from mosaic_train.cpu.binding import bind_device
 from mosaic_train.cpu.flops import leave_peak_flops_unknown
 from mosaic_train.cpu.fsdp import parallelize_on_cpu
+from mosaic_train.cpu.precision import accept_float32_autocast
 
 __all__ = ["enable_cpu", "no_accelerator", "parallelize_on_cpu"]
 
@@ -18,3 +19,4 @@ def enable_cpu() -> None:
     """Have TorchTitan run on CPU in this process. Call it before a Trainer is made."""
     bind_device()
     leave_peak_flops_unknown()
+    accept_float32_autocast()

@@ -1,6 +1,5 @@
 """FSDP over gloo."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -14,7 +13,6 @@ def parallelize_on_cpu(spec: Any) -> None:
     Args:
         spec: Our own TrainSpec.
     """
-    assert dataclasses.is_dataclass(spec)
     if not isinstance(spec.parallelize_fn, _Parallelize):
         spec.parallelize_fn = _Parallelize(spec.parallelize_fn)
 

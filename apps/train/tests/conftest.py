@@ -1,0 +1,164 @@
+"""What the app's tests share: a small data set, a configuration for it, and the command.
+
+It all hangs on one fixture, `app`, since test folders are not import paths here.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+APP = Path(__file__).resolve().parent.parent
+LOSS = re.compile(r"step:\s*(\d+).*?loss:\s*([-\w.]+)")
+# Variables of a rank, were the tests to run in one, and of whoever runs the tests.
+FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "MOSAIC_TRAIN", "SLURM_", "TORCHELASTIC")
+
+CONFIG = """
+[job]
+dump_folder = "{folder}/out"
+[mosaic_tokenizer]
+name = "{data}/tokenizer"
+[mosaic_dataloader.dataset]
+shuffle = true
+[mosaic_dataloader.dataset.streams.words]
+local = "{data}/data"
+[model]
+name = "llama3"
+flavor = "debugmodel"
+[training]
+local_batch_size = 2
+seq_len = 32
+steps = 2
+[lr_scheduler]
+warmup_steps = 2
+total_steps = 100
+[activation_checkpoint]
+mode = "none"
+[metrics]
+log_freq = 1
+disable_color_printing = true
+[checkpoint]
+enable = true
+interval = 1000
+last_save_model_only = false
+[debug]
+seed = 7
+"""
+
+
+@dataclass(frozen=True)
+class App:
+    """The app as a command.
+
+    Attributes:
+        folder: Where a test may write.
+        data: A folder with `data` (rows of 33 tokens), `tokenizer` (280 entries) and `texts`.
+    """
+
+    folder: Path
+    data: Path
+
+    def config(self, *replacements: tuple[str, str], extra: str = "") -> Path:
+        """Write the configuration, with texts in it replaced and some added."""
+        text = CONFIG.format(folder=self.folder, data=self.data)
+        for old, new in replacements:
+            assert old in text
+            text = text.replace(old, new)
+        path = self.folder / "config.toml"
+        path.write_text(text + extra)
+        return path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the command."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+        # Several tests run at once: more threads than cores would only wait for one another.
+        return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line."""
+        return [sys.executable, str(APP), *map(str, arguments)]
+
+    def torchrun(self, count: int, *arguments: str | Path) -> list[str]:
+        """The command line under torchrun."""
+        runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        return [sys.executable, *runner, str(APP / "__main__.py"), *map(str, arguments)]
+
+    def run(self, command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=500, env=self.environment | env
+        )
+
+    def start(self, command: list[str]) -> "subprocess.Popen[str]":
+        """Start a command; its output and errors come in one stream."""
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
+        )
+
+    def processes(self) -> list[int]:
+        """Processes that were started with this test's configuration."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = path.read_bytes()
+                state = (path.parent / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if str(self.folder).encode() in line and state != "Z":
+                found.append(int(path.parent.name))
+        return found
+
+    @staticmethod
+    def losses(output: str) -> dict[int, float]:
+        """Loss by step, from the log."""
+        return {int(match[1]): float(match[2]) for match in LOSS.finditer(output)}
+
+    @staticmethod
+    def error_lines(output: str) -> list[str]:
+        """What a user is told on stderr; warnings of libraries apart."""
+        return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def _make_data(folder: Path) -> None:
+    from mosaic_dataloader.prepare import PrepareOptions, prepare
+
+    rng = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+    texts = folder / "texts"
+    texts.mkdir(parents=True)
+    for number in range(20):
+        (texts / f"{number}.txt").write_text(" ".join(rng.choice(words, size=300)))
+    options: dict[str, Any] = {"train_tokenizer": folder / "tokenizer", "vocab_size": 280}
+    prepare(
+        PrepareOptions(input=str(texts / "*.txt"), output=folder / "data", seq_len=32, **options)
+    )
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared data, made once however many test processes there are."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "train-app"
+    with open(f"{shared}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "data").exists():
+            _make_data(shared)
+    return shared
+
+
+@pytest.fixture
+def app(tmp_path: Path, data: Path) -> App:
+    """The app, with a folder of the test's own."""
+    return App(folder=tmp_path, data=data)

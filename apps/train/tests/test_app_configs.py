@@ -1,0 +1,49 @@
+"""The shipped configurations are whole and can be continued."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mosaic_config import MosaicConfigManager
+from mosaic_train.checks.device import check_device
+from mosaic_train.checks.model import find_model
+from mosaic_train.checks.parallel import check_parallel
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RANKS = {"debug.toml": 1, "mosaic_job.toml": 8, "llama3_8b_multinode.toml": 32}
+
+
+def test_all_are_known() -> None:
+    assert {path.name for path in CONFIGS.glob("*.toml")} == set(RANKS)
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_it_parses_and_fits_its_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CONFIGS / name
+    config = MosaicConfigManager().parse_args(["--config-path", str(path)])
+    assert config.checkpoint.enable
+    assert not config.checkpoint.last_save_model_only
+    gpus = RANKS[name] > 1
+    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: not gpus)
+    model = find_model(config)
+    check_device(config, model)
+    check_parallel(config, model, RANKS[name])
+
+
+def test_first_run_trains_on_what_it_prepares() -> None:
+    config: Any = MosaicConfigManager().parse_args(["--config-path", str(CONFIGS / "debug.toml")])
+    prepare = config.mosaic_prepare
+    streams = config.mosaic_dataloader.dataset.streams
+    assert prepare.input == "python-stdlib"
+    assert [stream.local for stream in streams.values()] == [prepare.output]
+    assert prepare.train_tokenizer == config.mosaic_tokenizer.name
+    assert (prepare.seq_len or config.training.seq_len) == config.training.seq_len
+    # Continued with more steps, the learning rates must not have been others.
+    assert config.lr_scheduler.total_steps > config.training.steps
+
+
+def test_slurm_script_starts_a_shipped_configuration() -> None:
+    script = (CONFIGS / "llama3_8b.slurm").read_text()
+    assert "apps/train/configs/llama3_8b_multinode.toml" in script
+    assert "apps/train/__main__.py" in script

@@ -1,0 +1,253 @@
+"""A user's mistake is one line on stderr and exit code 2, before any rank starts."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streaming import MDSWriter
+
+from mosaic_train import cli
+
+
+def write_foreign_column(directory: Path) -> None:
+    with MDSWriter(columns={"label": "ndarray:int32"}, out=str(directory)) as writer:
+        for _ in range(8):
+            writer.write({"label": np.arange(33, dtype=np.int32)})
+
+
+def outcome(app: Any, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of the launcher, run in this process: importing torch takes seconds."""
+    capfd.readouterr()
+    code = cli.main(["--config-path", str(app.folder / "config.toml"), *arguments])
+    return code, capfd.readouterr().err
+
+
+def assert_one_line(err: str, expected: str) -> None:
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert re.search(expected, lines[0]), lines[0]
+
+
+@pytest.fixture(autouse=True)
+def no_rank_may_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    def refuse(*_: object) -> int:
+        pytest.fail("a rank would have been started")
+
+    monkeypatch.setattr("mosaic_train.launch.launch", refuse)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_issue_cases_as_a_command(app: Any) -> None:
+    """The whole command for two of the cases; the same two and all others are below."""
+    app.config(("shuffle = true", "shufle = true"))
+    result = app.run(app.command("--config-path", app.folder / "config.toml"))
+    assert result.returncode == 2
+    assert_one_line(result.stderr, "shufle.*shuffle")
+
+    config = app.config((f"{app.data}/data", f"{app.data}/nowhere"))
+    result = app.run(app.command("--config-path", config, "--nproc-per-node", "2"))
+    assert result.returncode == 2
+    assert_one_line(result.stderr, "nowhere")
+
+
+def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    app.config(("shuffle = true", "shufle = true"))
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, r"config\.toml.*shufle.*did you mean.*shuffle")
+
+    app.config((f'local = "{app.data}/data"', "proportion = 1.0"))
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, "words.*remote.*local")
+
+    app.config()
+    for arguments, expected in [
+        (["--mosaic_dataloader.dataset.max_seq_len", "16"], "max_seq_len.*16.*seq_len.*32"),
+        (["--model.name", "lama3"], "did you mean 'llama3'"),
+        (["--model.name", "flux"], "not a text model"),
+        (["--model.flavor", "debugmodle"], "debugmodle.*did you mean 'debugmodel'.*8B"),
+        (["--nproc-per-node", "0"], "number of processes"),
+        (["--experimental.custom_import", "no_such_module"], "custom_import.*no_such_module"),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+    assert cli.main([]) == 2
+    assert_one_line(capfd.readouterr().err, "--config-path")
+
+
+def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    app.config()
+    tensor = ["--parallelism.tensor_parallel_degree", "3"]
+    for arguments, expected in [
+        (["--nproc-per-node", "2", *tensor], "tensor_parallel 3.*2 rank"),
+        (["--nproc-per-node", "3", *tensor, "--training.seq_len", "30"], "3 .*16 attention heads"),
+        (["--training.seq_len", "31", "--mosaic_dataloader.dataset.shuffle_seed", "1"], "31.*30"),
+        (["--nproc-per-node", "2", "--training.global_batch_size", "6"], "6 .*2 \\* 2 .*of 4"),
+        (["--parallelism.data_parallel_shard_degree", "2"], "shard 2.*1 rank"),
+        (
+            [
+                "--nproc-per-node",
+                "2",
+                "--parallelism.pipeline_parallel_degree",
+                "2",
+                "--parallelism.pipeline_parallel_microbatch_size",
+                "4",
+            ],
+            "microbatch_size 4",
+        ),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+
+def test_what_needs_a_gpu(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    app.config()
+    for arguments, expected in [
+        (["--model.flavor", "debugmodel_flex_attn"], "flex attention.*flavor without.*debugmodel,"),
+        (["--model.flavor", "debugmodel_varlen_attn"], "varlen attention"),
+        (["--model.name", "deepseek_v3"], "mixture of experts"),
+        (["--model.name", "gpt_oss"], "mixture of experts"),
+        (["--profiling.enable_profiling"], "profil"),
+        (
+            ["--nproc-per-node", "2", "--parallelism.context_parallel_degree", "2"],
+            "context_parallel_degree = 1",
+        ),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+
+def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    from mosaic_dataloader.prepare import PrepareOptions, prepare
+
+    large = app.folder / "large"
+    texts = app.folder / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(" ".join(f"{i:x}{i * i:x}" for i in range(6000)))
+    prepare(
+        PrepareOptions(
+            input=str(texts / "*"),
+            output=large / "data",
+            train_tokenizer=large / "tokenizer",
+            vocab_size=3000,
+            seq_len=32,
+        )
+    )
+    write_foreign_column(app.folder / "foreign")
+    (app.folder / "empty").mkdir()
+    stream = "--mosaic_dataloader.dataset.streams.words.local"
+    app.config()
+    for arguments, expected in [
+        (["--mosaic_tokenizer.name", str(large / "tokenizer")], "3000.*embeds only 2048.*8B"),
+        (["--mosaic_tokenizer.name", str(app.folder / "none")], "tokenizer.*none"),
+        ([stream, str(app.folder / "nowhere")], "nowhere"),
+        ([stream, str(app.folder / "empty")], "empty.*index.json|index.json.*empty"),
+        ([stream, str(app.folder / "foreign")], "label.*tokens|tokens.*label"),
+        (["--mosaic_prepare.output", str(app.folder / "out")], "mosaic_prepare.*input"),
+        (["--mosaic_prepare.train_tokenizer", "z"], "train_tokenizer.*no mosaic_prepare.input"),
+        (
+            [
+                "--mosaic_prepare.input",
+                "x",
+                "--mosaic_prepare.output",
+                "y",
+                "--mosaic_prepare.train_tokenizer",
+                "z",
+            ],
+            "same directory",
+        ),
+        (
+            [
+                "--mosaic_prepare.input",
+                "no/such/*.txt",
+                "--mosaic_prepare.output",
+                str(app.folder / "prepared"),
+            ],
+            "matches no file",
+        ),
+        (["--validation.enable", "--validation.seq_len", "32"], "mosaic_validation_dataloader"),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+
+def write_checkpoint(folder: Path, keys: list[str]) -> None:
+    import torch
+    from torch.distributed.checkpoint import save
+
+    save({key: torch.zeros(1) for key in keys}, checkpoint_id=str(folder), no_dist=True)
+
+
+def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = app.folder / "out" / "checkpoint"
+    model = ["tok_embeddings.weight", "layers.0.attention.wq.weight"]
+    full = [*model, "optimizer.state.x", "lr_scheduler.last_epoch", "train_state"]
+    write_checkpoint(folder / "step-2", [*full, "dataloader.dp_rank_0"])
+    app.config()
+
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, "step-2 was written with another.*exclude_from_loading dataloader")
+
+    write_checkpoint(folder / "step-4", model)
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, "step-4 holds the model only.*initial_load_path.*last_save_model_only")
+    code, err = outcome(app, capfd, "--checkpoint.load_step", "3")
+    assert code == 2
+    assert_one_line(err, "step-3.*2, 4")
+    code, err = outcome(app, capfd, "--checkpoint.exclude_from_loading", "dataloder")
+    assert code == 2
+    assert_one_line(err, "dataloder is not a part")
+    code, err = outcome(
+        app, capfd, "--checkpoint.folder", "new", "--checkpoint.initial_load_path", "no/dir"
+    )
+    assert code == 2
+    assert_one_line(err, "initial_load_path 'no/dir'")
+
+    (folder / "step-6").mkdir()
+    (folder / "step-6" / ".metadata").write_bytes(b"cut off")
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, "step-6 cannot be read")
+
+
+def test_what_can_be_continued_passes(app: Any) -> None:
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_continue
+
+    folder = app.folder / "out" / "checkpoint"
+    path = app.config()
+
+    def config(*arguments: str) -> Any:
+        return MosaicConfigManager().parse_args(["--config-path", str(path), *arguments])
+
+    assert checkpoint_to_continue(config()) is None
+    full = ["w", "optimizer.a", "lr_scheduler.b", "train_state"]
+    write_checkpoint(folder / "step-3", [*full, "dataloader.other"])
+    write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
+    (folder / "step-9").mkdir()  # killed while it was written
+    assert checkpoint_to_continue(config()) == folder / "step-5"
+    check_checkpoint(config())
+    check_checkpoint(
+        config("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloader")
+    )
+    initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
+    # The model alone is loaded from there, whatever else it holds.
+    assert checkpoint_to_continue(config(*initial, str(folder / "step-3"))) is None

@@ -1,0 +1,100 @@
+"""Real training on CPU with gloo, through the app's own launcher and through torchrun."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TWO = ("--nproc-per-node", "2")
+
+
+def wait_until_gone(app: Any) -> None:
+    deadline = time.monotonic() + 60
+    while app.processes():
+        assert time.monotonic() < deadline, "ranks outlive their launcher"
+        time.sleep(0.1)
+
+
+def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> None:
+    """FSDP on two ranks: the losses after a kill and a resume are the uninterrupted run's."""
+    config = app.config(("interval = 1000", "interval = 2"))
+    process = app.start(app.command("--config-path", config, *TWO, "--training.steps", "50"))
+    assert process.stdout is not None
+    seen: dict[int, float] = {}
+    log = []
+    for line in process.stdout:
+        log.append(line)
+        seen |= app.losses(line)
+        if 4 in seen:
+            break
+    assert 4 in seen, "".join(log)
+    assert "Applied FSDP to the model" in "".join(log)
+    assert len(app.processes()) >= 3
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until_gone(app)
+    assert (app.folder / "out" / "checkpoint" / "step-2" / ".metadata").is_file()
+
+    # From step 2, with another way to start the ranks.
+    resume = ["--config-path", config, "--training.steps", "4", "--checkpoint.load_step", "2"]
+    result = app.run(app.torchrun(2, *resume))
+    assert result.returncode == 0, result.stdout + result.stderr
+    resumed = app.losses(result.stdout)
+    assert set(resumed) == {3, 4}
+    assert resumed == {step: seen[step] for step in resumed}
+    assert result.stdout.count("step:  3") == 1, "only one rank logs"
+    assert seen[1] > seen[4]
+
+
+BREAKS = """
+import os
+if os.environ.get("RANK") == "1":
+    {statement}
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "told", "traceback"),
+    [
+        ("raise RuntimeError('on purpose')", 1, "error: rank 1 failed", True),
+        (
+            "from mosaic_dataloader import MosaicDataError; raise MosaicDataError('a bad shard')",
+            2,
+            "error: a bad shard",
+            False,
+        ),
+    ],
+)
+def test_a_failing_rank(app: Any, statement: str, code: int, told: str, traceback: bool) -> None:
+    """Its traceback and exit code 1; or, for a mistake, one line and exit code 2."""
+    (app.folder / "breaks.py").write_text(BREAKS.format(statement=statement))
+    config = app.config()
+    result = app.run(
+        app.command("--config-path", config, *TWO, "--experimental.custom_import", "breaks"),
+        PYTHONPATH=str(app.folder),
+    )
+    assert result.returncode == code, result.stderr
+    assert [line for line in app.error_lines(result.stderr) if line.startswith(told)]
+    assert len(app.error_lines(result.stderr)) == 1
+    assert ("Traceback" in result.stderr) == traceback
+    assert ("[rank 1] Traceback" in result.stderr) == traceback
+    assert "ChildFailedError" not in result.stderr
+    assert not app.processes()
+
+
+def test_sigterm_ends_the_ranks(app: Any) -> None:
+    process = app.start(app.command("--config-path", app.config(), *TWO))
+    deadline = time.monotonic() + 300
+    while len(app.processes()) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
+    wait_until_gone(app)
+    assert not list(Path(app.folder).glob("out/checkpoint/*"))

@@ -55,6 +55,13 @@ def test_is_torchtitan_s_manager(parse: Any) -> None:
         assert config.to_dict()[section] == value, "TorchTitan's defaults are kept"
 
 
+def test_values_are_checked_with_the_command_line_s_in_place(parse: Any, error: Any) -> None:
+    assert error(None).startswith("no training data is given; add a table [mosaic_dataloader.")
+    text = error(DATA + "max_seq_len = 2048\n", "--training.seq_len", "64")
+    assert text.startswith("job.toml: [mosaic_dataloader.dataset] max_seq_len = 2048 differs")
+    parse(DATA + "max_seq_len = 64\n", "--training.seq_len", "64")
+
+
 @dataclass
 class CustomDataset:
     column: str = "tokens"

@@ -56,7 +56,7 @@ class MosaicConfigManager(ConfigManager):
         path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
         data = read_toml(path) if path else {}
         root = self._class_for(given, data)
-        given, data = take_named_options(root, _with_config_file(given, path), data)
+        given = take_named_options(root, _with_config_file(given, path), data)
         base = build_strictly(root, data, path)
         self.config = parse_options(root, given, base)
         self._validate_config()

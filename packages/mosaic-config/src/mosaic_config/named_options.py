@@ -4,7 +4,6 @@ tyro makes options only for the keys that a dictionary already has, so these are
 laid over the TOML tables before the configuration is built.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,25 +24,22 @@ def named_fields(root: type) -> dict[Path, Any]:
     }
 
 
-def take_named_options(
-    root: type, given: Sequence[Given], data: dict[str, Any]
-) -> tuple[list[Given], dict[str, Any]]:
+def take_named_options(root: type, given: Sequence[Given], data: dict[str, Any]) -> list[Given]:
     """Lay options such as `--….streams.code.proportion 0.3` over TOML tables.
 
     Args:
         root: The dataclass of the whole configuration.
         given: All options of the command line.
-        data: The TOML file's tables; left as they are.
+        data: The TOML file's tables, in which the values are set.
 
     Returns:
-        The other options, and a copy of the tables with the values laid over.
+        The other options.
 
     Raises:
         ConfigError: an option has no field, an unknown one, or a value of a wrong type.
     """
     fields = named_fields(root)
     rest: list[Given] = []
-    data = copy.deepcopy(data)
     for option in given:
         path = next((p for p in fields if f"{option.name}.".startswith(".".join(p) + ".")), None)
         if path is None:
@@ -61,7 +57,7 @@ def take_named_options(
             table[underscored(tail)] = parse_free(option.flag, option.values)
         else:
             table[tail] = parse_typed(option.flag, fields[path], option.values)
-    return rest, data
+    return rest
 
 
 def _set_field(

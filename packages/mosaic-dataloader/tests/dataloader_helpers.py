@@ -30,7 +30,7 @@ def loader(local: Any, **options: Any) -> MosaicParallelAwareDataloader:
     names += ("drop_last", "prefetch_factor", "persistent_workers")
     mine = {name: options.pop(name) for name in names if name in options}
     mine = {"dp_rank": 0, "dp_world_size": 1, "batch_size": 8, **mine}
-    source = {"streams": local} if isinstance(local, dict) else {"local": local}
+    source = {"streams": local} if isinstance(local, dict) else {"local": local} if local else {}
     options.setdefault("shuffle", True)
     return MosaicParallelAwareDataloader(
         StreamingTextDataset(seq_len=SEQ_LEN, **source, **options), **mine

@@ -139,10 +139,10 @@ def test_text_is_tokenized_cut_and_padded(tmp_path: Path, kind: str, num_workers
             assert labels[row].tolist() == (tokens[1:] + [-100] * 16)[:16]
     assert one.dataset[3].tolist() == [0, 2, 3, 4, 5]
     identity = one.dataset.row_identity()
-    assert (
-        identity["tokenizer"]
-        == loader(str(tmp_path), tokenizer=tokenizer()).dataset.row_identity()["tokenizer"]
-    )
+    twin = PreTrainedTokenizerFast(tokenizer_object=tokenizer(), eos_token="</s>")
+    assert identity == loader(str(tmp_path), tokenizer=twin).dataset.row_identity()
+    twin.add_tokens(["another"])
+    assert identity != loader(str(tmp_path), tokenizer=twin).dataset.row_identity()
     one.close()
 
 

@@ -14,9 +14,9 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
 from mosaic_dataloader.shards.layout import (
     BUDGET_BYTE,
-    FIRST_SHARD_BYTE,
     lock_path,
     shard_files,
+    use_byte,
 )
 from mosaic_dataloader.shards.locks import RangeLock, locked
 from mosaic_dataloader.shards.users import CacheUser, has_users, live_users
@@ -115,7 +115,7 @@ def _evict(directory: str, shard: int) -> int:
     """Remove a shard unless somebody has it open; the bytes that this freed."""
     lock = RangeLock(lock_path(directory))
     try:
-        if not lock.try_exclusive(FIRST_SHARD_BYTE + shard):
+        if not lock.try_exclusive(use_byte(shard)):
             return 0
         freed = 0
         for name in shard_files(directory)[shard].names:

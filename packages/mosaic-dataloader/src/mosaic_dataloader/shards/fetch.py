@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.budget import reserved
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
-from mosaic_dataloader.shards.layout import FIRST_SHARD_BYTE, lock_path
+from mosaic_dataloader.shards.layout import fetch_byte, lock_path
 from mosaic_dataloader.shards.locks import locked
 from mosaic_dataloader.shards.streams import DataStream, one_line
 
@@ -57,7 +57,7 @@ class ShardFetcher:
             what = "is missing" if _size(path) is None else "is not as long as its index says"
             raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
         self._sweep()
-        with locked(lock_path(self._data.directory), FIRST_SHARD_BYTE + shard):
+        with locked(lock_path(self._data.directory), fetch_byte(shard)):
             if not self.present(shard):
                 self._fetch(shard)
 

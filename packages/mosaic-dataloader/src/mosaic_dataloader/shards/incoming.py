@@ -3,7 +3,7 @@
 import os
 import shutil
 
-from mosaic_dataloader.shards.layout import FIRST_SHARD_BYTE, incoming_root, lock_path
+from mosaic_dataloader.shards.layout import fetch_byte, incoming_root, lock_path
 from mosaic_dataloader.shards.locks import RangeLock
 
 
@@ -25,7 +25,7 @@ def live_incoming(directory: str) -> list[int]:
     for shard in (int(entry) for entry in entries if entry.isdigit()):
         lock = RangeLock(lock_path(directory))
         try:
-            if lock.try_exclusive(FIRST_SHARD_BYTE + shard):
+            if lock.try_exclusive(fetch_byte(shard)):
                 shutil.rmtree(incoming_folder(directory, shard), ignore_errors=True)
             else:
                 alive.append(shard)

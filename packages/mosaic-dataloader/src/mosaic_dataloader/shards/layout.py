@@ -17,7 +17,20 @@ from functools import cache
 # Bytes of the lock file.
 INDEX_BYTE = 0
 BUDGET_BYTE = 1
-FIRST_SHARD_BYTE = 16
+_FIRST_SHARD_BYTE = 16
+
+
+def fetch_byte(shard: int) -> int:
+    """Held alone by whoever brings a shard in."""
+    return _FIRST_SHARD_BYTE + 2 * shard
+
+
+def use_byte(shard: int) -> int:
+    """Shared by all who have a shard open; held alone by whoever evicts it.
+
+    Not the same byte as for fetching: who waits to fetch a shard would wait for those who read it.
+    """
+    return _FIRST_SHARD_BYTE + 2 * shard + 1
 
 
 def lock_path(directory: str) -> str:

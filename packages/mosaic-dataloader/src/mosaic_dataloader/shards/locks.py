@@ -56,11 +56,14 @@ class RangeLock:
     def close(self) -> None:
         """Let everything go."""
         if self._fd >= 0:
+            # Closing alone would not do: a process forked meanwhile holds the same open file.
+            self._call(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0, 0)
             os.close(self._fd)
             self._fd = -1
 
-    def _call(self, command: int, kind: int, byte: int) -> None:
-        fcntl.fcntl(self._fd, command, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
+    def _call(self, command: int, kind: int, byte: int, length: int = 1) -> None:
+        # A length of 0 means to the end, however far.
+        fcntl.fcntl(self._fd, command, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, length, 0))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.shards.fallback import ReaderShard
 from mosaic_dataloader.shards.fetch import ShardFetcher
-from mosaic_dataloader.shards.layout import FIRST_SHARD_BYTE, lock_path
+from mosaic_dataloader.shards.layout import lock_path, use_byte
 from mosaic_dataloader.shards.locks import RangeLock
 from mosaic_dataloader.shards.mds import MappedShard
 from mosaic_dataloader.shards.streams import DataStream
@@ -154,11 +154,11 @@ class ShardStore:
             return
         if stream not in self._pins:
             self._pins[stream] = RangeLock(lock_path(self.streams[stream].directory))
-        self._pins[stream].shared(FIRST_SHARD_BYTE + place)
+        self._pins[stream].shared(use_byte(place))
 
     def _unpin(self, stream: int, place: int) -> None:
         if stream in self._pins:
-            self._pins[stream].unlock(FIRST_SHARD_BYTE + place)
+            self._pins[stream].unlock(use_byte(place))
 
     @staticmethod
     def _touch(path: str) -> None:

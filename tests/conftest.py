@@ -1,6 +1,15 @@
-"""Skip what this machine has too few GPUs for."""
+"""Skip what this machine has too few GPUs for; ranks and data for the rest."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+# Test modules are imported by path (importmode importlib), which leaves this folder out.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from integration_support.client import SEQ_LEN, Numbered, RankServer
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -11,5 +20,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     needed = marker.kwargs.get("count", marker.args[0] if marker.args else 1)
     found = torch.cuda.device_count()
+    if not found:
+        pytest.skip("needs a CUDA device: none here")
     if found < needed:
         pytest.skip(f"needs {needed} CUDA device(s), this machine has {found}")
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
+    """Groups of ranks on CPU."""
+    server = RankServer(tmp_path_factory.mktemp("ranks"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def numbered(ranks: RankServer) -> Numbered:
+    """503 rows, in several shards."""
+    local, size = str(ranks.folder / "numbered"), 503
+    rows = [[number] * (SEQ_LEN + 1) for number in range(size)]
+    ranks.run("write_rows", out=local, rows=rows).succeeded()
+    found = ranks.run(
+        "order", streams={"a": {"local": local}}, count=1200, seq_len=SEQ_LEN, shuffle=True
+    )
+    (line,) = found.succeeded().ledger(0).of("order")
+    assert line["epoch"] == size
+    return Numbered(local, size, line["rows"])

@@ -1,0 +1,150 @@
+"""What a group of ranks can be asked to do. Each function runs in every rank of the group."""
+
+import json
+import os
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from integration_support.ledger import note
+from integration_support.recording import recorded, tiny_args
+from streaming import MDSWriter
+from torch import nn
+from torchtitan.components.checkpoint import CheckpointManager
+from torchtitan.components.lr_scheduler import build_lr_schedulers
+from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.models.llama3 import Transformer
+
+from mosaic_config import MosaicConfigManager
+from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+
+def app(argv: list[str], launched_by_us: bool = True) -> int:
+    """Be a rank of the app, with this command line."""
+    import torchtitan.train
+    from mosaic_train import cli
+
+    if launched_by_us:
+        os.environ["MOSAIC_TRAIN_LAUNCHER_PID"] = str(os.getppid())
+    else:
+        os.environ.pop("MOSAIC_TRAIN_LAUNCHER_PID", None)
+    # TorchTitan ends with a sleep of two seconds, lest rank 0 end before the others. It has the
+    # store; but the group that this rank belongs to is destroyed together.
+    patient = torchtitan.train.time
+    impatient = types.ModuleType("time")
+    impatient.__dict__.update(patient.__dict__, sleep=lambda seconds: None)
+    torchtitan.train.time = impatient
+    return cli.main(argv)
+
+
+def write_rows(out: str, rows: list[list[int]], size_limit: int = 8000) -> None:
+    """Write rows of tokens as MDS shards."""
+    with MDSWriter(
+        out=out, columns={"tokens": "ndarray:int32"}, size_limit=size_limit
+    ) as writer:
+        for row in rows:
+            writer.write({"tokens": np.array(row, np.int32)})
+
+
+def order(streams: dict[str, Any], count: int, seq_len: int, **options: Any) -> None:
+    """Note the first row numbers of a loader that knows of no other rank."""
+    dataset = StreamingTextDataset(seq_len=seq_len, streams=streams, **options)
+    loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
+    batches = iter(loader)
+    rows = [int(next(batches)[0]["input"][0, 0]) for _ in range(count)]
+    note("order", rows=rows, epoch=json.loads(loader.state_dict()["mosaic"])["epoch_samples"])
+    loader.close()
+
+
+class TrainState:
+    """The step, which TorchTitan's Trainer keeps in a checkpoint."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+
+
+def leg(argv: list[str], batches: int, beyond: int, load_step: int = -1) -> None:
+    """A piece of a run: load, then save after each batch, then go on without saving.
+
+    TorchTitan's CheckpointManager, with optimizer and scheduler, drives the loader as its Trainer
+    does; only the model is of no account.
+    """
+    from mosaic_dataloader.builders.dataloader import build_mosaic_dataloader
+
+    config: Any = MosaicConfigManager().parse_args(argv)
+    dist.init_process_group("gloo")
+    loader = recorded(build_mosaic_dataloader)(
+        dp_world_size=dist.get_world_size(),
+        dp_rank=dist.get_rank(),
+        tokenizer=None,
+        job_config=config,
+    )
+    loader.state_dict()
+    model, train_state = nn.Linear(4, 4), TrainState()
+    optimizers = OptimizersContainer([model], torch.optim.AdamW, {"lr": 1e-3})
+    manager = CheckpointManager(
+        dataloader=loader,
+        model_parts=[model],
+        optimizers=optimizers,
+        lr_schedulers=build_lr_schedulers(optimizers, config.lr_scheduler, 1000),
+        states={"train_state": train_state},
+        checkpoint_config=config.checkpoint,
+        sd_adapter=None,
+        base_folder=config.job.dump_folder,
+    )
+    note("start", loaded=manager.load(load_step), step=train_state.step)
+    iterator = iter(loader)
+    for number in range(batches + beyond):
+        inputs, _ = next(iterator)
+        model(inputs["input"][:, :4].float()).sum().backward()
+        optimizers.step()
+        optimizers.zero_grad()
+        train_state.step += 1
+        if number < batches:
+            manager.save(train_state.step)
+        else:
+            loader.state_dict()
+    if manager.save_future is not None:
+        manager.save_future.result()
+    manager.close()
+    loader.loader.close()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def mean_loss(checkpoint: str, rows: list[list[int]], seq_len: int) -> None:
+    """Note a checkpoint's mean loss per target over rows, with nothing of the project in it."""
+    import torch.distributed.checkpoint as dcp
+
+    args = tiny_args()
+    args.max_seq_len = seq_len
+    model = Transformer(args)
+    model.init_weights()
+    state = model.state_dict()
+    dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
+    model.load_state_dict(state)
+    total, targets = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            tokens = torch.tensor(row[: seq_len + 1])
+            logits = model(tokens[None, :seq_len]).double()[0, : len(tokens) - 1]
+            picked = logits.log_softmax(-1).gather(1, tokens[1:, None])
+            total, targets = total - float(picked.sum()), targets + len(picked)
+    note("mean_loss", loss=total / targets, targets=targets)
+
+
+def checkpoint_keys(folder: str) -> None:
+    """Note the keys that a checkpoint holds."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    metadata = FileSystemReader(str(Path(folder))).read_metadata()
+    note("keys", keys=sorted(metadata.state_dict_metadata))

@@ -1,8 +1,6 @@
 """Through the real Trainer: what follows a checkpoint follows it again, in new processes."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from integration_support.client import Numbered, Outcome, RankServer, stream
@@ -21,15 +19,15 @@ def options(numbered: Numbered, local_batch: int, workers: int) -> list[str]:
     return [*batches, workers_option, *checkpoint, *stream("a", numbered.local)]
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids=["no_workers", "two_workers"])
-def whole(
-    request: pytest.FixtureRequest, ranks: RankServer, numbered: Numbered
-) -> tuple[int, Outcome]:
-    """An uninterrupted run of two ranks, and how many workers each of them had."""
-    folder = ranks.new_folder(f"whole{request.param}")
-    run = ranks.train(2, *options(numbered, BATCH // 2, request.param), folder=folder)
-    assert global_batches(run.succeeded().ledgers) == cut(numbered.order, 0, BATCH, STEPS)
-    return request.param, run
+@pytest.fixture(scope="module")
+def wholes(ranks: RankServer, numbered: Numbered) -> dict[int, Outcome]:
+    """Uninterrupted runs of two ranks, by the workers that each of them had."""
+    runs = {}
+    for workers in (0, 2):
+        run = ranks.train(2, *options(numbered, BATCH // 2, workers)).succeeded()
+        assert global_batches(run.ledgers) == cut(numbered.order, 0, BATCH, STEPS)
+        runs[workers] = run
+    return runs
 
 
 def resumed(ranks: RankServer, whole: Outcome, world: int, *arguments: str) -> Outcome:
@@ -46,10 +44,11 @@ def losses(run: Outcome) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in run.ledger(0).of("trained")}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 def test_the_next_batches_are_bit_identical(
-    ranks: RankServer, numbered: Numbered, whole: tuple[int, Outcome]
+    ranks: RankServer, numbered: Numbered, wholes: dict[int, Outcome], workers: int
 ) -> None:
-    workers, run = whole
+    run = wholes[workers]
     again = resumed(ranks, run, 2, *options(numbered, BATCH // 2, workers))
     for before, after in zip(run.ledgers, again.ledgers, strict=True):
         assert len(after.digests) == NEXT
@@ -61,20 +60,17 @@ def test_the_next_batches_are_bit_identical(
 
 @pytest.mark.parametrize("world", [1, 3, 4])
 def test_another_number_of_ranks_goes_on(
-    ranks: RankServer, numbered: Numbered, whole: tuple[int, Outcome], world: int
+    ranks: RankServer, numbered: Numbered, wholes: dict[int, Outcome], world: int
 ) -> None:
     """With its sharded model and optimizer: the same batches, and so the same losses."""
-    workers, run = whole
-    if workers:
-        pytest.skip("once is enough: workers and ranks change together in test_elastic")
-    again = resumed(ranks, run, world, *options(numbered, BATCH // world, 2 - workers))
+    again = resumed(ranks, wholes[0], world, *options(numbered, BATCH // world, world % 2))
     assert global_batches(again.ledgers) == cut(numbered.order, SAVED * BATCH, BATCH, NEXT)
-    expected = {s: loss for s, loss in losses(run).items() if s > SAVED}
+    expected = {s: loss for s, loss in losses(wholes[0]).items() if s > SAVED}
     assert losses(again) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_checkpoint_without_the_optimizer_is_refused(
-    ranks: RankServer, numbered: Numbered, tmp_path: Path
+    ranks: RankServer, numbered: Numbered
 ) -> None:
     """TorchTitan's own default for the last step; the ranks say so before they load it."""
     folder = ranks.new_folder("model_only")
@@ -82,7 +78,7 @@ def test_a_checkpoint_without_the_optimizer_is_refused(
     ranks.train(1, *some, "--training.steps=2", folder=folder).succeeded()
     again = ranks.train(1, *some, folder=folder, launched_by_us=False)
     assert again.codes == [2]
-    lines: list[Any] = [li for li in again.log(0).splitlines() if li.startswith("error: ")]
+    lines = [line for line in again.log(0).splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, again.log(0)
     assert "Traceback" not in again.log(0)
     assert "step-2 holds the model only" in lines[0]

@@ -12,6 +12,8 @@ FOLDER = "MOSAIC_TEST_LEDGER"
 #: Set: only read so many batches where the loader is built, and end the process; for layouts whose
 #: model this machine cannot run.
 READ_ONLY = "MOSAIC_TEST_READ_ONLY"
+#: Embeddings of the tests' model: rows' numbers are below.
+VOCABULARY = 2048
 
 
 def note(event: str, **values: Any) -> None:

@@ -9,13 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import mosaic_dataloader
-from integration_support.ledger import READ_ONLY, note, note_batch
 from torchtitan.components.metrics import build_metrics_processor
 from torchtitan.models.llama3 import TransformerModelArgs, get_train_spec
 from torchtitan.protocols.train_spec import _extra_train_specs, register_train_spec
 
-VOCABULARY = 2048
+import mosaic_dataloader
+from integration_support.ledger import READ_ONLY, VOCABULARY, note, note_batch
 
 
 class RecordedLoader:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from integration_support.ledger import note
-from integration_support.recording import recorded, tiny_args
 from streaming import MDSWriter
 from torch import nn
 from torchtitan.components.checkpoint import CheckpointManager
@@ -18,6 +16,8 @@ from torchtitan.components.lr_scheduler import build_lr_schedulers
 from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.models.llama3 import Transformer
 
+from integration_support.ledger import note
+from integration_support.recording import recorded, tiny_args
 from mosaic_config import MosaicConfigManager
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
@@ -25,6 +25,7 @@ from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDatase
 def app(argv: list[str], launched_by_us: bool = True) -> int:
     """Be a rank of the app, with this command line."""
     import torchtitan.train
+
     from mosaic_train import cli
 
     if launched_by_us:
@@ -42,9 +43,7 @@ def app(argv: list[str], launched_by_us: bool = True) -> int:
 
 def write_rows(out: str, rows: list[list[int]], size_limit: int = 8000) -> None:
     """Write rows of tokens as MDS shards."""
-    with MDSWriter(
-        out=out, columns={"tokens": "ndarray:int32"}, size_limit=size_limit
-    ) as writer:
+    with MDSWriter(out=out, columns={"tokens": "ndarray:int32"}, size_limit=size_limit) as writer:
         for row in rows:
             writer.write({"tokens": np.array(row, np.int32)})
 

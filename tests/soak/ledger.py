@@ -39,14 +39,14 @@ class Audit:
     """What the ledger says.
 
     Attributes:
-        steps: Steps of the run, and how many were redone after a kill.
-        samples: Samples of the run, in its final version.
+        steps: Steps of the run.
+        redone: Steps done anew after a kill, over all lives.
         handed_out: Samples handed out in all lives.
+        rows: Samples of the run in its final version, as the ledger has them.
     """
 
     steps: int = 0
     redone: int = 0
-    samples: int = 0
     handed_out: int = 0
     rows: list[int] = field(default_factory=list)
 
@@ -77,53 +77,41 @@ def check(ledger: Ledger, lives: Sequence[Life], expected: Sequence[int]) -> Aud
         expected: Row numbers in the order of an uninterrupted run, at least as many as were read.
     """
     audit = Audit()
-    position = {0: 0}  # samples before each step boundary, in the run's latest version
-    version: dict[int, tuple[int, int]] = {}  # step -> positions, in the latest version
-    furthest = 0
+    final: dict[int, list[int]] = {}  # step -> samples, in the run's latest version
     for life in lives:
         steps = ledger.get(life.number, {})
-        first = life.resumed + 1
-        assert sorted(steps) == list(range(first, first + len(steps))), (life, sorted(steps))
-        audit.redone += max(0, furthest - life.resumed)
-        for step in [s for s in version if s > life.resumed]:
-            # Only what no complete checkpoint holds is done anew.
-            del version[step], position[step]
-        furthest = life.resumed
-        for number in sorted(steps):
-            batches, ranks = steps[number]
-            whole = check_step(life, batches, ranks, expected, position[number - 1])
-            audit.handed_out += whole
-            size = life.global_batch * life.accumulation
-            position[number] = position[number - 1] + size
-            version[number] = (position[number - 1], position[number])
-            furthest = number
-    audit.steps = furthest
-    for number in range(1, audit.steps + 1):
-        start, stop = version[number]
-        audit.rows += expected[start:stop]
-    audit.samples = len(audit.rows)
+        # Only steps that no complete checkpoint holds are done anew, and none is left out.
+        assert sorted(steps) == list(range(life.resumed + 1, life.resumed + 1 + len(steps))), life
+        assert life.resumed <= len(final), life
+        audit.redone += len(final) - life.resumed
+        final = {step: rows for step, rows in final.items() if step <= life.resumed}
+        position = sum(map(len, final.values()))
+        for number, (batches, ranks) in sorted(steps.items()):
+            final[number] = check_step(life, batches, ranks, expected, position)
+            audit.handed_out += len(final[number])
+            # A kill may cut off a part of a step; positions count whole ones.
+            position += life.global_batch * life.accumulation
+    audit.steps = len(final)
+    audit.rows = [row for number in sorted(final) for row in final[number]]
     return audit
 
 
 def check_step(
     life: Life, batches: Step, ranks: dict[int, int], expected: Sequence[int], start: int
-) -> int:
-    """Check one step of one life, of which a kill may have cut off a part; samples in it."""
-    handed_out = 0
+) -> list[int]:
+    """The samples of one step of one life, checked; a kill may have cut off a part of it."""
+    found: list[int] = []
+    assert all(len(b) <= life.accumulation for b in batches.values()), life
     for turn in range(life.accumulation):
         begin = start + turn * life.global_batch
         wanted = Counter(expected[begin : begin + life.global_batch])
         by_rank: dict[int, list[int]] = {}
-        present = [process for process in batches if len(batches[process]) > turn]
-        for process in present:
+        for process in (p for p in batches if len(batches[p]) > turn):
             rows = batches[process][turn]
             assert len(rows) == life.batch, (life, rows)
             # Processes of one model replica read the same bytes.
             assert by_rank.setdefault(ranks[process], rows) == rows, (life, start)
-        got = Counter(row for rows in by_rank.values() for row in rows)
-        assert not got - wanted, (life, start, got - wanted)
-        if len(by_rank) == life.ranks:
-            assert got == wanted, (life, start)
-        handed_out += got.total()
-    assert all(len(b) <= life.accumulation for b in batches.values()), life
-    return handed_out
+        got = [row for rows in by_rank.values() for row in rows]
+        assert not Counter(got) - wanted, (life, start, got, wanted)
+        found += got
+    return found

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mosaic_dataloader.builders import dataloader as builders
 from streaming.base.storage.download import LocalDownloader
 from torchtitan.models.llama3 import TransformerModelArgs, llama3_args
 from torchtitan.train import Trainer
+
+from mosaic_dataloader.builders import dataloader as builders
 
 build = builders.build_mosaic_dataloader
 train_step = Trainer.train_step

@@ -16,15 +16,16 @@ import sys
 import traceback
 from typing import Any
 
-import mosaic_dataloader.builders.dataloader  # noqa: F401
-import mosaic_train.cpu  # noqa: F401
 import torch.distributed.elastic.multiprocessing  # noqa: F401
 import torch.distributed.launcher.api as launcher
-import torchtitan.models.llama3  # noqa: F401
+import torchtitan.models.llama3
 import torchtitan.train  # noqa: F401
-from mosaic_train.cli import main
 from streaming.base import compression, shuffle  # noqa: F401
 from streaming.base.storage import download  # noqa: F401
+
+import mosaic_dataloader.builders.dataloader  # noqa: F401
+import mosaic_train.cpu  # noqa: F401
+from mosaic_train.cli import main
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 elastic_launch = launcher.elastic_launch

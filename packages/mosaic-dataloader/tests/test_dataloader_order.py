@@ -7,29 +7,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from order_helpers import (
+    Leg,
+    check_layouts,
+    legs,
+    mixture,
+    settled,
+    timelines,
+    unit_timelines,
+)
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_partial
-from mosaic_dataloader.order.batches import Layout, endless_batches, one_pass
+from mosaic_dataloader.order.batches import Layout, one_pass
 from mosaic_dataloader.order.deal import deal, node_of, node_starts
-from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
-
-
-def mixture(sizes: list[list[int]], chooses: list[int] | None = None) -> Mixture:
-    chooses = chooses or [sum(s) for s in sizes]
-    return Mixture(
-        tuple(
-            StreamSize(f"s{i}", np.array(s, np.int64), c)
-            for i, (s, c) in enumerate(zip(sizes, chooses, strict=True))
-        )
-    )
-
-
-def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> SettledOrder:
-    given_options = OrderOptions(**{"shuffle_block_size": 64, **options})  # type: ignore[arg-type]
-    return given_options.settle(num_nodes=nodes, global_batch=batch, local_batch=local)
 
 
 @given(length=st.integers(1, 500), nodes=st.integers(1, 40))
@@ -62,59 +54,18 @@ def test_ranks_share_a_batch_out_exactly(nodes: list[int], world_size: int) -> N
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-@st.composite
-def timelines(draw: st.DrawFn) -> Timeline:
-    sizes = draw(
-        st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=3)
-    )
-    chooses = [draw(st.integers(1, 3 * sum(s))) for s in sizes]
-    total = sum(chooses)
-    options = settled(
-        shuffle=draw(st.booleans()),
-        shuffle_algo=draw(st.sampled_from(SHUFFLE_ALGOS)),
-        shuffle_seed=draw(st.integers(0, 100)),
-        num_canonical_nodes=draw(st.integers(1, min(8, total))),
-        sampling_granularity=draw(st.integers(1, 5)),
-    )
-    return Timeline(mixture(sizes, chooses), options)
-
-
 @settings(max_examples=150, deadline=None)
-@given(timeline=timelines(), data=st.data())
+@given(timeline=timelines(), changes=legs)
 def test_any_changes_of_layout_hand_out_the_epoch_lists(
-    timeline: Timeline, data: st.DataObject
+    timeline: Timeline, changes: list[Leg]
 ) -> None:
-    """Whatever ranks and batch sizes take turns, what they get together is the sequence itself."""
-    position = 0
-    handed: list[int] = []
-    for _ in range(data.draw(st.integers(1, 5))):
-        world_size = data.draw(st.integers(1, 5))
-        batch_size = data.draw(st.integers(1, 6))
-        batches = data.draw(st.integers(1, 6))
-        size = world_size * batch_size
-        streams = [
-            endless_batches(timeline, Layout(r, world_size, batch_size), position)
-            for r in range(world_size)
-        ]
-        for _ in range(batches):
-            requests = [next(s) for s in streams]
-            assert {(r.start, r.stop) for r in requests} == {(position, position + size)}
-            expected = timeline.rows(position, position + size)[0]
-            got = np.concatenate([r.ids for r in requests])
-            assert Counter(got.tolist()) == Counter(expected.tolist())
-            assert int(requests[0].per_stream.sum()) == size
-            handed += expected.tolist()
-            position += size
-    # Every full epoch holds each sample as often as its stream's weight says.
-    length = timeline.epoch_length
-    for epoch in range(position // length):
-        counts = Counter(handed[epoch * length : (epoch + 1) * length])
-        assert counts == Counter(timeline.epoch(epoch).ids.tolist())
-        for number, stream in enumerate(timeline.mixture.streams):
-            begin, end = timeline.mixture.stream_offsets[number : number + 2]
-            own = [c for i, c in counts.items() if begin <= i < end]
-            assert sum(own) == stream.choose
-            assert max(own) - (min(own) if len(own) == end - begin else 0) <= 1
+    check_layouts(timeline, changes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn=unit_timelines())
+def test_batches_in_units_too(drawn: tuple[Timeline, list[Leg]]) -> None:
+    check_layouts(*drawn)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,132 @@
+"""Orders drawn at random, and what must hold of them through any changes of layout."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.order.batches import Layout, endless_batches
+from mosaic_dataloader.order.mixture import Mixture, StreamSize
+from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
+from mosaic_dataloader.order.timeline import Timeline
+
+# Ranks, rows per rank, batches.
+Leg = tuple[int, int, int]
+
+
+def mixture(sizes: list[list[int]], chooses: list[int] | None = None) -> Mixture:
+    chooses = chooses or [sum(s) for s in sizes]
+    return Mixture(
+        tuple(
+            StreamSize(f"s{i}", np.array(s, np.int64), c)
+            for i, (s, c) in enumerate(zip(sizes, chooses, strict=True))
+        )
+    )
+
+
+def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> SettledOrder:
+    given_options = OrderOptions(**{"shuffle_block_size": 64, **options})  # type: ignore[arg-type]
+    return given_options.settle(num_nodes=nodes, global_batch=batch, local_batch=local)
+
+
+@st.composite
+def timelines(draw: st.DrawFn) -> Timeline:
+    sizes = draw(
+        st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=3)
+    )
+    chooses = [draw(st.integers(1, 3 * sum(s))) for s in sizes]
+    total = sum(chooses)
+    algo = draw(st.sampled_from(SHUFFLE_ALGOS))
+    # Left open, the canonical nodes follow from the first start's machines.
+    nodes = draw(st.integers(1, 3))
+    follow = total >= 64 * nodes or (algo not in ("py1s", "py2s") and total >= nodes)
+    fixed = st.integers(1, min(8, total))
+    options = settled(
+        nodes=nodes,
+        shuffle=draw(st.booleans()),
+        shuffle_algo=algo,
+        shuffle_seed=draw(st.integers(0, 100)),
+        shuffle_block_size=draw(st.sampled_from([2, 16, 64, 1000])),
+        num_canonical_nodes=draw(st.none() | fixed if follow else fixed),
+        sampling_method=draw(st.sampled_from(["balanced", "fixed"])),
+        sampling_granularity=draw(st.integers(1, 5)),
+    )
+    return Timeline(mixture(sizes, chooses), options)
+
+
+legs = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=6
+)
+
+
+@st.composite
+def unit_timelines(draw: st.DrawFn) -> tuple[Timeline, list[Leg]]:
+    """An order in units of a batch, with layouts that share the units out."""
+    method = draw(st.sampled_from(["stratified", "per_stream", "device_per_stream"]))
+    local, nodes = draw(st.integers(2, 4)), draw(st.integers(1, 3))
+    batch = local * nodes * draw(st.integers(1, 2))
+    sizes = draw(
+        st.lists(st.lists(st.integers(5, 60), min_size=1, max_size=4), min_size=1, max_size=3)
+    )
+    options = settled(
+        batch,
+        nodes,
+        local,
+        batching_method=method,
+        shuffle=draw(st.booleans()),
+        shuffle_algo=draw(st.sampled_from(["py1e", "py1s", "py1br", "naive"])),
+        num_canonical_nodes=nodes * draw(st.integers(1, 2)),
+    )
+    try:
+        timeline = Timeline(mixture(sizes), options)
+    except MosaicDataError:
+        # Too few data for a single unit.
+        assume(False)
+    sharing = [(ranks, batch // ranks) for ranks in range(1, batch + 1) if not batch % ranks]
+    layouts = draw(st.lists(st.sampled_from(sharing), min_size=1, max_size=6))
+    return timeline, [(*layout, draw(st.integers(1, 6))) for layout in layouts]
+
+
+def check_layouts(timeline: Timeline, changes: Iterable[Leg]) -> None:
+    """Whatever ranks and batch sizes take turns, what they get together is the sequence itself."""
+    position = 0
+    handed: list[int] = []
+    for world_size, batch_size, batches in changes:
+        size = world_size * batch_size
+        streams = [
+            endless_batches(timeline, Layout(r, world_size, batch_size), position)
+            for r in range(world_size)
+        ]
+        for _ in range(batches):
+            requests = [next(s) for s in streams]
+            assert {(r.start, r.stop) for r in requests} == {(position, position + size)}
+            assert {len(r.ids) for r in requests} == {batch_size}
+            expected = timeline.rows(position, position + size)[0]
+            got = np.concatenate([r.ids for r in requests])
+            assert Counter(got.tolist()) == Counter(expected.tolist())
+            assert int(requests[0].per_stream.sum()) == size
+            handed += expected.tolist()
+            position += size
+    # Every full epoch is its list, which holds each sample as often as the weights say.
+    length = timeline.epoch_length
+    for epoch in range(position // length):
+        counts = Counter(handed[epoch * length : (epoch + 1) * length])
+        assert counts == Counter(timeline.epoch(epoch).ids.tolist())
+        check_weights(timeline, counts)
+
+
+def check_weights(timeline: Timeline, counts: Counter[int]) -> None:
+    """Each stream gives what was chosen, no sample of it twice more often than another."""
+    in_units = timeline.options.batching_method != "random"
+    for number, stream in enumerate(timeline.mixture.streams):
+        begin, end = timeline.mixture.stream_offsets[number : number + 2]
+        own = [count for i, count in counts.items() if begin <= i < end]
+        if in_units:
+            # Only whole units form an epoch; none of these streams is drawn twice.
+            assert set(own) == {1}
+            continue
+        assert sum(own) == stream.choose
+        assert max(own) - (min(own) if len(own) == end - begin else 0) <= 1

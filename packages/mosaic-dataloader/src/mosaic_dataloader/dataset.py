@@ -164,9 +164,6 @@ class StreamingTextDataset:
                         f'stream "{stream.name}" holds text; set mosaic_tokenizer.name'
                     )
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
-        self._set_up(opened)
-
-    def _set_up(self, opened: list[DataStream]) -> None:
         self.store = ShardStore(opened, self.mixture, self.cache_limit)
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
 
@@ -204,8 +201,7 @@ class StreamingTextDataset:
     def reopened(self) -> "StreamingTextDataset":
         """The same data set with no file open, for another process."""
         twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._set_up([replace(s) for s in self.streams])
+        twin.__setstate__(self.__getstate__())
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -214,9 +210,12 @@ class StreamingTextDataset:
         return {**state, "opened": self.streams}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
         opened = state.pop("opened")
         self.__dict__.update(state)
-        self._set_up(opened)
+        # The limit stays noted by the process that this one works for.
+        self.store = ShardStore([replace(s) for s in opened], self.mixture)
+        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
 
     def close(self) -> None:
         """Unmap all shards and let all locks go."""

@@ -1,6 +1,7 @@
 """The stateful dataloader of one data-parallel rank."""
 
 import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -82,7 +83,8 @@ class MosaicParallelAwareDataloader:
         self._layout = Layout(dp_rank, dp_world_size, batch_size)
         self._pin, self._thread_setup = pinner(pin_memory)
         self._workers: WorkerPool | None = None
-        self._iterator: _Batches | None = None
+        # Weak: an iteration that its caller drops stops reading at once.
+        self._iterator: weakref.ref[_Batches] | None = None
         self._books = Bookkeeping(dataset, self._settled())
         warn_of_thrashing(dataset.streams, dataset.mixture, self._books.order, dataset.cache_limit)
         if not infinite and drop_last and self._timeline.epoch_length < self._layout.global_batch:
@@ -115,8 +117,9 @@ class MosaicParallelAwareDataloader:
         rewritten: the caller may keep them. Starting an iteration ends the one before.
         """
         self.close()
-        self._iterator = _Batches(self, self._start())
-        return self._iterator
+        iterator = _Batches(self, self._start())
+        self._iterator = weakref.ref(iterator)
+        return iterator
 
     def __len__(self) -> int:
         """Batches in one whole pass; the same on every rank.
@@ -161,9 +164,10 @@ class MosaicParallelAwareDataloader:
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+        iterator = self._iterator() if self._iterator else None
+        if iterator is not None:
+            iterator.close()
+        self._iterator = None
 
     def _settled(self) -> SettledOrder:
         return self.dataset.order_options.settle(
@@ -191,6 +195,7 @@ class MosaicParallelAwareDataloader:
 
     def _source(self, start: int) -> Iterator[Batch]:
         """Batches from ``start`` on, made ready in the background."""
+        self.dataset.store.register()
         ahead = self.dataset.predownload
         if ahead is None:
             ahead = max(64, 8 * self.batch_size)

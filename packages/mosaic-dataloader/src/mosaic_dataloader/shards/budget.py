@@ -17,9 +17,10 @@ from mosaic_dataloader.shards.layout import (
     lock_path,
     shard_files,
     use_byte,
+    users_root,
 )
 from mosaic_dataloader.shards.locks import RangeLock, locked
-from mosaic_dataloader.shards.users import CacheUser, has_users, live_users
+from mosaic_dataloader.shards.users import CacheUser, live_users
 
 _RESERVED = "reserved"
 
@@ -56,10 +57,12 @@ def reserved(directory: str, shard: int, size: int, patience: float) -> Iterator
 
 
 def _try_reserve(directory: str, note: str, size: int) -> bool:
-    if not has_users(directory):
+    if not os.path.isdir(users_root(directory)):
         return True
     with locked(lock_path(directory), BUDGET_BYTE):
         claims = live_users(directory)
+    if not claims:
+        return True
     # One order of locking for all: no two processes wait for each other.
     involved = sorted({directory, *(d for claim in claims for d in claim.directories)})
     with ExitStack() as stack:
@@ -88,16 +91,17 @@ def _make_room(claim: CacheUser, directory: str, size: int) -> bool:
 def usage(directory: str) -> int:
     """Bytes that a cache directory takes or has reserved."""
     total = 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    total += entry.stat().st_size
+    # What is on its way comes first: a shard that arrives meanwhile is counted twice, not never.
     for shard in live_incoming(directory):
         note = os.path.join(incoming_folder(directory, shard), _RESERVED)
         # Nothing is reserved yet, or no longer.
         with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat().st_size
     return total
 
 

@@ -29,7 +29,9 @@ class RangeLock:
 
     def __init__(self, path: str, *, create: bool = True):
         make = os.O_CREAT if create else 0
+        self._fd = -1
         self._fd = os.open(path, os.O_RDWR | make | os.O_CLOEXEC, 0o666)
+        self._owner = os.getpid()
 
     def exclusive(self, byte: int) -> None:
         """Wait until no other holder has the byte, then hold it alone."""
@@ -56,10 +58,15 @@ class RangeLock:
     def close(self) -> None:
         """Let everything go."""
         if self._fd >= 0:
-            # Closing alone would not do: a process forked meanwhile holds the same open file.
-            self._call(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0, 0)
+            # Closing alone would not do: a process forked meanwhile holds the same open file. And
+            # that process must not unlock what still belongs to this one.
+            if self._owner == os.getpid():
+                self._call(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0, 0)
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def _call(self, command: int, kind: int, byte: int, length: int = 1) -> None:
         # A length of 0 means to the end, however far.

@@ -5,11 +5,12 @@ samples, ``uint32[samples + 1]`` offsets, a header, then the samples. A sample b
 ``uint32`` size for each column of no fixed size, followed by the values of all columns.
 """
 
-import mmap
+import os
 import struct
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -47,15 +48,12 @@ class MappedShard:
         self._path = path
         self._column = column
         self._sizes = column_sizes
-        with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        length = len(self._map)
-        if length < 4 * (samples + 2) or _UINT32.unpack_from(self._map, 0)[0] != samples:
-            self._map.close()
+        length = os.stat(path).st_size
+        self._map = _mapped(path, length)
+        if length < 4 * (samples + 2) or int(self._map[:4].view("<u4")[0]) != samples:
             raise MosaicDataError(f"{path} does not hold {samples} samples; it is damaged")
         self._offsets: NDArray[np.uint32] = np.frombuffer(self._map, "<u4", samples + 1, 4)
         if int(self._offsets[-1]) != length:
-            self.close()
             raise MosaicDataError(f"{path} is not as long as its own offsets say; it is damaged")
         self.uniform = self._uniform_rows(samples)
 
@@ -78,13 +76,12 @@ class MappedShard:
     def text(self, index: int) -> str:
         """Text of one sample."""
         begin, end = self._value(index)
-        return self._map[begin:end].decode("utf-8")
+        return bytes(self._map[begin:end]).decode("utf-8")
 
     def close(self) -> None:
-        """Unmap the file. Views handed out before must be gone."""
+        """Unmap the file. Views handed out before must be gone, or they keep it mapped."""
         self.uniform = None
-        del self._offsets
-        self._map.close()
+        del self._offsets, self._map
 
     def _value(self, index: int) -> tuple[int, int]:
         """Where the column's value of one sample lies, as byte offsets."""
@@ -93,7 +90,7 @@ class MappedShard:
         header = begin
         for number, fixed in enumerate(self._sizes):
             if fixed is None:
-                (size,) = _UINT32.unpack_from(self._map, header)
+                (size,) = _UINT32.unpack(self._map[header : header + 4].tobytes())
                 header += 4
             else:
                 size = fixed
@@ -106,13 +103,13 @@ class MappedShard:
         """Dtype of an ``ndarray`` value and the offset of its first element."""
         dtype = self._column.dtype
         if dtype is None:
-            code = self._map[begin]
+            code = int(self._map[begin])
             if code not in _DTYPE_OF_CODE:
                 raise MosaicDataError(f'{self._path}: "tokens" holds values that are no integers')
             dtype = np.dtype(_DTYPE_OF_CODE[code])
             begin += 1
         if self._column.has_shape:
-            packed = self._map[begin]
+            packed = int(self._map[begin])
             begin += 1 + (packed >> 2) * (1 << (packed & 3))
         return dtype, begin
 
@@ -155,3 +152,17 @@ class MappedShard:
         if rest:
             return None
         return np.ndarray((samples, count), dtype, self._map, first, (stride, dtype.itemsize))
+
+
+def _mapped(path: str, length: int) -> NDArray[np.uint8]:
+    """A file's bytes, uint8[length], mapped; unmapped when the last view of them is gone.
+
+    Python's own ``mmap`` would keep a file descriptor for every map (before 3.13 always), and many
+    systems allow a process 1,024 of them.
+    """
+    if not length:
+        return np.zeros(0, np.uint8)
+    mapped: NDArray[np.uint8] = torch.from_file(
+        path, shared=False, size=length, dtype=torch.uint8
+    ).numpy()
+    return mapped

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mosaic_dataloader.order.mixture import Mixture
@@ -14,7 +15,7 @@ from mosaic_dataloader.shards.layout import lock_path, use_byte
 from mosaic_dataloader.shards.locks import RangeLock
 from mosaic_dataloader.shards.mds import MappedShard
 from mosaic_dataloader.shards.streams import DataStream
-from mosaic_dataloader.shards.users import CacheUser, Registration, has_users
+from mosaic_dataloader.shards.users import CacheUser, Registration, UsersWatch
 
 OpenShard = MappedShard | ReaderShard
 
@@ -44,7 +45,8 @@ class ShardStore:
         self._uses: dict[int, int] = {}
         self._pins: dict[int, RangeLock] = {}
         self._cache_limit = cache_limit
-        self._registration: Registration | None = None
+        self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
+        self._registration: Callable[[], object] | None = None
 
     @contextmanager
     def reading(self, shard: int) -> Iterator[OpenShard]:
@@ -54,7 +56,7 @@ class ShardStore:
             MosaicDataError: The shard cannot be had or is damaged.
         """
         with self._guard:
-            self._register()
+            self.register()
             opened = self._open.get(shard)
             if opened is None:
                 # Under a limit, what this thread holds open must not keep its own shard out.
@@ -73,7 +75,7 @@ class ShardStore:
     def ensure(self, shard: int) -> None:
         """Have the shard's file present, without opening it."""
         with self._guard:
-            self._register()
+            self.register()
         stream, place = self._place(shard)
         self._fetchers[stream].ensure(place)
 
@@ -83,9 +85,7 @@ class ShardStore:
         An unlinked file that is still mapped would keep its space.
         """
         with self._guard:
-            limited = {
-                n for n, s in enumerate(self.streams) if s.fetched and has_users(s.directory)
-            }
+            limited = {stream for stream, watch in self._watches.items() if watch.limited()}
             for shard in list(self._open) if limited else ():
                 if self._place(shard)[0] in limited and not self._uses.get(shard):
                     self._close_shard(shard)
@@ -104,15 +104,17 @@ class ShardStore:
                 pin.close()
             self._pins.clear()
             if self._registration:
-                self._registration.close()
+                self._registration()
                 self._registration = None
 
-    def _register(self) -> None:
-        """Note this process's limit before it first uses the cache."""
+    def register(self) -> None:
+        """Note this process's limit, before it first uses the cache."""
         if self._cache_limit is None or self._registration is not None:
             return
         directories = tuple(sorted({s.directory for s in self.streams if s.fetched}))
-        self._registration = Registration(CacheUser(self._cache_limit, directories))
+        registration = Registration(CacheUser(self._cache_limit, directories))
+        # Withdrawn when this is closed, dropped, or the interpreter ends.
+        self._registration = weakref.finalize(self, registration.close)
 
     def _open_shard(self, shard: int) -> OpenShard:
         stream, place = self._place(shard)

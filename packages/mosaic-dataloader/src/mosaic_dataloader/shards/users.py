@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -75,10 +76,32 @@ def live_users(directory: str) -> list[CacheUser]:
     return found
 
 
-def has_users(directory: str) -> bool:
-    """Whether any claim is noted; a cheap look without locks, also at claims of the dead."""
-    try:
-        with os.scandir(users_root(directory)) as entries:
-            return next(entries, None) is not None
-    except FileNotFoundError:
-        return False
+class UsersWatch:
+    """Whether anybody limits a directory, cheap enough to ask for every shard.
+
+    Args:
+        directory: The cache directory.
+    """
+
+    # How long a look at who lives is good for; a new claim is seen at once, by the folder's time.
+    _SECONDS = 5.0
+
+    def __init__(self, directory: str):
+        self._directory = directory
+        self._changed = -1
+        self._looked = 0.0
+        self._limited = False
+
+    def limited(self) -> bool:
+        """Whether any running loader limits the directory; claims of the dead are removed."""
+        try:
+            changed = os.stat(users_root(self._directory)).st_mtime_ns
+        except FileNotFoundError:
+            return False
+        stale = self._limited and time.monotonic() - self._looked > self._SECONDS
+        if changed != self._changed or stale:
+            with locked(lock_path(self._directory), BUDGET_BYTE):
+                self._limited = bool(live_users(self._directory))
+                self._changed = os.stat(users_root(self._directory)).st_mtime_ns
+            self._looked = time.monotonic()
+        return self._limited

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from integration_support.ledger import RankLedger
+from integration_support.ledger import LEDGER, RankLedger
 
 TESTS = Path(__file__).resolve().parent.parent
 APP = TESTS.parent / "apps" / "train"
@@ -121,7 +121,9 @@ class RankServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment() | {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid())},
+            # Whether the machine has GPUs must make no difference.
+            env=environment()
+            | {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid()), "CUDA_VISIBLE_DEVICES": ""},
         )
 
     def run(
@@ -173,6 +175,23 @@ class RankServer:
         except subprocess.TimeoutExpired:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
+
+
+def train_with_command(world: int, *options: str, folder: Path) -> Outcome:
+    """Run the app as a user does, on the GPUs of this machine if it has any."""
+    for old in folder.glob("rank*"):
+        old.unlink()
+    command = [sys.executable, str(APP), *command_line(folder, *options)]
+    with open(folder / "output.log", "w") as log:
+        result = subprocess.run(
+            [*command, "--nproc-per-node", str(world)],
+            env=environment() | {LEDGER: str(folder)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=400,
+        )
+    assert result.returncode == 0, (folder / "output.log").read_text()[-6000:]
+    return Outcome(folder, [0] * world)
 
 
 def command_line(folder: Path, *options: str) -> list[str]:

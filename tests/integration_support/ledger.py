@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 #: Folder of the ledger; each rank writes `rank<RANK>.jsonl` in it.
-FOLDER = "MOSAIC_TEST_LEDGER"
+LEDGER = "MOSAIC_TEST_LEDGER"
 #: Set: only read so many batches where the loader is built, and end the process; for layouts whose
 #: model this machine cannot run.
 READ_ONLY = "MOSAIC_TEST_READ_ONLY"
@@ -18,7 +18,8 @@ VOCABULARY = 2048
 
 def note(event: str, **values: Any) -> None:
     """Append a line, and have it on disk before anything else happens."""
-    path = Path(os.environ[FOLDER], f"rank{os.environ['RANK']}.jsonl")
+    # The app's launcher builds the loaders, too, to check them.
+    path = Path(os.environ[LEDGER], f"rank{os.environ.get('RANK', '-launcher')}.jsonl")
     with open(path, "a") as file:
         file.write(json.dumps({"event": event, **values}) + "\n")
 

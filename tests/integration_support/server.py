@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from integration_support.ledger import LEDGER
+
 #: What a rank imports on its way, the slow ones.
 MODULES = (
     "torch._dynamo",
@@ -75,7 +77,7 @@ def run(task: str, world: int, folder: str, env: dict[str, str], arguments: Any)
                 "LOCAL_WORLD_SIZE": str(world),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
-                "MOSAIC_TEST_LEDGER": folder,
+                LEDGER: folder,
             }
             os._exit(be_rank(task, Path(folder, f"rank{rank}.log"), variables | env, arguments))
         ranks[pid] = rank

@@ -127,7 +127,8 @@ def mean_loss(checkpoint: str, rows: list[list[int]], seq_len: int) -> None:
     args = tiny_args()
     args.max_seq_len = seq_len
     model = Transformer(args)
-    model.init_weights()
+    with torch.no_grad():
+        model.init_weights()  # of which the table of rotations is in no checkpoint
     state = model.state_dict()
     dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
     model.load_state_dict(state)

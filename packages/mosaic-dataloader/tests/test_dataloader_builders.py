@@ -1,0 +1,171 @@
+"""Builders: a configuration of any class, read by attribute."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dataloader_helpers import numbers, take, write_rows
+
+from mosaic_dataloader import (
+    MosaicDataError,
+    build_mosaic_dataloader,
+    build_mosaic_tokenizer,
+    build_mosaic_validation_dataloader,
+)
+
+
+@dataclass
+class Loader:
+    """A section as a dataclass; options left at None are not set."""
+
+    name: str = "text"
+    num_workers: int = 0
+    prefetch_factor: int | None = None
+    drop_last: bool = True
+    dataset: Any = field(default_factory=dict)
+
+
+def config(dataset: Any, **more: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        training=SimpleNamespace(local_batch_size=4, seq_len=16),
+        validation=SimpleNamespace(local_batch_size=8, seq_len=16),
+        mosaic_dataloader=Loader(dataset=dataset),
+        mosaic_validation_dataloader=Loader(dataset=dataset),
+        **more,
+    )
+
+
+def build(job: Any, rank: int = 0, ranks: int = 1) -> Any:
+    return build_mosaic_dataloader(
+        dp_world_size=ranks, dp_rank=rank, tokenizer=None, job_config=job
+    )
+
+
+def test_sections_of_every_kind_mean_the_same(
+    numbered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"shuffle": True, "shuffle_seed": 3, "max_seq_len": 16, "partition_algo": "relaxed"}
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    found = []
+    for dataset in (
+        {**options, "local": numbered},
+        SimpleNamespace(**options, streams={"a": SimpleNamespace(local=numbered, repeat=None)}),
+        {**options, "streams": {"a": {"local": numbered}}, "remote": None, "epoch_size": None},
+    ):
+        ranks = [build(config(dataset), r, 2) for r in range(2)]
+        assert ranks[0].num_nodes == 4
+        found.append([take(iter(one), 10) for one in ranks])
+        assert (ranks[1].dp_rank, ranks[1].dp_world_size, ranks[1].batch_size) == (1, 2, 4)
+    assert found[0] == found[1] == found[2]
+
+
+def test_validation_passes_are_finite_equal_and_without_trace(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data", range(101))
+    loaders = [
+        build_mosaic_validation_dataloader(
+            dp_world_size=3, dp_rank=r, tokenizer=None, job_config=config({"local": data})
+        )
+        for r in range(3)
+    ]
+    assert {len(one) for one in loaders} == {5}
+    states = {one.state_dict()["mosaic"] for one in loaders}
+    for _ in range(2):
+        passes = [[n for batch in one for n in numbers(batch)] for one in loaders]
+        assert [len(p) for p in passes] == [40, 40, 40]
+        assert sorted(n for p in passes for n in p if n >= 0) == list(range(101))
+        # A pass that is broken off does not move the next one.
+        next(iter(loaders[0]))
+    assert {one.state_dict()["mosaic"] for one in loaders} == states
+
+
+@pytest.mark.parametrize(
+    ("dataset", "parts"),
+    [
+        ({}, ["[mosaic_dataloader.dataset]", "no data", "streams"]),
+        ({"local": "D", "max_seq_len": 32}, ["max_seq_len = 32", "training.seq_len = 16"]),
+        ({"local": "D", "partition_algo": "orig"}, ["partition_algo", "relaxed"]),
+        ({"local": "D", "shufle": True}, ["shufle"]),
+        ({"local": "D", "replication": 2}, ["replication"]),
+        ({"local": "D", "streams": {"a": {"local": "D"}}}, ["either streams"]),
+        ({"local": "D", "cache_limit": "many"}, ["cache_limit", "many", "10gb"]),
+        ({"local": "D", "epoch_size": "0"}, ["epoch_size"]),
+        ({"local": "D", "on_data_change": "go"}, ["on_data_change", "restart_epoch"]),
+        ({"local": "D", "predownload": -1}, ["predownload"]),
+        ({"local": "D", "token_encoding_type": "float32"}, ["token_encoding_type", "int64"]),
+        ({"streams": {"a": {"local": "D", "repeat": 0}}}, ["weights", "raise"]),
+    ],
+)
+def test_mistakes_are_one_line(numbered: str, dataset: dict[str, Any], parts: list[str]) -> None:
+    def with_data(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: with_data(v) for k, v in value.items()}
+        return numbered if value == "D" else value
+
+    with pytest.raises(MosaicDataError) as caught:
+        build(config(with_data(dataset)))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"num_workers": -1}, "num_workers = -1"),
+        ({"prefetch_factor": 0}, "prefetch_factor = 0"),
+        ({"persistent_workers": True}, "persistent_workers"),
+        ({"pin_memory": True}, "pin_memory"),
+        ({"name": "image"}, "image"),
+    ],
+)
+def test_loader_options_are_checked(numbered: str, change: dict[str, Any], part: str) -> None:
+    job = config({"local": numbered})
+    job.mosaic_dataloader = SimpleNamespace(dataset={"local": numbered}, **change)
+    with pytest.raises(MosaicDataError, match=part):
+        build(job)
+
+
+def tokenizer_config(name: str | None, **kwargs: Any) -> SimpleNamespace:
+    return SimpleNamespace(mosaic_tokenizer=SimpleNamespace(name=name, kwargs=kwargs))
+
+
+def test_the_tokenizer_speaks_torchtitans_interface(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 7}, unk_token="<s>"))
+    made.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(tmp_path)
+    wrapped = build_mosaic_tokenizer(tokenizer_config(str(tmp_path), model_max_length=64))
+    assert wrapped is not None
+    assert wrapped.tokenizer.model_max_length == 64
+    assert (wrapped.bos_id, wrapped.eos_id) == (0, 1)
+    assert wrapped.encode("a b") == [0, 2, 7, 1]
+    assert wrapped.encode("b", add_bos=False, add_eos=False) == [7]
+    assert wrapped.decode([2, 7]) == "a b"
+    # Embeddings needed, not entries counted.
+    assert wrapped.get_vocab_size() == 8
+    assert build_mosaic_tokenizer(tokenizer_config(None)) is None
+    with pytest.raises(MosaicDataError, match=r"mosaic_tokenizer\.name") as caught:
+        build_mosaic_tokenizer(tokenizer_config(str(tmp_path / "none")))
+    assert "\n" not in str(caught.value)
+
+
+def test_importing_the_package_loads_little() -> None:
+    script = (
+        "import sys, mosaic_dataloader\n"
+        "heavy = {'streaming', 'transformers', 'torchtitan', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import mosaic_dataloader.loader.dataloader\n"
+        "assert not {'transformers', 'torchtitan', 'boto3'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -30,7 +30,7 @@ def loss_rank(config: Any, world_size: int) -> int:
 
 
 def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
-    """TorchTitan's log; informational lines only from rank 0 and from the rank with the loss.
+    """TorchTitan's log; informational lines only from the rank that has the loss.
 
     `LOG_RANK` (a list such as `0,4`, as TorchTitan's own start script has it) chooses others.
     Warnings and errors are printed by every rank, with its number.
@@ -39,12 +39,14 @@ def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
 
     init_logger()
     if not os.environ.get("LOG_RANK"):
-        ranks = sorted({0, loss_rank(config, world_size)})
-        # TorchTitan warns of a pipeline's loss being invisible unless it finds the rank here.
-        os.environ["LOG_RANK"] = ",".join(map(str, ranks))
+        # In a pipeline the others have none to print. TorchTitan looks here too, and warns of a
+        # loss that nobody sees.
+        os.environ["LOG_RANK"] = str(loss_rank(config, world_size))
     root = logging.getLogger()
     if str(rank) not in os.environ["LOG_RANK"].split(","):
         root.setLevel(logging.WARNING)
+    if not config.checkpoint.last_save_in_hf:
+        root.addFilter(_not_about_hf_assets)
     if rank:
         formatter = logging.Formatter(_FORMAT.replace("[titan]", f"[titan] [rank {rank}]"))
         for handler in root.handlers:
@@ -53,3 +55,8 @@ def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
         warnings.simplefilter("ignore")
     # TorchTitan sets timeouts through a torch function that has since got another name.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*_set_pg_timeout")
+
+
+def _not_about_hf_assets(record: logging.LogRecord) -> bool:
+    """Weights in Hugging Face format that are missing concern only who wants to save some."""
+    return not record.getMessage().startswith("model.safetensors.index.json not found")

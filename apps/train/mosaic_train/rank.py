@@ -66,6 +66,9 @@ def _train(config: "MosaicJobConfig") -> None:
     from torchtitan.tools.logging import logger
     from torchtitan.train import Trainer
 
+    # The elastic agent sets this to its default; TorchTitan sets its own, and warns of the other.
+    if os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING") == "1":
+        del os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"]
     trainer: Any = None
     try:
         trainer = Trainer(config)

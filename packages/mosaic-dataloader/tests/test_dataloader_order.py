@@ -151,3 +151,12 @@ def test_what_cannot_be_ordered_is_refused_in_words(
         timeline.rows(0, 1)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(("ranks", "nodes"), [(1, 2), (3, 2), (2, 4)])
+def test_device_batches_need_ranks_that_nodes_divide(ranks: int, nodes: int) -> None:
+    """One data-parallel rank over two machines: tensor or pipeline parallelism across them."""
+    with pytest.raises(MosaicDataError, match=rf"{ranks} rank.* {nodes} nodes"):
+        settled(4 * ranks, nodes, 4, batching_method="device_per_stream", num_canonical_nodes=4)
+    options = settled(4 * ranks, 1, 4, batching_method="device_per_stream", num_canonical_nodes=4)
+    assert Timeline(mixture([[100], [20]]), options).epoch_length % (4 * ranks) == 0

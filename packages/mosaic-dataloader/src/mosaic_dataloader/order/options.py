@@ -62,6 +62,13 @@ class OrderOptions:
                 f'batching_method = "device_per_stream" needs num_canonical_nodes ({canonical}) '
                 f"divisible by the number of nodes ({num_nodes}); change num_canonical_nodes"
             )
+        ranks = global_batch // local_batch
+        if by_device and ranks % num_nodes:
+            raise MosaicDataError(
+                f'batching_method = "device_per_stream" needs equally many data-parallel ranks on '
+                f"each node, and {ranks} rank(s) do not divide by {num_nodes} nodes; change the "
+                f"parallel degrees or choose another batching_method"
+            )
         return SettledOrder(
             shuffle=self.shuffle,
             shuffle_algo=self.shuffle_algo,

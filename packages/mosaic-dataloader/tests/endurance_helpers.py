@@ -1,10 +1,10 @@
 """Real loaders taken through changes of layout, their state through torch's own checkpoints."""
 
+import json
 import shutil
 import tempfile
-import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch.distributed.checkpoint as dcp
 from dataloader_helpers import Ranks, joined, write_rows
 from hypothesis import strategies as st
 
-from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.order.timeline import Timeline
 
@@ -105,19 +104,15 @@ runs = st.builds(
 @st.composite
 def unit_runs(draw: st.DrawFn) -> Run:
     """A run whose order is built in units of the batch, which all layouts then share."""
-    nodes, batch = draw(st.sampled_from([1, 2])), draw(st.sampled_from([4, 8, 12]))
+    batch = draw(st.sampled_from([4, 8, 12]))
     changes = []
     for leg in draw(st.lists(legs, min_size=2, max_size=3)):
-        ranks = draw(st.sampled_from([r for r in (1, 2, 4) if not batch % r]))
-        fields = {**leg.__dict__, "ranks": ranks, "batch": batch // ranks, "nodes": nodes}
-        changes.append(Leg(**fields))
+        ranks = draw(st.sampled_from([1, 2, 4]))
+        nodes = draw(st.sampled_from([n for n in (1, 2) if not ranks % n]))
+        changes.append(replace(leg, ranks=ranks, batch=batch // ranks, nodes=nodes))
     method = draw(st.sampled_from(["stratified", "per_stream", "device_per_stream"]))
-    chosen = {
-        **draw(options()),
-        "batching_method": method,
-        "num_canonical_nodes": nodes * draw(st.integers(1, 2)),
-    }
-    return Run(({}, {}), chosen, 12, changes)
+    units = {"batching_method": method, "num_canonical_nodes": draw(st.sampled_from([2, 4]))}
+    return Run(({}, {}), {**draw(options()), **units}, draw(st.integers(6, 16)), changes)
 
 
 def write_stores(folder: Path) -> tuple[Path, Path]:
@@ -141,12 +136,11 @@ class _Traveller:
     def __init__(self, run: Run, stores: tuple[Path, Path], folder: Path, figures: Figures):
         self.run, self.stores, self.folder, self.figures = run, stores, folder, figures
         self.caches = (folder / "first", folder / "second")
-        largest = max(
-            p.stat().st_size for s in stores for p in s.glob("*.mds*")
-        )  # packed; unpacked is known from the index below
-        indexes = sum((s / "index.json").stat().st_size for s in stores)
-        unpacked = 17 * 4 * 8 + 400
-        self.limit = indexes + run.shards_cached * (largest + unpacked)
+        indexes = [s / "index.json" for s in stores]
+        shards = [shard for i in indexes for shard in json.loads(i.read_text())["shards"]]
+        # On its way, a shard takes its packed size too.
+        largest = max(s["raw_data"]["bytes"] + s["zip_data"]["bytes"] for s in shards)
+        self.limit = sum(i.stat().st_size for i in indexes) + run.shards_cached * largest
         self.handed_out: list[int] = []
 
     def ranks(self, leg: Leg) -> Ranks:

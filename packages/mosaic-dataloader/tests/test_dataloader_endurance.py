@@ -9,7 +9,8 @@ import pytest
 from endurance_helpers import Figures, Run, go_through, runs, unit_runs, write_stores
 from hypothesis import given, settings
 
-from mosaic_dataloader import MosaicDataError
+# torch's checkpoints say so wherever there is no process group.
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
-"""A process that reads a data set through a slow store and prints what it gets.
+"""Processes that read a data set through a slow store and print what they get.
 
-Run as: slow_reader.py JSON, with remote, local, seconds per shard, cache_limit, batches, workers.
+One process imports everything and forks a reader for each job that it is told on standard input, as
+a line of JSON: importing costs more than most jobs. The readers are real processes, and killed as
+such. A job has remote, local, out (the file to print to), seconds per shard, batches, and perhaps
+workers, batch_size, cache_limit, state (a file that keeps the position), log (of shards fetched).
 """
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,40 +19,65 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dataloader_helpers import loader, numbers
 from streaming.base.storage.download import LocalDownloader
 
-JOB = json.loads(sys.argv[1])
+
+def read(job: dict[str, Any]) -> None:
+    """Read as told."""
+
+    def slow_copy(self: Any, remote: str, local: str, timeout: float) -> None:
+        # In four parts, so that a kill can hit half a file.
+        data = Path(remote).read_bytes()
+        with open(local, "wb", 0) as out:
+            for part in range(4):
+                out.write(data[part * len(data) // 4 : (part + 1) * len(data) // 4])
+                time.sleep(job["seconds"] / 4)
+        if "log" in job:
+            with open(job["log"], "a") as log:
+                log.write(os.path.basename(remote) + "\n")
+
+    LocalDownloader._download_file_impl = slow_copy
+    one = loader(
+        {"slow": {"remote": job["remote"], "local": job["local"]}},
+        cache_limit=job.get("cache_limit"),
+        num_workers=job.get("workers", 0),
+        shuffle_block_size=100,
+        batch_size=job.get("batch_size", 8),
+    )
+    state = Path(job["state"]) if "state" in job else None
+    if state and state.exists():
+        one.load_state_dict({"mosaic": state.read_text()})
+    print("ready", flush=True)
+    for _, batch in zip(range(job["batches"]), one, strict=False):
+        # The line is the ledger, so the position is saved after it, in one step.
+        print(*numbers(batch), flush=True)
+        if state:
+            partial = state.with_suffix(".partial")
+            partial.write_text(one.state_dict()["mosaic"])
+            partial.rename(state)
+    one.close()
+    one.dataset.close()
+    print("done", flush=True)
 
 
-def slow_copy(self: Any, remote: str, local: str, timeout: float) -> None:
-    """Copy in four parts, so that a kill can hit half a file; note each shard fetched."""
-    data = Path(remote).read_bytes()
-    with open(local, "wb", 0) as out:
-        for part in range(4):
-            out.write(data[part * len(data) // 4 : (part + 1) * len(data) // 4])
-            time.sleep(JOB["seconds"] / 4)
-    if "log" in JOB:
-        with open(JOB["log"], "a") as log:
-            log.write(os.path.basename(remote) + "\n")
+def serve() -> None:
+    """Fork a reader per line, and tell its process id."""
+    # Readers that end leave no zombie: /proc tells whether one lives.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    print("serving", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        job = json.loads(line)
+        with open(job["out"], "w") as out:
+            os.dup2(out.fileno(), 1)
+        try:
+            read(job)
+        finally:
+            sys.stdout.flush()
+            # The parent's state is not this process's to tear down.
+            os._exit(0)
 
 
-LocalDownloader._download_file_impl = slow_copy
-
-one = loader(
-    {"slow": {"remote": JOB["remote"], "local": JOB["local"]}},
-    cache_limit=JOB.get("cache_limit"),
-    num_workers=JOB.get("workers", 0),
-    shuffle_block_size=100,
-    batch_size=JOB.get("batch_size", 8),
-)
-state = Path(JOB["state"]) if "state" in JOB else None
-if state and state.exists():
-    one.load_state_dict({"mosaic": state.read_text()})
-print("ready", flush=True)
-for _, batch in zip(range(JOB["batches"]), one, strict=False):
-    # The line is the ledger, so the position is saved after it, in one step.
-    print(*numbers(batch), flush=True)
-    if state:
-        partial = state.with_suffix(".partial")
-        partial.write_text(one.state_dict()["mosaic"])
-        partial.rename(state)
-print("done", flush=True)
-one.close()
+serve()

@@ -1,15 +1,18 @@
 """Shards from elsewhere: whole or not at all, once per machine, within limits, after any kill."""
 
+import contextlib
+import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +38,61 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def start(out: Path | None = None, **job: Any) -> "subprocess.Popen[str]":
+class Job:
+    """A reader process; see slow_reader.py."""
+
+    def __init__(self, pid: int, out: Path):
+        self.pid = pid
+        self.out = out
+
+    def alive(self) -> bool:
+        return os.path.exists(f"/proc/{self.pid}")
+
+    def wait_for(self, line: str) -> None:
+        while f"{line}\n" not in self.out.read_text():
+            assert self.alive(), self.out.read_text()
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def join(self) -> list[int]:
+        """Wait for its end; the rows that it got."""
+        while self.alive():
+            time.sleep(0.01)
+        whole = self.out.read_text()
+        lines = whole[: whole.rfind("\n") + 1].splitlines()
+        return [int(n) for line in lines if line[:1].isdigit() for n in line.split()]
+
+    def finish(self) -> list[int]:
+        """The same, for a process that nobody kills."""
+        rows = self.join()
+        assert self.out.read_text().endswith("done\n")
+        return rows
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
+    """Starts readers, each a process of its own."""
+    outputs = tmp_path_factory.mktemp("outputs")
     script = Path(__file__).parent / "slow_reader.py"
-    job = {key: str(v) if isinstance(v, Path) else v for key, v in job.items()}
-    command = [sys.executable, str(script), json.dumps(job)]
-    if out is None:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with out.open("w") as file:
-        return subprocess.Popen(command, stdout=file, text=True)
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        assert server.stdout.readline() == "serving\n"
+        number = itertools.count()
+
+        def begin(**job: Any) -> Job:
+            out = outputs / str(next(number))
+            out.touch()
+            told = {k: str(v) if isinstance(v, Path) else v for k, v in job.items()}
+            print(json.dumps({**told, "out": str(out)}), file=server.stdin, flush=True)
+            return Job(int(server.stdout.readline()), out)
+
+        yield begin
+        server.stdin.close()
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -55,40 +105,33 @@ def leftovers(cache: Path) -> list[str]:
     )
 
 
-def read_numbers(lines: str) -> list[int]:
-    return [int(n) for line in lines.splitlines() if line[:1].isdigit() for n in line.split()]
-
-
-def test_processes_share_a_cache_and_fetch_each_shard_once(store: Path, tmp_path: Path) -> None:
+def test_processes_share_a_cache_and_fetch_each_shard_once(
+    store: Path, tmp_path: Path, start: Callable[..., Job]
+) -> None:
     cache, log = tmp_path / "cache", tmp_path / "log"
     jobs = [
         start(remote=store, local=cache, seconds=0.02, batches=ROWS // 8, log=log, workers=w)
         for w in (0, 2)
     ]
-    outputs = [job.communicate(timeout=120)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0]
-    for output in outputs:
-        assert Counter(read_numbers(output)) == Counter(range(ROWS))
-    assert outputs[0] == outputs[1]
+    rows = [job.finish() for job in jobs]
+    assert rows[0] == rows[1]
+    assert Counter(rows[0]) == Counter(range(ROWS))
     fetched = Counter(log.read_text().split())
     assert len(fetched) > 30, "the index and all shards"
     assert set(fetched.values()) == {1}
     assert leftovers(cache) == []
 
 
-def test_kills_leave_nothing_and_lose_nothing(store: Path, tmp_path: Path) -> None:
+def test_kills_leave_nothing_and_lose_nothing(
+    store: Path, tmp_path: Path, start: Callable[..., Job]
+) -> None:
     """Kill readers at random moments; the ledger of all lives together is the order itself."""
     cache, state = tmp_path / "cache", tmp_path / "state"
     chance = random.Random(3)
     before = sorted(os.listdir("/dev/shm"))
     total = 2 * ROWS // 8
-    expected = [
-        r
-        for b in take(
-            iter(loader(str(store), cache_dir=str(tmp_path / "c"), shuffle_block_size=100)), total
-        )
-        for r in b
-    ]
+    plain = loader(str(store), cache_dir=str(tmp_path / "plain"), shuffle_block_size=100)
+    expected = [row for rows in take(iter(plain), total) for row in rows]
     ledger: list[int] = []
     kills = 0
     while len(ledger) < len(expected):
@@ -96,9 +139,7 @@ def test_kills_leave_nothing_and_lose_nothing(store: Path, tmp_path: Path) -> No
         # Rows after the last saved position are read again, and only these.
         assert saved in (len(ledger), len(ledger) - 8)
         del ledger[saved:]
-        lines = tmp_path / f"lines {kills}"
         job = start(
-            out=lines,
             remote=store,
             local=cache,
             seconds=0.2,
@@ -106,16 +147,12 @@ def test_kills_leave_nothing_and_lose_nothing(store: Path, tmp_path: Path) -> No
             state=state,
             workers=kills % 2,
         )
-        while "ready\n" not in lines.read_text():
-            assert job.poll() is None
-            time.sleep(0.01)
-        if kills < 6:
-            time.sleep(chance.uniform(0.05, 0.7))
+        job.wait_for("ready")
+        if kills < 8:
+            time.sleep(chance.uniform(0.02, 0.5))
             job.kill()
             kills += 1
-        job.wait(timeout=120)
-        whole = lines.read_text()
-        ledger += read_numbers(whole[: whole.rfind("\n") + 1])
+        ledger += job.join()
     assert ledger == expected
     assert kills >= 4
     assert leftovers(cache) == []
@@ -176,7 +213,7 @@ class Watch:
 
 
 def test_a_shared_cache_stays_within_the_smallest_limit(
-    wide: tuple[Path, int, int], small_disk: Path
+    wide: tuple[Path, int, int], small_disk: Path, start: Callable[..., Job]
 ) -> None:
     store, index, shard = wide
     cache = small_disk / "cache"
@@ -184,10 +221,9 @@ def test_a_shared_cache_stays_within_the_smallest_limit(
     job = {"remote": store, "local": cache, "seconds": 0.0, "batches": 60}
     with Watch(small_disk) as watch:
         jobs = [start(**job, cache_limit=limit, workers=w) for limit, w in ((small, 0), (large, 1))]
-        outputs = [one.communicate(timeout=240)[0] for one in jobs]
-    assert [one.returncode for one in jobs] == [0, 0]
-    assert outputs[0] == outputs[1]
-    assert set(Counter(read_numbers(outputs[0])).values()) == {3}
+        rows = [one.finish() for one in jobs]
+    assert rows[0] == rows[1]
+    assert set(Counter(rows[0]).values()) == {3}
     # One alone may use its own limit; while both run, the smaller one holds (see below).
     assert large // 4 < max(watch.seen) <= large + Watch.SLACK
     assert leftovers(cache) == []

@@ -56,7 +56,7 @@ def test_resume_on_all_gpus(tmp_path: Path, numbered: Numbered, mode: str) -> No
     assert "CUDA" in log, "it trained on something else"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_same_on_cpu(
     tmp_path: Path, numbered: Numbered, monkeypatch: pytest.MonkeyPatch
 ) -> None:

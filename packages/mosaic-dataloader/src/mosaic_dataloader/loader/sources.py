@@ -72,10 +72,18 @@ class WorkerPool:
         )
 
     def read(self, requests: Requests, predownload: int) -> Iterator[Batch]:
-        """Read batches; see ``read_here``."""
-        ahead = _look_ahead(self._dataset, requests, predownload)
+        """Read batches; see ``read_here``.
+
+        The workers are started by the call itself: it belongs into the main thread, where torch
+        can watch for their deaths and nothing else runs while the process is forked.
+        """
         self._sampler.restart(requests())
-        iterator = iter(self._loader)
+        return self._collect(iter(self._loader), requests, predownload)
+
+    def _collect(
+        self, iterator: Iterator[Any], requests: Requests, predownload: int
+    ) -> Iterator[Batch]:
+        ahead = _look_ahead(self._dataset, requests, predownload)
         try:
             for inputs, labels in iterator:
                 request = self._sampler.oldest()

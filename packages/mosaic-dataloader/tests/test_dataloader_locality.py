@@ -1,0 +1,99 @@
+"""Each machine reads the shards of its own canonical nodes, and no others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataloader_helpers import loader, numbers, write_rows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from order_helpers import mixture, settled
+
+from mosaic_dataloader.order.batches import Layout, endless_batches
+from mosaic_dataloader.order.timeline import Timeline
+
+ALGOS = ["py1e", "py1s", "py2s", "py1br"]
+
+
+def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int) -> set[int]:
+    """Shards that hold samples of a machine's canonical nodes in an epoch."""
+    ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
+    canonical = timeline.options.num_canonical_nodes
+    own = owners * nodes // canonical == node
+    return set(timeline.mixture.locate(ids[own])[0].tolist())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(5, 40), min_size=8, max_size=60),
+    algo=st.sampled_from(ALGOS),
+    nodes=st.sampled_from([1, 2, 4, 8]),
+    per_node=st.integers(1, 3),
+    ranks=st.integers(1, 3),
+    rounds=st.integers(1, 3),
+    epoch=st.integers(0, 2),
+    offset=st.integers(0, 40),
+)
+def test_machines_keep_to_their_shards(
+    sizes: list[int],
+    algo: str,
+    nodes: int,
+    per_node: int,
+    ranks: int,
+    rounds: int,
+    epoch: int,
+    offset: int,
+) -> None:
+    """From any position on, where canonical nodes divide the batch and nodes divide them."""
+    canonical = nodes * per_node
+    # The smallest local batch with which the canonical nodes divide the global one, or some times.
+    batch = per_node // np.gcd(per_node, ranks) * rounds
+    size = batch * ranks * nodes
+    assert size % canonical == 0
+    options = settled(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
+    timeline = Timeline(mixture([sizes]), options)
+    length = timeline.epoch_length
+    # Behind the last whole round, some canonical nodes have one more sample and others none.
+    start = epoch * length + min(offset, length)
+    batches = (epoch * length + length // canonical * canonical - start) // size
+    read = []
+    for node in range(nodes):
+        ids = []
+        for rank in range(node * ranks, (node + 1) * ranks):
+            requests = endless_batches(timeline, Layout(rank, nodes * ranks, batch), start)
+            ids += [i for _ in range(batches) for i in next(requests).ids.tolist()]
+        shards = set(timeline.mixture.locate(np.array(ids, np.int64))[0].tolist())
+        assert shards <= own_shards(timeline, epoch, node, nodes)
+        read += ids
+    # Together they read all of it.
+    ids = timeline.rows(start, start + max(0, batches) * size)[0]
+    assert sorted(read) == sorted(ids.tolist())
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> None:
+    """Two machines, each with a cache of its own; what is in there after an epoch."""
+    store = write_rows(tmp_path / "store", range(480), size_limit=1000)
+    count = len(list((tmp_path / "store").glob("*.mds")))
+    rows = []
+    for node in range(2):
+        cache = tmp_path / f"node-{node}"
+        for rank in (2 * node, 2 * node + 1):
+            one = loader(
+                {"data": {"remote": store, "local": str(cache)}},
+                dp_rank=rank,
+                dp_world_size=4,
+                batch_size=4,
+                num_nodes=2,
+                num_canonical_nodes=4,
+                shuffle_algo=algo,
+                infinite=False,
+            )
+            rows += [n for batch in one for n in numbers(batch)]
+            timeline = one._books.timeline
+            one.close()
+        fetched = {int(p.name.split(".")[1]) for p in cache.glob("*.mds")}
+        assert fetched == own_shards(timeline, 0, node, 2)
+        # A shard that lies across a border belongs to both sides.
+        assert len(fetched) <= count // 2 + 2
+    assert sorted(rows) == list(range(480))

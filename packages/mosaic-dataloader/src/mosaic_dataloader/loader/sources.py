@@ -4,7 +4,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mosaic_dataloader.order.batches import BatchRequest
@@ -89,7 +91,7 @@ class WorkerPool:
                 request = self._sampler.oldest()
                 if ahead:
                     ahead.consumed(len(request.ids))
-                yield request, inputs, labels
+                yield request, torch.from_numpy(inputs), torch.from_numpy(labels)
         finally:
             if ahead:
                 ahead.close()
@@ -117,11 +119,18 @@ class _RequestSampler(Sampler[BatchRequest]):
 
 
 class _Fetch(Dataset[Any]):
+    """Reads a batch in a worker.
+
+    It returns arrays, which come through the worker's pipe. Tensors would come through shared
+    memory, handed over by a socket in a temporary folder that a killed worker leaves behind.
+    """
+
     def __init__(self, dataset: "StreamingTextDataset"):
         self._dataset = dataset
 
-    def __getitem__(self, ids: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._dataset.rows.batch(ids)
+    def __getitem__(self, ids: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        inputs, labels = self._dataset.rows.batch(ids)
+        return inputs.numpy(), labels.numpy()
 
 
 def _as_it_is(batch: Any) -> Any:

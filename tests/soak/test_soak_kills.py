@@ -113,7 +113,7 @@ def tail(path: Path) -> str:
 def choose_victims(alive: LifeProcesses, chance: random.Random) -> tuple[str, list[int]]:
     """Who is killed."""
     ranks, workers = alive.ranks(), alive.workers()
-    kinds = ["launcher"]
+    kinds = ["launcher", "everything"]
     if ranks:
         kinds += ["one rank", "all ranks"]
     if workers:
@@ -121,6 +121,7 @@ def choose_victims(alive: LifeProcesses, chance: random.Random) -> tuple[str, li
     kind = chance.choice(kinds)
     return kind, {
         "launcher": [alive.launcher],
+        "everything": [alive.launcher, *ranks, *workers],
         "one rank": ranks and [chance.choice(ranks)],
         "all ranks": ranks,
         "a worker": workers and [chance.choice(workers)],

@@ -71,7 +71,9 @@ weights = st.sampled_from(
         ({}, {}),
         ({"proportion": 0.7}, {"proportion": 0.3}),
         ({"repeat": 0.6}, {"repeat": 1.5}),
-        ({"choose": 40}, {"choose": 130}),
+        # Epochs of few samples, of which a run sees several.
+        ({"choose": 40}, {"choose": 70}),
+        ({"choose": 9}, {"choose": 22}),
     ]
 )
 

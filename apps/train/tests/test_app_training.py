@@ -13,15 +13,18 @@ TWO = ("--nproc-per-node", "2")
 
 def wait_until_gone(app: Any) -> None:
     deadline = time.monotonic() + 60
-    while app.processes():
-        assert time.monotonic() < deadline, "ranks outlive their launcher"
+    while left := app.processes():
+        if time.monotonic() > deadline:
+            for process in left:
+                os.kill(process, signal.SIGKILL)
+            pytest.fail("ranks outlive their launcher")
         time.sleep(0.1)
 
 
 def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> None:
     """FSDP on two ranks: the losses after a kill and a resume are the uninterrupted run's."""
     config = app.config(("interval = 1000", "interval = 2"))
-    process = app.start(app.command("--config-path", config, *TWO, "--training.steps", "50"))
+    process = app.start(app.command("--config-path", config, *TWO, "--training.steps", "9999"))
     assert process.stdout is not None
     seen: dict[int, float] = {}
     log = []
@@ -34,8 +37,9 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     assert "Applied FSDP to the model" in "".join(log)
     assert len(app.processes()) >= 3
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     wait_until_gone(app)
+    process.stdout.close()
     assert (app.folder / "out" / "checkpoint" / "step-2" / ".metadata").is_file()
 
     # From step 2, with another way to start the ranks.

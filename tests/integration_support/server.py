@@ -54,12 +54,8 @@ def main() -> None:
         except ModuleNotFoundError as error:
             if error.name not in {"tensorboard"}:
                 raise
-    threads = len(os.listdir("/proc/self/task"))
     for line in sys.stdin:
-        start = time.monotonic()
-        codes = run(**json.loads(line))
-        answer = {"codes": codes, "seconds": time.monotonic() - start, "threads": threads}
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps({"codes": run(**json.loads(line))}), file=answers, flush=True)
     os._exit(0)  # taking everything down again takes seconds
 
 

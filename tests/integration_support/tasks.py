@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torchtitan.components.lr_scheduler import build_lr_schedulers
 from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.models.llama3 import Transformer
 
-from integration_support.ledger import note
+from integration_support.ledger import LEDGER, note
 from integration_support.recording import recorded, tiny_args
 from mosaic_config import MosaicConfigManager
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
@@ -32,13 +33,26 @@ def app(argv: list[str], launched_by_us: bool = True) -> int:
         os.environ["MOSAIC_TRAIN_LAUNCHER_PID"] = str(os.getppid())
     else:
         os.environ.pop("MOSAIC_TRAIN_LAUNCHER_PID", None)
-    # TorchTitan ends with a sleep of two seconds, lest rank 0 end before the others. It has the
-    # store; but the group that this rank belongs to is destroyed together.
-    patient = torchtitan.train.time
+    # TorchTitan ends with a sleep of two seconds, lest rank 0, which has the store, end before the
+    # others. Here it waits for them instead, and no longer.
     impatient = types.ModuleType("time")
-    impatient.__dict__.update(patient.__dict__, sleep=lambda seconds: None)
+    impatient.__dict__.update(time.__dict__, sleep=lambda seconds: None)
     torchtitan.train.time = impatient
-    return cli.main(argv)
+    code = cli.main(argv)
+    if code == 0:
+        end_together()
+    return code
+
+
+def end_together() -> None:
+    """Have rank 0 wait until all ranks are here."""
+    folder = Path(os.environ[LEDGER])
+    (folder / f"rank{os.environ['RANK']}.done").touch()
+    deadline = time.monotonic() + 20
+    while os.environ["RANK"] == "0" and time.monotonic() < deadline:
+        if len(list(folder.glob("rank*.done"))) == int(os.environ["WORLD_SIZE"]):
+            break
+        time.sleep(0.01)
 
 
 def write_rows(out: str, rows: list[list[int]], size_limit: int = 8000) -> None:
@@ -140,11 +154,3 @@ def mean_loss(checkpoint: str, rows: list[list[int]], seq_len: int) -> None:
             picked = logits.log_softmax(-1).gather(1, tokens[1:, None])
             total, targets = total - float(picked.sum()), targets + len(picked)
     note("mean_loss", loss=total / targets, targets=targets)
-
-
-def checkpoint_keys(folder: str) -> None:
-    """Note the keys that a checkpoint holds."""
-    from torch.distributed.checkpoint.filesystem import FileSystemReader
-
-    metadata = FileSystemReader(str(Path(folder))).read_metadata()
-    note("keys", keys=sorted(metadata.state_dict_metadata))

@@ -23,6 +23,5 @@ def check_datasets(config: "MosaicJobConfig", layout: Layout, tokenizer: Any) ->
         loader = build(
             dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
         )
-        close = getattr(loader, "close", None)
-        if close is not None:
-            close()
+        # The launcher lives as long as the run, and must not hold on to a cache that ranks use.
+        loader.dataset.close()

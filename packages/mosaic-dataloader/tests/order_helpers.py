@@ -82,6 +82,7 @@ def unit_timelines(draw: st.DrawFn) -> tuple[Timeline, list[Leg]]:
     )
     try:
         timeline = Timeline(mixture(sizes), options)
+        timeline.check()
     except MosaicDataError:
         # Too few data for a single unit.
         assume(False)

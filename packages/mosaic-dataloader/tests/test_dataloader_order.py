@@ -156,7 +156,8 @@ def test_what_cannot_be_ordered_is_refused_in_words(
 @pytest.mark.parametrize(("ranks", "nodes"), [(1, 2), (3, 2), (2, 4)])
 def test_device_batches_need_ranks_that_nodes_divide(ranks: int, nodes: int) -> None:
     """One data-parallel rank over two machines: tensor or pipeline parallelism across them."""
+    method = {"batching_method": "device_per_stream", "num_canonical_nodes": 4}
     with pytest.raises(MosaicDataError, match=rf"{ranks} rank.* {nodes} nodes"):
-        settled(4 * ranks, nodes, 4, batching_method="device_per_stream", num_canonical_nodes=4)
-    options = settled(4 * ranks, 1, 4, batching_method="device_per_stream", num_canonical_nodes=4)
+        Timeline(mixture([[100], [20]]), settled(4 * ranks, nodes, 4, **method)).check()
+    options = settled(4 * ranks, 1, 4, **method)
     assert Timeline(mixture([[100], [20]]), options).epoch_length % (4 * ranks) == 0

@@ -96,12 +96,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Jo
 
 
 def leftovers(cache: Path) -> list[str]:
-    """Files that are neither shards, the index nor the lock."""
+    """Files that are neither shards, the index, the lock nor the time of its last check."""
     found = [p for p in cache.rglob("*") if p.is_file()]
     return sorted(
         str(p.relative_to(cache))
         for p in found
-        if not p.name.endswith(".mds") and p.name not in ("index.json", "lock")
+        if not p.name.endswith(".mds") and p.name not in ("index.json", "lock", "checked")
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mosaic_train.checks.checkpoint import checkpoint_to_continue
 from mosaic_train.checks.parallel import Layout
 
 if TYPE_CHECKING:
@@ -23,5 +24,9 @@ def check_datasets(config: "MosaicJobConfig", layout: Layout, tokenizer: Any) ->
         loader = build(
             dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
         )
+        # A checkpoint brings the order of its first run's layout with it.
+        resumes = config.checkpoint.enable and checkpoint_to_continue(config) is not None
+        if not (resumes and build is build_mosaic_dataloader):
+            loader.check()
         # The launcher lives as long as the run, and must not hold on to a cache that ranks use.
         loader.dataset.close()

@@ -13,7 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.rows.reader import RowReader
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+from mosaic_dataloader.rows.tokenizer import BatchTokenizer, pad_token_id
 from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.shards.limit import check_cache_limit
 from mosaic_dataloader.shards.store import ShardStore
@@ -130,7 +130,8 @@ class StreamingTextDataset:
         self.order_options = OrderOptions(
             shuffle=shuffle,
             shuffle_algo=shuffle_algo,
-            shuffle_seed=shuffle_seed,
+            # numpy integers are no JSON.
+            shuffle_seed=int(shuffle_seed),
             shuffle_block_size=shuffle_block_size,
             num_canonical_nodes=num_canonical_nodes,
             sampling_method=sampling_method,
@@ -156,16 +157,15 @@ class StreamingTextDataset:
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         self.mixture = _weigh(opened, size, shuffle_seed)
-        self.tokenizer = None if tokenizer is None else BatchTokenizer(tokenizer)
-        if self.tokenizer is None:
-            for stream in opened:
-                if stream.column.kind == "text":
-                    raise MosaicDataError(
-                        f'stream "{stream.name}" holds text; set mosaic_tokenizer.name'
-                    )
+        text = [stream.name for stream in opened if stream.column.kind == "text"]
+        if text and tokenizer is None:
+            raise MosaicDataError(f'stream "{text[0]}" holds text; set mosaic_tokenizer.name')
+        # Streams of tokens need none, and are not held up by one that cannot encode batches.
+        self.tokenizer = BatchTokenizer(tokenizer) if text else None
+        self.pad_id = pad_token_id(tokenizer)
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self.store = ShardStore(opened, self.mixture, self.cache_limit)
-        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
+        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
 
     @property
     def streams(self) -> list[DataStream]:
@@ -214,8 +214,8 @@ class StreamingTextDataset:
         opened = state.pop("opened")
         self.__dict__.update(state)
         # The limit stays noted by the process that this one works for.
-        self.store = ShardStore([replace(s) for s in opened], self.mixture)
-        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer)
+        self.store = ShardStore([replace(s) for s in opened], self.mixture, keeps_open=False)
+        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
 
     def close(self) -> None:
         """Unmap all shards and let all locks go."""
@@ -230,7 +230,7 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
     try:
         Stream.apply_weights(streams, samples, epoch_size, seed)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
     sizes = [
         StreamSize(s.name, np.array([len(r) for r in s.readers], np.int64), int(s.stream.choose))

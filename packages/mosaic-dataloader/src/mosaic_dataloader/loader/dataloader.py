@@ -87,11 +87,22 @@ class MosaicParallelAwareDataloader:
         self._iterator: weakref.ref[_Batches] | None = None
         self._books = Bookkeeping(dataset, self._settled())
         warn_of_thrashing(dataset.streams, dataset.mixture, self._books.order, dataset.cache_limit)
-        if not infinite and drop_last and self._timeline.epoch_length < self._layout.global_batch:
+
+    def check(self) -> None:
+        """See that the data suffice for the layout; iterating does the same.
+
+        It is not done at construction, because a state may be loaded first that brings an order
+        of another layout with it.
+
+        Raises:
+            MosaicDataError: They do not; the message says what to change.
+        """
+        self._timeline.check()
+        length, batch = self._timeline.epoch_length, self._layout.global_batch
+        if not self.infinite and self.drop_last and length < batch:
             raise MosaicDataError(
-                f"an epoch of {self._timeline.epoch_length} samples does not fill one global batch "
-                f"of {self._layout.global_batch}; add data, lower the batch size, or set "
-                f"drop_last to false"
+                f"an epoch of {length} samples does not fill one global batch of {batch}; add "
+                f"data, lower the batch size, or set drop_last to false"
             )
 
     @property
@@ -117,9 +128,14 @@ class MosaicParallelAwareDataloader:
         rewritten: the caller may keep them. Starting an iteration ends the one before.
         """
         self.close()
+        self.check()
         iterator = _Batches(self, self._start())
         self._iterator = weakref.ref(iterator)
         return iterator
+
+    def __bool__(self) -> bool:
+        """True, also where there is no length."""
+        return True
 
     def __len__(self) -> int:
         """Batches in one whole pass; the same on every rank.
@@ -214,6 +230,7 @@ class MosaicParallelAwareDataloader:
         self._books.handed_out(request)
 
     def _pass_ended(self, start: int) -> None:
+        """Note that a finite iteration came to its end."""
         self._books.skip_to(self._epoch_end(start))
 
 
@@ -244,7 +261,7 @@ class _Batches:
         self._start = start
         depth = 2 if loader.num_workers else (loader._prefetch_factor or 2)
         self._batches: Background[Batch] = Background(
-            loader._source(start), depth, loader._thread_setup
+            loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
         )
         self._closed = False
 
@@ -258,8 +275,9 @@ class _Batches:
         try:
             request, inputs, labels = next(self._batches)
         except StopIteration:
-            self._closed = True
-            self._loader._pass_ended(self._start)
+            if not self._closed:
+                self._closed = True
+                self._loader._pass_ended(self._start)
             raise
         self._loader._handed_out(request)
         return {"input": inputs}, labels

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.shards.limit import largest_shard
 from mosaic_dataloader.shards.lookahead import LookAhead
@@ -71,6 +72,8 @@ class WorkerPool:
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent,
             collate_fn=_as_it_is,
+            # Its own: workers get their seeds from it, and the trainer's generator stays untouched.
+            generator=torch.Generator(),
         )
 
     def read(self, requests: Requests, predownload: int) -> Iterator[Batch]:
@@ -87,7 +90,10 @@ class WorkerPool:
     ) -> Iterator[Batch]:
         ahead = _look_ahead(self._dataset, requests, predownload)
         try:
-            for inputs, labels in iterator:
+            for answer in iterator:
+                if isinstance(answer, MosaicDataError):
+                    raise answer
+                inputs, labels = answer
                 request = self._sampler.oldest()
                 if ahead:
                     ahead.consumed(len(request.ids))
@@ -128,8 +134,14 @@ class _Fetch(Dataset[Any]):
     def __init__(self, dataset: "StreamingTextDataset"):
         self._dataset = dataset
 
-    def __getitem__(self, ids: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        inputs, labels = self._dataset.rows.batch(ids)
+    def __getitem__(
+        self, ids: Any
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | MosaicDataError:
+        try:
+            inputs, labels = self._dataset.rows.batch(ids)
+        except MosaicDataError as error:
+            # Raised here, torch would wrap its one line into a traceback of many.
+            return error
         return inputs.numpy(), labels.numpy()
 
 

@@ -55,12 +55,22 @@ def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> EpochOrd
     if options.batching_method != "random":
         ids, owners = build_units(mixture, options, epoch)
         return EpochOrder(ids, nodes, owners)
+    require_samples(mixture, options)
     total = mixture.epoch_samples
+    sizes, small = resample(mixture, options, epoch)
+    big = deal(shuffled(sizes, total, options, epoch, options.shuffle_block_size), nodes)
+    return EpochOrder(small[big], nodes)
+
+
+def require_samples(mixture: Mixture, options: SettledOrder) -> None:
+    """Refuse more canonical nodes than an epoch has samples.
+
+    Raises:
+        MosaicDataError: There are.
+    """
+    total, nodes = mixture.epoch_samples, options.num_canonical_nodes
     if total < nodes:
         raise MosaicDataError(
             f"an epoch of {total} samples cannot be dealt over {nodes} canonical nodes; lower "
             f"num_canonical_nodes or add data"
         )
-    sizes, small = resample(mixture, options, epoch)
-    big = deal(shuffled(sizes, total, options, epoch, options.shuffle_block_size), nodes)
-    return EpochOrder(small[big], nodes)

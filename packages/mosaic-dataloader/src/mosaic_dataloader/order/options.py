@@ -57,18 +57,6 @@ class OrderOptions:
         # Only the methods whose order is built in units of a batch depend on it.
         unit = global_batch if self.batching_method != "random" else 0
         by_device = self.batching_method == "device_per_stream"
-        if by_device and canonical % num_nodes:
-            raise MosaicDataError(
-                f'batching_method = "device_per_stream" needs num_canonical_nodes ({canonical}) '
-                f"divisible by the number of nodes ({num_nodes}); change num_canonical_nodes"
-            )
-        ranks = global_batch // local_batch
-        if by_device and ranks % num_nodes:
-            raise MosaicDataError(
-                f'batching_method = "device_per_stream" needs equally many data-parallel ranks on '
-                f"each node, and {ranks} rank(s) do not divide by {num_nodes} nodes; change the "
-                f"parallel degrees or choose another batching_method"
-            )
         return SettledOrder(
             shuffle=self.shuffle,
             shuffle_algo=self.shuffle_algo,

@@ -2,10 +2,11 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from mosaic_dataloader.order.epoch import EpochOrder, build_epoch
+from mosaic_dataloader.order.epoch import EpochOrder, build_epoch, require_samples
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
 
@@ -28,12 +29,6 @@ class Timeline:
         mixture: The data.
         options: The settled order.
         origin: Where the sequence begins.
-
-    Attributes:
-        epoch_length: Samples in an epoch; the same in all of them.
-
-    Raises:
-        MosaicDataError: The data do not fill a single batch of a method that needs whole ones.
     """
 
     # The epoch being read and the next one; a third would only take memory.
@@ -44,11 +39,24 @@ class Timeline:
         self.options = options
         self.origin = origin or Origin()
         self._orders: OrderedDict[int, EpochOrder] = OrderedDict()
-        self.epoch_length = (
-            mixture.epoch_samples
-            if options.batching_method == "random"
-            else len(self.epoch(self.origin.epoch))
-        )
+
+    @cached_property
+    def epoch_length(self) -> int:
+        """Samples in an epoch; the same in all of them."""
+        if self.options.batching_method == "random":
+            return self.mixture.epoch_samples
+        return len(self.epoch(self.origin.epoch))
+
+    def check(self) -> None:
+        """See that the order can be built, as far as that is cheap.
+
+        Raises:
+            MosaicDataError: The data are too few for it, or the layout does not fit it.
+        """
+        if self.options.batching_method == "random":
+            require_samples(self.mixture, self.options)
+        elif not self.epoch_length:
+            raise AssertionError("an order without samples is refused when it is built")
 
     def epoch(self, number: int) -> EpochOrder:
         """The order of one epoch, built when first asked for."""

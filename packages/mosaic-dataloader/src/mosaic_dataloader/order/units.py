@@ -101,6 +101,7 @@ def _device_per_stream(
 ) -> tuple[Int64Array, Int64Array]:
     """Every device's part of a unit holds samples of one stream only."""
     device, machines = options.device_unit, options.unit_nodes
+    _check_machines(options)
     per_machine = options.num_canonical_nodes // machines
     streams = [
         _shuffled_stream(mixture, options, epoch, number) for number in range(len(mixture.streams))
@@ -136,6 +137,22 @@ def _device_per_stream(
     ids = np.stack([i[: units * per_unit].reshape(shape) for i in machine_ids], axis=1)
     nodes = np.stack([n[: units * per_unit].reshape(shape) for n in machine_nodes], axis=1)
     return ids.ravel(), nodes.ravel()
+
+
+def _check_machines(options: SettledOrder) -> None:
+    canonical, machines = options.num_canonical_nodes, options.unit_nodes
+    if canonical % machines:
+        raise MosaicDataError(
+            f'batching_method = "device_per_stream" needs num_canonical_nodes ({canonical}) '
+            f"divisible by the number of nodes ({machines}); change num_canonical_nodes"
+        )
+    ranks = options.unit // options.device_unit
+    if ranks % machines:
+        raise MosaicDataError(
+            f'batching_method = "device_per_stream" needs equally many data-parallel ranks on '
+            f"each node, and {ranks} rank(s) do not divide by {machines} nodes; change the "
+            f"parallel degrees or choose another batching_method"
+        )
 
 
 def _shuffled_stream(

@@ -21,16 +21,22 @@ class RowReader:
         mixture: Their sizes.
         seq_len: Tokens in a row, T.
         tokenizer: For text; None where all streams hold tokens.
+        pad_id: Token id of padded inputs.
     """
 
     def __init__(
-        self, store: ShardStore, mixture: Mixture, seq_len: int, tokenizer: BatchTokenizer | None
+        self,
+        store: ShardStore,
+        mixture: Mixture,
+        seq_len: int,
+        tokenizer: BatchTokenizer | None,
+        pad_id: int,
     ):
         self._store = store
         self._mixture = mixture
         self._seq_len = seq_len
         self._tokenizer = tokenizer
-        self._pad_id = tokenizer.pad_id if tokenizer else 0
+        self._pad_id = pad_id
 
     def batch(self, ids: Int64Array) -> tuple[torch.Tensor, torch.Tensor]:
         """Read a batch.

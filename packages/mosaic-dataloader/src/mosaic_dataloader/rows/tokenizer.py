@@ -51,15 +51,6 @@ class BatchTokenizer:
         ids = self._inner(list(texts), truncation=False, padding=False)["input_ids"]
         return [np.asarray(i, np.int64) for i in ids]
 
-    @property
-    def pad_id(self) -> int:
-        """Token id for padded inputs: the pad token's, else the EOS token's, else 0."""
-        for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(self._inner, name, None)
-            if value is not None:
-                return int(value)
-        return 0
-
     def fingerprint(self) -> str:
         """What identifies the tokenizer: a digest of its whole definition."""
         if hasattr(self._fast, "to_str"):
@@ -74,6 +65,21 @@ class BatchTokenizer:
                 ensure_ascii=True,
             )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """Token id for padded inputs: the pad token's, else the EOS token's, else 0.
+
+    Args:
+        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
+    """
+    while tokenizer is not None:
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(tokenizer, name, None)
+            if value is not None:
+                return int(value)
+        tokenizer = getattr(tokenizer, "tokenizer", None)
+    return 0
 
 
 def _encodes_batches(candidate: Any) -> bool:

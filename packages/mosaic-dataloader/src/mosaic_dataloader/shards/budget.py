@@ -97,11 +97,10 @@ def usage(directory: str) -> int:
         # Nothing is reserved yet, or no longer.
         with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                with contextlib.suppress(FileNotFoundError):
-                    total += entry.stat().st_size
+    # Shards by their names: a merged index has them in folders of their own.
+    for name in ("index.json", *(n for files in shard_files(directory) for n in files.names)):
+        with contextlib.suppress(FileNotFoundError):
+            total += os.stat(os.path.join(directory, name)).st_size
     return total
 
 

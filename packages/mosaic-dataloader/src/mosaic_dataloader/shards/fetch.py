@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.budget import reserved
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
+from mosaic_dataloader.shards.index import one_line
 from mosaic_dataloader.shards.layout import fetch_byte, lock_path
 from mosaic_dataloader.shards.locks import locked
-from mosaic_dataloader.shards.streams import DataStream, one_line
+from mosaic_dataloader.shards.streams import DataStream
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -56,10 +57,20 @@ class ShardFetcher:
             path = self.path(shard)
             what = "is missing" if _size(path) is None else "is not as long as its index says"
             raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
-        self._sweep()
-        with locked(lock_path(self._data.directory), fetch_byte(shard)):
-            if not self.present(shard):
-                self._fetch(shard)
+        stream = self._data.stream
+        # As long as another process may take that does not give up either.
+        patience = 60.0 + stream.download_retry * (stream.download_timeout + 10.0)
+        try:
+            self._sweep()
+            with locked(lock_path(self._data.directory), fetch_byte(shard), patience):
+                if not self.present(shard):
+                    self._fetch(shard)
+        except TimeoutError as error:
+            raise self._error(
+                shard, f"another process has been fetching it for {patience:.0f} s; end that one"
+            ) from error
+        except OSError as error:
+            raise self._error(shard, one_line(error)) from error
 
     def _fetch(self, shard: int) -> None:
         folder = self._incoming(shard)
@@ -84,7 +95,7 @@ class ShardFetcher:
         source = zipped or raw
         kept = os.path.join(directory, source.basename)
         partial = os.path.join(self._incoming(shard), os.path.basename(source.basename))
-        if zipped and _size(kept) == zipped.bytes:
+        if zipped and _size(kept) == zipped.bytes and self._hash_fits(kept, zipped):
             # An earlier run kept the compressed form.
             os.link(kept, partial)
         else:
@@ -94,9 +105,12 @@ class ShardFetcher:
                 shard, f"{_size(partial)} bytes arrived where the index says {source.bytes}"
             )
         self._check_hash(shard, partial, source)
+        final = os.path.join(directory, raw.basename)
+        # A merged index has its shards in folders.
+        os.makedirs(os.path.dirname(final), exist_ok=True)
         if zipped:
             partial = self._unpack(shard, partial, kept, raw, stream)
-        os.replace(partial, os.path.join(directory, raw.basename))
+        os.replace(partial, final)
 
     def _unpack(self, shard: int, packed: str, kept: str, raw: "FileInfo", stream: "Stream") -> str:
         from streaming.base.compression import decompress
@@ -117,15 +131,19 @@ class ShardFetcher:
         return unpacked
 
     def _check_hash(self, shard: int, path: str, info: "FileInfo") -> None:
+        if not self._hash_fits(path, info):
+            algorithm = self._data.stream.validate_hash
+            raise self._error(shard, f"its {algorithm} is not the one in the index")
+
+    def _hash_fits(self, path: str, info: "FileInfo") -> bool:
+        """Whether a file has the hash in the index; true where none is asked for."""
         algorithm = self._data.stream.validate_hash
         if not algorithm:
-            return
+            return True
         from streaming.base.hashing import get_hash
 
         with open(path, "rb") as file:
-            found = get_hash(algorithm, file.read())
-        if found != info.hashes[algorithm]:
-            raise self._error(shard, f"its {algorithm} is not the one in the index")
+            return bool(get_hash(algorithm, file.read()) == info.hashes[algorithm])
 
     def check_in_place(self, shard: int) -> None:
         """Check the hash of a shard that is read where it lies, if ``validate_hash`` asks for it.
@@ -160,7 +178,10 @@ class ShardFetcher:
             from streaming.base.storage import CloudDownloader
 
             stream = copy.copy(self._data.stream)
-            stream._downloader = CloudDownloader.get(stream.remote)
+            fresh = CloudDownloader.get(stream.remote)
+            # One of the user's own is kept: nobody here knows how to make another.
+            if type(stream._downloader) is type(fresh):
+                stream._downloader = fresh
             self._threads.stream = stream
         own: Stream = self._threads.stream
         return own

@@ -50,9 +50,20 @@ def users_root(directory: str) -> str:
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Files of one shard, by name: the raw ones, and compressed ones that may be kept."""
+    """Files of one shard, by name.
 
-    names: tuple[str, ...]
+    Attributes:
+        raw: The uncompressed ones.
+        zipped: The compressed ones, which may be kept beside them.
+    """
+
+    raw: tuple[str, ...]
+    zipped: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.raw + self.zipped
 
 
 @cache
@@ -63,8 +74,11 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
     """
     with open(os.path.join(directory, "index.json"), encoding="utf-8") as file:
         shards = json.load(file)["shards"]
-    keys = ("raw_data", "zip_data", "raw_meta", "zip_meta")
+
+    def names(shard: dict[str, dict[str, str] | None], *keys: str) -> tuple[str, ...]:
+        return tuple(file["basename"] for key in keys if (file := shard.get(key)))
+
     return tuple(
-        ShardFiles(tuple(shard[key]["basename"] for key in keys if shard.get(key)))
-        for shard in shards
+        ShardFiles(names(s, "raw_data", "raw_meta"), names(s, "zip_data", "zip_meta"))
+        for s in shards
     )

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,11 +75,28 @@ class RangeLock:
 
 
 @contextmanager
-def locked(path: str, byte: int) -> Iterator[RangeLock]:
-    """Hold one byte of a lock file alone, through an open file of its own."""
+def locked(path: str, byte: int, patience: float | None = None) -> Iterator[RangeLock]:
+    """Hold one byte of a lock file alone, through an open file of its own.
+
+    Args:
+        path: The lock file.
+        byte: Which byte.
+        patience: Seconds to wait for it; None waits in the kernel for as long as it takes.
+
+    Raises:
+        TimeoutError: Somebody else held it all the time.
+    """
     lock = RangeLock(path)
     try:
-        lock.exclusive(byte)
+        if patience is None:
+            lock.exclusive(byte)
+        else:
+            # The kernel's wait has no end of its own, and a thread in it cannot be stopped.
+            deadline = time.monotonic() + patience
+            while not lock.try_exclusive(byte):
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                time.sleep(0.01)
         yield lock
     finally:
         lock.close()

@@ -3,11 +3,12 @@
 import logging
 from collections import Counter, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.shards.pool import DaemonPool
 from mosaic_dataloader.shards.store import ShardStore
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class LookAhead:
         self._most_shards = most_shards
         self._window: deque[list[int]] = deque()
         self._needed: Counter[int] = Counter()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mosaic-fetch")
-        self._under_way: dict[int, Future[None]] = {}
+        self._pool = DaemonPool(threads, "mosaic-fetch")
+        # Only ever added to by the reader's thread and taken from by the pool's: no lock needed.
+        self._under_way: set[int] = set()
         self._ahead = 0
 
     def consumed(self, samples: int) -> None:
@@ -62,8 +64,8 @@ class LookAhead:
             self._want(request)
 
     def close(self) -> None:
-        """Stop; fetches that run are finished, others are dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop; fetches that run go on to their end, others are dropped."""
+        self._pool.close()
 
     def _want(self, request: BatchRequest) -> None:
         shards, _ = self._mixture.locate(request.ids[request.ids >= 0])
@@ -71,11 +73,9 @@ class LookAhead:
         self._window.append(wanted)
         self._needed.update(wanted)
         for shard in wanted:
-            running = self._under_way.get(shard)
-            if running is None or running.done():
-                self._under_way[shard] = self._pool.submit(self._ensure, shard)
-        if len(self._under_way) > 4096:
-            self._under_way = {s: f for s, f in self._under_way.items() if not f.done()}
+            if shard not in self._under_way:
+                self._under_way.add(shard)
+                self._pool.submit(partial(self._ensure, shard))
 
     def _ensure(self, shard: int) -> None:
         try:
@@ -83,3 +83,5 @@ class LookAhead:
         except MosaicDataError as error:
             # The reader meets the same fault when it gets there, and raises it.
             logger.warning("fetching ahead failed: %s", error)
+        finally:
+            self._under_way.discard(shard)

@@ -76,7 +76,10 @@ class MappedShard:
     def text(self, index: int) -> str:
         """Text of one sample."""
         begin, end = self._value(index)
-        return bytes(self._map[begin:end]).decode("utf-8")
+        try:
+            return bytes(self._map[begin:end]).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MosaicDataError(f"{self._path}, sample {index}: its text is damaged") from error
 
     def close(self) -> None:
         """Unmap the file. Views handed out before must be gone, or they keep it mapped."""
@@ -85,7 +88,7 @@ class MappedShard:
 
     def _value(self, index: int) -> tuple[int, int]:
         """Where the column's value of one sample lies, as byte offsets."""
-        begin = int(self._offsets[index])
+        begin, stop = int(self._offsets[index]), int(self._offsets[index + 1])
         position = begin + 4 * sum(size is None for size in self._sizes)
         header = begin
         for number, fixed in enumerate(self._sizes):
@@ -95,6 +98,8 @@ class MappedShard:
             else:
                 size = fixed
             if number == self._column.index:
+                if not begin <= position <= position + size <= stop:
+                    raise MosaicDataError(f"{self._path}, sample {index}: its sizes are damaged")
                 return position, position + size
             position += size
         raise AssertionError("the column is one of the shard's columns")
@@ -162,7 +167,12 @@ def _mapped(path: str, length: int) -> NDArray[np.uint8]:
     """
     if not length:
         return np.zeros(0, np.uint8)
-    mapped: NDArray[np.uint8] = torch.from_file(
-        path, shared=False, size=length, dtype=torch.uint8
-    ).numpy()
+    try:
+        mapped: NDArray[np.uint8] = torch.from_file(
+            path, shared=False, size=length, dtype=torch.uint8
+        ).numpy()
+    except RuntimeError as error:
+        if not os.path.exists(path):
+            raise FileNotFoundError(path) from error
+        raise
     return mapped

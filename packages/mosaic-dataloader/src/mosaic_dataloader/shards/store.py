@@ -30,13 +30,21 @@ class ShardStore:
         mixture: Their sizes.
         cache_limit: Bytes that the directories of all fetched streams may hold together; None for
             no limit of this loader's own.
+        keeps_open: Keep fetched shards open from batch to batch where nobody limits the cache. A
+            worker process does not: while it waits for work, it could not notice a new limit.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
     # window keeps in use.
     _MOST_OPEN = 1024
 
-    def __init__(self, streams: list[DataStream], mixture: Mixture, cache_limit: int | None = None):
+    def __init__(
+        self,
+        streams: list[DataStream],
+        mixture: Mixture,
+        cache_limit: int | None = None,
+        keeps_open: bool = True,
+    ):
         self.streams = streams
         self._mixture = mixture
         self._fetchers = [ShardFetcher(s) for s in streams]
@@ -45,6 +53,7 @@ class ShardStore:
         self._uses: dict[int, int] = {}
         self._pins: dict[int, RangeLock] = {}
         self._cache_limit = cache_limit
+        self._keeps_open = keeps_open
         self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
         self._registration: Callable[[], object] | None = None
 
@@ -55,17 +64,14 @@ class ShardStore:
         Raises:
             MosaicDataError: The shard cannot be had or is damaged.
         """
-        with self._guard:
+        stream, place = self._place(shard)
+        while (opened := self._in_use(shard)) is None:
             self.register()
-            opened = self._open.get(shard)
-            if opened is None:
-                # Under a limit, what this thread holds open must not keep its own shard out.
-                self.release()
-                opened = self._open_shard(shard)
-                self._open[shard] = opened
-                self._close_surplus()
-            self._open.move_to_end(shard)
-            self._uses[shard] = self._uses.get(shard, 0) + 1
+            # Under a limit, what this thread holds open must not keep its own shard out.
+            self.release()
+            # Without the guard: others read on and fetch ahead meanwhile.
+            self._fetchers[stream].ensure(place)
+            self._open_shard(shard)
         try:
             yield opened
         finally:
@@ -74,8 +80,7 @@ class ShardStore:
 
     def ensure(self, shard: int) -> None:
         """Have the shard's file present, without opening it."""
-        with self._guard:
-            self.register()
+        self.register()
         stream, place = self._place(shard)
         self._fetchers[stream].ensure(place)
 
@@ -85,7 +90,11 @@ class ShardStore:
         An unlinked file that is still mapped would keep its space.
         """
         with self._guard:
-            limited = {stream for stream, watch in self._watches.items() if watch.limited()}
+            limited = {
+                stream
+                for stream, watch in self._watches.items()
+                if not self._keeps_open or watch.limited()
+            }
             for shard in list(self._open) if limited else ():
                 if self._place(shard)[0] in limited and not self._uses.get(shard):
                     self._close_shard(shard)
@@ -112,38 +121,46 @@ class ShardStore:
         if self._cache_limit is None or self._registration is not None:
             return
         directories = tuple(sorted({s.directory for s in self.streams if s.fetched}))
-        registration = Registration(CacheUser(self._cache_limit, directories))
-        # Withdrawn when this is closed, dropped, or the interpreter ends.
-        self._registration = weakref.finalize(self, registration.close)
+        with self._guard:
+            if self._registration is None:
+                registration = Registration(CacheUser(self._cache_limit, directories))
+                # Withdrawn when this is closed, dropped, or the interpreter ends.
+                self._registration = weakref.finalize(self, registration.close)
 
-    def _open_shard(self, shard: int) -> OpenShard:
+    def _in_use(self, shard: int) -> OpenShard | None:
+        """The shard if it is open, counted as one more use of it."""
+        with self._guard:
+            opened = self._open.get(shard)
+            if opened is not None:
+                self._open.move_to_end(shard)
+                self._uses[shard] = self._uses.get(shard, 0) + 1
+            return opened
+
+    def _open_shard(self, shard: int) -> None:
+        """Open a shard whose file is there; if it was evicted meanwhile, nothing happens."""
         stream, place = self._place(shard)
         data, fetcher = self.streams[stream], self._fetchers[stream]
-        reader = data.readers[place]
-        while True:
-            fetcher.ensure(place)
-            fetcher.check_in_place(place)
+        fetcher.check_in_place(place)
+        with self._guard:
+            if shard in self._open:
+                return
             self._pin(stream, place)
             try:
                 if data.fetched:
                     self._touch(fetcher.path(place))
-                if hasattr(reader, "column_sizes"):
-                    return MappedShard(
-                        fetcher.path(place), len(reader), reader.column_sizes, data.column
-                    )
-                return ReaderShard(reader, data.column)
-            except FileNotFoundError:
-                # Evicted or deleted between the look and the grasp: fetch it again.
+                self._open[shard] = _opened(data, place, fetcher.path(place))
+            except BaseException as error:
                 self._unpin(stream, place)
-            except BaseException:
-                self._unpin(stream, place)
+                if isinstance(error, FileNotFoundError):
+                    return
                 raise
+            self._close_surplus(shard)
 
-    def _close_surplus(self) -> None:
+    def _close_surplus(self, newest: int) -> None:
         for shard in list(self._open):
             if len(self._open) <= self._MOST_OPEN:
                 return
-            if not self._uses.get(shard):
+            if not self._uses.get(shard) and shard != newest:
                 self._close_shard(shard)
 
     def _close_shard(self, shard: int) -> None:
@@ -174,3 +191,10 @@ class ShardStore:
         bounds = self._mixture.stream_shards
         stream = int(bounds.searchsorted(shard, side="right")) - 1
         return stream, shard - int(bounds[stream])
+
+
+def _opened(data: DataStream, place: int, path: str) -> OpenShard:
+    reader = data.readers[place]
+    if hasattr(reader, "column_sizes"):
+        return MappedShard(path, len(reader), reader.column_sizes, data.column)
+    return ReaderShard(reader, data.column)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
-from mosaic_dataloader.shards.layout import INDEX_BYTE, lock_path
-from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.index import fetch_index, one_line
+from mosaic_dataloader.shards.layout import shard_files
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -92,7 +92,9 @@ def open_streams(
         named = [(f"stream_{i}", _own_copy(s, defaults)) for i, s in enumerate(streams)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
-    return [_open(name, stream, defaults) for name, stream in named]
+    opened = [_open(name, stream, defaults) for name, stream in named]
+    _refuse_shared_caches(opened)
+    return opened
 
 
 def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
@@ -128,15 +130,17 @@ def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
 
 def _cache_directory(remote: str | None, cache_dir: str) -> str:
     """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
-    digest = hashlib.sha256(str(remote).rstrip("/").encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_place(str(remote), "").encode()).hexdigest()[:16]
     return os.path.join(cache_dir, "streams", digest)
 
 
 def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
-    if stream.remote in (None, stream.local):
-        directory = os.path.join(stream.local, stream.split)
+    # One spelling for each place: locks, limits and caches go by it.
+    stream.local = os.path.realpath(stream.local)
+    directory = os.path.realpath(os.path.join(stream.local, stream.split))
+    if stream.remote is None or _place(stream.remote, stream.split) == directory:
         if not os.path.isfile(os.path.join(directory, "index.json")):
             what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
             raise MosaicDataError(
@@ -155,9 +159,19 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         stream.remote = stream.local
         stream.local = _cache_directory(stream.local, defaults.cache_dir)
         stream.safe_keep_zip = stream.keep_zip = False
-    directory = os.path.join(stream.local, stream.split)
+        directory = os.path.realpath(os.path.join(stream.local, stream.split))
+    if _complete_and_unwritable(stream, directory):
+        # Another user's cache, or one on read-only storage: as good as data in place.
+        readers = _read_index(name, stream, defaults)
+        return _opened(name, stream, readers, directory, False, defaults)
     _make_cache(name, directory)
-    _fetch_index(name, stream, directory)
+    try:
+        fetch_index(name, stream, directory)
+    except OSError as error:
+        raise MosaicDataError(
+            f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
+            f"choose another local"
+        ) from error
     readers = _read_index(name, stream, defaults)
     return _opened(name, stream, readers, directory, True, defaults)
 
@@ -217,6 +231,38 @@ def _raw_path(directory: str, reader: "Reader") -> str:
     return os.path.join(directory, reader.file_pairs[-1][0].basename)
 
 
+def _place(remote: str, split: str) -> str:
+    """One spelling of where a remote is; directories by their real path."""
+    whole = os.path.join(remote, split)
+    return whole.rstrip("/") if "://" in whole else os.path.realpath(whole)
+
+
+def _complete_and_unwritable(stream: "Stream", directory: str) -> bool:
+    if not os.path.isdir(directory) or os.access(directory, os.W_OK):
+        return False
+    if not os.path.isfile(os.path.join(directory, "index.json")):
+        return False
+    return all(
+        all(os.path.isfile(os.path.join(directory, raw)) for raw in files.raw)
+        for files in shard_files(directory)
+    )
+
+
+def _refuse_shared_caches(streams: list[DataStream]) -> None:
+    """Two remotes in one directory would overwrite each other's shards."""
+    remotes: dict[str, tuple[str, str]] = {}
+    for data in streams:
+        if not data.fetched:
+            continue
+        place = _place(str(data.stream.remote), data.stream.split)
+        name, other = remotes.setdefault(data.directory, (data.name, place))
+        if other != place:
+            raise MosaicDataError(
+                f'streams "{name}" and "{data.name}" fetch different data into {data.directory}; '
+                f"give each a local of its own"
+            )
+
+
 def _make_cache(name: str, directory: str) -> None:
     try:
         os.makedirs(os.path.join(directory, ".mosaic"), exist_ok=True)
@@ -225,29 +271,6 @@ def _make_cache(name: str, directory: str) -> None:
             f'stream "{name}": cannot write to its cache directory {directory} ({error.strerror}); '
             f"choose another local"
         ) from error
-
-
-def _fetch_index(name: str, stream: "Stream", directory: str) -> None:
-    path = os.path.join(directory, "index.json")
-    if os.path.isfile(path):
-        return
-    with locked(lock_path(directory), INDEX_BYTE):
-        if os.path.isfile(path):
-            return
-        incoming = os.path.join(".mosaic", "index.json")
-        partial = os.path.join(directory, incoming)
-        if os.path.exists(partial):
-            # Left by a killed process; downloaders take what exists for complete.
-            os.remove(partial)
-        try:
-            stream._download_file("index.json", incoming)
-        except Exception as error:
-            # Object stores raise errors of their own of every kind.
-            raise MosaicDataError(
-                f'stream "{name}": cannot fetch index.json from '
-                f"{os.path.join(str(stream.remote), stream.split)}: {one_line(error)}"
-            ) from error
-        os.replace(partial, path)
 
 
 def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
@@ -259,9 +282,3 @@ def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["
     except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
         path = os.path.join(stream.local, stream.split, "index.json")
         raise MosaicDataError(f'stream "{name}": cannot read {path}: {one_line(error)}') from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error's type and text on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

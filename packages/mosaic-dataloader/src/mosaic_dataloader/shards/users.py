@@ -66,13 +66,15 @@ def live_users(directory: str) -> list[CacheUser]:
             continue
         try:
             if lock.try_exclusive(0):
-                os.remove(path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
                 continue
         finally:
             lock.close()
-        with open(path, encoding="utf-8") as file:
+        # Its holder may withdraw it at any moment.
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
             claim = json.load(file)
-        found.append(CacheUser(claim["limit"], tuple(claim["directories"])))
+            found.append(CacheUser(claim["limit"], tuple(claim["directories"])))
     return found
 
 

@@ -65,7 +65,7 @@ class Bookkeeping:
         return Position(
             samples_seen=self.samples_seen,
             origin={"samples": self.origin.samples, "epoch": self.origin.epoch},
-            epoch_samples=self.timeline.epoch_length,
+            epoch_samples=self._epoch_samples(),
             order=self.order.to_dict(),
             rows=self._rows,
             streams=tuple(self._stream_entries()),
@@ -108,6 +108,14 @@ class Bookkeeping:
             Origin(saved.samples_seen, epoch),
             self._carried_over(saved),
         )
+
+    def _epoch_samples(self) -> int:
+        """Samples in an epoch; 0 before the first one is counted.
+
+        Until then the order need not exist: under this layout it may not even be possible, while
+        the state that is to be loaded has one that is.
+        """
+        return self.timeline.epoch_length if self.samples_seen > self.origin.samples else 0
 
     def _open_options(self) -> list[str]:
         """Options left to their defaults; a saved value stands for them."""

@@ -20,7 +20,7 @@ class Position:
         samples_seen: Samples handed out by all ranks together since the run began.
         origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
             epoch that begins there.
-        epoch_samples: Samples in one epoch of that order.
+        epoch_samples: Samples in one epoch of that order; 0 where none was counted yet.
         order: Settled order options (see ``SettledOrder``).
         rows: What decides the content of a row: sequence length, tokenizer, token encoding.
         streams: One entry per stream: name, samples, shards, choose, digest, seen.
@@ -37,7 +37,7 @@ class Position:
     def epoch(self) -> int:
         """The epoch that the next sample belongs to."""
         since = self.samples_seen - self.origin["samples"]
-        return self.origin["epoch"] + since // self.epoch_samples
+        return self.origin["epoch"] + (since // self.epoch_samples if since else 0)
 
     def to_json(self) -> str:
         """The position as JSON, with a checksum over everything else in it."""

@@ -132,7 +132,8 @@ def leftovers(job: Job) -> list[str]:
     """What lies about besides shards, the index, the lock, checkpoints and logs."""
     found = [str(p) for p in job.temporary.iterdir()]
     cache = job.cache
-    expected = {cache / "index.json", cache / ".mosaic/lock"}
+    # One of each for good.
+    expected = {cache / "index.json", cache / ".mosaic/lock", cache / ".mosaic/checked"}
     found += [
         str(p)
         for p in cache.rglob("*")
@@ -147,7 +148,7 @@ def leftovers(job: Job) -> list[str]:
 
 
 @pytest.mark.soak
-def test_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+def test_kills_lose_and_repeat_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chance = random.Random(SEED)
     store = write(tmp_path / "store", compression="zstd", hashes=["sha1"])
     plain = write(tmp_path / "plain")
@@ -211,11 +212,12 @@ def test_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
     assert set(counts.values()) <= {full, full + 1}
 
     kills = Counter(life.kill for life in lives[:-1])
-    print(f"{KILLS} kills over {len(lives)} lives in {minutes:.1f} minutes, seed {SEED}")
-    for kill, count in sorted(kills.items()):
-        print(f"  {count:3d} {kill}")
-    print(f"  {audit.steps} steps, {audit.redone} redone after kills")
-    print(f"  {len(audit.rows)} samples in {len(audit.rows) / ROWS:.1f} epochs, none missing,")
-    print(f"  none double; {audit.handed_out} handed out with those redone")
+    with capsys.disabled():
+        print(f"\n{KILLS} kills over {len(lives)} lives in {minutes:.1f} minutes, seed {SEED}")
+        for kill, count in sorted(kills.items()):
+            print(f"  {count:3d} {kill}")
+        print(f"  {audit.steps} steps, {audit.redone} redone after kills")
+        print(f"  {len(audit.rows)} samples in {len(audit.rows) / ROWS:.1f} epochs, none missing,")
+        print(f"  none double; {audit.handed_out} handed out with those redone", flush=True)
     assert leftovers(job) == []
     assert len(list(job.checkpoints.glob("step-*"))) <= 5

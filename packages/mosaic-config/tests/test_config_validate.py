@@ -65,7 +65,6 @@ VALIDATION = "mosaic_validation_dataloader"
         ([put(f"{DATASET}.shuffle_seed", -1)], [f"{TRAIN}] shuffle_seed = -1", "at least 0"]),
         ([put(f"{DATASET}.num_canonical_nodes", 0)], ["num_canonical_nodes = 0", "at least 1"]),
         ([put(f"{LOADER}.num_workers", -1)], ["[mosaic_dataloader] num_workers = -1"]),
-        ([put(f"{LOADER}.prefetch_factor", 2)], ["prefetch_factor needs num_workers"]),
         (
             [put(f"{LOADER}.num_workers", 1), put(f"{LOADER}.prefetch_factor", 0)],
             ["prefetch_factor = 0: must be at least 1"],

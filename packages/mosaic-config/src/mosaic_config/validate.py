@@ -55,14 +55,10 @@ def _data_given(config: MosaicJobConfig) -> Iterator[str]:
 
 def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
     yield from out_of_bounds(f"[{section}]", loader)
-    if loader.num_workers == 0:
-        if loader.prefetch_factor is not None:
-            yield f"[{section}] prefetch_factor needs num_workers of at least 1; or remove it"
-        if loader.persistent_workers:
-            yield (
-                f"[{section}] persistent_workers = true needs num_workers of at least 1; "
-                "or remove it"
-            )
+    if loader.num_workers == 0 and loader.persistent_workers:
+        yield (
+            f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
+        )
     yield from _dataset(f"{section}.dataset", loader.dataset)
 
 

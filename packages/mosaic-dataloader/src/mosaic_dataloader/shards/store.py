@@ -8,9 +8,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.shards.fallback import ReaderShard
 from mosaic_dataloader.shards.fetch import ShardFetcher
+from mosaic_dataloader.shards.index import one_line
 from mosaic_dataloader.shards.layout import lock_path, use_byte
 from mosaic_dataloader.shards.locks import RangeLock
 from mosaic_dataloader.shards.mds import MappedShard
@@ -117,13 +119,23 @@ class ShardStore:
                 self._registration = None
 
     def register(self) -> None:
-        """Note this process's limit, before it first uses the cache."""
+        """Note this process's limit, before it first uses the cache.
+
+        Raises:
+            MosaicDataError: The cache directories cannot be written to.
+        """
         if self._cache_limit is None or self._registration is not None:
             return
         directories = tuple(sorted({s.directory for s in self.streams if s.fetched}))
         with self._guard:
             if self._registration is None:
-                registration = Registration(CacheUser(self._cache_limit, directories))
+                try:
+                    registration = Registration(CacheUser(self._cache_limit, directories))
+                except OSError as error:
+                    raise MosaicDataError(
+                        f"cannot note cache_limit in the cache directories ({one_line(error)}); "
+                        f"choose another local or cache_dir"
+                    ) from error
                 # Withdrawn when this is closed, dropped, or the interpreter ends.
                 self._registration = weakref.finalize(self, registration.close)
 

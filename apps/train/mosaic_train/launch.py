@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,25 +46,25 @@ def launch(count: int, argv: Sequence[str]) -> int:
 
     _set_rank_environment(count)
     _silence_elastic_reports()
-    with tempfile.TemporaryDirectory(prefix="mosaic-train-") as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=count,
-            run_id=uuid.uuid4().hex,
-            # The store gets a free port, so that several runs on a machine do not meet.
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
-        try:
-            elastic_launch(config, sys.executable)("-u", str(ENTRY_POINT), *argv)
-        except ChildFailedError as error:
-            return _exit_code(error)
-        except SignalException as error:
-            return 128 + int(error.sigval)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        # The store gets a free port, so that several runs on a machine do not meet.
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        # Ranks write to this console. A folder for their logs would outlive a killed launcher.
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+    )
+    try:
+        elastic_launch(config, sys.executable)("-u", str(ENTRY_POINT), *argv)
+    except ChildFailedError as error:
+        return _exit_code(error)
+    except SignalException as error:
+        return 128 + int(error.sigval)
     return 0
 
 

@@ -17,8 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Written so that this file does not match itself.
 _FORBIDDEN = {
     "an absolute path of one machine": re.compile(r"(?<![\w.~/$}-])/(?:home|root|Users|work)/\w"),
+    # No index is named here either: they are known by their options and by how their paths look.
     "a package index": re.compile(
-        r"\b(?:pypi|pythonhosted|testpypi)\.org\b|https?://[^\s\"'<>]+/simple(?![\w-])|/whl/(?:cpu|cu\d+)\b"
+        r"(?i:index[-_]?url|default-index|find-links)[\"']?\s*[= ]\s*[\"']?https?:/{2}"
+        r"|https?:/{2}[^\s\"'<>]+/simple(?![\w-])"
+        r"|https?:/{2}[^\s\"'<>]+/packages/[0-9a-f]{2}/"
+        r"|/whl/(?:cpu|cu\d+)\b"
     ),
 }
 

@@ -3,7 +3,7 @@ import pytest
 from tools.check_text import findings
 
 # Put together here, so that this file passes the check itself.
-SLASH, DOT = "/", "."
+SLASH = "/"
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,11 @@ SLASH, DOT = "/", "."
         f"see {SLASH}root/project",
         f"({SLASH}Users/someone)",
         f"cd {SLASH}work/shared",
-        f"https://pypi{DOT}org/project/x",
-        f"index-url = https://mirror.invalid{SLASH}simple",
-        f"https://x.invalid{SLASH}whl/cu128",
+        f"PIP_EXTRA_INDEX_URL=https:{SLASH}/mirror.invalid/py",
+        f"default-index = 'https:{SLASH}/mirror.invalid'",
+        f"pip install -i https:{SLASH}/mirror.invalid{SLASH}simple",
+        f"https:{SLASH}/mirror.invalid/packages{SLASH}1f/1d/x.whl",
+        f"https:{SLASH}/x.invalid{SLASH}whl/cu128",
     ],
 )
 def test_places_of_one_machine_or_network_are_found(line: str) -> None:
@@ -26,10 +28,11 @@ def test_places_of_one_machine_or_network_are_found(line: str) -> None:
     "line",
     [
         "s3://bucket/home/data",
-        "$SCRATCH/work/run",
-        "the outputs/work/ folder",
-        "~/work",
-        "a/work/b",
+        f"$SCRATCH{SLASH}work{SLASH}run",
+        f"the outputs{SLASH}work{SLASH} folder",
+        f"~{SLASH}work",
+        f"a{SLASH}work{SLASH}b",
+        f"the index.json of https:{SLASH}/bucket.invalid/data",
         "https://github.com/x/simple-name",
         "/cache/code",
     ],

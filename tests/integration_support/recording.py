@@ -37,6 +37,10 @@ class RecordedLoader:
         note("loaded", **state)
         self.loader.load_state_dict(state)
 
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the loader's."""
+        return getattr(self.loader, name)
+
 
 def recorded(build: Callable[..., Any]) -> Callable[..., Any]:
     """A dataloader builder whose loaders are recorded."""

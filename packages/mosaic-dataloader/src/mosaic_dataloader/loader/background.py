@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 # How often a thread with nothing to do looks whether it is to stop.
 _SECONDS = 0.1
-# How long a stop waits for a thread that is in the middle of a download.
-_PATIENCE = 5.0
+# How long a stop waits for a thread that is in the middle of a download, or waits for others that are.
+_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class LookAhead:
             self._want(request)
 
     def close(self) -> None:
-        """Stop; fetches that run go on to their end, others are dropped."""
+        """Stop; fetches that run are waited for, for some seconds, and others are dropped."""
         self._pool.close()
 
     def _want(self, request: BatchRequest) -> None:

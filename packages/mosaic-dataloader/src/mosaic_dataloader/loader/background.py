@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 # How often a thread with nothing to do looks whether it is to stop.
 _SECONDS = 0.1
-# How long a stop waits for a thread that is in the middle of a download, or waits for others that are.
+# How long a stop waits for a thread that is in the middle of a download, or waits for one.
 _PATIENCE = 10.0
 
 

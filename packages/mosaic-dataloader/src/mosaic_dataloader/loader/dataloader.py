@@ -1,6 +1,5 @@
 """The stateful dataloader of one data-parallel rank."""
 
-import logging
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,8 +17,6 @@ from mosaic_dataloader.order.timeline import Timeline
 from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
-
-logger = logging.getLogger(__name__)
 
 Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 

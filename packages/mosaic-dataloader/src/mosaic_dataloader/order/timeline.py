@@ -55,8 +55,9 @@ class Timeline:
         """
         if self.options.batching_method == "random":
             require_samples(self.mixture, self.options)
-        elif not self.epoch_length:
-            raise AssertionError("an order without samples is refused when it is built")
+        else:
+            # Only building an epoch tells whether the data fill a unit; its length is kept.
+            _ = self.epoch_length
 
     def epoch(self, number: int) -> EpochOrder:
         """The order of one epoch, built when first asked for."""

@@ -1,5 +1,6 @@
 """Bringing one shard into its cache directory, once per machine."""
 
+import copy
 import os
 import shutil
 import threading
@@ -173,8 +174,6 @@ class ShardFetcher:
     def _stream(self) -> "Stream":
         """The stream with a downloader of this thread's own; their clients are not shared."""
         if not hasattr(self._threads, "stream"):
-            import copy
-
             from streaming.base.storage import CloudDownloader
 
             stream = copy.copy(self._data.stream)

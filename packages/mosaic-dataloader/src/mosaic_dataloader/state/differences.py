@@ -5,12 +5,6 @@ from typing import Any
 
 from mosaic_dataloader.state.position import Position
 
-_UNIT_WORDS = {
-    "unit": "the global batch size",
-    "device_unit": "the local batch size",
-    "unit_nodes": "the number of nodes",
-}
-
 
 def differences(saved: Position, now: Position, *, open_options: Collection[str]) -> list[str]:
     """List what differs between a saved position and the present data and options.
@@ -46,7 +40,7 @@ def _option_differences(
             continue
         if name == "unit":
             found.append(
-                f"{_UNIT_WORDS[name]} was {before} and is now {value}, and "
+                f"the global batch size was {before} and is now {value}, and "
                 f"batching_method = {now['batching_method']!r} orders data by it"
             )
         else:

@@ -94,7 +94,8 @@ def describe(where: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
     return (
         f"{where['processor']}, {where['cores']} cores, {where['memory_gib']} GiB, "
-        f"{where['system']}, Python {where['python']}, load {where['load']} at the start; {versions}"
+        f"{where['system']}, Python {where['python']}, load {where['load']} at the start; "
+        f"{versions}"
     )
 
 

@@ -164,7 +164,7 @@ class StreamingTextDataset:
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
-        self.store = ShardStore(opened, self.mixture, self.cache_limit)
+        self.store = ShardStore(opened, self.mixture, seq_len + 1, self.cache_limit)
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
 
     @property
@@ -214,7 +214,9 @@ class StreamingTextDataset:
         opened = state.pop("opened")
         self.__dict__.update(state)
         # The limit stays noted by the process that this one works for.
-        self.store = ShardStore([replace(s) for s in opened], self.mixture, keeps_open=False)
+        self.store = ShardStore(
+            [replace(s) for s in opened], self.mixture, self.seq_len + 1, keeps_open=False
+        )
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
 
     def close(self) -> None:

@@ -1,27 +1,24 @@
 """A thread that keeps the next items of an iterator ready."""
 
-import contextlib
-import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from mosaic_dataloader.loader.handover import Handover
+
 T = TypeVar("T")
 
-# How often a thread with nothing to do looks whether it is to stop.
-_SECONDS = 0.1
 # How long a stop waits for a thread that is in the middle of a download, or waits for one.
 _PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class _Entry(Generic[T]):
-    """What the thread passes on: an item, or why there are no more of them."""
+class _End:
+    """Why there are no more items."""
 
-    item: T | None = None
-    error: BaseException | None = None
+    error: BaseException
 
 
 class Background(Generic[T]):
@@ -44,15 +41,14 @@ class Background(Generic[T]):
         setup: Callable[[], None] | None = None,
         idle: Callable[[], None] | None = None,
     ):
-        self._ready: queue.Queue[_Entry[T]] = queue.Queue(depth)
-        stop = threading.Event()
+        self._items: Handover[T | _End] = Handover(depth)
         thread = threading.Thread(
-            target=_produce, args=(source, self._ready, stop, setup, idle), daemon=True
+            target=_produce, args=(source, self._items, setup, idle), daemon=True
         )
         thread.name = "mosaic-batches"
         thread.start()
         self._end: BaseException | None = None
-        self.close = weakref.finalize(self, _stop, stop, self._ready, thread)
+        self.close = weakref.finalize(self, _stop, self._items, thread)
 
     def __iter__(self) -> Iterator[T]:
         """Itself."""
@@ -63,17 +59,16 @@ class Background(Generic[T]):
         if self._end is None and not self.close.alive:
             self._end = StopIteration()
         if self._end is None:
-            entry = self._ready.get()
-            if entry.error is None:
-                return entry.item  # type: ignore[return-value]
-            self._end = entry.error
+            item = self._items.get()
+            if not isinstance(item, _End):
+                return item
+            self._end = item.error
         raise self._end
 
 
 def _produce(
     source: Iterator[T],
-    ready: "queue.Queue[_Entry[T]]",
-    stop: threading.Event,
+    items: "Handover[T | _End]",
     setup: Callable[[], None] | None,
     idle: Callable[[], None] | None,
 ) -> None:
@@ -81,39 +76,18 @@ def _produce(
         if setup:
             setup()
         for item in source:
-            if not _put(ready, stop, idle, _Entry(item)):
+            if not items.put(item, idle):
                 return
-        _put(ready, stop, idle, _Entry(error=StopIteration()))
+        items.end(_End(StopIteration()))
     except BaseException as error:
         # Whatever ends the thread belongs to the caller's thread.
-        _put(ready, stop, idle, _Entry(error=error))
+        items.end(_End(error))
 
 
-def _put(
-    ready: "queue.Queue[_Entry[T]]",
-    stop: threading.Event,
-    idle: Callable[[], None] | None,
-    entry: _Entry[T],
-) -> bool:
-    while not stop.is_set():
-        try:
-            ready.put(entry, timeout=_SECONDS)
-        except queue.Full:
-            if idle:
-                idle()
-            continue
-        return True
-    return False
-
-
-def _stop(stop: threading.Event, ready: "queue.Queue[_Entry[T]]", thread: threading.Thread) -> None:
-    stop.set()
-    with contextlib.suppress(queue.Empty):
-        # A free place lets a waiting thread notice at once.
-        ready.get_nowait()
+def _stop(items: "Handover[T | _End]", thread: threading.Thread) -> None:
+    items.close()
     if thread is not threading.current_thread():
         # It is a daemon: one that hangs in a store's client does not keep the process alive.
         thread.join(_PATIENCE)
-    with contextlib.suppress(queue.Full):
-        # Whoever waits for an item in another thread waits no longer.
-        ready.put_nowait(_Entry(error=StopIteration()))
+    # Whoever waits for an item in another thread waits no longer.
+    items.end(_End(StopIteration()))

@@ -18,6 +18,9 @@ from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
 
+# Batches that are kept ready by default take no more than this, unless two do.
+_READY_BYTES = 16 << 20
+
 Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
@@ -38,7 +41,8 @@ class MosaicParallelAwareDataloader:
         num_nodes: Machines; sets only defaults at the first start of a run.
         num_workers: Worker processes that read rows; 0 reads in a thread of this process. The
             batches are the same.
-        prefetch_factor: Batches kept ready, per worker if there are any; 2 by default.
+        prefetch_factor: Batches kept ready, per worker if there are any. By default 2 per worker;
+            without workers as many as fit into 16 MiB, but 2 to 16.
         pin_memory: Put batches into page-locked memory.
         persistent_workers: Keep worker processes from one iteration to the next.
         drop_last: For ``infinite=False``: leave out the partial batch at an epoch's end; otherwise
@@ -223,6 +227,15 @@ class MosaicParallelAwareDataloader:
         pin = self._pin
         return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
 
+    @property
+    def _depth(self) -> int:
+        """Batches that the background thread keeps ready."""
+        if self._prefetch_factor is not None:
+            return self._prefetch_factor
+        # Inputs and labels, int64 each.
+        batch_bytes = 2 * 8 * self.batch_size * self.dataset.seq_len
+        return max(2, min(16, _READY_BYTES // batch_bytes))
+
     def _handed_out(self, request: BatchRequest) -> None:
         self._books.handed_out(request)
 
@@ -256,7 +269,8 @@ class _Batches:
     def __init__(self, loader: MosaicParallelAwareDataloader, start: int):
         self._loader = loader
         self._start = start
-        depth = 2 if loader.num_workers else (loader._prefetch_factor or 2)
+        # Workers keep their own batches ready.
+        depth = 2 if loader.num_workers else loader._depth
         self._batches: Background[Batch] = Background(
             loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
         )

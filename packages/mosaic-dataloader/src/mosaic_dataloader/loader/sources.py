@@ -36,7 +36,7 @@ def read_here(
         for request in requests():
             if ahead:
                 ahead.consumed(len(request.ids))
-            yield request, *dataset.rows.batch(request.ids)
+            yield request, *dataset.rows.batch(request.shards, request.places)
     finally:
         if ahead:
             ahead.close()
@@ -45,8 +45,8 @@ def read_here(
 class WorkerPool:
     """Reads batches in worker processes, in order.
 
-    The workers know nothing of the order or the position: each is handed sample ids and returns
-    tensors. What they have read ahead is known here and nowhere counted.
+    The workers know nothing of the order or the position: each is told which rows of which
+    shards to read and returns them. What they have read ahead is known here and nowhere counted.
 
     Args:
         dataset: The data.
@@ -120,8 +120,8 @@ class _RequestSampler(Sampler[BatchRequest]):
     def __iter__(self) -> Iterator[Any]:
         for request in self._requests:
             self._under_way.append(request)
-            # Workers need the ids only.
-            yield request.ids
+            # All that a worker needs.
+            yield request.shards, request.places
 
 
 class _Fetch(Dataset[Any]):
@@ -135,10 +135,10 @@ class _Fetch(Dataset[Any]):
         self._dataset = dataset
 
     def __getitem__(
-        self, ids: Any
+        self, wanted: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | MosaicDataError:
         try:
-            inputs, labels = self._dataset.rows.batch(ids)
+            inputs, labels = self._dataset.rows.batch(*wanted)
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
             return error

@@ -6,25 +6,26 @@ from mosaic_dataloader.order.mixture import Int64Array
 
 
 def rows_of_rank(nodes: Int64Array, rank: int, world_size: int) -> Int64Array:
-    """Rows of a full batch that one rank reads.
+    """Rows of full batches that one rank reads.
 
     Rows are sorted by canonical node and cut into equal runs: consecutive ranks, which share a
     machine, read consecutive canonical nodes and so the same shards from batch to batch. Within a
     rank the rows are back in position order.
 
     Args:
-        nodes: int64[B], canonical node of each row; ``B`` is a multiple of ``world_size``.
+        nodes: int64[..., B], canonical node of each row of one or more batches; ``B`` is a
+            multiple of ``world_size``.
         rank: Data-parallel rank.
         world_size: Data-parallel ranks.
 
     Returns:
-        int64[B / world_size], row numbers, ascending.
+        int64[..., B / world_size], row numbers within each batch, ascending.
     """
-    share = len(nodes) // world_size
+    share = nodes.shape[-1] // world_size
     if world_size == 1:
-        return np.arange(share, dtype=np.int64)
-    by_node = np.argsort(nodes, kind="stable")
-    return np.sort(by_node[rank * share : (rank + 1) * share])
+        return np.broadcast_to(np.arange(share, dtype=np.int64), nodes.shape)
+    by_node = np.argsort(nodes, axis=-1, kind="stable")
+    return np.sort(by_node[..., rank * share : (rank + 1) * share], axis=-1)
 
 
 def rows_of_rank_partial(nodes: Int64Array, rank: int, world_size: int) -> Int64Array:

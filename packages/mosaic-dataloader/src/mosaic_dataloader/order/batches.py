@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,21 +10,28 @@ from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_partial
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.timeline import Timeline
 
+# Samples of the order looked up at a time. numpy costs microseconds a call whatever the size, which
+# for a single small batch is as much as copying its rows.
+_BLOCK = 4096
 
-@dataclass(frozen=True)
-class BatchRequest:
+
+class BatchRequest(NamedTuple):
     """What one rank reads for one global batch.
 
     Attributes:
         start: Position of the run at which the global batch begins.
         stop: Position after it.
         ids: int64[batch_size], the rank's sample ids; -1 where a row is padding.
+        shards: Shard of each of these rows; -1 where it is padding.
+        places: Place of each within its shard.
         per_stream: int64[streams], samples of the whole global batch from each stream.
     """
 
     start: int
     stop: int
     ids: Int64Array
+    shards: list[int]
+    places: list[int]
     per_stream: Int64Array
 
 
@@ -43,9 +51,12 @@ class Layout:
 
 def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
+    count = 1
     while True:
-        yield _full_batch(timeline, layout, position)
-        position += layout.global_batch
+        yield from _full_batches(timeline, layout, position, count)
+        position += count * layout.global_batch
+        # Few at first, so that the first batch waits for little.
+        count = min(2 * count, max(1, _BLOCK // layout.global_batch))
 
 
 def one_pass(
@@ -62,24 +73,41 @@ def one_pass(
     """
     _, place = timeline.locate(position)
     end = position + timeline.epoch_length - place
-    while position + layout.global_batch <= end:
-        yield _full_batch(timeline, layout, position)
-        position += layout.global_batch
+    most = max(1, _BLOCK // layout.global_batch)
+    while full := min((end - position) // layout.global_batch, most):
+        yield from _full_batches(timeline, layout, position, full)
+        position += full * layout.global_batch
     if position < end and not drop_last:
         ids, nodes = timeline.rows(position, end)
         own = ids[rows_of_rank_partial(nodes, layout.rank, layout.world_size)]
-        padded = np.full(layout.batch_size, -1, np.int64)
-        padded[: len(own)] = own
-        yield BatchRequest(position, end, padded, timeline.mixture.count_per_stream(ids))
+        padding = [-1] * (layout.batch_size - len(own))
+        shards, places = (part.tolist() + padding for part in timeline.mixture.locate(own))
+        padded = np.concatenate([own, np.array(padding, np.int64)])
+        counts = timeline.mixture.count_per_stream(ids[None])[0]
+        yield BatchRequest(position, end, padded, shards, places, counts)
 
 
-def _full_batch(timeline: Timeline, layout: Layout, position: int) -> BatchRequest:
-    stop = position + layout.global_batch
-    ids, nodes = timeline.rows(position, stop)
+def _full_batches(
+    timeline: Timeline, layout: Layout, position: int, count: int
+) -> Iterator[BatchRequest]:
+    """``count`` batches, looked up together."""
+    size = layout.global_batch
+    ids, nodes = (
+        part.reshape(count, size) for part in timeline.rows(position, position + count * size)
+    )
     if timeline.options.batching_method == "device_per_stream":
         # A unit already lies machine after machine, device after device.
         first = layout.rank * layout.batch_size
-        own = ids[first : first + layout.batch_size]
+        own = ids[:, first : first + layout.batch_size]
+    elif layout.world_size == 1:
+        own = ids
     else:
-        own = ids[rows_of_rank(nodes, layout.rank, layout.world_size)]
-    return BatchRequest(position, stop, own, timeline.mixture.count_per_stream(ids))
+        rows = rows_of_rank(nodes, layout.rank, layout.world_size)
+        own = np.take_along_axis(ids, rows, axis=1)
+    per_stream = timeline.mixture.count_per_stream(ids)
+    shards, places = (part.tolist() for part in timeline.mixture.locate(own))
+    for number in range(count):
+        start = position + number * size
+        yield BatchRequest(
+            start, start + size, own[number], shards[number], places[number], per_stream[number]
+        )

@@ -68,11 +68,23 @@ class Mixture:
         return sum(s.choose for s in self.streams)
 
     def locate(self, ids: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """Shard and place within it, both int64[len(ids)], of each sample id."""
+        """Shard and place within it, both of the shape of ``ids``, of each sample id."""
         shards = np.searchsorted(self.shard_offsets, ids, side="right") - 1
         return shards, ids - self.shard_offsets[shards]
 
     def count_per_stream(self, ids: Int64Array) -> Int64Array:
-        """int64[streams]: how many of ``ids`` belong to each stream; negative ids count nowhere."""
-        owners = np.searchsorted(self.stream_offsets, ids[ids >= 0], side="right") - 1
-        return np.bincount(owners, minlength=len(self.streams)).astype(np.int64)
+        """Samples of each stream.
+
+        Args:
+            ids: int64[batches, B], sample ids.
+
+        Returns:
+            int64[batches, streams], how many ids of each batch belong to each stream.
+        """
+        batches, streams = len(ids), len(self.streams)
+        if streams == 1:
+            return np.full((batches, 1), ids.shape[1], np.int64)
+        owners = np.searchsorted(self.stream_offsets, ids, side="right") - 1
+        owners += np.arange(batches)[:, None] * streams
+        counts = np.bincount(owners.ravel(), minlength=batches * streams)
+        return counts.astype(np.int64).reshape(batches, streams)

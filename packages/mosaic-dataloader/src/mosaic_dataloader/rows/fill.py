@@ -38,39 +38,6 @@ def fill_row(
     labels[row, targets:] = IGNORE_INDEX
 
 
-def fill_uniform(
-    inputs: Int64Array,
-    labels: Int64Array,
-    rows: Int64Array,
-    source: NDArray[Any],
-    places: Int64Array,
-) -> bool:
-    """Write several rows of one shard whose rows all have the same length of T+1 or more.
-
-    Args:
-        inputs: int64[B, T].
-        labels: int64[B, T].
-        rows: int64[k], rows to write.
-        source: integer[samples, n], the shard's token rows.
-        places: int64[k], which of them.
-
-    Returns:
-        Whether it applied; with shorter rows it writes nothing.
-    """
-    length = inputs.shape[1]
-    if source.shape[1] <= length:
-        return False
-    if len(rows) == 1:
-        tokens = source[places[0]]
-        inputs[rows[0]] = tokens[:length]
-        labels[rows[0]] = tokens[1 : length + 1]
-    else:
-        gathered = source[places, : length + 1]
-        inputs[rows] = gathered[:, :length]
-        labels[rows] = gathered[:, 1:]
-    return True
-
-
 def fill_padding(inputs: Int64Array, labels: Int64Array, row: int, pad_id: int) -> None:
     """Write a row that stands for no sample: all labels are ignored."""
     inputs[row] = pad_id

@@ -68,8 +68,7 @@ class LookAhead:
         self._pool.close()
 
     def _want(self, request: BatchRequest) -> None:
-        shards, _ = self._mixture.locate(request.ids[request.ids >= 0])
-        wanted = list(dict.fromkeys(shards.tolist()))
+        wanted = [shard for shard in dict.fromkeys(request.shards) if shard >= 0]
         self._window.append(wanted)
         self._needed.update(wanted)
         for shard in wanted:

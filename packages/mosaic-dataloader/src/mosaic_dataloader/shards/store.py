@@ -7,6 +7,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
@@ -30,10 +34,16 @@ class ShardStore:
     Args:
         streams: The opened streams.
         mixture: Their sizes.
+        row_tokens: Tokens that make a full row, T+1.
         cache_limit: Bytes that the directories of all fetched streams may hold together; None for
             no limit of this loader's own.
         keeps_open: Keep fetched shards open from batch to batch where nobody limits the cache. A
             worker process does not: while it waits for work, it could not notice a new limit.
+
+    Attributes:
+        full_rows: integer[samples, T+1] for every open shard of equally long rows that have so many
+            tokens or more, by shard: views into its map. Reading them needs no lock: a shard that
+            another thread closes meanwhile stays mapped as long as anybody holds a view of it.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
@@ -44,11 +54,14 @@ class ShardStore:
         self,
         streams: list[DataStream],
         mixture: Mixture,
+        row_tokens: int,
         cache_limit: int | None = None,
         keeps_open: bool = True,
     ):
         self.streams = streams
+        self.full_rows: dict[int, NDArray[np.integer[Any]]] = {}
         self._mixture = mixture
+        self._row_tokens = row_tokens
         self._fetchers = [ShardFetcher(s) for s in streams]
         self._guard = threading.RLock()
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
@@ -91,6 +104,8 @@ class ShardStore:
 
         An unlinked file that is still mapped would keep its space.
         """
+        if not self._watches:
+            return
         with self._guard:
             limited = {
                 stream
@@ -160,12 +175,15 @@ class ShardStore:
             try:
                 if data.fetched:
                     self._touch(fetcher.path(place))
-                self._open[shard] = _opened(data, place, fetcher.path(place))
+                opened = _opened(data, place, fetcher.path(place))
             except BaseException as error:
                 self._unpin(stream, place)
                 if isinstance(error, FileNotFoundError):
                     return
                 raise
+            self._open[shard] = opened
+            if opened.uniform is not None and opened.uniform.shape[1] >= self._row_tokens:
+                self.full_rows[shard] = opened.uniform[:, : self._row_tokens]
             self._close_surplus(shard)
 
     def _close_surplus(self, newest: int) -> None:
@@ -176,6 +194,7 @@ class ShardStore:
                 self._close_shard(shard)
 
     def _close_shard(self, shard: int) -> None:
+        self.full_rows.pop(shard, None)
         self._open.pop(shard).close()
         self._uses.pop(shard, None)
         self._unpin(*self._place(shard))

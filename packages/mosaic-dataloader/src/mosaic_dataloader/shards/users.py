@@ -79,31 +79,38 @@ def live_users(directory: str) -> list[CacheUser]:
 
 
 class UsersWatch:
-    """Whether anybody limits a directory, cheap enough to ask for every shard.
+    """Whether anybody limits a directory, cheap enough to ask for every batch.
 
     Args:
         directory: The cache directory.
     """
 
-    # How long a look at who lives is good for; a new claim is seen at once, by the folder's time.
+    # How long a look at who lives is good for; a new claim is seen sooner, by the folder's time.
     _SECONDS = 5.0
+    # How long a look at the folder's time is good for: small batches follow one another faster.
+    _GLANCE_SECONDS = 0.01
 
     def __init__(self, directory: str):
         self._directory = directory
         self._changed = -1
         self._looked = 0.0
+        self._glanced = 0.0
         self._limited = False
 
     def limited(self) -> bool:
         """Whether any running loader limits the directory; claims of the dead are removed."""
+        now = time.monotonic()
+        if now - self._glanced < self._GLANCE_SECONDS:
+            return self._limited
+        self._glanced = now
         try:
             changed = os.stat(users_root(self._directory)).st_mtime_ns
         except FileNotFoundError:
             return False
-        stale = self._limited and time.monotonic() - self._looked > self._SECONDS
+        stale = self._limited and now - self._looked > self._SECONDS
         if changed != self._changed or stale:
             with locked(lock_path(self._directory), BUDGET_BYTE):
                 self._limited = bool(live_users(self._directory))
                 self._changed = os.stat(users_root(self._directory)).st_mtime_ns
-            self._looked = time.monotonic()
+            self._looked = now
         return self._limited

@@ -47,7 +47,7 @@ dataset_options = st.fixed_dictionaries(
     {},
     optional={
         "shuffle": st.booleans(),
-        "shuffle_algo": st.sampled_from(["py1e", "py1s", "py2s", "py1br", "naive"]),
+        "shuffle_algo": st.sampled_from(["py1e", "py1s", "py2s", "py1br", "naive", "feistel"]),
         "shuffle_seed": st.integers(0, 2**31),
         "shuffle_block_size": st.integers(1, 2**20),
         "predownload": st.integers(0, 99),

@@ -70,7 +70,7 @@ DATASET = "job.toml: [mosaic_dataloader.dataset]"
         (
             "shuffle_algo = 'py1r'",
             f'{DATASET} shuffle_algo = "py1r": must be one of "py1e", "py1s", "py2s", "py1br", '
-            '"naive"; did you mean "py1br"?',
+            '"naive", "feistel"; did you mean "py1br"?',
         ),
         (
             "streams = ['a']",

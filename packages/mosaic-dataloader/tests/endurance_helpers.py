@@ -80,7 +80,7 @@ weights = st.sampled_from(
 
 @st.composite
 def options(draw: st.DrawFn) -> dict[str, Any]:
-    algo = draw(st.sampled_from(["py1e", "py1s", "py2s", "py1br", "naive"]))
+    algo = draw(st.sampled_from(["py1e", "py1s", "py2s", "py1br", "naive", "feistel"]))
     # Left open they follow the first leg's nodes: 64 of them each for py1s and py2s.
     few = [1, 2, 3, 4, 8] if algo in ("py1s", "py2s") else [None, 1, 2, 3, 4, 8]
     return {

@@ -12,7 +12,7 @@ from order_helpers import mixture, settled
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.timeline import Timeline
 
-ALGOS = ["py1e", "py1s", "py2s", "py1br"]
+ALGOS = ["py1e", "py1s", "py2s", "py1br", "feistel"]
 
 
 def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int) -> set[int]:

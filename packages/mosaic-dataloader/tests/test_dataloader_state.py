@@ -73,7 +73,7 @@ layouts = st.tuples(
 )
 @given(
     steps=st.lists(layouts, min_size=2, max_size=5),
-    algo=st.sampled_from(["py1e", "py1s", "py1br", "naive"]),
+    algo=st.sampled_from(["py1e", "py1s", "py1br", "naive", "feistel"]),
     canonical=st.sampled_from([None, 1, 3, 4]),
     proportion=st.sampled_from([None, 0.3]),
 )

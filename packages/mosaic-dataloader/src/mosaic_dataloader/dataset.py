@@ -61,8 +61,8 @@ class StreamingTextDataset:
         cache_limit: Bytes that the fetched shards of all streams may take together, as a number or
             ``"100gb"``; least recently used shards are evicted. The smallest limit of all running
             loaders that share a directory holds there. By default there is none.
-        cache_dir: Where streams without ``local`` are cached; by default a folder of this user's
-            in the temporary directory.
+        cache_dir: Where streams without ``local`` and the orders of long epochs are cached; by
+            default a folder of this user's in the temporary directory.
         download_retry: Further attempts after a failed download.
         download_timeout: Seconds that one download may take.
         validate_hash: Hash algorithm to check shards with; the index must hold it.
@@ -71,7 +71,9 @@ class StreamingTextDataset:
         on_data_change: What to do when a checkpoint was written with other data, mixture or
             options: ``"error"``, or ``"restart_epoch"`` to begin its epoch anew with what is now.
         shuffle: Shuffle the samples.
-        shuffle_algo: ``py1e``, ``py1s``, ``py2s``, ``py1br`` or ``naive``.
+        shuffle_algo: ``py1e``, ``py1s``, ``py2s``, ``py1br`` or ``naive`` (mosaicml-streaming's
+            own), or ``feistel``: for any number of samples without a list of them in memory or on
+            disk.
         shuffle_seed: Seed of order and sampling.
         shuffle_block_size: Samples among which one is shuffled.
         num_canonical_nodes: Parts over which the order is dealt; by default as many as nodes.
@@ -142,6 +144,8 @@ class StreamingTextDataset:
         self.predownload = predownload
         self.on_data_change = on_data_change
         self.token_encoding_type = token_encoding_type
+        cache_dir = cache_dir or default_cache_dir()
+        self.orders_dir = os.path.join(cache_dir, "orders")
         opened = open_streams(
             streams or {"data": {"remote": remote, "local": local, "split": split}},
             StreamDefaults(
@@ -152,7 +156,7 @@ class StreamingTextDataset:
                 keep_zip=keep_zip,
                 allow_unsafe_types=allow_unsafe_types,
                 token_encoding_type=token_encoding_type,
-                cache_dir=cache_dir or default_cache_dir(),
+                cache_dir=cache_dir,
             ),
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)

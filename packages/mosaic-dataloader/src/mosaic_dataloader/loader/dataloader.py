@@ -54,6 +54,9 @@ class MosaicParallelAwareDataloader:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
     """
 
+    # Whether every iteration is over the same epoch.
+    _same_pass = False
+
     def __init__(
         self,
         dataset: StreamingTextDataset,
@@ -204,7 +207,9 @@ class MosaicParallelAwareDataloader:
     def _requests(self, start: int) -> Iterator[BatchRequest]:
         if self.infinite:
             return endless_batches(self._timeline, self._layout, start)
-        return one_pass(self._timeline, self._layout, start, drop_last=self.drop_last)
+        return one_pass(
+            self._timeline, self._layout, start, drop_last=self.drop_last, last=self._same_pass
+        )
 
     def _epoch_end(self, start: int) -> int:
         _, place = self._timeline.locate(start)
@@ -249,6 +254,8 @@ class ValidationDataloader(MosaicParallelAwareDataloader):
 
     Every rank gets equally many batches, and no iteration changes what the next one yields.
     """
+
+    _same_pass = True
 
     def __init__(self, dataset: StreamingTextDataset, **options: Any):
         super().__init__(dataset, **options, infinite=False, drop_last=False)

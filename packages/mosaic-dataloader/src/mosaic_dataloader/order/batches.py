@@ -53,6 +53,7 @@ def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterat
     """Full batches from ``position`` on, across epoch ends, without end."""
     count = 1
     while True:
+        timeline.prepare_next(position)
         yield from _full_batches(timeline, layout, position, count)
         position += count * layout.global_batch
         # Few at first, so that the first batch waits for little.
@@ -60,7 +61,12 @@ def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterat
 
 
 def one_pass(
-    timeline: Timeline, layout: Layout, position: int, *, drop_last: bool
+    timeline: Timeline,
+    layout: Layout,
+    position: int,
+    *,
+    drop_last: bool,
+    last: bool = False,
 ) -> Iterator[BatchRequest]:
     """Batches from ``position`` to the end of its epoch.
 
@@ -70,11 +76,14 @@ def one_pass(
         position: Where to begin.
         drop_last: Leave out the partial batch at the end; otherwise it is padded to full size.
             Either way every rank gets equally many batches.
+        last: No other epoch will follow.
     """
     _, place = timeline.locate(position)
     end = position + timeline.epoch_length - place
     most = max(1, _BLOCK // layout.global_batch)
     while full := min((end - position) // layout.global_batch, most):
+        if not last:
+            timeline.prepare_next(position)
         yield from _full_batches(timeline, layout, position, full)
         position += full * layout.global_batch
     if position < end and not drop_last:

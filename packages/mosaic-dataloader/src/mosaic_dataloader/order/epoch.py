@@ -1,11 +1,14 @@
 """The list of sample ids of one epoch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.deal import deal, node_of
+from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.resample import resample
@@ -15,18 +18,18 @@ from mosaic_dataloader.order.units import build_units
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """One epoch.
+    """One epoch as a list.
 
     Attributes:
-        ids: int64[N], sample ids in the order of their positions.
+        ids: integer[N], sample ids in the order of their positions.
         num_canonical_nodes: Canonical nodes over which they were dealt.
-        nodes: int64[N], the canonical node of each position where it follows from no formula
+        nodes: integer[N], the canonical node of each position where it follows from no formula
             (batching methods other than ``random``), else None.
     """
 
-    ids: Int64Array
+    ids: NDArray[np.integer[Any]]
     num_canonical_nodes: int
-    nodes: Int64Array | None = None
+    nodes: NDArray[np.integer[Any]] | None = None
 
     def __len__(self) -> int:
         """Samples in the epoch."""
@@ -34,19 +37,22 @@ class EpochOrder:
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
-        ids = np.asarray(self.ids[start:stop])
+        ids = self.ids[start:stop].astype(np.int64)
         if self.nodes is not None:
-            return ids, np.asarray(self.nodes[start:stop])
+            return ids, self.nodes[start:stop].astype(np.int64)
         positions = np.arange(start, stop, dtype=np.int64)
         return ids, node_of(positions, len(self.ids), self.num_canonical_nodes)
 
 
-def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> EpochOrder:
+Order = EpochOrder | FeistelOrder
+
+
+def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> Order:
     """Build the order of one epoch.
 
     A pure function of its arguments. For ``batching_method = "random"`` this is
     mosaicml-streaming's order (resampled, shuffled over the canonical nodes, dealt round-robin
-    over them) without its padding.
+    over them) without its padding, or with ``shuffle_algo = "feistel"`` this project's own.
 
     Raises:
         MosaicDataError: The data are too few for the canonical nodes or for the batch.
@@ -56,6 +62,8 @@ def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> EpochOrd
         ids, owners = build_units(mixture, options, epoch)
         return EpochOrder(ids, nodes, owners)
     require_samples(mixture, options)
+    if options.feistel:
+        return FeistelOrder(mixture, options, epoch)
     total = mixture.epoch_samples
     sizes, small = resample(mixture, options, epoch)
     big = deal(shuffled(sizes, total, options, epoch, options.shuffle_block_size), nodes)

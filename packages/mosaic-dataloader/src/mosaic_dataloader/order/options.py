@@ -5,7 +5,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 
-SHUFFLE_ALGOS = ("py1e", "py1s", "py2s", "py1br", "naive")
+SHUFFLE_ALGOS = ("py1e", "py1s", "py2s", "py1br", "naive", "feistel")
 BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")
 SAMPLING_METHODS = ("balanced", "fixed")
 
@@ -93,6 +93,11 @@ class SettledOrder:
     unit: int
     device_unit: int
     unit_nodes: int
+
+    @property
+    def feistel(self) -> bool:
+        """Whether the order is this project's own, evaluated index by index."""
+        return self.shuffle and self.shuffle_algo == "feistel"
 
     @property
     def seed_changes_with_epoch(self) -> bool:

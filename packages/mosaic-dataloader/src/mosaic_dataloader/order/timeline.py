@@ -1,14 +1,22 @@
 """Epochs end to end: from a position in the run to samples."""
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from mosaic_dataloader.order.epoch import EpochOrder, build_epoch, require_samples
+from mosaic_dataloader.order.epoch import Order, build_epoch, require_samples
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.stored.recipe import Recipe
+from mosaic_dataloader.order.stored.store import OrderStore
+
+logger = logging.getLogger(__name__)
+
+# Shorter epochs are ordered in some milliseconds, in less time than a process takes to start.
+_SHORT = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -29,16 +37,26 @@ class Timeline:
         mixture: The data.
         options: The settled order.
         origin: Where the sequence begins.
+        orders_dir: Where long epochs' orders are kept for all processes of the machine; None to
+            keep them in memory.
     """
 
     # The epoch being read and the next one; a third would only take memory.
     _KEPT = 2
 
-    def __init__(self, mixture: Mixture, options: SettledOrder, origin: Origin | None = None):
+    def __init__(
+        self,
+        mixture: Mixture,
+        options: SettledOrder,
+        origin: Origin | None = None,
+        orders_dir: str | None = None,
+    ):
         self.mixture = mixture
         self.options = options
         self.origin = origin or Origin()
-        self._orders: OrderedDict[int, EpochOrder] = OrderedDict()
+        self._orders_dir = orders_dir
+        self._orders: OrderedDict[int, Order] = OrderedDict()
+        self._prepared = -1
 
     @cached_property
     def epoch_length(self) -> int:
@@ -59,16 +77,53 @@ class Timeline:
             # Only building an epoch tells whether the data fill a unit; its length is kept.
             _ = self.epoch_length
 
-    def epoch(self, number: int) -> EpochOrder:
+    def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
         order = self._orders.get(number)
         if order is None:
-            order = build_epoch(self.mixture, self.options, number)
+            if self._stored is not None:
+                order = self._stored.order(number)
+            else:
+                order = build_epoch(self.mixture, self.options, number)
             self._orders[number] = order
             while len(self._orders) > self._KEPT:
                 self._orders.popitem(last=False)
         self._orders.move_to_end(number)
         return order
+
+    def prepare_next(self, position: int) -> None:
+        """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
+
+        It begins when a quarter of the present one is read: a run that ends in its first epoch
+        seldom has a second one ordered in vain.
+        """
+        if self._stored is None:
+            return
+        epoch, place = self.locate(position)
+        if epoch > self._prepared and place >= self.epoch_length // 4:
+            self._prepared = epoch
+            self._stored.prepare(epoch + 1)
+
+    def _long(self) -> bool:
+        evaluated = self.options.feistel and self.options.batching_method == "random"
+        return self.mixture.epoch_samples > _SHORT and not evaluated
+
+    @cached_property
+    def _stored(self) -> OrderStore | None:
+        """Where this order's epochs are kept, if they are worth it."""
+        if self._orders_dir is None or not self._long():
+            return None
+        try:
+            return OrderStore(self._orders_dir, Recipe(self.mixture, self.options))
+        except OSError as error:
+            logger.warning(
+                "cannot keep epoch orders in %s (%s); every rank computes them for itself and "
+                "holds two in memory, 8 bytes a sample each. Set cache_dir to a place that can be "
+                "written to",
+                self._orders_dir,
+                error.strerror,
+            )
+            return None
 
     def locate(self, position: int) -> tuple[int, int]:
         """Epoch and place within it of a position of the run."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.deal import deal, node_of, node_starts
+from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.resample import resample
@@ -159,8 +160,7 @@ def _shuffled_stream(
     mixture: Mixture, options: SettledOrder, epoch: int, number: int
 ) -> Int64Array:
     """One stream's draws, int64[choose], node after node."""
-    sizes, small = resample(mixture, options, epoch, [number])
-    total = len(small)
+    total = mixture.streams[number].choose
     if total < options.num_canonical_nodes:
         raise MosaicDataError(
             f'stream "{mixture.streams[number].name}" gives {total} samples an epoch, fewer than '
@@ -169,6 +169,12 @@ def _shuffled_stream(
     share = mixture.streams[number].choose / mixture.epoch_samples
     # As in mosaicml-streaming: the blocks of all streams together are one shuffle block.
     block = max(2, int(options.shuffle_block_size * share))
+    if options.feistel:
+        places = np.arange(total, dtype=np.int64)
+        return FeistelOrder(mixture, options, epoch, range(number, number + 1), block).listed(
+            places
+        )
+    sizes, small = resample(mixture, options, epoch, [number])
     return small[shuffled(sizes, total, options, epoch, block)]
 
 

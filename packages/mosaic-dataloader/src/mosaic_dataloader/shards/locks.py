@@ -56,6 +56,15 @@ class RangeLock:
         """Let the byte go."""
         self._call(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, byte)
 
+    def fileno(self) -> int:
+        """The open file, for a child process to inherit."""
+        return self._fd
+
+    def leave(self) -> None:
+        """Close the file here and let nothing go: a child that inherited it holds the locks."""
+        os.close(self._fd)
+        self._fd = -1
+
     def close(self) -> None:
         """Let everything go."""
         if self._fd >= 0:

@@ -41,7 +41,7 @@ class Bookkeeping:
         self.order = order
         self.samples_seen = samples_seen
         self.origin = origin or Origin()
-        self.timeline = Timeline(dataset.mixture, order, self.origin)
+        self.timeline = Timeline(dataset.mixture, order, self.origin, dataset.orders_dir)
         count = len(dataset.mixture.streams)
         self._seen = np.array(seen or [0] * count, np.int64)
         self._rows = dataset.row_identity()

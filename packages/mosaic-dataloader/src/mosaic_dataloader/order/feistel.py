@@ -1,0 +1,141 @@
+"""The ``feistel`` order: any position of an epoch without the epoch in memory.
+
+An epoch is a list of pieces, each a shard drawn whole or in part. The pieces lie in a random order
+that is fixed for the run, so that each canonical node keeps its shards; every epoch permutes them
+anew within their canonical node. Neighbouring pieces form windows of about ``shuffle_block_size``
+samples, and within a window the samples are permuted by a keyed permutation, so that only the
+shards of one window are in use at a time. Memory grows with the shards, not with the samples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mosaic_dataloader.order.deal import node_of, node_starts
+from mosaic_dataloader.order.draws import extra_draws
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.permute import keys, permuted
+
+# So that keys for different purposes never agree.
+_COUNTS, _MEMBERS, _RUN, _EPOCH, _WINDOW = range(5)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What an epoch draws; all arrays are int64[pieces].
+
+    Attributes:
+        shards: Which shard.
+        copies: How many times the epoch has drawn the whole shard before this piece.
+        sizes: Samples drawn.
+    """
+
+    shards: Int64Array
+    copies: Int64Array
+    sizes: Int64Array
+
+
+class FeistelOrder:
+    """One epoch; has the interface of ``EpochOrder``.
+
+    Args:
+        mixture: The data.
+        options: The settled order.
+        epoch: Which epoch, from 0.
+        streams: Which streams, by number; all by default.
+        block: Samples in a window; the options' ``shuffle_block_size`` by default.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        options: SettledOrder,
+        epoch: int,
+        streams: range | None = None,
+        block: int | None = None,
+    ):
+        seed = options.shuffle_seed
+        # The samples drawn stay the same from epoch to epoch if the method says so.
+        self._drawn = (seed, epoch if options.sampling_method == "balanced" else 0)
+        self._key = (seed, epoch)
+        self._nodes = options.num_canonical_nodes
+        self._mixture = mixture
+        pieces = self._draw(mixture, options, streams or range(len(mixture.streams)))
+        self._lay_out(pieces, block or options.shuffle_block_size)
+
+    def __len__(self) -> int:
+        """Samples in the epoch."""
+        return self._length
+
+    def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
+        """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
+        positions = np.arange(start, stop, dtype=np.int64)
+        nodes = node_of(positions, self._length, self._nodes)
+        return self.listed(self._node_starts[nodes] + positions // self._nodes), nodes
+
+    def listed(self, places: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], at places of the epoch's list as it lies node after node."""
+        window = np.searchsorted(self._windows, places, side="right") - 1
+        begin = self._windows[window]
+        size = self._windows[window + 1] - begin
+        key = keys(_WINDOW, *self._key, window)
+        places = begin + permuted(places - begin, size, key)
+        span = np.searchsorted(self._spans, places, side="right") - 1
+        within = self._first[span] + places - self._spans[span]
+        shard, drawn = self._shard[span], self._drawn_of[span]
+        samples = self._mixture.samples_per_shard[shard]
+        # A shard drawn whole needs no choice; the window's permutation mixes it.
+        part = np.flatnonzero(drawn < samples)
+        if len(part):
+            which = keys(_MEMBERS, *self._drawn, shard[part])
+            within[part] = permuted(within[part], samples[part], which)
+        ids: Int64Array = self._mixture.shard_offsets[shard] + within
+        return ids
+
+    def _draw(self, mixture: Mixture, options: SettledOrder, streams: range) -> _Pieces:
+        shards: list[Int64Array] = []
+        copies: list[Int64Array] = []
+        sizes: list[Int64Array] = []
+        for number in streams:
+            stream = mixture.streams[number]
+            samples = stream.samples_per_shard
+            own = int(mixture.stream_shards[number]) + np.arange(len(samples))
+            whole, rest = divmod(stream.choose, stream.samples)
+            key = int(keys(_COUNTS, *self._drawn, number)[0])
+            extra = extra_draws(samples, rest, options.sampling_granularity, key)
+            for copy, drawn in [*((c, samples) for c in range(whole)), (whole, extra)]:
+                used = np.flatnonzero(drawn)
+                shards.append(own[used])
+                copies.append(np.full(len(used), copy, np.int64))
+                sizes.append(drawn[used])
+        return _Pieces(*(np.concatenate(parts) for parts in (shards, copies, sizes)))
+
+    def _lay_out(self, pieces: _Pieces, block: int) -> None:
+        """Cut the pieces at the canonical nodes' bounds, order them, and group them to windows."""
+        seed, epoch = self._key
+        order = np.argsort(keys(_RUN, seed, pieces.shards, pieces.copies), kind="stable")
+        ends = np.cumsum(pieces.sizes[order])
+        self._length = int(ends[-1])
+        self._node_starts = node_starts(self._length, self._nodes)
+        # Every piece begins a span, and so does every canonical node.
+        begins = np.union1d(ends - pieces.sizes[order], self._node_starts[:-1])
+        piece = np.searchsorted(ends, begins, side="right")
+        first = begins - (ends - pieces.sizes[order])[piece]
+        piece = order[piece]
+        sizes = np.diff(begins, append=self._length)
+        node = np.searchsorted(self._node_starts, begins, side="right") - 1
+        turn = keys(_EPOCH, seed, epoch, pieces.shards[piece], pieces.copies[piece], first)
+        by_node = np.lexsort((turn, node))
+        self._shard = pieces.shards[piece][by_node]
+        self._drawn_of = pieces.sizes[piece][by_node]
+        self._first = first[by_node]
+        spans = np.concatenate([[0], np.cumsum(sizes[by_node])]).astype(np.int64)
+        self._spans = spans
+        # Each canonical node has equal windows; one begins with the first span that begins in it.
+        node = node[by_node]
+        lengths = np.diff(self._node_starts)
+        counts = np.maximum(1, np.rint(lengths / block).astype(np.int64))
+        stretch = (spans[:-1] - self._node_starts[node]) * counts[node] // lengths[node]
+        fresh = np.flatnonzero(np.diff(stretch, prepend=-1) | np.diff(node, prepend=-1))
+        self._windows = np.append(spans[fresh], self._length)

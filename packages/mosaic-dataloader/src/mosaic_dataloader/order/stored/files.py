@@ -1,0 +1,52 @@
+"""One epoch's order as files in a folder of its own."""
+
+import os
+import shutil
+
+import numpy as np
+
+from mosaic_dataloader.order.epoch import EpochOrder
+
+_IDS, _NODES = "ids.npy", "nodes.npy"
+
+
+def write_order(order: EpochOrder, folder: str, partial: str) -> None:
+    """Write an order; the folder appears whole, and only once it is on disk.
+
+    Args:
+        order: What to write.
+        folder: Its final place.
+        partial: Where it is written before, beside that.
+    """
+    os.makedirs(partial)
+    _write(os.path.join(partial, _IDS), order.ids)
+    if order.nodes is not None:
+        _write(os.path.join(partial, _NODES), order.nodes)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(partial, folder)
+
+
+def map_order(folder: str, num_canonical_nodes: int) -> EpochOrder:
+    """Map an order that was written; it takes no memory of the process's own.
+
+    Raises:
+        OSError: It is not there.
+    """
+    ids = _map(os.path.join(folder, _IDS))
+    nodes = os.path.join(folder, _NODES)
+    return EpochOrder(ids, num_canonical_nodes, _map(nodes) if os.path.exists(nodes) else None)
+
+
+def _write(path: str, values: np.ndarray) -> None:  # type: ignore[type-arg]
+    # Half the size wherever there are fewer than four billion samples.
+    small = values.astype(np.uint32) if len(values) and values.max() < 1 << 32 else values
+    with open(path, "wb") as file:
+        np.save(file, small)
+        file.flush()
+        # Without this, a power cut could leave a file of the right length that is full of zeros.
+        os.fsync(file.fileno())
+
+
+def _map(path: str) -> np.ndarray:  # type: ignore[type-arg]
+    # As a plain array: slices of numpy's own memmap class cost several times as much.
+    return np.asarray(np.load(path, mmap_mode="r"))

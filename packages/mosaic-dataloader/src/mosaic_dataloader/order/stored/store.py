@@ -1,0 +1,199 @@
+"""Epoch orders in the cache directory, made by whoever needs one first."""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.epoch import EpochOrder
+from mosaic_dataloader.order.stored.build import REFUSED
+from mosaic_dataloader.order.stored.files import map_order
+from mosaic_dataloader.order.stored.recipe import Recipe, name_of
+from mosaic_dataloader.shards.locks import RangeLock
+
+logger = logging.getLogger(__name__)
+
+# Orders of a recipe that nobody has used for so long are removed.
+_FORGOTTEN_SECONDS = 7 * 24 * 3600.0
+# How often a process that waits for an order looks for it.
+_POLL_SECONDS = 0.01
+# Somebody uses an order of the recipe; the other bytes of its lock file belong to one epoch each.
+_RECIPE_BYTE = 0
+
+
+class OrderStore:
+    """Orders of one recipe.
+
+    Every process that needs an order asks for it; one of them has it built, in a process of its
+    own, and the others wait. A process that is killed while it builds leaves a lock that is free
+    and a folder that the next one removes.
+
+    Args:
+        root: Folder for the orders of all recipes.
+        recipe: What the orders are made from.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+
+    def __init__(self, root: str, recipe: Recipe):
+        self._nodes = recipe.options.num_canonical_nodes
+        text = recipe.to_json()
+        self._folder = os.path.join(root, name_of(text))
+        os.makedirs(self._folder, exist_ok=True)
+        self._lock_path = os.path.join(self._folder, "lock")
+        # Held shared for the orders in use, as long as this object lives.
+        self._uses = RangeLock(self._lock_path)
+        self._uses.shared(_RECIPE_BYTE)
+        self._recipe_path = os.path.join(self._folder, "recipe.json")
+        if not os.path.exists(self._recipe_path):
+            partial = f"{self._recipe_path}-{os.getpid()}"
+            with open(partial, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(partial, self._recipe_path)
+        self._used: set[int] = set()
+        self._building: dict[int, subprocess.Popen[str]] = {}
+        os.utime(self._lock_path)
+        self._forget_recipes(root)
+
+    def order(self, epoch: int) -> EpochOrder:
+        """The order of an epoch; waits for it if it is not there yet.
+
+        Raises:
+            MosaicDataError: It cannot be built.
+        """
+        self._use(epoch)
+        told = time.monotonic() + 10.0
+        while not os.path.isdir(self._path(epoch)):
+            self._start(epoch, nice=0)
+            self._check(epoch)
+            if time.monotonic() > told:
+                logger.info("waiting for the order of epoch %d", epoch)
+                told += 60.0
+            time.sleep(_POLL_SECONDS)
+        order = map_order(self._path(epoch), self._nodes)
+        self._forget_epochs(epoch)
+        if (process := self._building.pop(epoch, None)) is not None:
+            # It has renamed its folder and is about to end.
+            process.communicate()
+        return order
+
+    def prepare(self, epoch: int) -> None:
+        """Have the order of an epoch built meanwhile, unless it is there or somebody builds it."""
+        self._use(epoch)
+        if not os.path.isdir(self._path(epoch)):
+            # Behind whatever else the machine does.
+            self._start(epoch, nice=10)
+
+    def close(self) -> None:
+        """Let other processes remove what only this one used."""
+        self._uses.close()
+        for process in self._building.values():
+            # It goes on: what it builds will be found by the next run.
+            process.poll()
+
+    def _start(self, epoch: int, nice: int) -> None:
+        """Start building, unless somebody does."""
+        lock = RangeLock(self._lock_path)
+        try:
+            if not lock.try_exclusive(_build_byte(epoch)) or os.path.isdir(self._path(epoch)):
+                return
+            if epoch in self._building and self._building[epoch].poll() is not None:
+                # It ended without an order; `_check` says why.
+                return
+            for name in os.listdir(self._folder):
+                if name.startswith(f"{epoch}.partial"):
+                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+            self._building[epoch] = self._spawn(epoch, nice, lock)
+        finally:
+            lock.close()
+
+    def _spawn(self, epoch: int, nice: int, lock: RangeLock) -> "subprocess.Popen[str]":
+        partial = f"{self._path(epoch)}.partial-{os.getpid()}"
+        module = "mosaic_dataloader.order.stored.build"
+        command = [sys.executable, "-m", module, "--recipe", self._recipe_path]
+        command += ["--epoch", str(epoch), "--nice", str(nice)]
+        command += ["--folder", self._path(epoch), "--partial", partial]
+        # What can be imported here can be imported there.
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+            pass_fds=[lock.fileno()],
+        )
+        # The lock is the child's from here on, for as long as it lives.
+        lock.leave()
+        return process
+
+    def _check(self, epoch: int) -> None:
+        """Raise what this process's own builder of an epoch ended with, if it failed."""
+        process = self._building.get(epoch)
+        if process is None or process.poll() is None:
+            return
+        del self._building[epoch]
+        if process.returncode == 0:
+            return
+        output, errors = process.communicate()
+        if process.returncode == REFUSED:
+            raise MosaicDataError(output.strip())
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        raise MosaicDataError(
+            f"computing the order of epoch {epoch} ended with status {process.returncode} "
+            f'({last}); if memory ran out, choose shuffle_algo = "feistel", which needs none'
+        )
+
+    def _use(self, epoch: int) -> None:
+        """Keep others from removing the order, and let go what lies two epochs back."""
+        if epoch not in self._used:
+            self._uses.shared(_use_byte(epoch))
+            self._used.add(epoch)
+        for old in [e for e in self._used if e < epoch - 1]:
+            self._uses.unlock(_use_byte(old))
+            self._used.remove(old)
+
+    def _forget_epochs(self, epoch: int) -> None:
+        """Remove orders that neither this run needs again soon nor anybody else uses."""
+        lock = RangeLock(self._lock_path)
+        try:
+            for name in os.listdir(self._folder):
+                if not re.fullmatch(r"\d+", name) or abs(int(name) - epoch) <= 1:
+                    continue
+                if lock.try_exclusive(_use_byte(int(name))):
+                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+                    lock.unlock(_use_byte(int(name)))
+        finally:
+            lock.close()
+
+    def _forget_recipes(self, root: str) -> None:
+        for name in os.listdir(root):
+            path = os.path.join(root, name, "lock")
+            try:
+                if time.time() - os.stat(path).st_mtime < _FORGOTTEN_SECONDS:
+                    continue
+                lock = RangeLock(path, create=False)
+            except OSError:
+                continue
+            try:
+                if lock.try_exclusive(_RECIPE_BYTE):
+                    shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+            finally:
+                lock.close()
+
+    def _path(self, epoch: int) -> str:
+        return os.path.join(self._folder, str(epoch))
+
+
+def _build_byte(epoch: int) -> int:
+    return 2 * epoch + 1
+
+
+def _use_byte(epoch: int) -> int:
+    return 2 * epoch + 2

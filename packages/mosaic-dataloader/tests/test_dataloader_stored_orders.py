@@ -1,0 +1,209 @@
+"""Epoch orders on disk: built once for all, found again, and nothing left of killed builders."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from order_helpers import mixture, settled
+
+from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.order import timeline as timeline_module
+from mosaic_dataloader.order.epoch import build_epoch
+from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.stored import store as store_module
+from mosaic_dataloader.order.stored.recipe import Recipe
+from mosaic_dataloader.order.stored.store import OrderStore
+from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.shards.locks import RangeLock
+
+# Asks for an epoch and says who built it and what it begins with.
+ASKER = """
+import sys
+from mosaic_dataloader.order.stored.recipe import Recipe
+from mosaic_dataloader.order.stored.store import OrderStore
+store = OrderStore(sys.argv[1], Recipe.from_json(sys.argv[2]))
+started = []
+spawn = store._spawn
+store._spawn = lambda *given: started.append(1) or spawn(*given)
+order = store.order(int(sys.argv[3]))
+print(len(started), order.ids[:5].tolist(), "torch" in sys.modules)
+"""
+
+
+@pytest.fixture
+def data() -> Mixture:
+    return mixture([[50] * 40, [30, 70] * 30], [1500, 4000])
+
+
+@pytest.fixture(params=["random", "stratified"])
+def options(request: pytest.FixtureRequest) -> SettledOrder:
+    return settled(shuffle=True, num_canonical_nodes=4, batching_method=request.param)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "orders"
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(p.name for p in root.glob("*/*") if p.is_dir())
+
+
+def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: SettledOrder) -> None:
+    store = OrderStore(str(root), Recipe(data, options))
+    for epoch in (0, 1, 2, 5):
+        stored, fresh = store.order(epoch), build_epoch(data, options, epoch)
+        for got, expected in zip(
+            stored.rows(0, len(fresh)), fresh.rows(0, len(fresh)), strict=True
+        ):
+            assert got.dtype == np.int64
+            assert np.array_equal(got, expected)
+        with pytest.raises(ValueError, match="read-only"):
+            stored.ids[0] = 1
+    # Those that lie behind are gone.
+    assert folders(root) == ["5"]
+    # Another seed is another recipe.
+    other = OrderStore(str(root), Recipe(data, settled(shuffle=True, shuffle_seed=3)))
+    other.order(0)
+    assert folders(root) == ["0", "5"]
+
+
+def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
+    options = settled(shuffle=True)
+    command = [sys.executable, "-c", ASKER, str(root), Recipe(data, options).to_json()]
+    askers = [
+        subprocess.Popen([*command, "3"], stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    answers = [asker.communicate(timeout=120)[0].split(maxsplit=1) for asker in askers]
+    assert sorted(count for count, _ in answers) == ["0", "0", "0", "1"]
+    expected = build_epoch(data, options, 3).rows(0, 5)[0].tolist()
+    # And none of them, nor the builder, needed torch.
+    assert {rest.strip() for _, rest in answers} == {f"{expected} False"}
+    # After a restart nothing is built, and the file is the same.
+    (ids,) = root.glob("*/3/ids.npy")
+    before = ids.stat().st_mtime_ns
+    again = OrderStore(str(root), Recipe(data, options))
+    assert again.order(3).rows(0, 5)[0].tolist() == expected
+    assert not again._building
+    assert ids.stat().st_mtime_ns == before
+
+
+def test_a_killed_builder_leaves_nothing_in_the_way(
+    root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = settled(shuffle=True)
+    first = OrderStore(str(root), Recipe(data, options))
+    first.prepare(0)
+    builder = first._building[0]
+    # Stopped before it can end, with a folder half written.
+    os.kill(builder.pid, signal.SIGSTOP)
+    partial = next(root.iterdir()) / "0.partial-1"
+    partial.mkdir()
+    (partial / "ids.npy").write_bytes(b"half")
+    second = OrderStore(str(root), Recipe(data, options))
+    second._start(0, nice=0)
+    assert not second._building, "somebody else builds it"
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.wait()
+    expected = build_epoch(data, options, 0).rows(0, 50)[0]
+    assert np.array_equal(second.order(0).rows(0, 50)[0], expected)
+    assert folders(root) == ["0"]
+    # The one whose builder was killed is no worse off.
+    assert np.array_equal(first.order(0).rows(0, 50)[0], expected)
+
+
+def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
+    too_many = settled(shuffle=True, num_canonical_nodes=100_000)
+    with pytest.raises(MosaicDataError, match="100000 canonical nodes"):
+        OrderStore(str(root), Recipe(data, too_many)).order(0)
+    dying = OrderStore(str(root), Recipe(data, settled(shuffle=True)))
+    dying.prepare(0)
+    dying._building[0].kill()
+    dying._building[0].wait()
+    with pytest.raises(MosaicDataError, match="epoch 0 ended with status -9"):
+        dying.order(0)
+
+
+def test_orders_in_use_are_kept_and_forgotten_recipes_go(
+    root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(data, settled(shuffle=True))
+    slow, fast = OrderStore(str(root), recipe), OrderStore(str(root), recipe)
+    slow.order(0)
+    for epoch in range(5):
+        fast.order(epoch)
+    assert folders(root) == ["0", "3", "4"]
+    slow.close()
+    fast.order(5)
+    assert folders(root) == ["4", "5"]
+    monkeypatch.setattr(store_module, "_FORGOTTEN_SECONDS", -1.0)
+    other = Recipe(data, settled(shuffle=True, shuffle_seed=1))
+    OrderStore(str(root), other)
+    assert folders(root) == ["4", "5"], "somebody uses them"
+    fast.close()
+    OrderStore(str(root), other)
+    assert folders(root) == []
+
+
+def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
+    root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    options = settled(shuffle=True)
+    stored = Timeline(data, options, orders_dir=str(root))
+    in_memory = Timeline(data, options)
+    length = stored.epoch_length
+    stored.prepare_next(length // 8)
+    assert stored._stored is not None
+    assert not stored._stored._building
+    stored.prepare_next(length // 3)
+    assert list(stored._stored._building) == [1]
+    deadline = time.monotonic() + 60
+    while "1" not in folders(root):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    spawned = []
+    monkeypatch.setattr(OrderStore, "_spawn", lambda *given: spawned.append(given))
+    stored.epoch(1)
+    assert not spawned
+    monkeypatch.undo()
+    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    for begin in range(length - 500, 2 * length, 731):
+        for got, expected in zip(
+            stored.rows(begin, begin + 1000), in_memory.rows(begin, begin + 1000), strict=True
+        ):
+            assert np.array_equal(got, expected)
+
+
+def test_where_nothing_can_be_written_it_says_what_that_costs(
+    tmp_path: Path, data: Mixture, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    (tmp_path / "orders").write_text("a file where a folder is wanted")
+    options = settled(shuffle=True)
+    timeline = Timeline(data, options, orders_dir=str(tmp_path / "orders"))
+    assert np.array_equal(timeline.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
+    assert "every rank computes them for itself" in caplog.text
+    assert "Set cache_dir" in caplog.text
+
+
+def test_a_lock_is_left_to_a_child(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    lock = RangeLock(path)
+    assert lock.try_exclusive(5)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        pass_fds=[lock.fileno()],
+    )
+    lock.leave()
+    assert not RangeLock(path).try_exclusive(5)
+    child.communicate(b"")
+    assert RangeLock(path).try_exclusive(5)

@@ -1,0 +1,1 @@
+"""Other loaders, each set up as its own documentation recommends for pre-tokenized rows."""

@@ -48,9 +48,10 @@ class MosaicDataset:
 
     shuffle_algo: Literal["py1e", "py1s", "py2s", "py1br", "naive", "feistel"] = "py1e"
     """
-    How to shuffle; all but "feistel" are mosaicml-streaming's. "py1e" spreads each shard over a range of `shuffle_block_size`
-    samples, "py1br" shuffles inside blocks, "py1s" and "py2s" shuffle shards and the samples in
-    each canonical node's part, "naive" shuffles everything and so needs every shard at once.
+    How to shuffle; all but "feistel" are mosaicml-streaming's. "py1e" spreads each shard over a
+    range of `shuffle_block_size` samples, "py1br" shuffles inside blocks, "py1s" and "py2s" shuffle
+    shards and the samples in each canonical node's part, "naive" shuffles everything and so needs
+    every shard at once.
     "feistel" is this loader's own, for hundreds of millions of samples: it shuffles inside windows
     of `shuffle_block_size` samples and computes any position at once, with no list of the epoch.
     """

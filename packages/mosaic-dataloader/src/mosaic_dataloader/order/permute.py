@@ -77,6 +77,8 @@ def permuted(index: Int64Array, size: Int64Array, key: UInt64Array) -> Int64Arra
 
 def _rounds(index: UInt64Array, a: UInt64Array, b: UInt64Array, key: UInt64Array) -> UInt64Array:
     """The permutation of ``0 … a * b - 1``."""
+    right: UInt64Array
+    left: UInt64Array
     right, left = np.divmod(index, a)
     for number in range(0, _ROUNDS, 2):
         left = _added(left, mixed(right + (key + _STEPS[number])), a)

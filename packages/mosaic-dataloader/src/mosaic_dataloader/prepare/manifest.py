@@ -1,4 +1,4 @@
-"""A note inside each directory that says what it was made from, so that it is not made twice."""
+"""A note beside the shards that says what they were made from, and with which tokenizer."""
 
 import json
 from collections.abc import Mapping
@@ -8,23 +8,56 @@ from typing import Any
 from mosaic_dataloader.errors import MosaicDataError
 
 FILE_NAME = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
-def write_manifest(directory: Path, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write the note; the last file that goes into a directory.
+def manifest_text(options: Mapping[str, Any], facts: Mapping[str, Any], **more: Any) -> str:
+    """The note of a finished directory.
 
     Args:
-        directory: The directory that it describes.
         options: What must be the same for the directory to serve again.
         facts: What came of it.
+        more: What its readers need to know.
     """
-    text = json.dumps(
-        {"version": VERSION, "options": dict(options), "facts": dict(facts)},
-        indent=2,
-        sort_keys=True,
-    )
-    (directory / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+    note = {"version": VERSION, "complete": True, "options": options, "facts": facts, **more}
+    return json.dumps(note, indent=2, sort_keys=True) + "\n"
+
+
+def finished_facts(
+    text: str, where: str, options: Mapping[str, Any], *, setting: str
+) -> dict[str, Any]:
+    """What came of a finished directory that was made with these options.
+
+    Args:
+        text: Its manifest.
+        where: The directory, for messages.
+        options: What is wanted now.
+        setting: Name of the option that holds the directory, for messages.
+
+    Raises:
+        MosaicDataError: The directory was made with other options.
+    """
+    try:
+        note = json.loads(text)
+        version, made_with, facts = note["version"], note["options"], note["facts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MosaicDataError(
+            f"prepare: cannot read the {FILE_NAME} of {where} ({error}); delete {where} to "
+            f"prepare it again, or choose another {setting}"
+        ) from error
+    if version != VERSION:
+        raise MosaicDataError(
+            f"prepare: {where} was written in format {version!r}, this is format {VERSION}; "
+            f"delete it to prepare it again, or choose another {setting}"
+        )
+    for name, wanted in options.items():
+        if made_with.get(name) != wanted:
+            raise MosaicDataError(
+                f"prepare: {where} was prepared with {name}={made_with.get(name)!r}, now "
+                f"{name}={wanted!r}; set it back, choose another {setting}, or delete "
+                f"{where} to prepare it again"
+            )
+    return dict(facts)
 
 
 def read_manifest(
@@ -41,32 +74,17 @@ def read_manifest(
         MosaicDataError: The directory was made with other options, or not by `prepare`.
     """
     try:
-        note = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
-        version, made_with, facts = note["version"], note["options"], note["facts"]
+        text = (directory / FILE_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:
-        if directory.is_dir() and not any(directory.iterdir()):
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             return None
-        if directory.exists():
-            raise MosaicDataError(
-                f"prepare: {directory} exists and was not written by prepare; "
-                f"move it away or choose another {setting}"
-            ) from None
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MosaicDataError(
-            f"prepare: cannot read {directory / FILE_NAME} ({error}); delete {directory} to "
-            f"prepare it again, or choose another {setting}"
+            f"prepare: {directory} exists and was not written by prepare; "
+            f"move it away or choose another {setting}"
+        ) from None
+    except OSError as error:
+        raise MosaicDataError(
+            f"prepare: cannot read {directory / FILE_NAME} ({error.strerror}); choose another "
+            f"{setting}"
         ) from error
-    if version != VERSION:
-        raise MosaicDataError(
-            f"prepare: {directory} was written in format {version!r}, this is format {VERSION}; "
-            f"delete it to prepare it again, or choose another {setting}"
-        )
-    for name, wanted in options.items():
-        if made_with.get(name) != wanted:
-            raise MosaicDataError(
-                f"prepare: {directory} was prepared with {name}={made_with.get(name)!r}, now "
-                f"{name}={wanted!r}; set it back, choose another {setting}, or delete "
-                f"{directory} to prepare it again"
-            )
-    return dict(facts)
+    return finished_facts(text, str(directory), options, setting=setting)

@@ -1,6 +1,8 @@
-"""What to prepare, and what came of it."""
+"""What to prepare."""
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,32 +12,97 @@ from mosaic_dataloader.errors import MosaicDataError
 # Special tokens of a tokenizer trained here come on top of the 256 bytes.
 SMALLEST_VOCABULARY = 256 + 2
 
+FORMS = ("rows", "documents", "text")
+INPUT_FORMATS = ("auto", "text", "jsonl", "parquet", "dataset")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
     """What to prepare.
 
     Attributes:
-        input: `"python-stdlib"` (the running Python's own library sources) or a glob of UTF-8 text
-            files (`**` goes into subdirectories). Each file is one document.
-        output: Directory for the MDS shards. It must not exist yet, unless `prepare` wrote it.
-        seq_len: Training sequence length in tokens; rows have up to `seq_len + 1` tokens.
+        input: Where the documents are: `"python-stdlib"` (the running Python's own library
+            sources), globs of local files (`**` goes into subdirectories), fsspec URLs (which may
+            be globs too), or, with `input_format="dataset"`, the name or directory of a Hugging
+            Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`).
+        output: Directory or object store URL for the MDS shards. A directory must not exist yet,
+            unless `prepare` wrote it.
+        form: `"rows"`: all documents joined by the end-of-text token and cut into rows of
+            `seq_len + 1` tokens, each beginning with the last token of the row before, so that
+            every token but the very first is a target exactly once. `"documents"`: a row of tokens
+            for each document, ended by the end-of-text token. `"text"`: the text as it is.
+        seq_len: Training sequence length in tokens; needed for `"rows"`, else not taken.
+        input_format: `"text"`, `"jsonl"`, `"parquet"` or `"dataset"`; `"auto"` goes by the files'
+            names, and takes for text what has no name of the others.
+        text_columns: Columns that hold a document's text in JSON Lines, Parquet and data sets.
+        column_separator: Put between several columns.
+        document_separator: What lies between the documents of a text file. None: each file is one
+            document.
+        dataset_config: Configuration of a Hugging Face data set.
+        dataset_split: Split of a Hugging Face data set.
+        dataset_kwargs: Further keywords for `datasets.load_dataset`.
+        bad_input: What to do with what is no document (not UTF-8, broken JSON, a missing column,
+            too long): `"error"` stops there; `"skip"` leaves it out and counts it.
+        max_document_bytes: Size of the largest document that is taken; bounds memory.
+        tokenizer: Hugging Face name or local directory of an existing tokenizer.
+        tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
         train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
             None: `tokenizer` is used.
         vocab_size: Entries of a trained tokenizer, special tokens included.
-        tokenizer: Hugging Face name or local directory of an existing tokenizer.
-        tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
+        add_bos: Begin each document with the tokenizer's begin-of-text token.
+        special_tokens: `"text"`: text that happens to spell a special token is text; `"parse"`: it
+            becomes that token.
+        split_validation: Share of the documents that goes into `validation/`, the others into
+            `train/`; by a hash of the text, so that equal documents lie on one side. 0: no split.
+        compression: What mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`.
+        hashes: Hash algorithms of mosaicml-streaming that the index holds for each shard.
         shard_bytes: Shard size limit in bytes, before compression.
+        processes: Processes that tokenize; None: one for each core. The output does not depend
+            on it.
+        work_dir: Where an output URL's shards lie on their way, and what is done is noted. None: a
+            folder of this user's in the temporary directory.
     """
 
-    input: str
+    input: str | Sequence[str]
     output: str | Path
-    seq_len: int
-    train_tokenizer: str | Path | None = None
-    vocab_size: int = 2048
+    form: str = "rows"
+    seq_len: int | None = None
+    input_format: str = "auto"
+    text_columns: Sequence[str] = ("text",)
+    column_separator: str = "\n\n"
+    document_separator: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str = "train"
+    dataset_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    bad_input: str = "error"
+    max_document_bytes: int = 64 << 20
     tokenizer: str | Path | None = None
     tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_tokenizer: str | Path | None = None
+    vocab_size: int = 2048
+    add_bos: bool = False
+    special_tokens: str = "text"
+    split_validation: float = 0.0
+    compression: str | None = None
+    hashes: Sequence[str] = ("xxh64",)
     shard_bytes: int = 4 << 20
+    processes: int | None = None
+    work_dir: str | Path | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """`input` as a list."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the output is an object store."""
+        return "://" in os.fspath(self.output)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Sub-directories of the output; a single empty name where it is not split."""
+        return ("train", "validation") if self.split_validation else ("",)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -43,59 +110,92 @@ class PrepareOptions:
         Raises:
             MosaicDataError: An option is missing, contradictory or out of range.
         """
-        if (self.tokenizer is None) == (self.train_tokenizer is None):
+        _choice("form", self.form, FORMS)
+        _choice("input_format", self.input_format, INPUT_FORMATS)
+        _choice("bad_input", self.bad_input, ("error", "skip"))
+        _choice("special_tokens", self.special_tokens, ("text", "parse"))
+        self._check_input()
+        self._check_tokenizer()
+        self._check_output()
+
+    def _check_input(self) -> None:
+        if not self.inputs or not all(self.inputs):
+            raise MosaicDataError("prepare: input is empty; give a glob of files or a URL")
+        if self.input_format == "dataset" and len(self.inputs) > 1:
+            raise MosaicDataError("prepare: give one data set at a time as input")
+        if self.input_format != "dataset" and (self.dataset_config or self.dataset_kwargs):
+            raise MosaicDataError(
+                'prepare: dataset_config and dataset_kwargs need input_format = "dataset"'
+            )
+        if self.input_format != "dataset" and self.dataset_split != "train":
+            raise MosaicDataError('prepare: dataset_split needs input_format = "dataset"')
+        if not self.text_columns or isinstance(self.text_columns, str):
+            raise MosaicDataError("prepare: text_columns must be a list of column names")
+        if self.document_separator == "":
+            raise MosaicDataError("prepare: document_separator is empty; leave it out or fill it")
+        _range("max_document_bytes", self.max_document_bytes, 1, 1 << 30)
+        if self.processes is not None:
+            _range("processes", self.processes, 1, 4096)
+
+    def _check_tokenizer(self) -> None:
+        given = [name for name in ("tokenizer", "train_tokenizer") if getattr(self, name)]
+        if self.form == "text":
+            if given or self.add_bos or self.special_tokens != "text" or self.seq_len is not None:
+                raise MosaicDataError(
+                    'prepare: form = "text" writes the text as it is; leave out tokenizer, '
+                    "train_tokenizer, seq_len, add_bos and special_tokens"
+                )
+            return
+        if len(given) != 1:
             raise MosaicDataError(
                 "prepare needs exactly one tokenizer: set either tokenizer (an existing one) or "
                 "train_tokenizer (a directory for a new one)"
             )
-        for name in ("output", "train_tokenizer"):
-            if "://" in str(getattr(self, name)):
+        if self.train_tokenizer is not None:
+            if "://" in str(self.train_tokenizer):
                 raise MosaicDataError(
-                    f"prepare: {name} must be a local directory, got {getattr(self, name)!r}; "
-                    "copy it to its bucket afterwards"
+                    f"prepare: train_tokenizer must be a local directory, got "
+                    f"{str(self.train_tokenizer)!r}"
                 )
+            if self.vocab_size < SMALLEST_VOCABULARY:
+                raise MosaicDataError(
+                    f"prepare: vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and "
+                    f"the special tokens), got {self.vocab_size}"
+                )
+        if self.form == "documents" and self.seq_len is not None:
+            raise MosaicDataError(
+                'prepare: seq_len is not taken with form = "documents", which cuts nothing'
+            )
+        if self.form == "rows" and (self.seq_len is None or self.seq_len < 1):
+            raise MosaicDataError(f"prepare: seq_len must be at least 1, got {self.seq_len}")
+
+    def _check_output(self) -> None:
         if self.train_tokenizer is not None and Path(self.train_tokenizer) == Path(self.output):
             raise MosaicDataError(
                 f"prepare: output and train_tokenizer are both {str(self.output)!r}; "
                 "give each its own directory"
             )
-        if self.seq_len < 1:
-            raise MosaicDataError(f"prepare: seq_len must be at least 1, got {self.seq_len}")
-        if self.train_tokenizer is not None and self.vocab_size < SMALLEST_VOCABULARY:
+        if self.work_dir is not None and not self.remote:
+            raise MosaicDataError("prepare: work_dir is for outputs that are URLs; leave it out")
+        # mosaicml-streaming's offsets have 32 bits.
+        smallest = 64 * ((self.seq_len or 15) + 1)
+        if not smallest <= self.shard_bytes < 1 << 32:
             raise MosaicDataError(
-                f"prepare: vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and the "
-                f"special tokens), got {self.vocab_size}"
+                f"prepare: shard_bytes = {self.shard_bytes} must be at least {smallest} and less "
+                f"than 4gb"
             )
-        smallest = 64 * (self.seq_len + 1)
-        if self.shard_bytes < smallest:
+        if not 0 <= self.split_validation < 1 or math.isnan(self.split_validation):
             raise MosaicDataError(
-                f"prepare: shard_bytes={self.shard_bytes} is too small for rows of "
-                f"{self.seq_len + 1} tokens; use at least {smallest}"
+                f"prepare: split_validation = {self.split_validation} must be a share between 0 "
+                f"and 1, such as 0.01"
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PrepareReport:
-    """What a data set holds.
+def _choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise MosaicDataError(f"prepare: {name} = {value!r} is not one of {', '.join(known)}")
 
-    Attributes:
-        output: The MDS directory.
-        tokenizer: Directory or name of the tokenizer that the rows were made with.
-        created: False when everything was there already.
-        documents: Documents in the rows.
-        skipped: Files left out because they are not UTF-8 text.
-        empty: Files left out because they hold no text.
-        tokens: Tokens of all documents, joined by the end-of-text token.
-        samples: Rows.
-        shards: Shard files.
-    """
 
-    output: Path
-    tokenizer: str
-    created: bool
-    documents: int
-    skipped: int
-    empty: int
-    tokens: int
-    samples: int
-    shards: int
+def _range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise MosaicDataError(f"prepare: {name} = {value} must be from {least} to {most}")

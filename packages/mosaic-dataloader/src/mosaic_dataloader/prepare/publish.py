@@ -60,22 +60,23 @@ def publish(target: Path, build: Callable[[Path], None]) -> None:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _flush_to_disk(partial)
+        flush_to_disk(partial)
         os.rename(partial, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise MosaicDataError(f"prepare: cannot write {target}: {error}") from error
 
 
-def _flush_to_disk(directory: Path) -> None:
+def flush_to_disk(directory: Path) -> None:
     """A rename must not become durable before the contents: a power cut would keep the name."""
     for parent, _, names in os.walk(directory):
         for name in names:
-            _sync(Path(parent, name))
-        _sync(Path(parent))
+            sync(Path(parent, name))
+        sync(Path(parent))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or directory on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

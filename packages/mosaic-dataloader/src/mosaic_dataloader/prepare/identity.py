@@ -1,0 +1,90 @@
+"""Which tokenizer is this? By what it does, not by its name or by how its files are written."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# Letters, cases, accents, digits, spaces, line ends, punctuation, code, other scripts, an emoji:
+# tokenizers of one vocabulary that treat any of these differently are told apart.
+_PROBE = (
+    "The quick brown fox, aged 1234567.89, can't jump over 2 lazy DOGS...  twice!\r\n\n"
+    "\tdef Größe(x_1):\n        return {'ï': x_1 ** -2}  # naïve café 北京 привет नमस्ते 🙂\n"
+    "https://example.org/a?b=c&d=%20 <tag/>   end "
+)
+
+
+@dataclass(frozen=True)
+class TokenizerIdentity:
+    """What makes token ids mean what they mean.
+
+    Attributes:
+        name: For messages: its name, or the last part of its directory.
+        fingerprint: Digest of its vocabulary, without added tokens, and of the token ids that it
+            makes of a probe text.
+        vocab_size: Its largest token id plus one, added tokens included.
+        eos_id: Its end-of-text token; None if it has none.
+    """
+
+    name: str
+    fingerprint: str
+    vocab_size: int
+    eos_id: int | None
+
+    def __str__(self) -> str:
+        """As messages show it."""
+        return f"{self.name!r} ({self.vocab_size:,} entries, fingerprint {self.fingerprint})"
+
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        return asdict(self)
+
+
+def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
+    """Describe a tokenizer.
+
+    Args:
+        tokenizer: A `transformers` tokenizer, a `tokenizers.Tokenizer`, or an object with one of
+            them as its attribute `tokenizer`.
+        name: Its name or directory.
+
+    Returns:
+        None if it is of another kind.
+    """
+    inner, eos_id = tokenizer, None
+    while inner is not None:
+        for attribute in ("eos_token_id", "eos_id"):
+            eos_id = getattr(inner, attribute, None) if eos_id is None else eos_id
+        if hasattr(inner, "encode_batch") or hasattr(inner, "added_tokens_encoder"):
+            break
+        inner = getattr(inner, "tokenizer", None)
+    if inner is None:
+        return None
+    fast = getattr(inner, "backend_tokenizer", inner)
+    if hasattr(fast, "encode_batch"):
+        vocabulary = fast.get_vocab(with_added_tokens=False)
+        every = fast.get_vocab(with_added_tokens=True)
+        probe = _without_limits(fast).encode(_PROBE, add_special_tokens=False).ids
+    else:
+        every = inner.get_vocab()
+        vocabulary = {token: i for token, i in every.items() if i < inner.vocab_size}
+        probe = inner(_PROBE, add_special_tokens=False, truncation=False, padding=False)
+        probe = list(probe["input_ids"])
+    digest = hashlib.sha256(json.dumps([sorted(vocabulary.items()), probe]).encode())
+    return TokenizerIdentity(
+        name=os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
+        fingerprint=digest.hexdigest()[:16],
+        vocab_size=max(every.values(), default=-1) + 1,
+        eos_id=eos_id,
+    )
+
+
+def _without_limits(fast: Any) -> Any:
+    """The same tokenizer with no truncation or padding set; the given one is left as it is."""
+    if fast.truncation is None and fast.padding is None:
+        return fast
+    twin = type(fast).from_str(fast.to_str())
+    twin.no_truncation()
+    twin.no_padding()
+    return twin

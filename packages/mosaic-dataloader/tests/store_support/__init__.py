@@ -1,0 +1,1 @@
+"""Real stores on loopback, and a proxy before them that is slow or at fault on request."""

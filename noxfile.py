@@ -1,7 +1,8 @@
 """The sessions: `uv run nox -s NAME`, `uv run nox -l` lists them.
 
 All run in the environment that `uv run` made from uv.lock; nothing is installed
-twice. Only `build` makes environments, because a wheel must work alone.
+twice. Only `build` makes environments, because a wheel must work alone, and `bench`,
+for its peers.
 """
 
 import importlib.util
@@ -107,6 +108,17 @@ def soak(session: nox.Session) -> None:
     # They know themselves how long they may take.
     command = (*PYTEST, "-m", "soak", "--timeout", "0", *(session.posargs or folders))
     _fail_unless_passed(session, _run(session, *command, env=_test_env(2, gpus=True)), "soak")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this project beside its peers (`-- NAME …` runs some, `-- --help` lists them)."""
+    # The peers' requirements do not go together with those of the tools for development.
+    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ROOT / ".venv-bench")}
+    environment.pop("VIRTUAL_ENV", None)
+    command = (UV, "run", "--no-default-groups", "--group", "bench", "python", "-m", "benchmarks")
+    if _run(session, *command, *session.posargs, env=environment):
+        session.error("a benchmark failed")
 
 
 @nox.session

@@ -1,0 +1,177 @@
+"""Raw text tokenized on the fly: this loader, TorchTitan's, and the tokenizer alone."""
+
+import json
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    arguments,
+    describe,
+    interleaved,
+    machine,
+    median,
+    ratio,
+    report,
+    table,
+    verdict,
+)
+from benchmarks.rows_data import once
+from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+BATCH = 8
+SEQ_LEN = 2048
+# Characters of a document, about 1,000 tokens: none is cut at the end of its row.
+DOCUMENT = 4_000
+DOCUMENTS = 2_400
+VOCABULARY = 8_192
+BARE, OURS, TITAN = (
+    "encode_batch_fast alone",
+    "mosaic-dataloader",
+    "TorchTitan HuggingFaceTextDataset",
+)
+
+
+def main(arguments_given: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
+    given = parser.parse_args(arguments_given)
+    where = machine()
+    texts = _documents()
+    tokenizer = once(given.work / "tokenizer", lambda folder: _train(folder, texts))
+    shards = once(given.work / "text", lambda folder: _write(folder, texts))
+    backend = _backend(tokenizer)
+    tokens = sum(len(e.ids) for e in backend.encode_batch_fast(texts))
+    passes = {
+        BARE: lambda: _bare(backend, texts),
+        OURS: _ours(tokenizer, shards, given.work),
+        TITAN: _titan(tokenizer, texts),
+    }
+    for run in passes.values():
+        run()
+    rates = interleaved({name: _rate(run, tokens) for name, run in passes.items()}, given.rounds)
+    lines = [
+        [name, f"{median(own) / 1e6:.2f}", f"{ratio(own, rates[BARE]):.2f}"]
+        for name, own in rates.items()
+    ]
+    goals = [
+        [f"{OURS} / {other}", f"{ratio(rates[OURS], rates[other]):.2f}"]
+        + [verdict(ratio(rates[OURS], rates[other]), target)]
+        for other, target in ((TITAN, 2.5), (BARE, 0.8))
+    ]
+    text = "\n".join(
+        [
+            "## Text",
+            "",
+            f"{len(texts):,} documents of {DOCUMENT:,} characters of Python source, "
+            f"{tokens:,} tokens of a byte-level BPE with {VOCABULARY:,} entries, batch {BATCH}, "
+            f"rows of {SEQ_LEN:,}; one pass over all of them, medians of {given.rounds} rounds.",
+            describe(where),
+            "",
+            table(["", "million tokens/s", "of the tokenizer alone"], lines),
+            "",
+            table(["ratio", "median", "target"], goals),
+        ]
+    )
+    report(given, "text", text, {"rates": rates}, where)
+
+
+def _documents() -> list[str]:
+    root = Path(sysconfig.get_path("stdlib"))
+    found: list[str] = []
+    for path in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
+        if {"test", "tests", "site-packages", "idlelib"} & set(path.parts):
+            continue
+        source = path.read_text(encoding="utf-8", errors="replace")
+        found += [source[i : i + DOCUMENT] for i in range(0, len(source) - DOCUMENT, DOCUMENT)]
+        if len(found) >= DOCUMENTS:
+            break
+    return found[:DOCUMENTS]
+
+
+def _train(folder: Path, texts: list[str]) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(
+        texts, vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"], show_progress=False
+    )
+    trained.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _write(folder: Path, texts: list[str]) -> None:
+    from streaming import MDSWriter
+
+    with MDSWriter(out=str(folder), columns={"text": "str"}) as writer:
+        for text in texts:
+            writer.write({"text": text})
+
+
+def _backend(tokenizer: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+
+
+def _bare(backend: Any, texts: list[str]) -> None:
+    # In one call: the best case for its threads.
+    backend.encode_batch_fast(texts)
+
+
+def _ours(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
+    from transformers import AutoTokenizer
+
+    dataset = StreamingTextDataset(
+        tokenizer=AutoTokenizer.from_pretrained(str(tokenizer)),
+        seq_len=SEQ_LEN,
+        local=str(shards),
+        shuffle=True,
+        cache_dir=str(work / "cache"),
+    )
+    loader = MosaicParallelAwareDataloader(
+        dataset, dp_rank=0, dp_world_size=1, batch_size=BATCH, infinite=False, drop_last=False
+    )
+
+    def run() -> None:
+        rows = sum(len(labels) for _, labels in loader)
+        assert rows == -(-DOCUMENTS // BATCH) * BATCH
+
+    return run
+
+
+def _titan(tokenizer: Path, texts: list[str]) -> Callable[[], None]:
+    from datasets import Dataset
+    from torchtitan.components.tokenizer import HuggingFaceTokenizer
+    from torchtitan.hf_datasets import DatasetConfig
+    from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataset
+
+    data = Dataset.from_dict({"text": texts})
+    DATASETS["benchmark"] = DatasetConfig(
+        path="", loader=lambda path: data, sample_processor=lambda sample: sample["text"]
+    )
+    encoder = HuggingFaceTokenizer(str(tokenizer))
+
+    def run() -> None:
+        rows: Iterator[Any] = iter(
+            HuggingFaceTextDataset("benchmark", "", encoder, SEQ_LEN, infinite=False)
+        )
+        assert sum(1 for _ in rows) > 0
+
+    return run
+
+
+def _rate(run: Callable[[], None], tokens: int) -> Callable[[], float]:
+    def rate() -> float:
+        begun = time.perf_counter()
+        run()
+        return tokens / (time.perf_counter() - begun)
+
+    return rate
+
+
+if __name__ == "__main__":
+    main()

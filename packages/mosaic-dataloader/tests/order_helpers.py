@@ -108,7 +108,12 @@ def check_layouts(timeline: Timeline, changes: Iterable[Leg]) -> None:
             expected = timeline.rows(position, position + size)[0]
             got = np.concatenate([r.ids for r in requests])
             assert Counter(got.tolist()) == Counter(expected.tolist())
-            assert int(requests[0].per_stream.sum()) == size
+            numbers = np.searchsorted(timeline.mixture.stream_offsets, expected, side="right") - 1
+            for request in requests:
+                counts = np.bincount(numbers, minlength=len(timeline.mixture.streams))
+                assert request.per_stream.tolist() == counts.tolist()
+                located = timeline.mixture.locate(request.ids)
+                assert [request.shards, request.places] == [part.tolist() for part in located]
             handed += expected.tolist()
             position += size
     # Every full epoch is its list, which holds each sample as often as the weights say.

@@ -1,5 +1,6 @@
 """Each machine reads the shards of its own canonical nodes, and no others."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from mosaic_dataloader.order.timeline import Timeline
 ALGOS = ["py1e", "py1s", "py2s", "py1br", "feistel"]
 
 
-def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int) -> set[int]:
+def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int, batch: int) -> set[int]:
     """Shards that hold samples of a machine's canonical nodes in an epoch."""
     ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
-    canonical = timeline.options.num_canonical_nodes
-    own = owners * nodes // canonical == node
+    common = math.gcd(timeline.options.num_canonical_nodes, batch)
+    own = owners % common * nodes // common == node
     return set(timeline.mixture.locate(ids[own])[0].tolist())
 
 
@@ -27,10 +28,10 @@ def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int) -> set[int
 @given(
     sizes=st.lists(st.integers(5, 40), min_size=8, max_size=60),
     algo=st.sampled_from(ALGOS),
-    nodes=st.sampled_from([1, 2, 4, 8]),
-    per_node=st.integers(1, 3),
+    nodes=st.sampled_from([1, 2, 3, 4, 8]),
+    per_node=st.integers(1, 4),
     ranks=st.integers(1, 3),
-    rounds=st.integers(1, 3),
+    batch=st.integers(1, 7),
     epoch=st.integers(0, 2),
     offset=st.integers(0, 40),
 )
@@ -40,16 +41,16 @@ def test_machines_keep_to_their_shards(
     nodes: int,
     per_node: int,
     ranks: int,
-    rounds: int,
+    batch: int,
     epoch: int,
     offset: int,
 ) -> None:
-    """From any position on, where canonical nodes divide the batch and nodes divide them."""
+    """From any position on, with any batch, where the nodes divide the canonical nodes.
+
+    Which canonical nodes are a machine's own follows from what divides them and the batch.
+    """
     canonical = nodes * per_node
-    # The smallest local batch with which the canonical nodes divide the global one, or some times.
-    batch = per_node // np.gcd(per_node, ranks) * rounds
     size = batch * ranks * nodes
-    assert size % canonical == 0
     options = settled(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
     timeline = Timeline(mixture([sizes]), options)
     length = timeline.epoch_length
@@ -63,7 +64,7 @@ def test_machines_keep_to_their_shards(
             requests = endless_batches(timeline, Layout(rank, nodes * ranks, batch), start)
             ids += [i for _ in range(batches) for i in next(requests).ids.tolist()]
         shards = set(timeline.mixture.locate(np.array(ids, np.int64))[0].tolist())
-        assert shards <= own_shards(timeline, epoch, node, nodes)
+        assert shards <= own_shards(timeline, epoch, node, nodes, size)
         read += ids
     # Together they read all of it.
     ids = timeline.rows(start, start + max(0, batches) * size)[0]
@@ -93,7 +94,7 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
             timeline = one._books.timeline
             one.close()
         fetched = {int(p.name.split(".")[1]) for p in cache.glob("*.mds")}
-        assert fetched == own_shards(timeline, 0, node, 2)
+        assert fetched == own_shards(timeline, 0, node, 2, 16)
         # A shard that lies across a border belongs to both sides.
         assert len(fetched) <= count // 2 + 2
     assert sorted(rows) == list(range(480))

@@ -1,5 +1,6 @@
 """Invariants of the order, the assignment and the epochs, as pure functions."""
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -18,9 +19,14 @@ from order_helpers import (
 )
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_partial
+from mosaic_dataloader.order.assign import (
+    rows_of_rank,
+    rows_of_rank_in_turns,
+    rows_of_rank_partial,
+)
 from mosaic_dataloader.order.batches import Layout, one_pass
 from mosaic_dataloader.order.deal import deal, node_of, node_starts
+from mosaic_dataloader.order.intervals import Intervals
 from mosaic_dataloader.order.timeline import Origin, Timeline
 
 
@@ -41,17 +47,44 @@ def test_dealing_keeps_every_item_and_takes_nodes_in_turn(length: int, nodes: in
 )
 def test_ranks_share_a_batch_out_exactly(nodes: list[int], world_size: int) -> None:
     owners = np.array(nodes * world_size, np.int64)
-    rows = [rows_of_rank(owners, r, world_size) for r in range(world_size)]
+    rows = [rows_of_rank(owners, 8, r, world_size) for r in range(world_size)]
     assert sorted(np.concatenate(rows).tolist()) == list(range(len(owners)))
     assert {len(r) for r in rows} == {len(nodes)}
     assert all((np.diff(r) > 0).all() for r in rows)
-    # A rank with a higher number reads no lower canonical node.
+    # A rank with a higher number reads no lower canonical node, of those with the same remainder.
+    common = math.gcd(8, len(owners))
+    keys = owners % common * 8 + owners
     for low, high in pairwise(rows):
-        assert owners[low].max() <= owners[high].min()
+        assert keys[low].max() <= keys[high].min()
     odd = np.array(nodes, np.int64)
-    parts = [rows_of_rank_partial(odd, r, world_size) for r in range(world_size)]
+    parts = [rows_of_rank_partial(odd, 8, 24, r, world_size) for r in range(world_size)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(odd)))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(
+    canonical=st.integers(1, 12),
+    world_size=st.integers(1, 12),
+    times=st.integers(1, 3),
+    first=st.integers(0, 50),
+)
+def test_rows_in_turns_are_found_without_sorting(
+    canonical: int, world_size: int, times: int, first: int
+) -> None:
+    batch = math.lcm(canonical, world_size) * times
+    owners = np.arange(first, first + batch) % canonical
+    for rank in range(world_size):
+        found = rows_of_rank_in_turns(first % canonical, canonical, batch, rank, world_size)
+        assert np.array_equal(found, rows_of_rank(owners, canonical, rank, world_size))
+
+
+@given(sizes=st.lists(st.integers(0, 3) | st.integers(0, 1000), min_size=1, max_size=40))
+def test_intervals_are_found_as_by_a_binary_search(sizes: list[int]) -> None:
+    edges = np.concatenate([[0], np.cumsum([*sizes, 1])]).astype(np.int64)
+    numbers = np.random.default_rng(0).permutation(edges[-1])
+    assert np.array_equal(
+        Intervals(edges).find(numbers), np.searchsorted(edges, numbers, side="right") - 1
+    )
 
 
 @settings(max_examples=150, deadline=None)

@@ -6,13 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_partial
+from mosaic_dataloader.order.assign import (
+    rows_of_rank,
+    rows_of_rank_in_turns,
+    rows_of_rank_partial,
+)
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.timeline import Timeline
 
-# Samples of the order looked up at a time. numpy costs microseconds a call whatever the size, which
-# for a single small batch is as much as copying its rows.
-_BLOCK = 4096
+# A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
+# whatever the size, which for a single small batch is as much as copying its rows.
+_BLOCK, _GLOBAL_BLOCK = 4096, 1 << 16
+# Rows whose streams are counted at a time: with fewer, calls cost more than what they compute; more
+# leave the processor's cache.
+_COUNTED = 1 << 15
 
 
 class BatchRequest(NamedTuple):
@@ -48,6 +55,11 @@ class Layout:
         """Rows of one micro-batch over all ranks."""
         return self.batch_size * self.world_size
 
+    @property
+    def most_batches(self) -> int:
+        """How many batches are looked up together at the most."""
+        return max(1, min(_BLOCK // self.batch_size, _GLOBAL_BLOCK // self.global_batch))
+
 
 def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
@@ -57,7 +69,7 @@ def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterat
         yield from _full_batches(timeline, layout, position, count)
         position += count * layout.global_batch
         # Few at first, so that the first batch waits for little.
-        count = min(2 * count, max(1, _BLOCK // layout.global_batch))
+        count = min(2 * count, layout.most_batches)
 
 
 def one_pass(
@@ -80,15 +92,19 @@ def one_pass(
     """
     _, place = timeline.locate(position)
     end = position + timeline.epoch_length - place
-    most = max(1, _BLOCK // layout.global_batch)
-    while full := min((end - position) // layout.global_batch, most):
+    while full := min((end - position) // layout.global_batch, layout.most_batches):
         if not last:
             timeline.prepare_next(position)
         yield from _full_batches(timeline, layout, position, full)
         position += full * layout.global_batch
     if position < end and not drop_last:
         ids, nodes = timeline.rows(position, end)
-        own = ids[rows_of_rank_partial(nodes, layout.rank, layout.world_size)]
+        canonical = timeline.options.num_canonical_nodes
+        own = ids[
+            rows_of_rank_partial(
+                nodes, canonical, layout.global_batch, layout.rank, layout.world_size
+            )
+        ]
         padding = [-1] * (layout.batch_size - len(own))
         shards, places = (part.tolist() + padding for part in timeline.mixture.locate(own))
         padded = np.concatenate([own, np.array(padding, np.int64)])
@@ -101,22 +117,45 @@ def _full_batches(
 ) -> Iterator[BatchRequest]:
     """``count`` batches, looked up together."""
     size = layout.global_batch
-    ids, nodes = (
-        part.reshape(count, size) for part in timeline.rows(position, position + count * size)
-    )
-    if timeline.options.batching_method == "device_per_stream":
-        # A unit already lies machine after machine, device after device.
-        first = layout.rank * layout.batch_size
-        own = ids[:, first : first + layout.batch_size]
-    elif layout.world_size == 1:
-        own = ids
+    if layout.world_size == 1:
+        own = timeline.rows(position, position + count * size)[0].reshape(count, size)
+        per_stream = timeline.mixture.count_per_stream(own)
     else:
-        rows = rows_of_rank(nodes, layout.rank, layout.world_size)
-        own = np.take_along_axis(ids, rows, axis=1)
-    per_stream = timeline.mixture.count_per_stream(ids)
+        begins = position + size * np.arange(count, dtype=np.int64)[:, None]
+        own = timeline.at((begins + _own_rows(timeline, layout, position, count)).ravel())
+        own = own.reshape(count, layout.batch_size)
+        per_stream = _count_streams(timeline, position, size, count)
     shards, places = (part.tolist() for part in timeline.mixture.locate(own))
     for number in range(count):
         start = position + number * size
         yield BatchRequest(
             start, start + size, own[number], shards[number], places[number], per_stream[number]
         )
+
+
+def _own_rows(timeline: Timeline, layout: Layout, position: int, count: int) -> Int64Array:
+    """The rank's rows within each of ``count`` batches, int64[1 or count, batch_size]."""
+    rank, world_size, size = layout.rank, layout.world_size, layout.global_batch
+    if timeline.options.batching_method == "device_per_stream":
+        # A unit already lies machine after machine, device after device.
+        first = rank * layout.batch_size
+        return np.arange(first, first + layout.batch_size)[None]
+    stop = position + count * size
+    canonical = timeline.options.num_canonical_nodes
+    turn = timeline.turn(position, stop)
+    if turn is not None and size % canonical == 0:
+        # Every batch begins with the same node.
+        return rows_of_rank_in_turns(turn, canonical, size, rank, world_size)[None]
+    owners = timeline.owners(position, stop).reshape(count, size)
+    return rows_of_rank(owners, canonical, rank, world_size)
+
+
+def _count_streams(timeline: Timeline, position: int, size: int, count: int) -> Int64Array:
+    """Samples of each stream in ``count`` batches, int64[count, streams]."""
+    at_once = max(1, _COUNTED // size)
+    return np.concatenate(
+        [
+            timeline.count_per_stream(position + size * first, size, min(at_once, count - first))
+            for first in range(0, count, at_once)
+        ]
+    )

@@ -37,11 +37,18 @@ class EpochOrder:
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
-        ids = self.ids[start:stop].astype(np.int64)
+        return self.ids[start:stop].astype(np.int64), self.owners(start, stop)
+
+    def owners(self, start: int, stop: int) -> Int64Array:
+        """Canonical nodes, int64[stop - start], of the positions ``[start, stop)``."""
         if self.nodes is not None:
-            return ids, self.nodes[start:stop].astype(np.int64)
+            return self.nodes[start:stop].astype(np.int64)
         positions = np.arange(start, stop, dtype=np.int64)
-        return ids, node_of(positions, len(self.ids), self.num_canonical_nodes)
+        return node_of(positions, len(self.ids), self.num_canonical_nodes)
+
+    def at(self, positions: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], at positions of the epoch, int64[n]."""
+        return self.ids[positions].astype(np.int64)
 
 
 Order = EpochOrder | FeistelOrder

@@ -13,9 +13,10 @@ import numpy as np
 
 from mosaic_dataloader.order.deal import node_of, node_starts
 from mosaic_dataloader.order.draws import extra_draws
+from mosaic_dataloader.order.intervals import Intervals
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.permute import keys, permuted
+from mosaic_dataloader.order.permute import Permutations, keys, permuted
 
 # So that keys for different purposes never agree.
 _COUNTS, _MEMBERS, _RUN, _EPOCH, _WINDOW = range(5)
@@ -70,19 +71,31 @@ class FeistelOrder:
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
-        positions = np.arange(start, stop, dtype=np.int64)
+        return self.listed(self._places(start, stop)), self.owners(start, stop)
+
+    def owners(self, start: int, stop: int) -> Int64Array:
+        """Canonical nodes, int64[stop - start], of the positions ``[start, stop)``."""
+        return node_of(np.arange(start, stop, dtype=np.int64), self._length, self._nodes)
+
+    def at(self, positions: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], at positions of the epoch, int64[n]."""
         nodes = node_of(positions, self._length, self._nodes)
-        return self.listed(self._node_starts[nodes] + positions // self._nodes), nodes
+        return self.listed(self._node_starts[nodes] + positions // self._nodes)
+
+    def streams(self, start: int, stop: int) -> Int64Array:
+        """Stream numbers, int64[stop - start], of the positions ``[start, stop)``.
+
+        Takes much less than finding the samples: which of a shard's samples are drawn matters not.
+        """
+        span = self._spans.find(self._mixed(self._places(start, stop)))
+        numbers: Int64Array = self._stream[span]
+        return numbers
 
     def listed(self, places: Int64Array) -> Int64Array:
         """Sample ids, int64[n], at places of the epoch's list as it lies node after node."""
-        window = np.searchsorted(self._windows, places, side="right") - 1
-        begin = self._windows[window]
-        size = self._windows[window + 1] - begin
-        key = keys(_WINDOW, *self._key, window)
-        places = begin + permuted(places - begin, size, key)
-        span = np.searchsorted(self._spans, places, side="right") - 1
-        within = self._first[span] + places - self._spans[span]
+        places = self._mixed(places)
+        span = self._spans.find(places)
+        within = self._first[span] + places - self._spans.edges[span]
         shard, drawn = self._shard[span], self._drawn_of[span]
         samples = self._mixture.samples_per_shard[shard]
         # A shard drawn whole needs no choice; the window's permutation mixes it.
@@ -92,6 +105,23 @@ class FeistelOrder:
             within[part] = permuted(within[part], samples[part], which)
         ids: Int64Array = self._mixture.shard_offsets[shard] + within
         return ids
+
+    def _places(self, start: int, stop: int) -> Int64Array:
+        """Places in the list, int64[stop - start], of the positions ``[start, stop)``."""
+        first, last = start // self._nodes, -(-stop // self._nodes)
+        if last > self._length // self._nodes:
+            positions = np.arange(start, stop, dtype=np.int64)
+            nodes = node_of(positions, self._length, self._nodes)
+            return self._node_starts[nodes] + positions // self._nodes
+        # In whole rounds every node has its turn: no division.
+        rounds = np.arange(first, last, dtype=np.int64)[:, None] + self._node_starts[:-1]
+        return rounds.ravel()[start - first * self._nodes : stop - first * self._nodes]
+
+    def _mixed(self, places: Int64Array) -> Int64Array:
+        """Where in the list, int64[n], the windows' permutations send places of it."""
+        window = self._windows.find(places)
+        begin = self._windows.edges[window]
+        return begin + self._in_window.at(window, places - begin)
 
     def _draw(self, mixture: Mixture, options: SettledOrder, streams: range) -> _Pieces:
         shards: list[Int64Array] = []
@@ -130,12 +160,16 @@ class FeistelOrder:
         self._shard = pieces.shards[piece][by_node]
         self._drawn_of = pieces.sizes[piece][by_node]
         self._first = first[by_node]
+        self._stream = np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1
         spans = np.concatenate([[0], np.cumsum(sizes[by_node])]).astype(np.int64)
-        self._spans = spans
+        self._spans = Intervals(spans)
         # Each canonical node has equal windows; one begins with the first span that begins in it.
         node = node[by_node]
         lengths = np.diff(self._node_starts)
         counts = np.maximum(1, np.rint(lengths / block).astype(np.int64))
         stretch = (spans[:-1] - self._node_starts[node]) * counts[node] // lengths[node]
         fresh = np.flatnonzero(np.diff(stretch, prepend=-1) | np.diff(node, prepend=-1))
-        self._windows = np.append(spans[fresh], self._length)
+        windows = np.append(spans[fresh], self._length)
+        self._windows = Intervals(windows)
+        key = keys(_WINDOW, seed, epoch, np.arange(len(windows) - 1))
+        self._in_window = Permutations(np.diff(windows), key)

@@ -7,6 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader.order.intervals import Intervals
+
 Int64Array = NDArray[np.int64]
 
 
@@ -72,6 +74,10 @@ class Mixture:
         shards = np.searchsorted(self.shard_offsets, ids, side="right") - 1
         return shards, ids - self.shard_offsets[shards]
 
+    def stream_of(self, ids: Int64Array) -> Int64Array:
+        """Stream number, of the shape of ``ids``, of each sample id."""
+        return self._stream_intervals.find(ids)
+
     def count_per_stream(self, ids: Int64Array) -> Int64Array:
         """Samples of each stream.
 
@@ -81,10 +87,24 @@ class Mixture:
         Returns:
             int64[batches, streams], how many ids of each batch belong to each stream.
         """
-        batches, streams = len(ids), len(self.streams)
-        if streams == 1:
-            return np.full((batches, 1), ids.shape[1], np.int64)
-        owners = np.searchsorted(self.stream_offsets, ids, side="right") - 1
-        owners += np.arange(batches)[:, None] * streams
-        counts = np.bincount(owners.ravel(), minlength=batches * streams)
+        if len(self.streams) == 1:
+            return np.full((len(ids), 1), ids.shape[1], np.int64)
+        return self.count_streams(self.stream_of(ids))
+
+    def count_streams(self, numbers: Int64Array) -> Int64Array:
+        """How often each stream's number occurs.
+
+        Args:
+            numbers: int64[batches, B], stream numbers.
+
+        Returns:
+            int64[batches, streams], how often each is in each batch.
+        """
+        batches, streams = len(numbers), len(self.streams)
+        places = numbers + np.arange(batches)[:, None] * streams
+        counts = np.bincount(places.ravel(), minlength=batches * streams)
         return counts.astype(np.int64).reshape(batches, streams)
+
+    @cached_property
+    def _stream_intervals(self) -> Intervals:
+        return Intervals(self.stream_offsets)

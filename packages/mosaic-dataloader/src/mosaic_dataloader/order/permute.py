@@ -60,19 +60,46 @@ def permuted(index: Int64Array, size: Int64Array, key: UInt64Array) -> Int64Arra
     Returns:
         int64[n], each below its size.
     """
-    # Sides as equal as they go: a * b is at least size, and less than size + a.
-    a = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.int64)
-    a += a * a < size
-    b = -(-size // a)
-    ua, ub = a.astype(np.uint64), b.astype(np.uint64)
-    found = _rounds(index.astype(np.uint64), ua, ub, key)
-    limit = size.astype(np.uint64)
-    # The few that left the range walk on along their cycle until they are back in it.
-    astray = np.flatnonzero(found >= limit)
-    while len(astray):
-        found[astray] = _rounds(found[astray], ua[astray], ub[astray], key[astray])
-        astray = astray[found[astray] >= limit[astray]]
-    return found.astype(np.int64)
+    return Permutations(size, key).at(np.arange(len(index)), index)
+
+
+class Permutations:
+    """Many keyed permutations, with what follows from their sizes worked out once.
+
+    Args:
+        size: int64[n], size of each; below 2**62.
+        key: uint64[n], key of each.
+    """
+
+    def __init__(self, size: Int64Array, key: UInt64Array):
+        # Sides as equal as they go: a * b is at least size, and less than size + a.
+        a = np.ceil(np.sqrt(size.astype(np.float64))).astype(np.int64)
+        a += a * a < size
+        b = -(-size // a)
+        self._size = size.astype(np.uint64)
+        self._a, self._b = a.astype(np.uint64), b.astype(np.uint64)
+        self._key = key
+
+    def at(self, which: Int64Array, index: Int64Array) -> Int64Array:
+        """Where a permutation sends an index, one for each pair of them.
+
+        Args:
+            which: int64[m], numbers of permutations.
+            index: int64[m], each from 0 and below the size of its permutation.
+
+        Returns:
+            int64[m], likewise.
+        """
+        a, b = self._a[which], self._b[which]
+        key, size = self._key[which], self._size[which]
+        found = _rounds(index.astype(np.uint64), a, b, key)
+        # The few that left the range walk on along their cycle until they are back in it.
+        astray = np.flatnonzero(found >= size)
+        while len(astray):
+            again = _rounds(found[astray], a[astray], b[astray], key[astray])
+            found[astray] = again
+            astray = astray[again >= size[astray]]
+        return found.view(np.int64)
 
 
 def _rounds(index: UInt64Array, a: UInt64Array, b: UInt64Array, key: UInt64Array) -> UInt64Array:
@@ -80,14 +107,44 @@ def _rounds(index: UInt64Array, a: UInt64Array, b: UInt64Array, key: UInt64Array
     right: UInt64Array
     left: UInt64Array
     right, left = np.divmod(index, a)
+    noise, spare = np.empty_like(index), np.empty_like(index)
     for number in range(0, _ROUNDS, 2):
-        left = _added(left, mixed(right + (key + _STEPS[number])), a)
-        right = _added(right, mixed(left + (key + _STEPS[number + 1])), b)
-    return right * a + left
+        _add_noise(left, right, key, _STEPS[number], a, noise, spare)
+        _add_noise(right, left, key, _STEPS[number + 1], b, noise, spare)
+    right *= a
+    right += left
+    return right
 
 
-def _added(value: UInt64Array, noise: UInt64Array, modulus: UInt64Array) -> UInt64Array:
-    """``value`` plus a number below ``modulus`` made of ``noise``, modulo ``modulus``."""
-    total = value + (((noise >> _32) * modulus) >> _32)
-    reduced: UInt64Array = np.where(total >= modulus, total - modulus, total)
-    return reduced
+def _add_noise(
+    value: UInt64Array,
+    other: UInt64Array,
+    key: UInt64Array,
+    step: np.uint64,
+    modulus: UInt64Array,
+    noise: UInt64Array,
+    spare: UInt64Array,
+) -> None:
+    """Add to ``value`` a number below ``modulus`` made of ``other`` and the key, modulo it.
+
+    This is ``value = (value + (mixed(other + key + step) >> 32) * modulus >> 32) % modulus`` where
+    nothing is allocated, which takes half the time; ``noise`` and ``spare`` are overwritten.
+    """
+    np.add(key, step, out=noise)
+    noise += other
+    # As in `mixed`.
+    np.right_shift(noise, _30, out=spare)
+    noise ^= spare
+    noise *= _FIRST
+    np.right_shift(noise, _27, out=spare)
+    noise ^= spare
+    noise *= _SECOND
+    np.right_shift(noise, _31, out=spare)
+    noise ^= spare
+    noise >>= _32
+    noise *= modulus
+    noise >>= _32
+    value += noise
+    # One modulus too much at the most; where it is not, the difference wraps round and is larger.
+    np.subtract(value, modulus, out=noise)
+    np.minimum(value, noise, out=value)

@@ -2,12 +2,14 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from mosaic_dataloader.order.epoch import Order, build_epoch, require_samples
+from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.stored.recipe import Recipe
@@ -138,15 +140,63 @@ class Timeline:
         Returns:
             Two int64[stop - start].
         """
-        ids: list[Int64Array] = []
-        nodes: list[Int64Array] = []
+        parts = [order.rows(*places) for order, *places in self._parts(start, stop)]
+        return _joined([ids for ids, _ in parts]), _joined([nodes for _, nodes in parts])
+
+    def owners(self, start: int, stop: int) -> Int64Array:
+        """Canonical nodes, int64[stop - start], at the positions ``[start, stop)`` of the run."""
+        return _joined([order.owners(*places) for order, *places in self._parts(start, stop)])
+
+    def turn(self, start: int, stop: int) -> int | None:
+        """The canonical node of ``start``, if from there to ``stop`` the nodes have equal turns.
+
+        None where an epoch ends between, or where the nodes follow from no formula.
+        """
+        if self.options.batching_method != "random":
+            return None
+        canonical = self.options.num_canonical_nodes
+        _, place = self.locate(start)
+        in_turns = self.epoch_length // canonical * canonical
+        return place % canonical if place + stop - start <= in_turns else None
+
+    def at(self, positions: Int64Array) -> Int64Array:
+        """Sample ids at positions of the run, both int64 of the same shape."""
+        epochs, places = np.divmod(positions - self.origin.samples, self.epoch_length)
+        first, last = int(epochs.min()), int(epochs.max())
+        if first == last:
+            return self.epoch(self.origin.epoch + first).at(places)
+        ids = np.empty_like(positions)
+        for number in range(first, last + 1):
+            own = epochs == number
+            ids[own] = self.epoch(self.origin.epoch + number).at(places[own])
+        return ids
+
+    def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
+        """Samples of each stream in consecutive batches, int64[count, streams].
+
+        Args:
+            start: Position of the run at which the first begins.
+            size: Rows of a batch.
+            count: Batches.
+        """
+        if len(self.mixture.streams) == 1:
+            return np.full((count, 1), size, np.int64)
+        numbers = [
+            order.streams(*places)
+            if isinstance(order, FeistelOrder)
+            else self.mixture.stream_of(order.rows(*places)[0])
+            for order, *places in self._parts(start, start + count * size)
+        ]
+        return self.mixture.count_streams(_joined(numbers).reshape(count, size))
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[Order, int, int]]:
+        """The epochs that ``[start, stop)`` runs across, with the places in them."""
         while start < stop:
             epoch, place = self.locate(start)
             count = min(stop - start, self.epoch_length - place)
-            part_ids, part_nodes = self.epoch(epoch).rows(place, place + count)
-            ids.append(part_ids)
-            nodes.append(part_nodes)
+            yield self.epoch(epoch), place, place + count
             start += count
-        if len(ids) == 1:
-            return ids[0], nodes[0]
-        return np.concatenate(ids), np.concatenate(nodes)
+
+
+def _joined(parts: list[Int64Array]) -> Int64Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -122,7 +122,7 @@ def _full_batches(
         per_stream = timeline.mixture.count_per_stream(own)
     else:
         begins = position + size * np.arange(count, dtype=np.int64)[:, None]
-        own = timeline.at((begins + _own_rows(timeline, layout, position, count)).ravel())
+        own = timeline.ids_at((begins + _own_rows(timeline, layout, position, count)).ravel())
         own = own.reshape(count, layout.batch_size)
         per_stream = _count_streams(timeline, position, size, count)
     shards, places = (part.tolist() for part in timeline.mixture.locate(own))

@@ -46,7 +46,7 @@ class EpochOrder:
         positions = np.arange(start, stop, dtype=np.int64)
         return node_of(positions, len(self.ids), self.num_canonical_nodes)
 
-    def at(self, positions: Int64Array) -> Int64Array:
+    def ids_at(self, positions: Int64Array) -> Int64Array:
         """Sample ids, int64[n], at positions of the epoch, int64[n]."""
         return self.ids[positions].astype(np.int64)
 

@@ -77,7 +77,7 @@ class FeistelOrder:
         """Canonical nodes, int64[stop - start], of the positions ``[start, stop)``."""
         return node_of(np.arange(start, stop, dtype=np.int64), self._length, self._nodes)
 
-    def at(self, positions: Int64Array) -> Int64Array:
+    def ids_at(self, positions: Int64Array) -> Int64Array:
         """Sample ids, int64[n], at positions of the epoch, int64[n]."""
         nodes = node_of(positions, self._length, self._nodes)
         return self.listed(self._node_starts[nodes] + positions // self._nodes)

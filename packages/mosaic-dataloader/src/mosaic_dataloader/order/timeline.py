@@ -159,16 +159,16 @@ class Timeline:
         in_turns = self.epoch_length // canonical * canonical
         return place % canonical if place + stop - start <= in_turns else None
 
-    def at(self, positions: Int64Array) -> Int64Array:
+    def ids_at(self, positions: Int64Array) -> Int64Array:
         """Sample ids at positions of the run, both int64 of the same shape."""
         epochs, places = np.divmod(positions - self.origin.samples, self.epoch_length)
         first, last = int(epochs.min()), int(epochs.max())
         if first == last:
-            return self.epoch(self.origin.epoch + first).at(places)
+            return self.epoch(self.origin.epoch + first).ids_at(places)
         ids = np.empty_like(positions)
         for number in range(first, last + 1):
             own = epochs == number
-            ids[own] = self.epoch(self.origin.epoch + number).at(places[own])
+            ids[own] = self.epoch(self.origin.epoch + number).ids_at(places[own])
         return ids
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:

@@ -1,15 +1,18 @@
 """The sessions: `uv run nox -s NAME`, `uv run nox -l` lists them.
 
 All run in the environment that `uv run` made from uv.lock; nothing is installed
-twice. Only `build` makes environments, because a wheel must work alone, and `bench`,
-for its peers.
+twice. Others are made only where that is the point: `build`, because a wheel must
+work alone, `min_versions`, `examples`, whose trainers are no part of this project,
+`bench`, for its peers, and `docs`.
 """
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nox
@@ -25,6 +28,8 @@ INTEGRATION_TESTS = "tests"
 
 PYTEST = (sys.executable, "-m", "pytest")
 NO_TESTS_COLLECTED = 5
+# With what a package's unit tests run where nothing else of this workspace is.
+TEST_TOOLS = ("hypothesis", "moto[server]", "pytest", "pytest-timeout", "pytest-xdist")
 # `uv run` names its own executable in UV; it need not be on PATH.
 UV = os.environ.get("UV", "uv")
 
@@ -141,6 +146,76 @@ def build(session: nox.Session) -> None:
     )
     for name, wheel in wheels.items():
         _install_alone(session, name, wheel, constraints)
+
+
+@nox.session
+def min_versions(session: nox.Session) -> None:
+    """Run each package's unit tests with the oldest and the newest of what it says it needs."""
+    ends = {"oldest": "lowest-direct", "newest": "highest"}
+    arguments = set(session.posargs)
+    if unknown := arguments - set(PACKAGES) - set(ends):
+        session.error(f"not a package, {' or '.join(ends)}: {', '.join(sorted(unknown))}")
+    failed = []
+    for name in [n for n in PACKAGES if n in arguments] or PACKAGES:
+        for end in [e for e in ends if e in arguments] or ends:
+            python = _install_at(session, name, end, ends[end])
+            code = _run(
+                session,
+                *(str(python), "-m", "pytest", "-m", "not gpu and not soak"),
+                # Not the root's: they would lend the other packages' sources and the app.
+                *("-o", "pythonpath=", "-n", str(min(os.cpu_count() or 1, 8))),
+                f"packages/{name}/tests",
+                env=_test_env(min(os.cpu_count() or 1, 8)),
+            )
+            failed += [f"{name} with the {end}"] if code else []
+            # Torch and its libraries take gigabytes.
+            shutil.rmtree(python.parent.parent)
+    if failed:
+        session.error(f"tests failed: {', '.join(failed)}")
+
+
+def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> Path:
+    """Make an environment of one end of the versions that a package allows; returns its Python."""
+    venv = Path(session.create_tmp(), f"{name}-{end}").resolve()
+    package = f"packages/{name}"
+    # What the package itself asks for comes first, and holds whatever the test tools bring along.
+    bounds = venv.with_suffix(".txt")
+    session.run(
+        *(UV, "pip", "compile", "--quiet", "--upgrade", "--resolution", resolution),
+        *("--python", sys.executable, "--all-extras", "--no-header", "--no-annotate"),
+        *("--output-file", str(bounds), f"{package}/pyproject.toml"),
+        external=True,
+        silent=True,
+    )
+    direct = _requirement_names(ROOT / package)
+    versions = [
+        line for line in bounds.read_text().splitlines() if line.partition("==")[0] in direct
+    ]
+    session.log(f"{name} with the {end}: {' '.join(versions)}")
+    session.run(
+        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
+    )
+    python = venv / "bin" / "python"
+    session.run(
+        *(UV, "pip", "install", "--quiet", "--python", str(python)),
+        *("--constraint", str(bounds), "--editable", _with_extras(package), *TEST_TOOLS),
+        external=True,
+    )
+    return python
+
+
+def _requirement_names(package: Path) -> set[str]:
+    """The distributions that a package's pyproject.toml names, extras included."""
+    project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    names = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in names}  # type: ignore[index]
+
+
+def _with_extras(package: str) -> str:
+    project = tomllib.loads((ROOT / package / "pyproject.toml").read_text())["project"]
+    extras = ",".join(project.get("optional-dependencies", {}))
+    return f"{package}[{extras}]" if extras else package
 
 
 def _install_alone(session: nox.Session, name: str, wheel: Path, constraints: Path) -> None:

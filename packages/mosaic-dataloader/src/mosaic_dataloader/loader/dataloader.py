@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
+from mosaic_dataloader.loader.confirming import Unconfirmed
 from mosaic_dataloader.loader.pinning import pinner
 from mosaic_dataloader.loader.sources import Batch, WorkerPool, read_here
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
@@ -49,6 +51,9 @@ class MosaicParallelAwareDataloader:
             it is padded with rows whose labels are all ignored.
         infinite: Run across epoch ends without end. Otherwise an iteration ends with its epoch,
             and the next one begins the next epoch.
+        confirm_batches: Count a batch when ``confirm`` is called for it and not when it is handed
+            out. For trainers that fetch batches ahead of the step, such as Lightning and
+            Accelerate: a checkpoint of theirs would otherwise skip what they hold.
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -71,6 +76,7 @@ class MosaicParallelAwareDataloader:
         persistent_workers: bool = False,
         drop_last: bool = True,
         infinite: bool = True,
+        confirm_batches: bool = False,
     ):
         _check(dp_rank, dp_world_size, batch_size, num_nodes)
         _check_workers(num_workers, prefetch_factor, persistent_workers)
@@ -87,6 +93,7 @@ class MosaicParallelAwareDataloader:
         self._layout = Layout(dp_rank, dp_world_size, batch_size)
         self._pin, self._thread_setup = pinner(pin_memory)
         self._workers: WorkerPool | None = None
+        self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[_Batches] | None = None
         self._books = Bookkeeping(dataset, self._settled())
@@ -129,9 +136,11 @@ class MosaicParallelAwareDataloader:
 
         Yields ``({"input": int64[B, T]}, labels int64[B, T])``, B rows of this rank; labels are
         the inputs shifted by one, -100 where there is nothing to predict. Batches are never
-        rewritten: the caller may keep them. Starting an iteration ends the one before.
+        rewritten: the caller may keep them. Starting an iteration ends the one before; batches of
+        it that wait to be confirmed are handed out again.
         """
         self.close()
+        self._forget_unconfirmed()
         self.check()
         iterator = _Batches(self, self._start())
         self._iterator = weakref.ref(iterator)
@@ -152,8 +161,26 @@ class MosaicParallelAwareDataloader:
         full, rest = divmod(self._timeline.epoch_length, self._layout.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 
+    def confirm(self, batches: int = 1) -> None:
+        """Say that the oldest batches not yet confirmed were trained on: now they count.
+
+        Every rank confirms as many.
+
+        Args:
+            batches: How many.
+
+        Raises:
+            MosaicDataError: The loader counts without being told, or so many do not wait.
+        """
+        if self._unconfirmed is None:
+            raise MosaicDataError(
+                "confirm() is for a loader that was made with confirm_batches = true; this one "
+                "counts batches as it hands them out"
+            )
+        self._unconfirmed.confirm(batches)
+
     def state_dict(self) -> dict[str, str]:
-        """The position after the batches handed out so far.
+        """The position after the batches handed out (or confirmed) so far.
 
         Returns:
             ``{"mosaic": JSON}``, the same on all ranks and valid before the first batch. What
@@ -181,6 +208,7 @@ class MosaicParallelAwareDataloader:
             )
         self.close()
         self._books = self._books.continued(state_dict[KEY])
+        self._forget_unconfirmed()
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
@@ -242,11 +270,22 @@ class MosaicParallelAwareDataloader:
         return max(2, min(16, _READY_BYTES // batch_bytes))
 
     def _handed_out(self, request: BatchRequest) -> None:
-        self._books.handed_out(request)
+        if self._unconfirmed is None:
+            self._books.handed_out(request)
+        else:
+            self._unconfirmed.batch(partial(self._books.handed_out, request))
 
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
-        self._books.skip_to(self._epoch_end(start))
+        ended = partial(self._books.skip_to, self._epoch_end(start))
+        if self._unconfirmed is None:
+            ended()
+        else:
+            self._unconfirmed.then(ended)
+
+    def _forget_unconfirmed(self) -> None:
+        if self._unconfirmed is not None:
+            self._unconfirmed.forget()
 
 
 class ValidationDataloader(MosaicParallelAwareDataloader):

@@ -178,7 +178,7 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     """Make an environment of one end of the versions that a package allows; returns its Python."""
     venv = Path(session.create_tmp(), f"{name}-{end}").resolve()
     package = f"packages/{name}"
-    # What the package itself asks for comes first, and holds whatever the test tools bring along.
+    # What the package itself asks for is held, whatever the test tools bring along.
     bounds = venv.with_suffix(".txt")
     session.run(
         *(UV, "pip", "compile", "--quiet", "--upgrade", "--resolution", resolution),
@@ -191,6 +191,7 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     versions = [
         line for line in bounds.read_text().splitlines() if line.partition("==")[0] in direct
     ]
+    bounds.write_text("\n".join(versions))
     session.log(f"{name} with the {end}: {' '.join(versions)}")
     session.run(
         *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True

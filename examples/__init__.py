@@ -1,0 +1,1 @@
+"""Other trainers on mosaic-dataloader alone; see README.md."""

@@ -8,7 +8,6 @@ work alone, `min_versions`, `examples`, whose trainers are no part of this proje
 
 import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import tomllib
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests", "lint"]
@@ -119,11 +120,26 @@ def soak(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure this project beside its peers (`-- NAME …` runs some, `-- --help` lists them)."""
     # The peers' requirements do not go together with those of the tools for development.
-    environment = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ROOT / ".venv-bench")}
-    environment.pop("VIRTUAL_ENV", None)
-    command = (UV, "run", "--no-default-groups", "--group", "bench", "python", "-m", "benchmarks")
-    if _run(session, *command, *session.posargs, env=environment):
+    command = ("--group", "bench", "python", "-m", "benchmarks", *session.posargs)
+    if _run_in(session, ".venv-bench", *command):
         session.error("a benchmark failed")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the pages in docs/ into build/docs; a warning is an error."""
+    command = ("python", "-m", "sphinx", "-W", "--keep-going", "-E", "docs", "build/docs")
+    if _run_in(session, ".venv-docs", "--group", "docs", *command):
+        session.error("the pages were not built")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Train with other trainers on CPU, kill them, go on (options go to pytest)."""
+    # Nothing of this project but the loader: torchtitan is not there.
+    group = ("--package", "mosaic-dataloader", "--group", "examples")
+    if _run_in(session, ".venv-examples", *group, "pytest", "examples", *session.posargs):
+        session.error("an example failed")
 
 
 @nox.session
@@ -187,12 +203,19 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
         external=True,
         silent=True,
     )
-    direct = _requirement_names(ROOT / package)
-    versions = [
-        line for line in bounds.read_text().splitlines() if line.partition("==")[0] in direct
-    ]
-    bounds.write_text("\n".join(versions))
-    session.log(f"{name} with the {end}: {' '.join(versions)}")
+    pairs = (line.split("==") for line in bounds.read_text().splitlines() if "==" in line)
+    resolved = {distribution: version for distribution, version in pairs}
+    requirements = _requirements(ROOT / package)
+    versions = {r.name: resolved[r.name] for r in requirements}
+    bounds.write_text("\n".join(f"{n}=={v}" for n, v in versions.items()))
+    session.log(f"{name} with the {end}: {' '.join(f'{n} {v}' for n, v in versions.items())}")
+    for requirement in requirements if end == "oldest" else ():
+        lowest = {Version(s.version) for s in requirement.specifier if s.operator == ">="}
+        if lowest and Version(versions[requirement.name]) not in lowest:
+            session.error(
+                f"{name} says {requirement}, but with its other bounds {requirement.name} "
+                f"{versions[requirement.name]} is the oldest that can be had: write that"
+            )
     session.run(
         *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
     )
@@ -205,12 +228,12 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     return python
 
 
-def _requirement_names(package: Path) -> set[str]:
-    """The distributions that a package's pyproject.toml names, extras included."""
+def _requirements(package: Path) -> list[Requirement]:
+    """What a package's pyproject.toml asks for, extras included."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     extras = project.get("optional-dependencies", {}).values()
-    names = [*project["dependencies"], *(line for extra in extras for line in extra)]
-    return {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in names}  # type: ignore[index]
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    return [Requirement(line) for line in lines]
 
 
 def _with_extras(package: str) -> str:
@@ -249,6 +272,13 @@ def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None)
     """
     session.log(" ".join(command))
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+def _run_in(session: nox.Session, environment: str, *command: str) -> int:
+    """Run a command, after options for `uv run`, in an environment besides the usual one."""
+    env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ROOT / environment)}
+    env.pop("VIRTUAL_ENV", None)
+    return _run(session, UV, "run", "--no-default-groups", *command, env=env)
 
 
 def _require_environment(session: nox.Session) -> None:

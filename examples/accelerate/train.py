@@ -88,9 +88,7 @@ def main() -> None:
         dispatch_batches=False,
     )
     model = TinyModel()
-    model, optimizer = accelerator.prepare(
-        model, torch.optim.AdamW(model.parameters(), lr=3e-3)
-    )
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=3e-3))
     step = Step()
     accelerator.register_for_checkpointing(loader, step)
     folder = args.out / "checkpoints"

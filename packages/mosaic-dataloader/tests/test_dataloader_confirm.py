@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from dataloader_helpers import loader, numbers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError
@@ -42,6 +42,9 @@ class Trainer:
     # The whole order, or one iteration after another that leaves out an epoch's last batch.
     infinite=st.booleans(),
 )
+# Over an epoch's end with its last batch still held; the next life begins right after it.
+@example(legs=[(3, 2, 41), (1, 1, 2)], infinite=False)
+@example(legs=[(2, 4, 45), (0, 8, 40)], infinite=False)
 def test_whatever_is_fetched_ahead_the_position_is_that_of_the_batches_trained_on(
     numbered: str, legs: list[tuple[int, int, int]], infinite: bool
 ) -> None:

@@ -270,18 +270,11 @@ class MosaicParallelAwareDataloader:
         return max(2, min(16, _READY_BYTES // batch_bytes))
 
     def _handed_out(self, request: BatchRequest) -> None:
-        if self._unconfirmed is None:
-            self._books.handed_out(request)
-        else:
-            self._unconfirmed.batch(partial(self._books.handed_out, request))
+        self._books.handed_out(request)
 
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
-        ended = partial(self._books.skip_to, self._epoch_end(start))
-        if self._unconfirmed is None:
-            ended()
-        else:
-            self._unconfirmed.then(ended)
+        self._books.skip_to(self._epoch_end(start))
 
     def _forget_unconfirmed(self) -> None:
         if self._unconfirmed is not None:
@@ -329,14 +322,22 @@ class _Batches:
         if self._closed:
             # Its loader began another iteration, or was given another position.
             raise StopIteration
+        unconfirmed = self._loader._unconfirmed
         try:
             request, inputs, labels = next(self._batches)
         except StopIteration:
             if not self._closed:
                 self._closed = True
-                self._loader._pass_ended(self._start)
+                ended = partial(self._loader._pass_ended, self._start)
+                if unconfirmed is None:
+                    ended()
+                else:
+                    unconfirmed.then(ended)
             raise
-        self._loader._handed_out(request)
+        if unconfirmed is None:
+            self._loader._handed_out(request)
+        else:
+            unconfirmed.batch(partial(self._loader._handed_out, request))
         return {"input": inputs}, labels
 
     def close(self) -> None:

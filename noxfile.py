@@ -151,7 +151,10 @@ def build(session: nox.Session) -> None:
     for name in names:
         session.run(UV, "build", "--package", name, "--out-dir", str(dist), external=True)
     wheels = {name: next(dist.glob(f"{name.replace('-', '_')}-*.whl")) for name in names}
-    session.run(sys.executable, "tools/check_wheel.py", *map(str, wheels.values()), external=True)
+    built = [str(path) for path in sorted(dist.iterdir()) if path.suffix in (".whl", ".gz")]
+    session.run(sys.executable, "tools/check_wheel.py", *built, external=True)
+    # What package indexes themselves refuse, above all a readme that does not render.
+    session.run(UV, "tool", "run", "twine", "check", "--strict", *built, external=True)
     # The versions that everything else is tested with, as upper and lower bound.
     constraints = Path(session.create_tmp(), "constraints.txt")
     session.run(

@@ -9,7 +9,7 @@ sys.path[:0] = [str(HERE)]
 import config_reference  # noqa: E402
 
 project = "TorchTitan on Mosaic streams"
-copyright = "the authors"  # noqa: A001
+copyright = "the authors"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_generated"]
 html_theme = "furo"

@@ -1,9 +1,11 @@
-"""A built wheel holds what its users need, and nothing else.
+"""A built package holds what its users need, and nothing else.
 
-python tools/check_wheel.py dist/*.whl
+python tools/check_wheel.py dist/*
 """
 
+import re
 import sys
+import tarfile
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -39,8 +41,16 @@ def problems(wheel: Path) -> list[str]:
     ]
     if meta["License-Expression"] != "Apache-2.0":
         found.append('its license expression is not "Apache-2.0"')
-    if not str(meta.get_payload()).strip():
+    readme = str(meta.get_payload())
+    if not readme.strip():
         found.append("it has no long description (readme)")
+    if meta["Description-Content-Type"] != "text/markdown":
+        found.append("its long description is not marked as Markdown")
+    found += [
+        f"its readme links to {target}, which is nowhere but in the repository"
+        for target in re.findall(r"\]\(([^)\s]+)\)", readme)
+        if not re.match(r"https://|#", target)
+    ]
     for field in ("Summary", "Requires-Python"):
         if not meta[field]:
             found.append(f"its metadata lacks {field}")
@@ -52,10 +62,41 @@ def problems(wheel: Path) -> list[str]:
     return [f"{wheel.name}: {line}" for line in found]
 
 
+def archive_problems(archive: Path) -> list[str]:
+    """What is wrong with a source archive, one line each."""
+    with tarfile.open(archive) as tar:
+        texts = {}
+        for member in tar.getmembers():
+            file = tar.extractfile(member) if member.isfile() else None
+            if file is not None:
+                texts[member.name.partition("/")[2]] = file.read()
+    needed = ("CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml")
+    found = [f"{name} is missing" for name in needed if name not in texts]
+    for folder in ("src", "tests"):
+        if not any(name.startswith(f"{folder}/") for name in texts):
+            found.append(f"{folder}/ is missing")
+    if not found:
+        version = Parser().parsestr(texts["PKG-INFO"].decode())["Version"]
+        section = rf"^## {re.escape(version)}\b[^\n]*\n(.*?)(?=^## |\Z)"
+        changes = re.search(section, texts["CHANGELOG.md"].decode(), re.M | re.S)
+        if changes is None or not changes[1].strip():
+            found.append(f"CHANGELOG.md says nothing about {version}")
+        for name, text in texts.items():
+            said = re.search(rb'^__version__ = "([^"]*)"', text, re.M)
+            top = re.fullmatch(r"src/\w+/__init__\.py", name)
+            if top and said and said[1].decode() != version:
+                found.append(f"{name} says that the version is {said[1].decode()}")
+    return [f"{archive.name}: {line}" for line in found]
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Check the wheels named on the command line; 1 and a line for each problem found."""
-    wheels = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
-    found = [line for wheel in wheels for line in problems(wheel)]
+    """Check the files named on the command line; 1 and a line for each problem found."""
+    files = [Path(name) for name in (sys.argv[1:] if arguments is None else arguments)]
+    found = [
+        line
+        for file in files
+        for line in (problems if file.suffix == ".whl" else archive_problems)(file)
+    ]
     for line in found:
         print(f"error: {line}", file=sys.stderr)
     return int(bool(found))

@@ -22,7 +22,7 @@ class MosaicDataloader:
     prefetch_factor: int | None = None
     """
     Batches that each worker builds ahead, or the thread where there are no workers; at least 1.
-    None: 2, as in PyTorch's DataLoader.
+    None: 2 for each worker; for the thread as many as fit into 16 MiB, but 2 to 16.
     """
 
     pin_memory: bool = False

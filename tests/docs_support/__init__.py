@@ -1,0 +1,1 @@
+"""What is written in Markdown, taken apart so that it can be tested."""

@@ -1,22 +1,27 @@
 """Bringing one shard into its cache directory, once per machine."""
 
-import copy
+import contextlib
+import logging
 import os
 import shutil
-import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.budget import reserved
+from mosaic_dataloader.shards.faults import Damaged, advice, one_line
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
-from mosaic_dataloader.shards.index import one_line
 from mosaic_dataloader.shards.layout import fetch_byte, lock_path
 from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.secrets import printable
 from mosaic_dataloader.shards.streams import DataStream
+from mosaic_dataloader.shards.transfer import Transfers, subject
 
 if TYPE_CHECKING:
-    from streaming import Stream
     from streaming.base.format import FileInfo
+
+logger = logging.getLogger(__name__)
 
 
 class ShardFetcher:
@@ -32,8 +37,12 @@ class ShardFetcher:
 
     def __init__(self, data: DataStream):
         self._data = data
-        self._threads = threading.local()
+        self._transfers = Transfers(data.name, data.stream, data.directory)
         self._swept = False
+        # Fetched, or found with the right hash, by this process.
+        self._sound: set[int] = set()
+        # When a fetch failed in this process, and how.
+        self._failed: dict[int, tuple[float, str]] = {}
 
     def path(self, shard: int) -> str:
         """Where the uncompressed shard lies, or will."""
@@ -52,26 +61,68 @@ class ShardFetcher:
         Raises:
             MosaicDataError: It cannot be had, or is not what the index says.
         """
-        if self.present(shard):
+        if self.present(shard) and self._is_sound(shard):
             return
         if not self._data.fetched:
             path = self.path(shard)
             what = "is missing" if _size(path) is None else "is not as long as its index says"
             raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
-        stream = self._data.stream
         # As long as another process may take that does not give up either.
-        patience = 60.0 + stream.download_retry * (stream.download_timeout + 10.0)
+        patience = 60.0 + self._transfers.longest * len(self._data.readers[shard].file_pairs)
+        begun = time.monotonic()
         try:
             self._sweep()
             with locked(lock_path(self._data.directory), fetch_byte(shard), patience):
-                if not self.present(shard):
-                    self._fetch(shard)
+                if self.present(shard) and self._is_sound(shard):
+                    return
+                failed, message = self._failed.get(shard, (0.0, ""))
+                if failed > begun:
+                    # Another thread has tried all that time for this one, too.
+                    raise MosaicDataError(message)
+                self._remove(shard)
+                self._fetch(shard)
         except TimeoutError as error:
             raise self._error(
                 shard, f"another process has been fetching it for {patience:.0f} s; end that one"
             ) from error
         except OSError as error:
-            raise self._error(shard, one_line(error)) from error
+            raise self._failure(shard, error) from printable(error)
+
+    def _is_sound(self, shard: int) -> bool:
+        """Whether a shard that is present has the hash in the index, if one is asked for.
+
+        It may have come here another way: mosaicml-streaming leaves a shard in place that failed
+        its check.
+        """
+        raw = self._raw(shard)
+        # With compression the index may know only the packed form's hash.
+        if shard in self._sound or self._data.stream.validate_hash not in (raw.hashes or {}):
+            return True
+        if not self._data.fetched:
+            # See check_in_place: it is not this loader's to replace.
+            return True
+        try:
+            sound = self._hash_fits(self.path(shard), raw)
+        except FileNotFoundError:
+            # Evicted meanwhile.
+            return False
+        if sound:
+            self._sound.add(shard)
+        return sound
+
+    def _remove(self, shard: int) -> None:
+        """Remove what is there of a shard and is not what it should be."""
+        whole = self.present(shard)
+        for raw, _ in self._data.readers[shard].file_pairs:
+            path = os.path.join(self._data.directory, raw.basename)
+            if whole or _size(path) not in (None, raw.bytes):
+                logger.warning(
+                    'stream "%s": %s is not what its index says; it is fetched again',
+                    self._data.name,
+                    path,
+                )
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
 
     def _fetch(self, shard: int) -> None:
         folder = self._incoming(shard)
@@ -83,58 +134,76 @@ class ShardFetcher:
             with reserved(self._data.directory, shard, size, patience):
                 for raw, zipped in self._data.readers[shard].file_pairs:
                     self._fetch_file(shard, raw, zipped)
-        except MosaicDataError:
+        except MosaicDataError as error:
+            self._failed[shard] = (time.monotonic(), str(error))
             raise
-        except Exception as error:
-            # Object stores raise errors of their own of every kind.
-            raise self._error(shard, one_line(error)) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        self._sound.add(shard)
 
     def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> None:
-        directory, stream = self._data.directory, self._stream()
-        source = zipped or raw
-        kept = os.path.join(directory, source.basename)
-        partial = os.path.join(self._incoming(shard), os.path.basename(source.basename))
-        if zipped and _size(kept) == zipped.bytes and self._hash_fits(kept, zipped):
-            # An earlier run kept the compressed form.
-            os.link(kept, partial)
-        else:
-            stream._download_file(source.basename, os.path.relpath(partial, directory))
-        if _size(partial) != source.bytes:
-            raise self._error(
-                shard, f"{_size(partial)} bytes arrived where the index says {source.bytes}"
-            )
-        self._check_hash(shard, partial, source)
+        directory, folder = self._data.directory, self._incoming(shard)
+        kept = os.path.join(directory, zipped.basename) if zipped else ""
+        unpacked = os.path.join(folder, "unpacked")
+
+        def accept(path: str) -> None:
+            self._check(path, zipped or raw)
+            if zipped:
+                self._unpack(shard, path, unpacked, raw)
+
+        packed = self._kept(kept, folder, accept) if zipped else None
+        arrived = packed or self._transfers.bring(
+            (zipped or raw).basename, folder, f"shard {raw.basename}", accept
+        )
         final = os.path.join(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
-        if zipped:
-            partial = self._unpack(shard, partial, kept, raw, stream)
-        os.replace(partial, final)
+        if not zipped:
+            os.replace(arrived, final)
+            return
+        if self._data.stream.safe_keep_zip:
+            os.replace(arrived, kept)
+        elif os.path.exists(kept):
+            os.remove(kept)
+        os.replace(unpacked, final)
 
-    def _unpack(self, shard: int, packed: str, kept: str, raw: "FileInfo", stream: "Stream") -> str:
+    @staticmethod
+    def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
+        """The compressed form that an earlier run kept, if it is as it should be."""
+        link = os.path.join(folder, "kept")
+        try:
+            os.link(kept, link)
+            accept(link)
+        except (FileNotFoundError, Damaged):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(link)
+            return None
+        return link
+
+    def _unpack(self, shard: int, packed: str, unpacked: str, raw: "FileInfo") -> None:
         from streaming.base.compression import decompress
 
         with open(packed, "rb") as file:
-            data = decompress(self._data.readers[shard].compression, file.read())
+            data = file.read()
+        try:
+            data = decompress(self._data.readers[shard].compression, data)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Each compression has errors of its own.
+            raise Damaged(f"it does not unpack ({one_line(error)})") from error
         if len(data) != raw.bytes:
-            raise self._error(
-                shard, f"it unpacks to {len(data)} bytes where the index says {raw.bytes}"
-            )
-        unpacked = os.path.join(self._incoming(shard), "unpacked")
-        with open(unpacked, "wb") as file:
-            file.write(data)
-        if stream.safe_keep_zip:
-            os.replace(packed, kept)
-        elif os.path.exists(kept):
-            os.remove(kept)
-        return unpacked
+            raise Damaged(f"it unpacks to {len(data)} bytes where the index says {raw.bytes}")
+        with open(unpacked, "wb") as out:
+            out.write(data)
 
-    def _check_hash(self, shard: int, path: str, info: "FileInfo") -> None:
+    def _check(self, path: str, info: "FileInfo") -> None:
+        size = _size(path)
+        if size != info.bytes:
+            arrived = "nothing" if size is None else f"{size} bytes"
+            raise Damaged(f"{arrived} arrived where the index says {info.bytes} bytes")
         if not self._hash_fits(path, info):
-            algorithm = self._data.stream.validate_hash
-            raise self._error(shard, f"its {algorithm} is not the one in the index")
+            raise Damaged(f"its {self._data.stream.validate_hash} is not the one in the index")
 
     def _hash_fits(self, path: str, info: "FileInfo") -> bool:
         """Whether a file has the hash in the index; true where none is asked for."""
@@ -154,8 +223,12 @@ class ShardFetcher:
         """
         raw = self._raw(shard)
         # With compression the index may know only the packed form's hash.
-        if not self._data.fetched and self._data.stream.validate_hash in (raw.hashes or {}):
-            self._check_hash(shard, self.path(shard), raw)
+        if self._data.fetched or self._data.stream.validate_hash not in (raw.hashes or {}):
+            return
+        try:
+            self._check(self.path(shard), raw)
+        except Damaged as error:
+            raise self._failure(shard, error) from error
 
     def _sweep(self) -> None:
         """Remove what killed processes left half-fetched; whoever still works holds its lock."""
@@ -171,25 +244,12 @@ class ShardFetcher:
         info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
         return info
 
-    def _stream(self) -> "Stream":
-        """The stream with a downloader of this thread's own; their clients are not shared."""
-        if not hasattr(self._threads, "stream"):
-            from streaming.base.storage import CloudDownloader
-
-            stream = copy.copy(self._data.stream)
-            fresh = CloudDownloader.get(stream.remote)
-            # One of the user's own is kept: nobody here knows how to make another.
-            if type(stream._downloader) is type(fresh):
-                stream._downloader = fresh
-            self._threads.stream = stream
-        own: Stream = self._threads.stream
-        return own
+    def _failure(self, shard: int, error: Exception) -> MosaicDataError:
+        return self._error(shard, f"{one_line(error)}; {advice(error, self._data.directory)}")
 
     def _error(self, shard: int, cause: str) -> MosaicDataError:
-        where = os.path.join(str(self._data.stream.remote), self._data.stream.split)
-        return MosaicDataError(
-            f'stream "{self._data.name}", shard {self._raw(shard).basename} from {where}: {cause}'
-        )
+        what = f"shard {self._raw(shard).basename}"
+        return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
 
 
 def _size(path: str) -> int | None:

@@ -1,14 +1,19 @@
 """The index of a cache directory: fetched once, and compared with its remote at every start."""
 
 import filecmp
+import json
 import logging
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.layout import INDEX_BYTE, lock_path
+from mosaic_dataloader.shards.faults import Damaged, one_line
+from mosaic_dataloader.shards.layout import INDEX_BYTE, incoming_root, lock_path
 from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.secrets import redacted
+from mosaic_dataloader.shards.transfer import Transfers
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -42,22 +47,36 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
 
 
 def _download(name: str, stream: "Stream", directory: str, *, needed: bool) -> str | None:
-    incoming = os.path.join(".mosaic", "index.json")
-    partial = os.path.join(directory, incoming)
-    if os.path.exists(partial):
-        # Left by a killed process; downloaders take what exists for complete.
-        os.remove(partial)
+    # One folder for all: the caller holds the lock. Left by a killed process, it is swept here.
+    folder = os.path.join(incoming_root(directory), "index")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    transfers = Transfers(name, stream, directory)
     try:
-        stream._download_file("index.json", incoming)
-    except Exception as error:
-        # Object stores raise errors of their own of every kind.
-        where = os.path.join(str(stream.remote), stream.split)
-        problem = f'stream "{name}": cannot fetch index.json from {where}: {one_line(error)}'
+        arrived = transfers.bring(
+            "index.json", folder, "index.json", _check, attempts=None if needed else 1
+        )
+        # Out of the folder, which some downloaders leave notes of their own in.
+        kept = os.path.join(directory, ".mosaic", "index.json")
+        os.replace(arrived, kept)
+        return kept
+    except MosaicDataError as error:
         if needed:
-            raise MosaicDataError(problem) from error
-        logger.warning("%s; going on with the one in %s", problem, directory)
+            raise
+        logger.warning("%s. Going on with the one in %s", error, directory)
         return None
-    return partial
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(path: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except ValueError as error:
+        raise Damaged(f"it is no JSON ({one_line(error)})") from error
+    except FileNotFoundError as error:
+        raise Damaged("nothing arrived") from error
 
 
 def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
@@ -69,8 +88,8 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
     if not same:
         raise MosaicDataError(
             f'stream "{name}": {os.path.dirname(path)} caches other data than '
-            f"{os.path.join(str(stream.remote), stream.split)} holds (their indexes differ); "
-            f"delete that directory or choose another local"
+            f"{redacted(os.path.join(str(stream.remote), stream.split))} holds (their indexes "
+            f"differ); delete that directory or choose another local"
         )
 
 
@@ -79,9 +98,3 @@ def _age(path: str) -> float:
         return time.time() - os.stat(path).st_mtime
     except FileNotFoundError:
         return float("inf")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's type and text on one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.shards.fallback import ReaderShard
+from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.fetch import ShardFetcher
-from mosaic_dataloader.shards.index import one_line
 from mosaic_dataloader.shards.layout import lock_path, use_byte
 from mosaic_dataloader.shards.locks import RangeLock
 from mosaic_dataloader.shards.mds import MappedShard

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
-from mosaic_dataloader.shards.index import fetch_index, one_line
+from mosaic_dataloader.shards.faults import one_line
+from mosaic_dataloader.shards.index import fetch_index
 from mosaic_dataloader.shards.layout import shard_files
+from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -112,8 +114,10 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     options["local"] = local or _cache_directory(remote, defaults.cache_dir)
     try:
         stream = Stream(**options)
-    except ValueError as error:
-        raise MosaicDataError(f'stream "{name}": {error}') from error
+    except (ValueError, ImportError) as error:
+        # What a store's library is missing, or mosaicml-streaming refuses.
+        message = redacted(" ".join(str(error).split()))
+        raise MosaicDataError(f'stream "{name}": {message}') from printable(error)
     stream.apply_default(defaults.for_stream())
     return stream
 
@@ -233,7 +237,7 @@ def _raw_path(directory: str, reader: "Reader") -> str:
 
 def _place(remote: str, split: str) -> str:
     """One spelling of where a remote is; directories by their real path."""
-    whole = os.path.join(remote, split)
+    whole = without_secrets(os.path.join(remote, split))
     return whole.rstrip("/") if "://" in whole else os.path.realpath(whole)
 
 

@@ -1,0 +1,115 @@
+"""mosaicml-streaming's downloaders where they leave time or connections unbounded.
+
+Imported only where a stream needs one: it imports streaming.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from streaming.base.storage.download import S3Downloader, SFTPDownloader
+
+from mosaic_dataloader.shards.faults import DownloadTimeoutError
+
+# What is asked of a connection at a time: few enough calls to cost nothing, and often enough a
+# look at the clock.
+_CHUNK = 1 << 18
+# Threads of a process that fetch at a time; a connection is kept for each.
+_CONNECTIONS = 32
+
+
+class S3Objects(S3Downloader):
+    """S3 by one request per file, for all threads of a process.
+
+    mosaicml-streaming's own asks for the size first and then gets 8 MiB at a time, one after
+    another; its SDK tries each of these several times and has its own clock. Here a file is one
+    request, which is tried once: whoever calls tries again.
+
+    Credentials, endpoint (``S3_ENDPOINT_URL``) and requester-pays buckets
+    (``MOSAICML_STREAMING_AWS_REQUESTER_PAYS``) are found as mosaicml-streaming finds them.
+
+    Args:
+        timeout: Seconds to wait for a connection, or for its next byte.
+    """
+
+    def __init__(self, timeout: float):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._guard = threading.Lock()
+        # Before any clock runs: importing the SDK takes a second.
+        self._client(timeout)
+
+    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
+        from botocore.exceptions import ClientError, NoCredentialsError
+
+        client = self._client(timeout)
+        try:
+            self._get(client, remote, local, timeout)
+        except NoCredentialsError:
+            # Public buckets need none.
+            self._get(self._client(timeout, unsigned=True), remote, local, timeout)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 400:
+                raise
+            # Credentials that a public bucket does not know.
+            try:
+                self._get(self._client(timeout, unsigned=True), remote, local, timeout)
+            except ClientError:
+                raise error from None
+
+    def _get(self, client: Any, remote: str, local: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        url = urlsplit(remote)
+        extra = {}
+        if url.netloc in self._requester_pays_buckets:
+            extra["RequestPayer"] = "requester"
+        answer = client.get_object(Bucket=url.netloc, Key=url.path.lstrip("/"), **extra)
+        with contextlib.closing(answer["Body"]) as body, open(local, "wb") as out:
+            # The body knows its length and refuses to end before.
+            for chunk in body.iter_chunks(_CHUNK):
+                out.write(chunk)
+                # Nobody waits any longer; a connection that still trickles is let go.
+                if time.monotonic() > deadline:
+                    raise DownloadTimeoutError(f"it took longer than {timeout:g} s")
+
+    def _client(self, timeout: float, *, unsigned: bool = False) -> Any:
+        with self._guard:
+            if self._s3_client is None or unsigned:
+                self._create_s3_client(unsigned=unsigned, timeout=timeout)
+            return self._s3_client
+
+    def _create_s3_client(self, unsigned: bool = False, timeout: float = 60) -> None:
+        from boto3.session import Session
+        from botocore import UNSIGNED
+        from botocore.config import Config
+
+        config = Config(
+            read_timeout=timeout,
+            connect_timeout=timeout,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=_CONNECTIONS,
+            **({"signature_version": UNSIGNED} if unsigned else {}),
+        )
+        self._s3_client = Session().client(
+            "s3", config=config, endpoint_url=os.environ.get("S3_ENDPOINT_URL")
+        )
+
+
+class SFTPFiles(SFTPDownloader):
+    """SFTP that closes the channel of each file.
+
+    mosaicml-streaming's own leaves them open, and an OpenSSH server allows ten a connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
+        url = urlsplit(remote)
+        if self._ssh_client is None:
+            self._create_ssh_client(url)
+        assert self._ssh_client is not None
+        with self._ssh_client.open_sftp() as sftp:
+            sftp.get(url.path, local)

@@ -1,0 +1,188 @@
+"""Getting one file of a stream from its store: tried again where that may help, never for ever."""
+
+import contextlib
+import itertools
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.faults import DownloadTimeoutError, advice, is_lasting, one_line
+from mosaic_dataloader.shards.secrets import printable, redacted
+
+if TYPE_CHECKING:
+    from streaming import Stream
+    from streaming.base.storage import CloudDownloader
+
+logger = logging.getLogger(__name__)
+
+# Seconds before the second try, at the most; each further pause is twice as long.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+
+# Not the trainer's random numbers: drawing from those would change its run.
+_chance = random.Random()
+_numbers = itertools.count()
+
+
+class Transfers:
+    """Downloads of one stream, by any number of threads.
+
+    Args:
+        name: How messages call the stream.
+        stream: mosaicml-streaming's stream; its downloader does the work.
+        directory: The cache directory, absolute.
+    """
+
+    def __init__(self, name: str, stream: "Stream", directory: str):
+        self._name = name
+        self._stream = stream
+        self._directory = directory
+        self._threads = threading.local()
+        self._guard = threading.Lock()
+        self._s3: CloudDownloader | None = None
+
+    @property
+    def longest(self) -> float:
+        """Seconds that ``bring`` takes at most."""
+        attempts = self._stream.download_retry
+        pauses = sum(map(_longest_pause, range(1, attempts)))
+        return float(attempts * self._stream.download_timeout + pauses)
+
+    def bring(
+        self,
+        file: str,
+        folder: str,
+        what: str,
+        check: Callable[[str], None],
+        attempts: int | None = None,
+    ) -> str:
+        """Download a file.
+
+        What passes is tried again after a pause that grows and varies: damage on the way, a broken
+        connection, a busy store. What stays as it is fails at once: a missing file, a denied one.
+
+        Args:
+            file: Its name at the remote.
+            folder: Where it is put, under a name that no other try has.
+            what: What messages call it.
+            check: Called with its path; raises ``Damaged`` if it is not what it should be.
+            attempts: How often to try at most; by default as the stream says.
+
+        Returns:
+            Its path.
+
+        Raises:
+            MosaicDataError: It cannot be had; one line says why and what to do.
+        """
+        attempts = attempts or self._stream.download_retry
+        for attempt in itertools.count(1):
+            # One that was given up may still write to its own.
+            path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
+            try:
+                self._try(file, path)
+                check(path)
+                return path
+            except Exception as error:
+                # Object stores raise errors of their own of every kind.
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+                if attempt >= attempts or is_lasting(error):
+                    raise self._error(what, error, attempt) from printable(error)
+                pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
+                logger.warning(
+                    "%s: %s; trying again in %.1f s (%d of %d)",
+                    subject(self._name, what, self._stream),
+                    one_line(error),
+                    pause,
+                    attempt + 1,
+                    attempts,
+                )
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _try(self, file: str, path: str) -> None:
+        downloader = self._downloader()
+        remote = os.path.join(str(self._stream.remote), self._stream.split, file)
+        timeout = self._stream.download_timeout
+        try:
+            _within(timeout, lambda: downloader.download(remote, path, timeout))
+        except BaseException:
+            # Its connection may be what is broken; where it is given up, this ends it.
+            self._threads.downloader = None
+            downloader.clean_up()
+            raise
+
+    def _downloader(self) -> "CloudDownloader":
+        """A downloader that this thread may use: most stores' clients are not to be shared."""
+        if self._threads.__dict__.get("downloader") is None:
+            self._threads.downloader = self._new_downloader()
+        own: CloudDownloader = self._threads.downloader
+        return own
+
+    def _new_downloader(self) -> "CloudDownloader":
+        from streaming.base.storage.download import CloudDownloader, S3Downloader, SFTPDownloader
+
+        from mosaic_dataloader.shards.downloaders import S3Objects, SFTPFiles
+
+        given = self._stream._downloader
+        stock = CloudDownloader.get(self._stream.remote)
+        if type(given) is S3Downloader:
+            with self._guard:
+                # Its client may be shared, and costs a tenth of a second to make.
+                if self._s3 is None:
+                    self._s3 = S3Objects(self._stream.download_timeout)
+                return self._s3
+        if type(given) is SFTPDownloader:
+            return SFTPFiles()
+        # One of the user's own is kept: nobody here knows how to make another.
+        return stock if type(given) is type(stock) else given
+
+    def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
+        tried = f" (tried {attempt} times)" if attempt > 1 else ""
+        todo = advice(error, self._directory)
+        return MosaicDataError(
+            f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}"
+        )
+
+
+def subject(name: str, what: str, stream: "Stream") -> str:
+    """What a message is about: stream, file and address."""
+    where = redacted(os.path.join(str(stream.remote), stream.split).rstrip("/"))
+    return f'stream "{name}", {what} from {where}'
+
+
+def _longest_pause(attempt: int) -> float:
+    """Seconds to wait at most after so many tries."""
+    return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1)))
+
+
+def _within(seconds: float, job: Callable[[], None]) -> None:
+    """Run a job, but wait for it no longer than so many seconds.
+
+    Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
+    runs in a thread of its own, which is left behind where it hangs.
+
+    Raises:
+        DownloadTimeoutError: It took longer.
+    """
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            job()
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="mosaic-download", daemon=True).start()
+    if not done.wait(seconds):
+        raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
+    if errors:
+        raise errors[0]

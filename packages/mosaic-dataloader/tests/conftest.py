@@ -1,7 +1,10 @@
 """Small data sets, written once a session."""
 
 import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
@@ -12,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import dataloader_helpers as helpers
 import pytest
+from reader_jobs import Job, readers
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +28,22 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> str:
 def second(tmp_path_factory: pytest.TempPathFactory) -> str:
     """257 rows numbered from 5,000."""
     return helpers.write_rows(tmp_path_factory.mktemp("data") / "second", range(5000, 5257))
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
+    """Starts readers, each a process of its own; see slow_reader.py."""
+    with readers(tmp_path_factory.mktemp("outputs")) as begin:
+        yield begin
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, whose use can be seen from outside, unlinked files included."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -2,13 +2,17 @@
 
 One process imports everything and forks a reader for each job that it is told on standard input, as
 a line of JSON: importing costs more than most jobs. The readers are real processes, and killed as
-such. A job has remote, local, out (the file to print to), seconds per shard, batches, and perhaps
-workers, batch_size, cache_limit, state (a file that keeps the position), log (of shards fetched).
+such. A job has remote, local, out (the file to print to), batches, and perhaps seconds (per shard
+of a remote directory), workers, batch_size, rank, ranks, state (a file that keeps the position),
+log (of shards fetched), options (of the data set), environment, and mounts (arguments of mount(8),
+in a mount namespace of its own). An error is printed as a line, and ends the job.
 """
 
+import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from dataloader_helpers import loader, numbers
 from streaming.base.storage.download import LocalDownloader
+
+from mosaic_dataloader import MosaicDataError
 
 
 def read(job: dict[str, Any]) -> None:
@@ -29,18 +35,23 @@ def read(job: dict[str, Any]) -> None:
         with open(local, "wb", 0) as out:
             for part in range(4):
                 out.write(data[part * len(data) // 4 : (part + 1) * len(data) // 4])
-                time.sleep(job["seconds"] / 4)
+                time.sleep(job.get("seconds", 0.0) / 4)
         if "log" in job:
             with open(job["log"], "a") as log:
                 log.write(os.path.basename(remote) + "\n")
 
     LocalDownloader._download_file_impl = slow_copy
+    os.environ.update(job.get("environment", {}))
+    _mount(job.get("mounts", []))
+    options = {"cache_limit": job.get("cache_limit"), **job.get("options", {})}
     one = loader(
         {"slow": {"remote": job["remote"], "local": job["local"]}},
-        cache_limit=job.get("cache_limit"),
         num_workers=job.get("workers", 0),
         shuffle_block_size=100,
         batch_size=job.get("batch_size", 8),
+        dp_rank=job.get("rank", 0),
+        dp_world_size=job.get("ranks", 1),
+        **options,
     )
     state = Path(job["state"]) if "state" in job else None
     if state and state.exists():
@@ -56,6 +67,17 @@ def read(job: dict[str, Any]) -> None:
     one.close()
     one.dataset.close()
     print("done", flush=True)
+
+
+def _mount(mounts: list[list[str]]) -> None:
+    """Mount what only this process and its children see."""
+    if not mounts:
+        return
+    new_namespace = 0x00020000
+    if ctypes.CDLL(None, use_errno=True).unshare(new_namespace):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for arguments in (["--make-rprivate", "/"], *mounts):
+        subprocess.run(["mount", *arguments], check=True)
 
 
 def serve() -> None:
@@ -74,6 +96,8 @@ def serve() -> None:
             os.dup2(out.fileno(), 1)
         try:
             read(job)
+        except MosaicDataError as error:
+            print(f"error: {error}", flush=True)
         finally:
             sys.stdout.flush()
             # The parent's state is not this process's to tear down.

@@ -1,23 +1,20 @@
 """Shards from elsewhere: whole or not at all, once per machine, within limits, after any kill."""
 
-import contextlib
-import itertools
 import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataloader_helpers import loader, numbers, take, write_rows
+from disk_watch import DiskWatch
+from reader_jobs import Job
 
 from mosaic_dataloader import MosaicDataError
 
@@ -36,63 +33,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             hashes=["sha1"],
         )
     )
-
-
-class Job:
-    """A reader process; see slow_reader.py."""
-
-    def __init__(self, pid: int, out: Path):
-        self.pid = pid
-        self.out = out
-
-    def alive(self) -> bool:
-        return os.path.exists(f"/proc/{self.pid}")
-
-    def wait_for(self, line: str) -> None:
-        while f"{line}\n" not in self.out.read_text():
-            assert self.alive(), self.out.read_text()
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-
-    def join(self) -> list[int]:
-        """Wait for its end; the rows that it got."""
-        while self.alive():
-            time.sleep(0.01)
-        whole = self.out.read_text()
-        lines = whole[: whole.rfind("\n") + 1].splitlines()
-        return [int(n) for line in lines if line[:1].isdigit() for n in line.split()]
-
-    def finish(self) -> list[int]:
-        """The same, for a process that nobody kills."""
-        rows = self.join()
-        assert self.out.read_text().endswith("done\n")
-        return rows
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
-    """Starts readers, each a process of its own."""
-    outputs = tmp_path_factory.mktemp("outputs")
-    script = Path(__file__).parent / "slow_reader.py"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "serving\n"
-        number = itertools.count()
-
-        def begin(**job: Any) -> Job:
-            out = outputs / str(next(number))
-            out.touch()
-            told = {k: str(v) if isinstance(v, Path) else v for k, v in job.items()}
-            print(json.dumps({**told, "out": str(out)}), file=server.stdin, flush=True)
-            return Job(int(server.stdout.readline()), out)
-
-        yield begin
-        server.stdin.close()
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -164,18 +104,6 @@ def test_kills_leave_nothing_and_lose_nothing(
     assert not set(os.listdir("/dev/shm")) - before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, whose use can be seen from outside, unlinked files included."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     """160 rows in shards of about 128 KB: the store, its index's size, and a shard's size."""
@@ -190,32 +118,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     return out, index, max(s["raw_data"]["bytes"] for s in shards)
 
 
-class Watch:
-    """Notes what a file system holds, as statvfs tells it."""
-
-    # Files take whole pages: the index and a handful of small ones, and the end of each shard.
-    SLACK = 20 * 4096
-
-    def __init__(self, place: Path):
-        self.seen: list[int] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(place,))
-
-    def _watch(self, place: Path) -> None:
-        while not self._stop.is_set():
-            info = os.statvfs(place)
-            self.seen.append((info.f_blocks - info.f_bfree) * info.f_frsize)
-            time.sleep(0.001)
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
 def test_a_shared_cache_stays_within_the_smallest_limit(
     wide: tuple[Path, int, int], small_disk: Path, start: Callable[..., Job]
 ) -> None:
@@ -223,13 +125,13 @@ def test_a_shared_cache_stays_within_the_smallest_limit(
     cache = small_disk / "cache"
     small, large = index + 6 * shard, index + 12 * shard
     job = {"remote": store, "local": cache, "seconds": 0.0, "batches": 60}
-    with Watch(small_disk) as watch:
+    with DiskWatch(small_disk) as watch:
         jobs = [start(**job, cache_limit=limit, workers=w) for limit, w in ((small, 0), (large, 1))]
         rows = [one.finish() for one in jobs]
     assert rows[0] == rows[1]
     assert set(Counter(rows[0]).values()) == {3}
     # One alone may use its own limit; while both run, the smaller one holds (see below).
-    assert large // 4 < max(watch.seen) <= large + Watch.SLACK
+    assert large // 4 < max(watch.seen) <= large + DiskWatch.SLACK
     assert leftovers(cache) == []
 
 
@@ -245,12 +147,12 @@ def test_a_limit_far_below_the_data_changes_no_row(
     neighbours = [loader(stream), loader(stream, cache_limit=index + 9 * shard)]
     one = loader(stream, cache_limit=limit, num_workers=workers)
     expected = take(iter(loader(str(store))), 50)
-    with Watch(small_disk) as watch:
+    with DiskWatch(small_disk) as watch:
         mine, others = iter(one), [iter(n) for n in neighbours]
         for wanted in expected:
             assert numbers(next(mine)) == wanted
             assert [numbers(next(other)) for other in others] == [wanted, wanted]
-    assert limit // 2 < max(watch.seen) <= limit + Watch.SLACK
+    assert limit // 2 < max(watch.seen) <= limit + DiskWatch.SLACK
     for each in (one, *neighbours):
         each.close()
         each.dataset.close()

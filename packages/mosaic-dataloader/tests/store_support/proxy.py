@@ -53,8 +53,9 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
+        upstream: What it stands before.
         fault: What happens at present; None for nothing.
-        requests: How many it passed on or struck.
+        requests: First line of each that it passed on or struck.
         busy: Most connections open at a time.
     """
 
@@ -62,10 +63,10 @@ class Proxy:
         self.latency = latency
         self.bandwidth = bandwidth
         self.fault: Fault | None = None
-        self.requests = 0
+        self.requests: list[bytes] = []
         self.open = self.busy = 0
         self.sent = 0
-        self._upstream = upstream
+        self.upstream = upstream
         self._free_at = 0.0
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
@@ -98,7 +99,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
         self.busy = max(self.busy, self.open)
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         connection = _Connection(self, reader, writer, up_reader, up_writer)
         try:
             await connection.run()
@@ -147,7 +148,7 @@ class _Connection:
         loop = asyncio.get_running_loop()
         try:
             while data := await self._reader.read(_CHUNK):
-                self._proxy.requests += 1
+                self._proxy.requests.append(data.partition(b"\r\n")[0])
                 fault = self._proxy.fault
                 if fault and fault.strikes(data):
                     if fault.kind == "status":

@@ -13,7 +13,15 @@ from mosaic_dataloader.shards.secrets import redacted
 # HTTP statuses of 400 and more below 500 that pass: timeouts, "too early", "too many requests".
 _PASSING_STATUSES = (408, 425, 429)
 # Codes that S3 and its like send with status 400 or 403 and that pass.
-_PASSING_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "BadDigest")
+_PASSING_CODES = (
+    "BadDigest",
+    # Looked up anew for the next try.
+    "ExpiredToken",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+)
 _DENIED_STATUSES = (401, 403)
 _MISSING_STATUSES = (404, 410)
 
@@ -26,6 +34,7 @@ _DENIED = (
     "CredentialRetrievalError",  # botocore
     "DefaultCredentialsError",  # google
     "InvalidConfig",  # oci
+    "InvalidHostKey",  # paramiko
     "NoCredentialsError",  # botocore
     "PartialCredentialsError",
     "ProfileNotFound",
@@ -50,6 +59,8 @@ class DownloadTimeoutError(Exception):
 def one_line(error: BaseException) -> str:
     """An error's type and text on one line, without secrets."""
     text = redacted(" ".join(str(error).split()))
+    # boto3 tries once here; how often all was tried is told beside it.
+    text = text.replace(" (reached max retries: 0)", "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -79,7 +90,7 @@ def advice(error: BaseException, directory: str) -> str:
         error: What ended the last try.
         directory: The cache directory.
     """
-    if isinstance(error, Damaged):
+    if isinstance(error, Damaged) or _is_a(error, "FlexibleChecksumError"):
         return "restore it in the store, or write its index anew"
     if isinstance(error, DownloadTimeoutError):
         return "see why the store is slow, or raise download_timeout"

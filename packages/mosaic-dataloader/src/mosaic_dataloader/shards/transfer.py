@@ -125,9 +125,9 @@ class Transfers:
         return own
 
     def _new_downloader(self) -> "CloudDownloader":
-        from streaming.base.storage.download import CloudDownloader, S3Downloader, SFTPDownloader
+        from streaming.base.storage.download import CloudDownloader, S3Downloader
 
-        from mosaic_dataloader.shards.downloaders import S3Objects, SFTPFiles
+        from mosaic_dataloader.shards.s3 import S3Objects
 
         given = self._stream._downloader
         stock = CloudDownloader.get(self._stream.remote)
@@ -137,8 +137,6 @@ class Transfers:
                 if self._s3 is None:
                     self._s3 = S3Objects(self._stream.download_timeout)
                 return self._s3
-        if type(given) is SFTPDownloader:
-            return SFTPFiles()
         # One of the user's own is kept: nobody here knows how to make another.
         return stock if type(given) is type(stock) else given
 

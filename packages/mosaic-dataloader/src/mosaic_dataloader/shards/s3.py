@@ -1,7 +1,4 @@
-"""mosaicml-streaming's downloaders where they leave time or connections unbounded.
-
-Imported only where a stream needs one: it imports streaming.
-"""
+"""S3 as shards want it. Imported only where a stream is there: it imports streaming."""
 
 import contextlib
 import os
@@ -10,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from streaming.base.storage.download import S3Downloader, SFTPDownloader
+from streaming.base.storage.download import S3Downloader
 
 from mosaic_dataloader.shards.faults import DownloadTimeoutError
 
@@ -51,13 +48,27 @@ class S3Objects(S3Downloader):
             # Public buckets need none.
             self._get(self._client(timeout, unsigned=True), remote, local, timeout)
         except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 400:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status in (400, 403):
+                # Credentials may have been renewed where they are kept; the next client looks.
+                self._forget(client)
+            if status != 400:
                 raise
             # Credentials that a public bucket does not know.
+            unsigned = self._client(timeout, unsigned=True)
             try:
-                self._get(self._client(timeout, unsigned=True), remote, local, timeout)
+                self._get(unsigned, remote, local, timeout)
             except ClientError:
+                self._forget(unsigned)
                 raise error from None
+
+    def _forget(self, client: Any) -> None:
+        with self._guard:
+            if self._s3_client is client:
+                self._s3_client = None
+
+    def clean_up(self) -> None:
+        """Keep the client: other threads use it, and its connections are made anew by need."""
 
     def _get(self, client: Any, remote: str, local: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -95,21 +106,3 @@ class S3Objects(S3Downloader):
         self._s3_client = Session().client(
             "s3", config=config, endpoint_url=os.environ.get("S3_ENDPOINT_URL")
         )
-
-
-class SFTPFiles(SFTPDownloader):
-    """SFTP that closes the channel of each file.
-
-    mosaicml-streaming's own leaves them open, and an OpenSSH server allows ten a connection.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
-        url = urlsplit(remote)
-        if self._ssh_client is None:
-            self._create_ssh_client(url)
-        assert self._ssh_client is not None
-        with self._ssh_client.open_sftp() as sftp:
-            sftp.get(url.path, local)

@@ -1,0 +1,118 @@
+"""Passwords, signatures and tokens are in no message, log, traceback or state."""
+
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataloader_helpers import loader, take, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from streaming.base.storage.download import CloudDownloader, S3Downloader
+
+from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.shards import transfer
+from mosaic_dataloader.shards.secrets import redacted, without_secrets
+
+SECRET = st.text("abcdefXYZ0189%+_~.-", min_size=8, max_size=40)
+# A password in an address may hold what ends one elsewhere.
+PASSWORD = st.text("abcXYZ019%+_~.-@:!$&", min_size=8, max_size=40)
+
+
+@given(
+    SECRET,
+    PASSWORD,
+    st.sampled_from(
+        [
+            "cannot read sftp://user:{password}@host:22/a/b",
+            "'sftp://user:{password}@host/a': refused",
+            "https://{secret}@host/path is gone",
+            "https://bucket.host/key?X-Amz-Credential=A&X-Amz-Signature={secret}&X-Amz-Date=1",
+            "https://account.blob.core.windows.net/c/b?sv=1&se=2&sig={secret} (404)",
+            "Max retries exceeded with url: /c/b?sp=r&sig={secret} (Caused by it)",
+            "url: /bucket/key?X-Amz-Date=1&X-Amz-Signature={secret}&partNumber=1",
+            "AccountName=me;AccountKey={secret};EndpointSuffix=core",
+            "headers {{'Authorization': 'Bearer {secret}'}}",
+            "aws_secret_access_key = {secret}",
+        ]
+    ),
+)
+def test_no_text_tells_a_secret(secret: str, password: str, pattern: str) -> None:
+    text = redacted(pattern.format(secret=secret, password=password))
+    assert secret not in text
+    assert f":{password}@" not in text
+    assert password not in text or password in pattern
+    assert redacted(text) == text, "stable"
+
+
+@given(st.sampled_from(["s3", "gs", "sftp", "azure"]), PASSWORD)
+def test_an_address_without_secrets_is_the_same_place(scheme: str, password: str) -> None:
+    assert without_secrets(f"{scheme}://user:{password}@host/a/b?sig={password}") == (
+        f"{scheme}://user@host/a/b"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/folder: An error occurred (NoSuchKey) when calling the GetObject operation",
+        "oci://bucket@namespace/prefix is gone",
+        "is it there? see https://example.org/a/b.html",
+        "tokens = 2049 and seq_len = 2048",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_secrets_of_an_address_and_of_the_environment_stay_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Path(write_rows(tmp_path / "data", range(100), size_limit=1000))
+    answer: list[Callable[[], None]] = []
+
+    def download(self: Any, remote: str, local: str, timeout: float) -> None:
+        if "shard.00004" in remote and answer:
+            answer[0]()
+        Path(local).write_bytes((data / Path(remote.partition("?")[0]).name).read_bytes())
+
+    class Signed(S3Downloader):
+        _download_file_impl = download
+
+    def refuse() -> None:
+        try:
+            raise OSError("url: https://host/shard?X-Amz-Signature=s1gn4tur3&a=b")
+        except OSError as error:
+            raise RuntimeError("key topsecretkey of sftp://u:p4ssw0rd@host is wrong") from error
+
+    get = CloudDownloader.get
+    monkeypatch.setattr(CloudDownloader, "get", lambda remote=None: Signed())
+    monkeypatch.setattr(transfer, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "topsecretkey")
+    caplog.set_level(logging.INFO)
+    remote = "s3://user:p4ssw0rd@bucket/data"
+    stream = {"s": {"remote": remote, "local": str(tmp_path / "cache"), "download_retry": 1}}
+    one = loader(stream, shuffle=False)
+    answer.append(refuse)
+    with pytest.raises(MosaicDataError) as caught:
+        take(iter(one), 12)
+    one.close()
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text + str(one.state_dict())
+    assert "trying again" in caplog.text
+    assert "s3://user:***@bucket/data" in str(caught.value)
+    assert not [s for s in ("p4ssw0rd", "topsecretkey", "s1gn4tur3") if s in told], told
+    # A cache that was made by the address stays the same when the password changes.
+    answer.clear()
+    caches = set()
+    for password in ("p4ssw0rd", "another1"):
+        stream = {"s": {"remote": f"s3://user:{password}@bucket/data"}}
+        caches.add(loader(stream, cache_dir=str(tmp_path / "by-name")).dataset.streams[0].directory)
+    assert len(caches) == 1
+    monkeypatch.setattr(CloudDownloader, "get", get)
+    with pytest.raises(MosaicDataError) as caught:
+        loader({"s": {"remote": "gopher://u:p4ssw0rd@host/a", "local": str(tmp_path / "x")}})
+    told = "".join(traceback.format_exception(caught.value))
+    assert "gopher://u:***@host/a" in told
+    assert "p4ssw0rd" not in told

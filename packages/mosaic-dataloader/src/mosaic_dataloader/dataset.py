@@ -57,15 +57,17 @@ class StreamingTextDataset:
         epoch_size: Samples drawn per epoch over all streams, as a number or ``"100k"``; by default
             as many as there are.
         predownload: How many of a rank's samples ahead shards are fetched; by default 8 times the
-            batch size, at least 64.
+            batch size, at least 64, and at least 16 shards, or 2 if 16 are more than 256 MiB.
         cache_limit: Bytes that the fetched shards of all streams may take together, as a number or
             ``"100gb"``; least recently used shards are evicted. The smallest limit of all running
             loaders that share a directory holds there. By default there is none.
         cache_dir: Where streams without ``local`` and the orders of long epochs are cached; by
             default a folder of this user's in the temporary directory.
-        download_retry: Further attempts after a failed download.
-        download_timeout: Seconds that one download may take.
-        validate_hash: Hash algorithm to check shards with; the index must hold it.
+        download_retry: Further attempts after a failed download that may succeed later; what is
+            missing or denied fails at once. The pauses between them grow from 1 s to 30 s.
+        download_timeout: Seconds that one attempt may take, from its beginning to its last byte.
+        validate_hash: Hash algorithm to check shards with; the index must hold it. Shards are
+            checked when they arrive, and once by each process that finds them in the cache.
         keep_zip: Keep the compressed form of fetched shards.
         allow_unsafe_types: Accept shards with pickled columns.
         on_data_change: What to do when a checkpoint was written with other data, mixture or

@@ -91,7 +91,10 @@ class MosaicDataset:
     """
 
     predownload: int | None = None
-    """Samples ahead of training for which shards are fetched. None: 8 times the batch size."""
+    """
+    Samples ahead of training for which shards are fetched. None: 8 times the batch size, at least
+    64, and at least 16 shards, or 2 where 16 are more than 256 MiB.
+    """
 
     cache_limit: int | str | None = None
     """
@@ -109,15 +112,19 @@ class MosaicDataset:
     """mosaicml-streaming's name for an order that fits any number of ranks; it always does here."""
 
     download_retry: int = 2
-    """Further attempts after a failed download."""
+    """
+    Further attempts after a failed download that may succeed later, after pauses that grow from
+    1 s to 30 s. What is missing or denied fails at once.
+    """
 
     download_timeout: float = 60.0
-    """Seconds after which a download of one shard fails."""
+    """Seconds that one attempt to download a shard may take, from its beginning to its last byte."""
 
     validate_hash: str | None = None
     """
     Hash algorithm that downloaded shards are checked with, such as "xxh64"; one of those that
-    they were written with. None: not checked.
+    they were written with. Each process also checks once what it finds in the cache. None: only
+    sizes are checked.
     """
 
     keep_zip: bool = False

@@ -48,7 +48,7 @@ class MosaicStream:
     """Further attempts after a failed download. None: the dataset's."""
 
     download_timeout: float | None = None
-    """Seconds after which a download of one shard fails. None: the dataset's."""
+    """Seconds that one attempt to download a shard may take. None: the dataset's."""
 
     validate_hash: str | None = None
     """

@@ -17,6 +17,10 @@ from mosaic_dataloader.shards.lookahead import LookAhead
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
 
+# Shards that are fetched ahead by default: two for each thread, if they do not take more than this.
+_SHARDS_AHEAD = 16
+_BYTES_AHEAD = 256 << 20
+
 Batch = tuple[BatchRequest, torch.Tensor, torch.Tensor]
 Requests = Callable[[], Iterator[BatchRequest]]
 
@@ -154,8 +158,11 @@ def _look_ahead(
 ) -> LookAhead | None:
     if not dataset.store.fetches or not predownload:
         return None
-    most = None
+    largest, least, most = largest_shard(dataset.streams), 0, None
+    if dataset.predownload is None:
+        # So many samples may all be in one shard: then nothing would come while it is read.
+        least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest))
     if dataset.cache_limit is not None:
         # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
-        most = max(1, dataset.cache_limit // (4 * largest_shard(dataset.streams)))
-    return LookAhead(dataset.store, dataset.mixture, requests(), predownload, most)
+        most = max(1, dataset.cache_limit // (4 * largest))
+    return LookAhead(dataset.store, dataset.mixture, requests(), predownload, least, most)

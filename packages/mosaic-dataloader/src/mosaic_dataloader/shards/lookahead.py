@@ -22,9 +22,13 @@ class LookAhead:
         mixture: The data.
         requests: This rank's requests, from the reader's position on; used up here.
         predownload: How many of the rank's samples to stay ahead.
+        least_shards: How many shards to stay ahead, too, where they are so many.
         most_shards: How many shards to hold ready at the most; None for no bound.
-        threads: Shards fetched at a time.
+        threads: Shards fetched at a time: a store answers late, but many at once.
     """
+
+    # Requests looked at before a batch is read, which waits for it.
+    _MOST_AT_ONCE = 256
 
     def __init__(
         self,
@@ -32,13 +36,17 @@ class LookAhead:
         mixture: Mixture,
         requests: Iterator[BatchRequest],
         predownload: int,
+        least_shards: int = 0,
         most_shards: int | None = None,
-        threads: int = 4,
+        threads: int = 8,
     ):
         self._store = store
         self._mixture = mixture
         self._requests = requests
         self._predownload = predownload
+        self._least_shards = min(least_shards, len(mixture.samples_per_shard))
+        # Some shards may not come at all for long: of an order that is not looked through further.
+        self._farthest = self._least_shards * int(mixture.samples_per_shard.max(initial=0))
         self._most_shards = most_shards
         self._window: deque[list[int]] = deque()
         self._needed: Counter[int] = Counter()
@@ -53,7 +61,9 @@ class LookAhead:
         if self._window:
             self._needed.subtract(self._window.popleft())
             self._needed = +self._needed
-        while self._ahead < self._predownload:
+        for _ in range(self._MOST_AT_ONCE):
+            if self._ahead >= self._predownload and not self._lacks_shards():
+                return
             # Under a cache limit, fetching too far ahead would evict what is needed sooner.
             if self._most_shards is not None and len(self._needed) >= self._most_shards:
                 return
@@ -67,14 +77,19 @@ class LookAhead:
         """Stop; fetches that run are waited for, for some seconds, and others are dropped."""
         self._pool.close()
 
+    def _lacks_shards(self) -> bool:
+        return len(self._needed) < self._least_shards and self._ahead < self._farthest
+
     def _want(self, request: BatchRequest) -> None:
         wanted = [shard for shard in dict.fromkeys(request.shards) if shard >= 0]
         self._window.append(wanted)
-        self._needed.update(wanted)
         for shard in wanted:
-            if shard not in self._under_way:
+            # Once is enough for as long as it is needed, unless somebody may evict it meanwhile.
+            asked = shard in self._needed and self._most_shards is None
+            if not asked and shard not in self._under_way:
                 self._under_way.add(shard)
                 self._pool.submit(partial(self._ensure, shard))
+        self._needed.update(wanted)
 
     def _ensure(self, shard: int) -> None:
         try:

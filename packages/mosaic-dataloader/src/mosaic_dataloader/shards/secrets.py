@@ -35,7 +35,7 @@ _RULES = (
     # The same without a scheme, as urllib3 quotes it, and connection strings.
     (
         re.compile(
-            r"(?i)\b((?:x-(?:amz|goog)-[\w-]+|sig|signature|\w*(?:token|secret|password)|"
+            r"(?i)\b((?:x-(?:amz|goog)-[\w-]+|sig|signature|\w*secret\w*|\w*(?:token|password)|"
             r"account_?key|sharedaccess(?:key|signature)|awsaccesskeyid)\s*=\s*)[^\s&;,'\"<>)]+"
         ),
         rf"\1{HIDDEN}",

@@ -138,7 +138,7 @@ def _ours(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
 
     def run() -> None:
         rows = sum(len(labels) for _, labels in loader)
-        assert rows == -(-DOCUMENTS // BATCH) * BATCH
+        assert rows == -(-len(dataset) // BATCH) * BATCH
 
     return run
 

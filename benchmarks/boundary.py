@@ -1,14 +1,13 @@
 """Batch times around an epoch's end beside those away from it: does anything stall?
 
 The rows are real ones on disk, of four uint16 tokens: at this size what remains is the work per
-sample and per epoch, which is what is asked about, and an epoch passes in seconds. Nothing is
-simulated beside the reading, so that the next order has to be ready within one epoch at full speed:
-a training run leaves it a thousand times as long.
+sample and per epoch, which is what is asked about, and an epoch passes in seconds. Between batches
+the reader sleeps for a millisecond, as one does whose step runs on a GPU. Still the next order has
+to be ready within seconds, for which a training run leaves it a thousand times as long.
 """
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDatase
 STREAMS, SHARDS, SHARD_ROWS, ROW_TOKENS = 8, 10, 62_500, 4
 WEIGHTS = (0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.04)
 BATCH = 1024
+STEP_SECONDS = 1e-3
 # Batches on either side of a boundary that count as near it.
 NEAR = 32
 TARGET = 1.5
@@ -32,7 +32,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--boundaries", type=int, default=20)
     parser.add_argument("--their-samples", type=int, default=1_000_000)
-    parser.add_argument("--their-boundaries", type=int, default=3)
+    parser.add_argument("--their-boundaries", type=int, default=2)
     given = parser.parse_args(arguments_given)
     where = machine()
     folder = once(given.work / "boundary", _write)
@@ -65,9 +65,10 @@ def main(arguments_given: list[str] | None = None) -> None:
             "## No stall at the epoch's end",
             "",
             f"{rows:,} rows of {ROW_TOKENS} uint16 tokens in {STREAMS} weighted streams, py1e, "
-            f"batch {BATCH:,}, read at full speed; the {NEAR} batches before and after each "
-            "boundary beside all others, milliseconds a batch. StreamingDataLoader starts shortly "
-            "before the boundary: reading a whole epoch would take it hours.",
+            f"batch {BATCH:,}, a step of {1e3 * STEP_SECONDS:g} ms after each; how long the reader "
+            f"waits for the {NEAR} batches before and after each boundary, and for all others, in "
+            "milliseconds a batch. StreamingDataLoader starts shortly before each boundary: with "
+            "whole epochs it would take an hour.",
             describe(where),
             "",
             table(
@@ -118,6 +119,7 @@ def _ours(
         begun = time.perf_counter()
         next(batches)
         took = time.perf_counter() - begun
+        time.sleep(STEP_SECONDS)
         place = loader.samples_seen % epoch
         distance = min(place, epoch - place + BATCH) // BATCH
         (near if distance < NEAR else away).append(took)
@@ -146,45 +148,38 @@ def _theirs(
         batch_size=BATCH,
     )
     loader = StreamingDataLoader(dataset, batch_size=BATCH)
-    before = 3 * NEAR
-    dataset.load_state_dict(
-        {
-            "epoch": 0,
-            "sample_in_epoch": (samples // BATCH - before) * BATCH,
-            "num_canonical_nodes": 1,
-            "shuffle_seed": dataset.shuffle_seed,
-            "initial_physical_nodes": 1,
-        }
-    )
+    before = 2 * NEAR
     near: list[float] = []
     away: list[float] = []
-    for number in range(boundaries + 1):
-        batches: Iterator[Any] = iter(loader)
+    for number in range(boundaries):
+        dataset.load_state_dict(
+            {
+                "epoch": 2 * number,
+                "sample_in_epoch": (samples // BATCH - before) * BATCH,
+                "num_canonical_nodes": 1,
+                "shuffle_seed": dataset.shuffle_seed,
+                "initial_physical_nodes": 1,
+            }
+        )
+        batches = iter(loader)
+        # Not counted: the start at this place.
+        next(batches)
         times: list[float] = []
-        while len(times) < before:
+        crossed = None
+        while crossed is None or len(times) < crossed + before:
             begun = time.perf_counter()
             if next(batches, None) is None:
-                # A new epoch begins: its order is part of what its first batch waits for.
+                assert crossed is None
+                crossed = len(times)
+                # The new epoch's order is part of what its first batch waits for.
                 batches = iter(loader)
                 next(batches)
             times.append(time.perf_counter() - begun)
-        if number:
-            near += times[:NEAR]
-        # The first one holds the start of the process.
-        away += times[NEAR:]
-        progress(f"StreamingDataLoader, start {number + 1} of {boundaries + 1}")
-        if number < boundaries:
-            # On to just before the end of the epoch that has begun, and over it.
-            del batches
-            dataset.load_state_dict(
-                {
-                    "epoch": number + 1,
-                    "sample_in_epoch": 0,
-                    "num_canonical_nodes": 1,
-                    "shuffle_seed": dataset.shuffle_seed,
-                    "initial_physical_nodes": 1,
-                }
-            )
+            time.sleep(STEP_SECONDS)
+        near += times[crossed - NEAR : crossed + NEAR]
+        away += times[: crossed - NEAR] + times[crossed + NEAR :]
+        del batches
+        progress(f"StreamingDataLoader, boundary {number + 1} of {boundaries}")
     return np.array(near), np.array(away)
 
 

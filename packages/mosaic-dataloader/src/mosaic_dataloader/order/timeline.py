@@ -96,13 +96,15 @@ class Timeline:
     def prepare_next(self, position: int) -> None:
         """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
 
-        It begins when a quarter of the present one is read: a run that ends in its first epoch
-        seldom has a second one ordered in vain.
+        It begins when a quarter of the first one is read: a run that ends in its first epoch seldom
+        has a second one ordered in vain. One that has come to its second is for epochs, and is
+        given all the time there is.
         """
         if self._stored is None:
             return
         epoch, place = self.locate(position)
-        if epoch > self._prepared and place >= self.epoch_length // 4:
+        first = epoch == self.origin.epoch
+        if epoch > self._prepared and (not first or place >= self.epoch_length // 4):
             self._prepared = epoch
             self._stored.prepare(epoch + 1)
 

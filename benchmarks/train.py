@@ -1,0 +1,210 @@
+"""How long a training step waits for data: `debug.toml` on the CPU, and steps of 5 ms.
+
+TorchTitan itself measures the wait (`data_loading_times` of its metrics processor). The constant
+batch is one that lies in memory and is handed out again and again, which is as fast as any loader
+could be.
+"""
+
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks import rows_data
+from benchmarks.common import (
+    arguments,
+    describe,
+    interleaved,
+    machine,
+    median,
+    progress,
+    ratio,
+    report,
+    table,
+    verdict,
+)
+from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+ROOT = Path(__file__).resolve().parent.parent
+APP = ROOT / "apps" / "train"
+CONSTANT, OURS = "constant batch in memory", "mosaic-dataloader"
+OTHER = "mosaic-dataloader, 2 worker processes"
+STEP_SECONDS, BATCH = 5e-3, 8
+SHARE, TIMES = 0.005, 2.0
+
+
+def main(arguments_given: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
+    parser.add_argument("--steps", type=int, default=10, help="of training, per round")
+    parser.add_argument("--simulated", type=int, default=400, help="steps of 5 ms, per round")
+    given = parser.parse_args(arguments_given)
+    where = machine()
+    parts = [
+        "## Training",
+        "",
+        f"Wait for data per step, in microseconds; means over a round's steps, medians of "
+        f"{given.rounds} rounds. No GPU was used.",
+        describe(where),
+    ]
+    figures: dict[str, Any] = {}
+    simulated = _simulated(given.work, given.rounds, given.simulated)
+    figures["simulated"] = simulated
+    parts += ["", f"Steps of 5 ms (asleep), batch {BATCH} of 2,048 tokens:", ""]
+    parts.append(_table(simulated, {name: [STEP_SECONDS] * given.rounds for name in simulated}))
+    waits, steps = _trained(given.work, given.rounds, given.steps)
+    figures["trained"] = {"waits": waits, "steps": steps}
+    parts += ["", "llama3 debugmodel, `debug.toml`, one rank on the CPU:", ""]
+    parts.append(_table(waits, steps))
+    report(given, "train", "\n".join(parts), figures, where)
+
+
+def _table(waits: dict[str, list[float]], steps: dict[str, list[float]]) -> str:
+    lines = []
+    for name, own in waits.items():
+        share = ratio(own, steps[name])
+        times = ratio(own, waits[CONSTANT])
+        ours = name == OURS
+        lines.append(
+            [name, f"{1e6 * median(own):.1f}", f"{times:.2f}"]
+            + [verdict(times, TIMES, at_most=True) if ours else ""]
+            + [f"{1e3 * median(steps[name]):.1f}", f"{share:.4%}"]
+            + [verdict(100 * share, 100 * SHARE, at_most=True) if ours else ""]
+        )
+    return table(
+        ["", "wait, µs", "of the constant batch", "target", "step, ms", "share", "target, %"], lines
+    )
+
+
+def _simulated(work: Path, rounds: int, steps: int) -> dict[str, list[float]]:
+    folder = rows_data.mds(work)
+
+    def loader(workers: int) -> MosaicParallelAwareDataloader:
+        data = StreamingTextDataset(
+            seq_len=rows_data.ROW_TOKENS - 1,
+            local=str(folder),
+            shuffle=True,
+            cache_dir=str(work / "cache"),
+        )
+        return MosaicParallelAwareDataloader(
+            data, dp_rank=0, dp_world_size=1, batch_size=BATCH, num_workers=workers
+        )
+
+    loaders = {OURS: loader(0), OTHER: loader(2)}
+    running: dict[str, Iterator[Any]] = {name: iter(own) for name, own in loaders.items()}
+    running[CONSTANT] = itertools.repeat(next(running[OURS]))
+    for own in running.values():
+        _waits(own, 100)
+    found = interleaved(
+        {name: lambda own=own: _waits(own, steps) for name, own in running.items()},  # type: ignore[misc]
+        rounds,
+    )
+    for one in loaders.values():
+        one.close()
+    return {name: found[name] for name in (CONSTANT, OURS, OTHER)}
+
+
+def _waits(batches: Iterator[Any], steps: int) -> float:
+    """Mean wait in seconds."""
+    waited = 0.0
+    for _ in range(steps):
+        begun = time.perf_counter()
+        inputs, labels = next(batches)
+        waited += time.perf_counter() - begun
+        time.sleep(STEP_SECONDS)
+        # As a trainer does, which looks at the batch and lets it go after the step.
+        del inputs, labels
+    return waited / steps
+
+
+def _trained(
+    work: Path, rounds: int, steps: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """TorchTitan's own Trainer, fed in turn by either."""
+    import sys
+
+    sys.path.insert(0, str(APP))
+    for name, value in (
+        ("RANK", "0"),
+        ("LOCAL_RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_WORLD_SIZE", "1"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "0"),
+        ("CUDA_VISIBLE_DEVICES", ""),
+    ):
+        os.environ[name] = value
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.cpu import enable_cpu, parallelize_on_cpu
+    from mosaic_train.setup import prepare_and_check
+    from mosaic_train.spec import register_spec, registered_spec
+
+    data = work.resolve() / "train"
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = str(data / "tokenizer")
+        config = MosaicConfigManager().parse_args(
+            [
+                *("--config-path", str(APP / "configs" / "debug.toml")),
+                *("--job.dump_folder", folder, "--checkpoint.no-enable"),
+                *("--mosaic_prepare.output", str(data / "rows")),
+                *("--mosaic_prepare.train_tokenizer", tokenizer),
+                *("--mosaic_tokenizer.name", tokenizer),
+                *("--mosaic_dataloader.dataset.streams.stdlib.local", str(data / "rows")),
+                *("--metrics.log_freq", "1000000"),
+            ]
+        )
+        prepare_and_check(config, world_size=1)
+        enable_cpu()
+        config.model.name = register_spec(config)
+        parallelize_on_cpu(registered_spec(config.model.name))
+        from torchtitan.train import Trainer
+
+        trainer: Any = Trainer(config)
+        try:
+            return _measured(trainer, rounds, steps)
+        finally:
+            trainer.close()
+
+
+def _measured(
+    trainer: Any, rounds: int, steps: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    batch = next(iter(trainer.dataloader))
+    sources: dict[str, Callable[[], Iterator[Any]]] = {
+        CONSTANT: lambda: trainer.batch_generator(_again(batch)),
+        OURS: lambda: trainer.batch_generator(trainer.dataloader),
+    }
+    waits: dict[str, list[float]] = {name: [] for name in sources}
+    took: dict[str, list[float]] = {name: [] for name in sources}
+    running = {name: begin() for name, begin in sources.items()}
+    for number in range(rounds + 1):
+        names = list(sources)
+        for name in names if number % 2 else reversed(names):
+            times = trainer.metrics_processor.data_loading_times
+            times.clear()
+            whole = []
+            for _ in range(steps):
+                begun = time.perf_counter()
+                trainer.step += 1
+                trainer.train_step(running[name])
+                whole.append(time.perf_counter() - begun)
+            if number:
+                waits[name].append(statistics.mean(times))
+                took[name].append(statistics.mean(whole))
+        progress(f"training, round {number} of {rounds}")
+    return waits, took
+
+
+def _again(batch: Any) -> Iterator[Any]:
+    """The same tensors; the mapping is a new one, since the trainer writes into it."""
+    inputs, labels = batch
+    while True:
+        yield dict(inputs), labels
+
+
+if __name__ == "__main__":
+    main()

@@ -67,7 +67,12 @@ def main(arguments_given: list[str] | None = None) -> None:
     figures: dict[str, Any] = {}
     if not given.skip_stored:
         figures["stored"] = _stored(given.stored_samples, orders)
-        parts += ["", f"py1e, {given.stored_samples:,} samples:", "", _stored_table(figures["stored"])]
+        parts += [
+            "",
+            f"py1e, {given.stored_samples:,} samples:",
+            "",
+            _stored_table(figures["stored"]),
+        ]
     figures["feistel"] = _feistel(given.rounds)
     parts += ["", f"feistel, position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,}:", ""]
     parts += [_feistel_table(figures["feistel"]), "", *_mixing(figures)]
@@ -134,7 +139,9 @@ def _feistel_table(found: list[dict[str, Any]]) -> str:
                 verdict(megabytes, MEGABYTES, at_most=True),
             ]
         )
-    return table(["streams", "seconds to the first batch", "target", "MB per rank", "target"], lines)
+    return table(
+        ["streams", "seconds to the first batch", "target", "MB per rank", "target"], lines
+    )
 
 
 def _mixing(figures: dict[str, Any]) -> list[str]:
@@ -159,7 +166,10 @@ def _mixing(figures: dict[str, Any]) -> list[str]:
     # What a uniformly random order of one window gives.
     ideal = ("1", "1", f"{np.sqrt(2 / np.pi / window):.4f}", str(shards))
     lines = [
-        [name, *(f"{values[:, n].mean():.4f} ± {values[:, n].std():.4f}" for values in rows.values())]
+        [
+            name,
+            *(f"{values[:, n].mean():.4f} ± {values[:, n].std():.4f}" for values in rows.values()),
+        ]
         + [ideal[n]]
         for n, name in enumerate(names)
     ]
@@ -189,7 +199,9 @@ def _statistics(ids: Int64Array, size: int, batch: int, window: int) -> tuple[fl
         # The shares were taken from the same batches.
         spreads.append(squares.mean() * len(counts) / (len(counts) - 1))
         follows.append((own[1:] == own[:-1]).mean() / (shares**2).sum())
-    serial = abs(float(np.corrcoef(ids[window : 2 * window - 1], ids[window + 1 : 2 * window])[0, 1]))
+    serial = abs(
+        float(np.corrcoef(ids[window : 2 * window - 1], ids[window + 1 : 2 * window])[0, 1])
+    )
     return float(np.mean(spreads)), float(np.mean(follows)), serial, live
 
 

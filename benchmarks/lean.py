@@ -116,7 +116,9 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:
         path.write_text(config)
         return [APP, "--config-path", str(path)], 2
 
-    classes = "import mosaic_dataloader as m; m.StreamingTextDataset, m.MosaicParallelAwareDataloader"
+    classes = (
+        "import mosaic_dataloader as m; m.StreamingTextDataset, m.MosaicParallelAwareDataloader"
+    )
     return {
         TORCH: (["-c", TORCH], 0),
         CONFIG: (["-c", CONFIG], 0),
@@ -131,9 +133,7 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:
     }
 
 
-def _seconds(
-    command: tuple[list[str], int], name: str, wall: dict[str, list[float]]
-) -> float:
+def _seconds(command: tuple[list[str], int], name: str, wall: dict[str, list[float]]) -> float:
     """Processor seconds of a process."""
     arguments_given, code = command
     begun, before = time.perf_counter(), os.times()

@@ -49,9 +49,16 @@ def main(arguments_given: list[str] | None = None) -> None:
             goal = verdict(ratio, TARGET, at_most=True)
             ours = name == "mosaic-dataloader" and statistic != "median"
             lines.append(
-                [name, f"{samples:,}", count, statistic]
-                + [f"{1e3 * of(close):.2f}", f"{1e3 * of(far):.2f}", f"{ratio:.2f}"]
-                + [goal if ours else ""]
+                [
+                    name,
+                    f"{samples:,}",
+                    count,
+                    statistic,
+                    f"{1e3 * of(close):.3f}",
+                    f"{1e3 * of(far):.3f}",
+                    f"{ratio:.2f}",
+                    goal if ours else "",
+                ]
             )
     # The maximum of few is smaller than that of many: once more among equally many.
     groups = np.array([part.max() for part in np.array_split(away, max(1, len(away) // len(near)))])

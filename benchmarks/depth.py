@@ -59,9 +59,9 @@ def main(arguments_given: list[str] | None = None) -> None:
     parts = [
         "## Start at any depth",
         "",
-        f"Rank 0 of {RANKS}, batch {BATCH}; shards of {SHARD_SAMPLES:,} samples. Memory is what the "
-        "process itself took, at most, beyond what it had after its imports; maps of files, which "
-        f"all processes share, are not in it. feistel: medians of {given.rounds} rounds.",
+        f"Rank 0 of {RANKS}, batch {BATCH}; shards of {SHARD_SAMPLES:,} samples. Memory is what "
+        "the process itself took, at most, beyond what it had after its imports; maps of files, "
+        f"which all processes share, are not in it. feistel: medians of {given.rounds} rounds.",
         describe(where),
     ]
     figures: dict[str, Any] = {}
@@ -169,13 +169,13 @@ def _mixing(figures: dict[str, Any]) -> list[str]:
         [
             name,
             *(f"{values[:, n].mean():.4f} ± {values[:, n].std():.4f}" for values in rows.values()),
+            ideal[n],
         ]
-        + [ideal[n]]
         for n, name in enumerate(names)
     ]
     return [
-        f"Mixing within a window of {shards} shards of {size:,} samples, 20 seeds, mean and standard "
-        "deviation:",
+        f"Mixing within a window of {shards} shards of {size:,} samples, 20 seeds, mean and "
+        "standard deviation:",
         "",
         table(["", *rows, "uniformly random in a window"], lines),
     ]

@@ -1,4 +1,4 @@
-"""How long importing and the first error take, beside `import torch` and `import torchtitan.config`.
+"""How long the start takes, to an import, to `--help` or to an error, beside `import torch`.
 
 Each figure is the processor time of a whole process, user and system, which on a machine that
 others use too is steadier than what passes on the clock; both are written to the JSON.

@@ -57,8 +57,11 @@ def main(arguments_given: list[str] | None = None) -> None:
         for name, own in rates.items()
     ]
     goals = [
-        [f"{OURS} / {other}", f"{ratio(rates[OURS], rates[other]):.2f}"]
-        + [verdict(ratio(rates[OURS], rates[other]), target)]
+        [
+            f"{OURS} / {other}",
+            f"{ratio(rates[OURS], rates[other]):.2f}",
+            verdict(ratio(rates[OURS], rates[other]), target),
+        ]
         for other, target in ((TITAN, 2.5), (BARE, 0.8))
     ]
     text = "\n".join(

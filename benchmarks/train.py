@@ -70,10 +70,15 @@ def _table(waits: dict[str, list[float]], steps: dict[str, list[float]]) -> str:
         times = ratio(own, waits[CONSTANT])
         ours = name == OURS
         lines.append(
-            [name, f"{1e6 * median(own):.1f}", f"{times:.2f}"]
-            + [verdict(times, TIMES, at_most=True) if ours else ""]
-            + [f"{1e3 * median(steps[name]):.1f}", f"{share:.4%}"]
-            + [verdict(100 * share, 100 * SHARE, at_most=True) if ours else ""]
+            [
+                name,
+                f"{1e6 * median(own):.1f}",
+                f"{times:.2f}",
+                verdict(times, TIMES, at_most=True) if ours else "",
+                f"{1e3 * median(steps[name]):.1f}",
+                f"{share:.4%}",
+                verdict(100 * share, 100 * SHARE, at_most=True) if ours else "",
+            ]
         )
     return table(
         ["", "wait, µs", "of the constant batch", "target", "step, ms", "share", "target, %"], lines

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.cpu import enable_cpu, no_accelerator, parallelize_on_cpu
+from mosaic_train.cpu import adapt_spec, enable_cpu, no_accelerator
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, is_user_error, print_error
 from mosaic_train.logs import init_rank_logs
@@ -43,7 +43,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             enable_cpu()
         config.model.name = register_spec(config)
         if no_accelerator():
-            parallelize_on_cpu(registered_spec(config.model.name))
+            adapt_spec(registered_spec(config.model.name))
         _train(config)
     except Exception as error:
         if is_user_error(error):

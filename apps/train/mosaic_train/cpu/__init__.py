@@ -1,11 +1,14 @@
 """Training without an accelerator: what torchtitan 0.2.2 lacks for it, one idea per module."""
 
+from typing import Any
+
 from mosaic_train.cpu.binding import bind_device
+from mosaic_train.cpu.experts import count_integers_on_cpu, run_experts_one_by_one
 from mosaic_train.cpu.flops import leave_peak_flops_unknown
 from mosaic_train.cpu.fsdp import parallelize_on_cpu
 from mosaic_train.cpu.precision import accept_float32_autocast
 
-__all__ = ["enable_cpu", "no_accelerator", "parallelize_on_cpu"]
+__all__ = ["adapt_spec", "enable_cpu", "no_accelerator"]
 
 
 def no_accelerator() -> bool:
@@ -20,3 +23,14 @@ def enable_cpu() -> None:
     bind_device()
     leave_peak_flops_unknown()
     accept_float32_autocast()
+    count_integers_on_cpu()
+
+
+def adapt_spec(spec: Any) -> None:
+    """Have a model run on CPU.
+
+    Args:
+        spec: Our own TrainSpec. It is changed in place.
+    """
+    parallelize_on_cpu(spec)
+    run_experts_one_by_one(spec.model_args)

@@ -38,7 +38,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         world_size = int(os.environ["WORLD_SIZE"])
         init_rank_logs(config, rank.rank, world_size)
         if not rank.launched_by_us:
-            prepare_and_check(config, world_size=world_size)
+            prepare_and_check(config, world_size=world_size, tell=rank.rank == 0)
         if no_accelerator():
             enable_cpu()
         config.model.name = register_spec(config)

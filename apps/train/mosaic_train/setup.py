@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 from mosaic_train.checks.checkpoint import check_checkpoint
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
-from mosaic_train.checks.model import find_model
-from mosaic_train.checks.parallel import check_parallel
-from mosaic_train.checks.vocabulary import check_vocabulary
+from mosaic_train.checks.masks import check_document_masks
+from mosaic_train.checks.model import ChosenModel, find_model
+from mosaic_train.checks.parallel import (
+    Layout,
+    check_batches,
+    check_heads,
+    check_sequence,
+    find_layout,
+)
+from mosaic_train.checks.positions import check_positions
+from mosaic_train.checks.report import Report
+from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.data import prepare_data
 
 if TYPE_CHECKING:
@@ -18,22 +27,70 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mosaic_train")
 
 
-def prepare_and_check(config: "MosaicJobConfig", *, world_size: int) -> None:
+def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool = True) -> None:
     """Check the configuration, prepare the data, then check what the data decides.
+
+    All mistakes are found together. What only costs something is told as a warning, and the whole
+    summed up in one line.
 
     Args:
         config: The parsed configuration. It is not modified.
         world_size: Ranks of the whole run.
+        tell: Whether warnings and summary are told here; of several ranks only one should.
 
     Raises:
-        TrainError: A mistake that the app finds. The packages' own errors pass through.
+        TrainError: Mistakes that the app finds. The packages' own errors pass through; several
+            come as one `SeveralErrors`.
     """
     start = time.monotonic()
-    model = find_model(config)
-    check_device(config, model)
-    layout = check_parallel(config, model, world_size)
-    check_checkpoint(config)
-    prepare_data(config)
-    tokenizer = check_vocabulary(config, model)
-    check_datasets(config, layout, tokenizer)
-    logger.info("checked configuration and data in %.1f s", time.monotonic() - start)
+    report = Report()
+    model = report.attempt(find_model, config)
+    layout = report.attempt(find_layout, config, world_size)
+    _check_configuration(config, model, layout, report)
+    if config.mosaic_prepare.input:
+        # It may take hours, which a mistake that is known already must not cost.
+        report.stop_on_errors()
+    before = len(report.errors)
+    report.attempt(prepare_data, config)
+    if len(report.errors) == before:
+        _check_data(config, model, layout, report)
+    report.stop_on_errors()
+    if tell:
+        for line in report.warnings:
+            logger.warning("%s", line)
+        seconds = f"in {time.monotonic() - start:.1f} s"
+        count = len(report.warnings)
+        found = f"{count} warning{'s' if count > 1 else ''}" if count else "all is well"
+        logger.info("checked %s %s: %s", ", ".join(report.facts), seconds, found)
+
+
+def _check_configuration(
+    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
+) -> None:
+    if model is not None:
+        report.facts.append(model.name)
+        report.attempt(check_device, config, model)
+        report.attempt(check_heads, config, model)
+        report.attempt(check_positions, config, model, report)
+    if layout is not None:
+        report.attempt(check_batches, config, layout)
+    report.attempt(check_sequence, config)
+    report.attempt(check_checkpoint, config)
+
+
+def _check_data(
+    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
+) -> None:
+    before = len(report.errors)
+    tokenizer = report.attempt(load_tokenizer, config)
+    if len(report.errors) > before:
+        # Text cannot be opened without one; its absence is told already.
+        from tokenizers import Tokenizer, models
+
+        tokenizer = Tokenizer(models.BPE())
+    elif model is not None:
+        if tokenizer is not None:
+            report.attempt(check_vocabulary, config, model, tokenizer)
+        report.attempt(check_document_masks, config, model, tokenizer)
+    # Without a layout the data can be opened all the same, by a single rank.
+    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report)

@@ -8,7 +8,7 @@ import pytest
 from mosaic_config import MosaicConfigManager
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.model import find_model
-from mosaic_train.checks.parallel import check_parallel
+from mosaic_train.checks.parallel import check_batches, check_heads, check_sequence, find_layout
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RANKS = {"debug.toml": 1, "mosaic_job.toml": 8, "llama3_8b_multinode.toml": 32}
@@ -28,7 +28,9 @@ def test_it_parses_and_fits_its_machine(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: not gpus)
     model = find_model(config)
     check_device(config, model)
-    check_parallel(config, model, RANKS[name])
+    check_batches(config, find_layout(config, RANKS[name]))
+    check_heads(config, model)
+    check_sequence(config)
 
 
 def test_first_run_trains_on_what_it_prepares() -> None:

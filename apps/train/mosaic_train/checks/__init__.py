@@ -1,1 +1,5 @@
-"""Checks before ranks start, one subject per module. Each raises with one line, or returns."""
+"""Checks before ranks start, one subject per module.
+
+A check raises one mistake, with one line, or returns; what only costs something it notes in the
+report. `setup` calls them so that none hides another.
+"""

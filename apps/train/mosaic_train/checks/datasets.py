@@ -1,32 +1,105 @@
 """Can the data be opened, and does it hold what training needs?"""
 
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mosaic_train.checks.amount import check_amount
+from mosaic_train.checks.caches import check_caches
 from mosaic_train.checks.checkpoint import checkpoint_to_continue
+from mosaic_train.checks.locality import check_locality
 from mosaic_train.checks.parallel import Layout
+from mosaic_train.checks.report import Report
+from mosaic_train.checks.rows import check_rows
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 
-def check_datasets(config: "MosaicJobConfig", layout: Layout, tokenizer: Any) -> None:
-    """Build the loaders as the first rank will, which opens the indexes and checks the columns.
+def check_datasets(
+    config: "MosaicJobConfig", layout: Layout, tokenizer: Any, report: Report
+) -> None:
+    """Build the loaders as the first rank will, and look at their data.
 
-    Raises:
-        MosaicDataError: A directory, a column or an option is wrong.
+    Building opens the indexes, fetching those that are remote, and checks the columns.
+
+    Args:
+        config: The configuration.
+        layout: How the ranks share the work.
+        tokenizer: Encodes text.
+        report: Where mistakes and costs are noted.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
 
-    builders = [build_mosaic_dataloader]
-    if config.validation.enable:
-        builders.append(build_mosaic_validation_dataloader)
-    for build in builders:
-        loader = build(
-            dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
+    build = build_mosaic_dataloader
+    with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
+        if training is not None:
+            # A checkpoint brings the order of its first run's layout with it.
+            resumes = report.attempt(_resumes, config)
+            if resumes is False:
+                report.attempt(training.check)
+                check_locality(training, report)
+            report.attempt(check_amount, config, training, report)
+            check_rows(training.dataset, report)
+            check_caches(config.mosaic_dataloader.dataset, training, report)
+    if not config.validation.enable:
+        return
+    validate = build_mosaic_validation_dataloader
+    section = "mosaic_validation_dataloader"
+    with _opened(section, validate, config, layout, tokenizer, report) as validation:
+        if validation is not None:
+            report.attempt(validation.check)
+            check_caches(config.mosaic_validation_dataloader.dataset, validation, report)
+
+
+@contextmanager
+def _opened(
+    section: str,
+    build: Callable[..., Any],
+    config: "MosaicJobConfig",
+    layout: Layout,
+    tokenizer: Any,
+    report: Report,
+) -> Iterator[Any]:
+    """A loader; None where it cannot be built, with every stream's own mistake noted."""
+
+    def attempt(to_build: "MosaicJobConfig") -> Any:
+        return report.attempt(
+            build,
+            dp_world_size=layout.dp_world_size,
+            dp_rank=0,
+            tokenizer=tokenizer,
+            job_config=to_build,
         )
-        # A checkpoint brings the order of its first run's layout with it.
-        resumes = config.checkpoint.enable and checkpoint_to_continue(config) is not None
-        if not (resumes and build is build_mosaic_dataloader):
-            loader.check()
+
+    loader = attempt(config)
+    if loader is None:
+        for alone in _each_stream_alone(config, section):
+            opened = attempt(alone)
+            if opened is not None:
+                opened.dataset.close()
+    try:
+        yield loader
+    finally:
         # The launcher lives as long as the run, and must not hold on to a cache that ranks use.
-        loader.dataset.close()
+        if loader is not None:
+            loader.dataset.close()
+
+
+def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["MosaicJobConfig"]:
+    """The configuration with one stream at a time, since a loader stops at the first bad one."""
+    loader = getattr(config, section)
+    streams = loader.dataset.streams
+    if len(streams) < 2:
+        return
+    for name, stream in streams.items():
+        # Without weights, which may be wrong for the others' sake.
+        alone = dataclasses.replace(stream, proportion=None, repeat=None, choose=None)
+        dataset = dataclasses.replace(loader.dataset, streams={name: alone}, epoch_size=None)
+        replaced = {section: dataclasses.replace(loader, dataset=dataset)}
+        yield dataclasses.replace(config, **replaced)
+
+
+def _resumes(config: "MosaicJobConfig") -> bool:
+    return config.checkpoint.enable and checkpoint_to_continue(config) is not None

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 
+# Experiments that are told in a section of their own what to build: section, key, its module.
+_OWN_SECTIONS = {
+    "transformers_modeling_backend": (
+        "hf_transformers",
+        "model",
+        "torchtitan.experiments.transformers_modeling_backend.job_config",
+    )
+}
+
+
 @dataclass(frozen=True)
 class ChosenModel:
     """The model of a configuration.
@@ -49,4 +59,19 @@ def find_model(config: "MosaicJobConfig") -> ChosenModel:
             f"model.flavor {flavor!r} of {config.model.name} is not known: {hint}"
             f"known are {', '.join(spec.model_args)}"
         )
+    _check_own_section(config)
     return ChosenModel(f"{config.model.name} {flavor}", spec, spec.model_args[flavor])
+
+
+def _check_own_section(config: "MosaicJobConfig") -> None:
+    name = config.model.name
+    if name not in _OWN_SECTIONS:
+        return
+    section, key, module = _OWN_SECTIONS[name]
+    if not hasattr(config, section):
+        raise TrainError(
+            f"model.name {name!r} has a section [{section}] of its own: set "
+            f"job.custom_config_module = {module!r} and {section}.{key}"
+        )
+    if not getattr(getattr(config, section), key):
+        raise TrainError(f"model.name {name!r} needs {section}.{key}: set it")

@@ -21,24 +21,19 @@ class Layout:
     dp_world_size: int
 
 
-def check_parallel(config: "MosaicJobConfig", model: ChosenModel, world_size: int) -> Layout:
-    """Check what TorchTitan would assert in every rank.
+def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
+    """See that the parallel degrees make up the ranks.
 
     Args:
         config: The configuration.
-        model: The model that it names.
         world_size: Ranks of the whole run.
 
     Raises:
-        TrainError: They do not go together.
+        TrainError: They do not.
     """
     if config.comm.mode != "default":  # a dry run, of as many ranks as TorchTitan is told elsewhere
         return Layout(dp_world_size=1)
-    dp_world_size = _data_parallel_size(config, world_size)
-    _check_batches(config, dp_world_size)
-    _check_sequence(config)
-    _check_heads(config, model)
-    return Layout(dp_world_size)
+    return Layout(_data_parallel_size(config, world_size))
 
 
 def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
@@ -74,7 +69,13 @@ def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
     return parallelism.data_parallel_replicate_degree * shard
 
 
-def _check_batches(config: "MosaicJobConfig", dp_world_size: int) -> None:
+def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
+    """See that the batch sizes fit one another and the ranks.
+
+    Raises:
+        TrainError: They do not.
+    """
+    dp_world_size = layout.dp_world_size
     training, parallelism = config.training, config.parallelism
     local, whole = training.local_batch_size, training.global_batch_size
     if local < 1:
@@ -93,7 +94,12 @@ def _check_batches(config: "MosaicJobConfig", dp_world_size: int) -> None:
         )
 
 
-def _check_sequence(config: "MosaicJobConfig") -> None:
+def check_sequence(config: "MosaicJobConfig") -> None:
+    """See that rows can be cut as the parallel degrees ask.
+
+    Raises:
+        TrainError: They cannot.
+    """
     parallelism = config.parallelism
     # TorchTitan asks for this factor of two also without context parallelism.
     divisor = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * 2
@@ -108,7 +114,12 @@ def _check_sequence(config: "MosaicJobConfig") -> None:
             )
 
 
-def _check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    """See that the attention heads can be shared out.
+
+    Raises:
+        TrainError: They cannot.
+    """
     degree = config.parallelism.tensor_parallel_degree
     heads = getattr(model.args, "n_heads", None)
     for count in (heads, getattr(model.args, "n_kv_heads", None) or heads):

@@ -9,19 +9,31 @@ if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 
-def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel) -> Any:
-    """Load the tokenizer and compare it with the model.
+def load_tokenizer(config: "MosaicJobConfig") -> Any:
+    """Load the tokenizer.
 
     Returns:
-        What `build_mosaic_tokenizer` returned; None if the configuration names no tokenizer.
+        What `build_mosaic_tokenizer` returns; None if the configuration names no tokenizer.
 
     Raises:
-        MosaicDataError: The tokenizer cannot be loaded.
+        MosaicDataError: It cannot be loaded.
+    """
+    from mosaic_dataloader import build_mosaic_tokenizer
+
+    return build_mosaic_tokenizer(config)
+
+
+def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
+    """Compare a tokenizer with the model.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        tokenizer: From `load_tokenizer`.
+
+    Raises:
         TrainError: It has ids that the model does not embed.
     """
-    tokenizer = model.spec.build_tokenizer_fn(config)
-    if tokenizer is None:  # rows of token ids need none
-        return None
     embedded = getattr(model.args, "vocab_size", None)
     # Ids may have gaps, so that the largest can exceed the number of entries.
     needed = max(tokenizer.tokenizer.get_vocab().values()) + 1
@@ -37,4 +49,3 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel) -> Any:
             f"(mosaic_tokenizer.name) or a flavor that embeds more"
             + (f" ({', '.join(large[:3])})" if large else "")
         )
-    return tokenizer

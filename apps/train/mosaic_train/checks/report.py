@@ -1,0 +1,61 @@
+"""What the checks find, gathered so that it is all told at once."""
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from mosaic_train.errors import SeveralErrors, is_user_error
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Report:
+    """Mistakes, which stop the run; warnings, which say what something costs; facts.
+
+    Attributes:
+        errors: Mistakes, each with a message of one line.
+        warnings: Lines.
+        facts: Parts of the line that sums up a run.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+        self.warnings: list[str] = []
+        self.facts: list[str] = []
+
+    def attempt(
+        self,
+        check: Callable[_Arguments, _Result],
+        *arguments: _Arguments.args,
+        **options: _Arguments.kwargs,
+    ) -> _Result | None:
+        """Call a check; a mistake that it raises is noted, so that the other checks run too.
+
+        Returns:
+            What the check returns; None after a mistake.
+        """
+        try:
+            return check(*arguments, **options)
+        except Exception as error:
+            if not is_user_error(error):
+                raise
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
+            return None
+
+    def warn(self, line: str) -> None:
+        """Note a cost; once, however often it is found."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    def stop_on_errors(self) -> None:
+        """Raise what was noted.
+
+        Raises:
+            TrainError: Several mistakes (`SeveralErrors`).
+            Exception: The only one, as it was raised.
+        """
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise SeveralErrors(self.errors)

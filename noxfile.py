@@ -100,9 +100,9 @@ def gpu_integration(session: nox.Session) -> None:
     if _run(session, sys.executable, "-c", probe):
         session.skip("PyTorch finds no CUDA device on this machine")
     folders = _existing((INTEGRATION_TESTS, *UNIT_TESTS))
-    code = _run(
-        session, *PYTEST, "-m", "gpu", *(session.posargs or folders), env=_test_env(8, gpus=True)
-    )
+    # -rs: what was skipped for want of GPUs, and how many it takes.
+    command = (*PYTEST, "-rs", "-m", "gpu", *(session.posargs or folders))
+    code = _run(session, *command, env=_test_env(8, gpus=True))
     _fail_unless_passed(session, code, "gpu")
 
 

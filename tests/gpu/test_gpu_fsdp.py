@@ -45,7 +45,7 @@ def check_resume(world: int, folder: Path, numbered: Numbered, *more: str) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", ["disabled", "async"])
+@pytest.mark.parametrize("mode", ["disabled", "async", "async_with_pinned_mem"])
 def test_resume_on_all_gpus(tmp_path: Path, numbered: Numbered, mode: str) -> None:
     import torch
 

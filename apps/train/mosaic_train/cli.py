@@ -15,6 +15,7 @@ from mosaic_train.errors import (
     is_user_error,
     print_error,
 )
+from mosaic_train.folders import name_checkpoint_folder
 from mosaic_train.orphans import end_with_launcher
 
 if TYPE_CHECKING:
@@ -85,4 +86,5 @@ def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
     if arguments.help:  # the parser prints the list and exits
         sys.exit(0)
+    name_checkpoint_folder(config)
     return config

@@ -1,6 +1,8 @@
 """The model's TrainSpec with Mosaic data: the one place where the three packages meet."""
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
@@ -20,13 +22,16 @@ def register_spec(config: "MosaicJobConfig") -> str:
         TrainSpecError: The model is unknown or no text model.
     """
     if config.experimental.custom_import:
-        # It may register the very model that is named.
+        # It may register the very model that is named. As under `torchrun -m`, the working
+        # directory is looked into, too.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(config.experimental.custom_import)
         except ModuleNotFoundError as error:
             raise TrainError(
                 f"experimental.custom_import {config.experimental.custom_import!r}: no module "
-                f"named {error.name!r}; set PYTHONPATH, or correct it"
+                f"named {error.name!r} here or on PYTHONPATH: set PYTHONPATH, or correct it"
             ) from error
 
     from mosaic_dataloader import (

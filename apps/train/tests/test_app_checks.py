@@ -1,0 +1,305 @@
+"""One report of everything before the first step: mistakes together, costs with their numbers."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streaming import MDSWriter
+
+from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+from mosaic_dataloader.order.assign import rows_of_rank
+from mosaic_dataloader.order.deal import node_of
+from mosaic_train import cli
+from mosaic_train.checks import caches, filesystems
+from mosaic_train.checks.locality import check_locality, shards_read
+from mosaic_train.checks.report import Report
+from mosaic_train.checks.rows import check_rows, mean_tokens
+from mosaic_train.errors import SeveralErrors, TrainError
+from mosaic_train.folders import name_checkpoint_folder
+
+
+@pytest.fixture
+def outcome(app: Any, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the launcher in this process, up to where ranks would start."""
+    monkeypatch.setattr("mosaic_train.launch.launch", lambda *_: 0)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> tuple[int, str, list[str]]:
+        capfd.readouterr()
+        code = cli.main(["--config-path", str(app.folder / "config.toml"), *arguments])
+        out, err = capfd.readouterr()
+        return code, out, [line for line in err.splitlines() if line.strip()]
+
+    return run
+
+
+def write_rows(folder: Path, rows: list[list[int]], encoding: str, **options: Any) -> Path:
+    with MDSWriter(columns={"tokens": encoding}, out=str(folder), **options) as writer:
+        for row in rows:
+            array = np.array(row, np.uint16 if encoding == "bytes" else encoding.split(":")[1])
+            writer.write({"tokens": array.tobytes() if encoding == "bytes" else array})
+    return folder
+
+
+def test_mistakes_of_every_kind_are_told_together(app: Any, outcome: Any) -> None:
+    """Each in a line of its own, whichever of them come first."""
+    stream = "[mosaic_dataloader.dataset.streams.{}]\nlocal = '{}'\n"
+    app.config(
+        extra=stream.format("lost", app.folder / "lost")
+        + stream.format("gone", app.folder / "gone")
+    )
+    code, _, lines = outcome(
+        *("--model.flavor", "9B", "--training.global_batch_size", "7", "--training.seq_len", "31"),
+        *("--mosaic_tokenizer.name", str(app.folder / "none")),
+        *("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloder"),
+    )
+    assert code == 2
+    assert all(line.startswith("error: ") for line in lines), lines
+    text = "\n".join(lines)
+    for expected in ("'9B'", "global_batch_size 7", "seq_len 31", "tokenizer", "dataloder"):
+        assert sum(expected in line for line in lines) == 1, (expected, text)
+    assert '"lost"' in text
+    assert '"gone"' in text
+    assert len(lines) == 7, text
+
+    # What is to be prepared is not, once anything is known to be wrong.
+    prepared = app.folder / "prepared"
+    code, _, lines = outcome(
+        *("--mosaic_prepare.input", "python-stdlib", "--mosaic_prepare.output", str(prepared)),
+        *("--model.flavor", "9B", "--training.seq_len", "31"),
+    )
+    assert (code, len(lines)) == (2, 2)
+    assert not prepared.exists()
+
+
+def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
+    app: Any, outcome: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config()
+    code, out, errors = outcome("--training.global_batch_size", "8")
+    assert (code, errors) == (0, [])
+    (line,) = [line for line in out.splitlines() if "mosaic_train" in line]
+    assert "INFO - checked llama3 debugmodel, " in line
+    dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
+    epochs = 2 * 8 / len(dataset)
+    assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps are {epochs:.3g}" in line
+    assert line.endswith("all is well")
+
+    # As a rank of torchrun that does not tell.
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.setup import logger, prepare_and_check
+
+    told: list[str] = []
+    monkeypatch.setattr(logger, "warning", lambda _, line: told.append(line))
+    path = str(app.folder / "config.toml")
+    short = ["--model.name", "qwen3", "--training.seq_len", "4098", "--checkpoint.no-enable"]
+    config = MosaicConfigManager().parse_args(["--config-path", path, *short])
+    prepare_and_check(config, world_size=1, tell=False)
+    assert told == []
+    prepare_and_check(config, world_size=1)
+    assert len(told) == 2
+    assert any("exceeds the 4096 positions that qwen3 debugmodel" in line for line in told)
+    assert any(
+        "hold about 33 tokens" in line and "99% of what is computed" in line for line in told
+    )
+
+
+def test_too_few_samples_and_too_long_validation(app: Any, outcome: Any) -> None:
+    small = write_rows(app.folder / "small", [[1] * 33] * 5, "ndarray:int32")
+    extra = f"[mosaic_validation_dataloader.dataset.streams.v]\nlocal = '{small}'\n"
+    app.config(extra=extra)
+    code, _, lines = outcome(
+        *("--mosaic_dataloader.dataset.streams.words.local", str(small)),
+        *("--nproc-per-node", "3"),
+        *("--validation.enable", "--validation.seq_len", "64"),
+    )
+    assert (code, len(lines)) == (2, 2), lines
+    assert "an epoch has 5 samples, fewer than one global batch of 6" in lines[1]
+    assert "validation.seq_len 64 exceeds training.seq_len 32" in lines[0]
+
+
+def test_tokens_of_a_row_by_the_index_alone(tmp_path: Path) -> None:
+    """For every way to store them; a text column tells nothing."""
+    for number, (encoding, length) in enumerate(
+        [("ndarray:int32", 257), ("ndarray:uint16:129", 129), ("bytes", 300), ("ndarray:int64", 65)]
+    ):
+        rows = [[number] * length] * 200
+        folder = write_rows(tmp_path / str(number), rows, encoding, size_limit=1 << 16)
+        dataset = StreamingTextDataset(seq_len=128, local=str(folder), token_encoding_type="uint16")
+        tokens = mean_tokens(dataset.streams[0])
+        assert tokens == pytest.approx(length, rel=0.03)
+        report = Report()
+        check_rows(dataset, report)
+        told = " ".join(report.warnings)
+        assert ("never trained on" in told) == (length > 129), told
+        assert ("padding" in told) == (length < 128), told
+        assert len(report.warnings) == (length != 129)
+
+
+@given(
+    st.integers(1, 24),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 6),
+)
+def test_shards_read_is_what_the_ranks_read(
+    canonical: int, machines: int, ranks: int, local: int
+) -> None:
+    """The figure of the warning, against the loader's own assignment over a whole period."""
+    world = machines * ranks
+    batch = world * local
+    nodes = node_of(np.arange(batch * canonical), batch * canonical, canonical)
+    nodes = nodes.reshape(canonical, batch)
+    pairs = set()
+    for rank in range(world):
+        rows = rows_of_rank(nodes, rank, world)
+        found = np.unique(np.take_along_axis(nodes, rows, axis=1))
+        pairs |= {(int(node), rank // ranks) for node in found}
+    assert shards_read(canonical, machines, batch) == len(pairs) / canonical
+
+
+def test_locality_is_warned_of_with_its_cost(app: Any) -> None:
+    def warnings(batch_size: int, nodes: int, **options: Any) -> list[str]:
+        dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"), **options)
+        loader = MosaicParallelAwareDataloader(
+            dataset, dp_rank=0, dp_world_size=10, batch_size=batch_size, num_nodes=nodes
+        )
+        report = Report()
+        check_locality(loader, report)
+        return report.warnings
+
+    assert warnings(3, 2) == []
+    assert warnings(3, 1, num_canonical_nodes=8) == []
+    assert warnings(4, 2, num_canonical_nodes=8) == []
+    (line,) = warnings(3, 2, num_canonical_nodes=8)
+    assert "1.25 machines" in line
+    assert "global batch of 30 does not divide by 8 canonical nodes" in line
+    (line,) = warnings(3, 2, num_canonical_nodes=1)
+    assert "read by 2 machines" in line
+    assert "a multiple of 2" in line
+
+
+MOUNTS = """\
+22 1 253:0 / / rw - ext4 /dev/vda rw
+30 22 0:40 / /mnt/with\\040space rw shared:1 - nfs4 server:/x rw
+31 30 0:41 / /mnt/with\\040space/local rw - xfs /dev/vdb rw
+32 22 0:42 / /mnt/s3 rw - fuse.s3fs s3fs rw
+33 22 0:43 / /mnt/over rw - ext4 /dev/vdc rw
+34 33 0:44 / /mnt/over rw - lustre mds:/fs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("directory", "kind", "network"),
+    [
+        ("/home/x", "ext4", False),
+        ("/mnt/with space/a/b", "nfs4", True),
+        ("/mnt/with space", "nfs4", True),
+        ("/mnt/with space/local/b", "xfs", False),
+        ("/mnt/with spaces", "ext4", False),
+        ("/mnt/s3/x", "fuse.s3fs", True),
+        ("/mnt/over/x", "lustre", True),
+    ],
+)
+def test_file_systems(
+    directory: str, kind: str, network: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    monkeypatch.setattr(filesystems, "_MOUNTS", tmp_path / "mountinfo")
+    assert filesystems.filesystem_type(directory) == kind
+    assert filesystems.is_network(kind) == network
+    monkeypatch.setattr(filesystems, "_MOUNTS", tmp_path / "none")
+    assert filesystems.filesystem_type(directory) is None
+
+
+def test_caches(app: Any, outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remote data: cached where it can be written, on a disk of the machine, with room for it."""
+    remote = ("--mosaic_dataloader.dataset.streams.words.remote", str(app.data / "data"))
+    local = ("--mosaic_dataloader.dataset.streams.words.local", str(app.folder / "cache"))
+    app.config()
+    code, out, errors = outcome(*remote, *local)
+    assert (code, errors) == (0, [])
+    assert "all is well" in out
+
+    mounts = MOUNTS + f"35 22 0:45 / {app.folder} rw - nfs server:/y rw\n"
+    (app.folder / "mountinfo").write_text(mounts)
+    monkeypatch.setattr(filesystems, "_MOUNTS", app.folder / "mountinfo")
+    usage = SimpleNamespace(free=1000, total=10**9, used=0)
+    monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: usage)
+    code, out, errors = outcome(*remote, *local)
+    assert (code, errors) == (0, [])
+    warnings = [line for line in out.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2, out
+    assert 'the cache of stream "words", ' in warnings[0]
+    assert "network file system (nfs): each shard" in warnings[0]
+    assert "GB (its share of the data): the disk will be full" in warnings[1]
+    assert "2 warnings" in out
+
+    blocked = app.folder / "file"
+    blocked.write_text("")
+    cache_dir = ("--mosaic_dataloader.dataset.cache_dir", str(blocked / "sub"))
+    code, _, errors = outcome(*remote, *local, *cache_dir)
+    assert (code, len(errors)) == (2, 1), errors
+    assert "mosaic_dataloader.dataset.cache_dir: cannot write to" in errors[0]
+    gone = ("--mosaic_dataloader.dataset.streams.words.remote", str(app.folder / "away"))
+    code, _, errors = outcome(*gone, *local[:1], str(app.folder / "other"))
+    assert (code, len(errors)) == (2, 1), errors
+    assert "away" in errors[0]
+
+
+def test_a_report_keeps_what_is_no_mistake_of_the_user() -> None:
+    report = Report()
+
+    def fails(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(ZeroDivisionError):
+        report.attempt(fails, ZeroDivisionError())
+    report.stop_on_errors()
+    assert report.attempt(lambda: 3) == 3
+    report.attempt(fails, TrainError("one"))
+    report.attempt(fails, TrainError("one"))
+    with pytest.raises(TrainError, match=r"^one$"):
+        report.stop_on_errors()
+    report.attempt(fails, TrainError("two"))
+    with pytest.raises(SeveralErrors, match="one; two"):
+        report.stop_on_errors()
+
+
+def test_every_field_of_the_configuration_survives_one_stream_alone(app: Any) -> None:
+    """`dataclasses.replace` works on a merged configuration, too."""
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.checks.datasets import _each_stream_alone
+
+    path = app.config(extra="[mosaic_dataloader.dataset.streams.more]\nlocal = 'x'\nrepeat = 2.0\n")
+    config = MosaicConfigManager().parse_args(["--config-path", str(path)])
+    alone = list(_each_stream_alone(config, "mosaic_dataloader"))
+    assert [list(each.mosaic_dataloader.dataset.streams) for each in alone] == [["words"], ["more"]]
+    assert alone[1].mosaic_dataloader.dataset.streams["more"].repeat is None
+    assert config.mosaic_dataloader.dataset.streams["more"].repeat == 2.0
+    assert alone[0].training is config.training
+    assert dataclasses.is_dataclass(alone[0])
+
+
+def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
+    """So that the first-run configuration can change its model and nothing else."""
+    folder = "out/{model.name}-{model.flavor}/x"
+    config = SimpleNamespace(
+        checkpoint=SimpleNamespace(folder=folder),
+        model=SimpleNamespace(name="qwen3", flavor="debugmodel"),
+    )
+    name_checkpoint_folder(config)  # type: ignore[arg-type]
+    assert config.checkpoint.folder == "out/qwen3-debugmodel/x"
+    app.config()
+    code, _, errors = outcome("--checkpoint.folder", "{model.size}")
+    assert (code, len(errors)) == (2, 1)
+    assert "{model.size} is not known, only {model.name}, {model.flavor}" in errors[0]
+    debug = (Path(cli.__file__).parents[1] / "configs" / "debug.toml").read_text()
+    assert "{model.name}-{model.flavor}" in debug

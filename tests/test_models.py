@@ -1,0 +1,63 @@
+"""Every dense text model of TorchTitan, and the mixtures of experts, train on CPU as they are.
+
+Only `model.name` and `model.flavor` change.
+"""
+
+import re
+
+import pytest
+from integration_support.client import Numbered, RankServer, stream
+
+STEP = re.compile(r"step:\s*(\d+).*?loss:\s*([\d.]+)")
+DENSE = ("llama3", "llama3_ft", "qwen3", "simple_fsdp.llama3")
+EXPERTS = ("llama4", "deepseek_v3", "simple_fsdp.deepseek_v3")
+
+
+def losses(log: str) -> dict[int, float]:
+    return {int(step): float(loss) for step, loss in STEP.findall(log)}
+
+
+@pytest.mark.parametrize("name", DENSE + EXPERTS)
+def test_it_trains(ranks: RankServer, numbered: Numbered, name: str) -> None:
+    options = ["--model.name", name, "--model.flavor", "debugmodel", "--optimizer.lr", "1e-3"]
+    options += ["--training.local_batch_size", "2"]
+    run = ranks.train(1, *options, *stream("a", numbered.local)).succeeded()
+    seen = losses(run.log(0))
+    assert list(seen) == [1, 2, 3]
+    # Of 2,048 tokens, none is likelier at first: e^7.62.
+    assert 7 < seen[1] < 10
+    assert len(run.ledger(0).rows) == 3
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        {"tensor_parallel": 2},
+        {"data_parallel_shard": 2},
+    ],
+    ids=["tp", "fsdp"],
+)
+def test_experts_compute_the_same_however_they_are_laid_out(
+    ranks: RankServer, numbered: Numbered, degrees: dict[str, int]
+) -> None:
+    """A mixture trained on one rank goes on on two, with the losses of one."""
+    options = [*EXPERT_OPTIONS, *stream("a", numbered.local)]
+    one = ranks.train(1, *options, "--training.local_batch_size", "4").succeeded()
+    folder = ranks.new_folder("two")
+    target = folder / "out" / "checkpoint"
+    target.mkdir(parents=True)
+    (target / "step-1").symlink_to(one.folder / "out" / "checkpoint" / "step-1")
+    local = 4 // degrees.get("data_parallel_shard", 1)
+    layout = [f"--parallelism.{name}_degree={value}" for name, value in degrees.items()]
+    size = f"--training.local_batch_size={local}"
+    two = ranks.train(2, *options, size, *layout, folder=folder).succeeded()
+    before, after = losses(one.log(0)), losses(two.log(0))
+    assert list(after) == [2, 3]
+    assert after == pytest.approx({step: before[step] for step in after}, abs=1e-4)
+
+
+EXPERT_OPTIONS = [
+    *("--model.name", "few_experts", "--model.flavor", "tiny"),
+    *("--experimental.custom_import", "integration_support.few_experts"),
+    *("--training.global_batch_size", "4", "--checkpoint.enable", "--checkpoint.interval", "1"),
+]

@@ -70,11 +70,12 @@ def _check_configuration(
     if model is not None:
         report.facts.append(model.name)
         report.attempt(check_device, config, model)
-        report.attempt(check_heads, config, model)
         report.attempt(check_positions, config, model, report)
-    if layout is not None:
+    if layout is not None:  # else the degrees are to be changed first
         report.attempt(check_batches, config, layout)
-    report.attempt(check_sequence, config)
+        report.attempt(check_sequence, config)
+        if model is not None:
+            report.attempt(check_heads, config, model)
     report.attempt(check_checkpoint, config)
 
 

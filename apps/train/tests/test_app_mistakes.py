@@ -72,6 +72,11 @@ def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
         (["--mosaic_dataloader.dataset.max_seq_len", "16"], "max_seq_len.*16.*seq_len.*32"),
         (["--model.name", "lama3"], "did you mean 'llama3'"),
         (["--model.name", "flux"], "not a text model"),
+        (["--model.name", "vlm"], "not a text model"),
+        (["--model.name", "autoparallel.llama3"], "the Python module 'autoparallel'"),
+        (["--model.name", "autoparallel.deepseek_v3"], "the Python module 'autoparallel'"),
+        (["--model.name", "autoparallel.local_map_deepseek_v3"], "module 'autoparallel'"),
+        (["--model.name", "transformers_modeling_backend"], "custom_config_module = '.*job_config"),
         (["--model.flavor", "debugmodle"], "debugmodle.*did you mean 'debugmodel'.*8B"),
         (["--nproc-per-node", "0"], "number of processes"),
         (["--experimental.custom_import", "no_such_module"], "custom_import.*no_such_module"),
@@ -119,8 +124,11 @@ def test_what_needs_a_gpu(
     for arguments, expected in [
         (["--model.flavor", "debugmodel_flex_attn"], "flex attention.*flavor without.*debugmodel,"),
         (["--model.flavor", "debugmodel_varlen_attn"], "varlen attention"),
-        (["--model.name", "deepseek_v3"], "mixture of experts"),
-        (["--model.name", "gpt_oss"], "mixture of experts"),
+        (["--model.name", "compiler_toolkit.llama3"], "CUDA graphs.*the same model without"),
+        (
+            ["--nproc-per-node", "2", "--parallelism.expert_parallel_degree", "2"],
+            "expert_parallel_degree = 1",
+        ),
         (["--profiling.enable_profiling"], "profil"),
         (
             ["--nproc-per-node", "2", "--parallelism.context_parallel_degree", "2"],

@@ -12,18 +12,19 @@ from mosaic_train.errors import TrainError
 _GB = 1e9
 
 
-def check_caches(section: Any, loader: Any, report: Report) -> None:
+def check_caches(section: str, options: Any, loader: Any, report: Report) -> None:
     """Look at the directories that the data are read from and written to.
 
     Args:
-        section: The configuration's `dataset` section.
+        section: Name of the loader's section, for messages.
+        options: Its `dataset` section.
         loader: The first rank's loader.
         report: Where mistakes and costs are noted.
     """
     streams = loader.dataset.streams
     cache_dir = os.path.dirname(loader.dataset.orders_dir)
-    if section.cache_dir:
-        report.attempt(_check_writable, "mosaic_dataloader.dataset.cache_dir", cache_dir)
+    if options.cache_dir:
+        report.attempt(_check_writable, f"{section}.dataset.cache_dir", cache_dir)
         _warn_of_network("the cache directory", cache_dir, report)
     for stream in streams:
         name = f'the cache of stream "{stream.name}"'
@@ -32,7 +33,7 @@ def check_caches(section: Any, loader: Any, report: Report) -> None:
         else:
             name = f'stream "{stream.name}"'
         _warn_of_network(name, stream.directory, report)
-    _warn_of_space([stream for stream in streams if stream.fetched], loader, report)
+    _warn_of_space(section, [stream for stream in streams if stream.fetched], loader, report)
 
 
 def _check_writable(name: str, directory: str) -> None:
@@ -65,7 +66,7 @@ def _warn_of_network(name: str, directory: str, report: Report) -> None:
         )
 
 
-def _warn_of_space(streams: list[Any], loader: Any, report: Report) -> None:
+def _warn_of_space(section: str, streams: list[Any], loader: Any, report: Report) -> None:
     """Compare what is to be fetched with the room that there is, disk by disk."""
     limit = loader.dataset.cache_limit
     by_disk: dict[int, list[Any]] = {}

@@ -42,7 +42,7 @@ def check_datasets(
                 check_locality(training, report)
             report.attempt(check_amount, config, training, report)
             check_rows(training.dataset, report)
-            check_caches(config.mosaic_dataloader.dataset, training, report)
+            check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
     if not config.validation.enable:
         return
     validate = build_mosaic_validation_dataloader
@@ -50,7 +50,7 @@ def check_datasets(
     with _opened(section, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
-            check_caches(config.mosaic_validation_dataloader.dataset, validation, report)
+            check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
 
 
 @contextmanager

@@ -27,19 +27,11 @@ def check_locality(loader: Any, report: Report) -> None:
     times = shards_read(canonical, machines, batch)
     if times <= 1:
         return
-    if canonical % machines:
-        cure = (
-            f"{canonical} canonical nodes do not divide by {machines} machines: set "
-            f"mosaic_dataloader.dataset.num_canonical_nodes to a multiple of {machines}"
-        )
-    else:
-        cure = (
-            f"a global batch of {batch} does not divide by {canonical} canonical nodes: change "
-            "training.local_batch_size or mosaic_dataloader.dataset.num_canonical_nodes"
-        )
     report.warn(
         f"each shard is read by {times:.3g} machines on average, so that all together fetch and "
-        f"cache {times:.3g} times the data; {cure}"
+        f"cache {times:.3g} times the data: {canonical} canonical nodes do not divide by "
+        f"{machines} machines; set mosaic_dataloader.dataset.num_canonical_nodes to a multiple of "
+        f"{machines} when a run begins"
     )
 
 
@@ -47,7 +39,8 @@ def shards_read(canonical: int, machines: int, batch: int) -> float:
     """How many machines read a shard, on average over the shards.
 
     Sample p of the order belongs to canonical node p mod C, and the rows of a batch are shared out
-    to the machines in equal runs, sorted by canonical node.
+    to the machines in equal runs, sorted by what the canonical node leaves modulo gcd(B, C), and
+    then by the node.
 
     Args:
         canonical: Canonical nodes, C.
@@ -57,10 +50,12 @@ def shards_read(canonical: int, machines: int, batch: int) -> float:
     share = batch // machines
     pairs = set()
     # Batches begin at multiples of this number, modulo C.
-    starts = range(0, canonical, math.gcd(batch, canonical))
+    common = math.gcd(batch, canonical)
+    nodes = sorted(range(canonical), key=lambda node: (node % common, node))
+    starts = range(0, canonical, common)
     for start in starts[: max(_LOOKED_AT // canonical, 1)]:
         row = 0
-        for node in range(canonical):
+        for node in nodes:
             # Rows of this node: positions p in [start, start + batch) with p mod C = node.
             rows = (batch - 1 - (node - start) % canonical) // canonical + 1
             if rows > 0:

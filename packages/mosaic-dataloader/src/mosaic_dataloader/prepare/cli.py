@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.options import FORMS, INPUT_FORMATS, PrepareOptions
@@ -100,10 +100,17 @@ def _how_to_use(report: PrepareReport) -> str:
     return "\n".join(lines)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     # Options have the names of `PrepareOptions`, which explains them. Those without a value here
     # are left to its defaults.
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mosaic-prepare",
         description="Turn text, JSON Lines, Parquet or a Hugging Face data set into MDS shards.",
         epilog=_EXAMPLES,

@@ -53,7 +53,10 @@ def write_dataset(
     Raises:
         MosaicDataError: The input cannot be read or holds nothing, or the output not be written.
     """
-    job = json.loads(json.dumps({**wanted, "input_stamp": corpus.stamp}))
+    # A name on a hub may stand for another tokenizer by the time that a run goes on.
+    made_with = None if tokenizer is None else tokenizer.fingerprint
+    more_of_job = {"input_stamp": corpus.stamp, "tokenizer_fingerprint": made_with}
+    job = json.loads(json.dumps({**wanted, **more_of_job}))
     journal = target.journal(job)
     column = "str" if options.form == "text" else f"ndarray:{spec.dtype}"
     columns = {"text" if options.form == "text" else "tokens": column}

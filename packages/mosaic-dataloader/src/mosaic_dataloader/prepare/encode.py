@@ -132,7 +132,7 @@ class BlockEncoder:
         return Result(block.position, block.size, parts, bad)
 
     def _split(self, data: bytes) -> str:
-        if not self._border:
+        if not self._spec.split_validation:
             return ""
         # Content decides, so that equal documents never lie on both sides. What is no document
         # counts for training.

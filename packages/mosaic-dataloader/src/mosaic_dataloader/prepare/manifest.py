@@ -23,23 +23,20 @@ def manifest_text(options: Mapping[str, Any], facts: Mapping[str, Any], **more: 
     return json.dumps(note, indent=2, sort_keys=True) + "\n"
 
 
-def finished_facts(
-    text: str, where: str, options: Mapping[str, Any], *, setting: str
-) -> dict[str, Any]:
-    """What came of a finished directory that was made with these options.
+def parse_manifest(text: str | bytes, where: str, *, setting: str) -> dict[str, Any]:
+    """A manifest, finished or not.
 
     Args:
-        text: Its manifest.
-        where: The directory, for messages.
-        options: What is wanted now.
+        text: What the file holds.
+        where: Its directory, for messages.
         setting: Name of the option that holds the directory, for messages.
 
     Raises:
-        MosaicDataError: The directory was made with other options.
+        MosaicDataError: It is none, or of another format.
     """
     try:
         note = json.loads(text)
-        version, made_with, facts = note["version"], note["options"], note["facts"]
+        version = note["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise MosaicDataError(
             f"prepare: cannot read the {FILE_NAME} of {where} ({error}); delete {where} to "
@@ -50,6 +47,30 @@ def finished_facts(
             f"prepare: {where} was written in format {version!r}, this is format {VERSION}; "
             f"delete it to prepare it again, or choose another {setting}"
         )
+    return dict(note)
+
+
+def finished_facts(
+    note: Mapping[str, Any], where: str, options: Mapping[str, Any], *, setting: str
+) -> dict[str, Any]:
+    """What came of a finished directory that was made with these options.
+
+    Args:
+        note: Its manifest.
+        where: The directory, for messages.
+        options: What is wanted now.
+        setting: Name of the option that holds the directory, for messages.
+
+    Raises:
+        MosaicDataError: The directory was made with other options.
+    """
+    try:
+        made_with, facts = note["options"], note["facts"]
+    except KeyError as error:
+        raise MosaicDataError(
+            f"prepare: the {FILE_NAME} of {where} lacks {error}; delete {where} to prepare it "
+            f"again, or choose another {setting}"
+        ) from error
     for name, wanted in options.items():
         if made_with.get(name) != wanted:
             raise MosaicDataError(
@@ -87,4 +108,5 @@ def read_manifest(
             f"prepare: cannot read {directory / FILE_NAME} ({error.strerror}); choose another "
             f"{setting}"
         ) from error
-    return finished_facts(text, str(directory), options, setting=setting)
+    note = parse_manifest(text, str(directory), setting=setting)
+    return finished_facts(note, str(directory), options, setting=setting)

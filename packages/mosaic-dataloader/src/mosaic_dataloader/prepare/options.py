@@ -43,7 +43,8 @@ class PrepareOptions:
         dataset_kwargs: Further keywords for `datasets.load_dataset`.
         bad_input: What to do with what is no document (not UTF-8, broken JSON, a missing column,
             too long): `"error"` stops there; `"skip"` leaves it out and counts it.
-        max_document_bytes: Size of the largest document that is taken; bounds memory.
+        max_document_bytes: Size of the largest document, or line of JSON Lines, that is taken;
+            bounds memory.
         tokenizer: Hugging Face name or local directory of an existing tokenizer.
         tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
         train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
@@ -133,7 +134,8 @@ class PrepareOptions:
             raise MosaicDataError("prepare: text_columns must be a list of column names")
         if self.document_separator == "":
             raise MosaicDataError("prepare: document_separator is empty; leave it out or fill it")
-        _range("max_document_bytes", self.max_document_bytes, 1, 1 << 30)
+        # A token per byte, four bytes per token, offsets of 32 bits.
+        _range("max_document_bytes", self.max_document_bytes, 1, 1 << 29)
         if self.processes is not None:
             _range("processes", self.processes, 1, 4096)
 
@@ -166,7 +168,11 @@ class PrepareOptions:
             raise MosaicDataError(
                 'prepare: seq_len is not taken with form = "documents", which cuts nothing'
             )
-        if self.form == "rows" and (self.seq_len is None or self.seq_len < 1):
+        if self.form == "rows" and self.seq_len is None:
+            raise MosaicDataError(
+                'prepare: form = "rows" needs seq_len, the length that training uses'
+            )
+        if self.seq_len is not None and self.seq_len < 1:
             raise MosaicDataError(f"prepare: seq_len must be at least 1, got {self.seq_len}")
 
     def _check_output(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,10 +15,18 @@ from typing import Any, Protocol
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.journal import FILE_NAME as JOURNAL
 from mosaic_dataloader.prepare.journal import Entry, Journal
-from mosaic_dataloader.prepare.manifest import FILE_NAME, VERSION, finished_facts, read_manifest
+from mosaic_dataloader.prepare.manifest import (
+    FILE_NAME,
+    VERSION,
+    finished_facts,
+    parse_manifest,
+    read_manifest,
+)
 from mosaic_dataloader.prepare.options import PrepareOptions
 from mosaic_dataloader.prepare.publish import directory_lock, flush_to_disk, sync
 from mosaic_dataloader.prepare.remote import RemoteStore, load
+
+logger = logging.getLogger("mosaic_dataloader.prepare")
 
 # A crash on a machine that does not come back costs this much.
 _SECONDS_BETWEEN_NOTES = 30.0
@@ -122,8 +131,8 @@ class LocalTarget:
 
     def publish(self, journal: Journal) -> None:
         """See `Target`."""
-        journal.remove()
         flush_to_disk(self._partial)
+        journal.remove()
         os.rename(self._partial, self._output)
         sync(self._output.parent)
 
@@ -148,8 +157,8 @@ class RemoteTarget:
 
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """See `Target`."""
-        text = load(f"{self.name}/{FILE_NAME}")
-        if text is None:
+        note = self._note()
+        if note is None:
             for name in ("index.json", "train/index.json"):
                 if load(f"{self.name}/{name}") is not None:
                     raise MosaicDataError(
@@ -157,9 +166,9 @@ class RemoteTarget:
                         f"choose another output"
                     )
             return None
-        if not json.loads(text).get("complete", False):
+        if not note.get("complete", False):
             return None
-        return finished_facts(text.decode(), self.name, options, setting="output")
+        return finished_facts(note, self.name, options, setting="output")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -175,9 +184,13 @@ class RemoteTarget:
         shutil.rmtree(outgoing, ignore_errors=True)
         self._store = RemoteStore(self.name, outgoing)
         journal = Journal(self._work, job)
-        text = load(f"{self.name}/{FILE_NAME}")
-        if text is not None:
-            note = json.loads(text)
+        note = self._note()
+        if note is None:
+            if journal.entries:
+                logger.info("%s was emptied since it was interrupted: beginning anew", self.name)
+                journal.keep(0)
+            self._keep(journal)
+        else:
             journal.check(note["job"], self.name)
             entries = [Entry.from_json(line) for line in note["entries"]]
             if len(entries) > len(journal.entries):
@@ -196,13 +209,7 @@ class RemoteTarget:
         if len(journal.entries) == self._noted or now - self._last < _SECONDS_BETWEEN_NOTES:
             return
         self._noted, self._last = len(journal.entries), now
-        note = {
-            "version": VERSION,
-            "complete": False,
-            "job": journal.job,
-            "entries": [entry.as_json() for entry in journal.entries],
-        }
-        self.save(FILE_NAME, json.dumps(note).encode())
+        self._keep(journal)
 
     def give_up(self, journal: Journal) -> None:
         """See `Target`. The journal is of use."""
@@ -210,6 +217,19 @@ class RemoteTarget:
     def publish(self, journal: Journal) -> None:
         """See `Target`. The manifest that was uploaded last says that it is complete."""
         shutil.rmtree(self._work)
+
+    def _note(self) -> dict[str, Any] | None:
+        text = load(f"{self.name}/{FILE_NAME}")
+        return None if text is None else parse_manifest(text, self.name, setting="output")
+
+    def _keep(self, journal: Journal) -> None:
+        note = {
+            "version": VERSION,
+            "complete": False,
+            "job": journal.job,
+            "entries": [entry.as_json() for entry in journal.entries],
+        }
+        self.save(FILE_NAME, json.dumps(note).encode())
 
 
 def open_target(options: PrepareOptions) -> Target:

@@ -107,11 +107,20 @@ def file_identity(name: str | Path, kwargs: Mapping[str, Any]) -> str:
 
     A local directory is known by its contents, so that it may move; anything else by its name.
     """
-    file = Path(name) / "tokenizer.json"
-    digest = (
-        "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else str(name)
+    files = sorted(path for path in Path(name).glob("*") if _is_tokenizer_file(path))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    known = f"sha256:{digest.hexdigest()}" if files else str(name)
+    return f"{known} {json.dumps(dict(kwargs), sort_keys=True)}" if kwargs else known
+
+
+def _is_tokenizer_file(path: Path) -> bool:
+    """By its name: a model may lie in the same directory, and a manifest tells of no token."""
+    return path.is_file() and (
+        path.name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges"))
+        or path.suffix in (".model", ".tiktoken")
     )
-    return f"{digest} {json.dumps(dict(kwargs), sort_keys=True)}" if kwargs else digest
 
 
 def load_tokenizer(

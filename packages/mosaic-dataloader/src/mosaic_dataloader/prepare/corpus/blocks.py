@@ -30,7 +30,7 @@ class Reading:
         columns: Columns of a record that make up its document.
         column_separator: What is put between several columns.
         separator: What lies between the documents of a text file; None: a file is a document.
-        max_document_bytes: Size of the largest document that is taken.
+        max_document_bytes: Size of the largest document, or line of JSON Lines, that is taken.
     """
 
     format: str = "auto"

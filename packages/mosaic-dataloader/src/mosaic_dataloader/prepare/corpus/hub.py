@@ -50,7 +50,7 @@ class HubCorpus:
     def __init__(self, hub: HubName, reading: Reading):
         self._hub = hub
         self._reading = reading
-        self._stream = _load(hub)
+        self._stream, stamp = _load(hub)
         names = self._stream.column_names
         if names is None:
             names = list(next(iter(self._stream), {}))
@@ -62,7 +62,7 @@ class HubCorpus:
                 )
         described = [hub.name, hub.config, hub.split, self._stream.num_shards, sorted(names)]
         self.fingerprint = json.dumps(described)
-        self.stamp = self.fingerprint
+        self.stamp = f"{self.fingerprint} {stamp}"
         splits = getattr(self._stream.info, "splits", None) or {}
         self.total = getattr(splits.get(hub.split), "num_bytes", None) or None
 
@@ -105,7 +105,8 @@ class HubCorpus:
         yield Texts((shard, chunk), size, name, first, held, self._reading)
 
 
-def _load(hub: HubName) -> Any:
+def _load(hub: HubName) -> tuple[Any, str]:
+    """The data set, and what changes when its files do, as far as its store tells."""
     try:
         import datasets
     except ImportError as error:
@@ -117,9 +118,11 @@ def _load(hub: HubName) -> Any:
             os.path.join(hub.name, "dataset_dict.json")
         ):
             return _from_disk(datasets, hub)
-        return datasets.load_dataset(
-            hub.name, hub.config, split=hub.split, streaming=True, **hub.kwargs
-        )
+        # What `load_dataset(…, streaming=True)` does; the builder knows the files' revision.
+        builder = datasets.load_dataset_builder(hub.name, hub.config, **hub.kwargs)
+        files = getattr(builder.config, "data_files", None) or {}
+        stamp = [getattr(files.get(name), "origin_metadata", None) for name in sorted(files, key=str)]
+        return builder.as_streaming_dataset(split=hub.split), json.dumps([builder.hash, stamp])
     except MosaicDataError:
         raise
     except Exception as error:
@@ -127,7 +130,7 @@ def _load(hub: HubName) -> Any:
         raise MosaicDataError(f"prepare: cannot load {hub}: {reason(error)}") from error
 
 
-def _from_disk(datasets: Any, hub: HubName) -> Any:
+def _from_disk(datasets: Any, hub: HubName) -> tuple[Any, str]:
     """What `save_to_disk` wrote."""
     found = datasets.load_from_disk(hub.name, **hub.kwargs)
     if isinstance(found, datasets.DatasetDict):
@@ -137,4 +140,6 @@ def _from_disk(datasets: Any, hub: HubName) -> Any:
                 f"with dataset_split)"
             )
         found = found[hub.split]
-    return found.to_iterable_dataset(num_shards=max(len(found.cache_files), 1))
+    files = [file["filename"] for file in found.cache_files]
+    stamp = json.dumps([[os.path.getsize(file), os.stat(file).st_mtime_ns] for file in files])
+    return found.to_iterable_dataset(num_shards=max(len(files), 1)), stamp

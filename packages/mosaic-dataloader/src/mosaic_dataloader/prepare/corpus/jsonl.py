@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
-from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import (
     BLOCK_BYTES,
     Bad,
@@ -35,7 +34,8 @@ class LineRange:
     def documents(self) -> Iterator[str | Bad]:
         """See `Block`."""
         with opened(self.file) as stream:
-            offset, data = _lines_from(stream, self)
+            offset, data, too_long = _lines_from(stream, self)
+        end = offset + len(data)
         for line in data.split(b"\n"):
             try:
                 text = _document(line, self.reading)
@@ -44,11 +44,16 @@ class LineRange:
             except NotADocumentError as error:
                 yield Bad(self.file, "byte", offset, str(error))
             offset += len(line) + 1
+        if too_long:
+            yield Bad(self.file, "byte", end, _too_long(self.reading))
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Whole lines of a file that cannot be entered in the middle."""
+    """Whole lines of a file that cannot be entered in the middle.
+
+    `too_long` is the number of the line after them, where that one is too long to be held.
+    """
 
     position: Position
     size: int
@@ -56,6 +61,7 @@ class Lines:
     first: int
     data: bytes = field(repr=False)
     reading: Reading
+    too_long: int | None = None
 
     def documents(self) -> Iterator[str | Bad]:
         """See `Block`."""
@@ -66,6 +72,8 @@ class Lines:
                     yield text
             except NotADocumentError as error:
                 yield Bad(self.file, "line", number, str(error))
+        if self.too_long is not None:
+            yield Bad(self.file, "line", self.too_long, _too_long(self.reading))
 
 
 def line_ranges(index: int, file: InputFile, reading: Reading) -> Iterator[Block]:
@@ -79,26 +87,33 @@ def packed_lines(index: int, file: InputFile, reading: Reading) -> Iterator[Bloc
     """Blocks of a file that is read from its beginning.
 
     Raises:
-        MosaicDataError: The file cannot be read, or a line is too long.
+        MosaicDataError: The file cannot be read.
     """
     line, chunk, told = 1, 0, 0
     rest = b""
+    dropping = False
     with unpacked(file) as (stream, stored):
         while data := read_exactly(stream, BLOCK_BYTES):
             data = rest + data
+            if dropping:
+                end = data.find(b"\n") + 1
+                data, line, dropping = (data[end:], line + 1, False) if end else (b"", line, True)
             end = data.rfind(b"\n") + 1
             whole, rest = data[:end], data[end:]
+            first, line, too_long = line, line + whole.count(b"\n"), None
             if len(rest) > reading.max_document_bytes:
-                number = line + whole.count(b"\n")
-                raise _too_long(Bad(file, "line", number, ""), reading)
+                rest, dropping, too_long = b"", True, line
             place = stored.tell()
-            yield Lines((index, chunk), place - told, file, line, whole, reading)
-            line, chunk, told = line + whole.count(b"\n"), chunk + 1, place
+            yield Lines((index, chunk), place - told, file, first, whole, reading, too_long)
+            chunk, told = chunk + 1, place
         yield Lines((index, chunk), stored.tell() - told, file, line, rest, reading)
 
 
-def _lines_from(stream: IO[bytes], block: LineRange) -> tuple[int, bytes]:
-    """The block's lines, and where in the file the first begins."""
+def _lines_from(stream: IO[bytes], block: LineRange) -> tuple[int, bytes, bool]:
+    """Where in the file the block's lines begin, the lines, and whether one after them is left out.
+
+    That one is too long to be held.
+    """
     begin = block.start
     if begin:
         # The line that reaches into the range belongs to the block before; if the byte before the
@@ -107,16 +122,17 @@ def _lines_from(stream: IO[bytes], block: LineRange) -> tuple[int, bytes]:
         data = read_exactly(stream, block.stop - begin + 1)
         end = data.find(b"\n") + 1
         if not end:
-            return begin, b""
+            return begin, b"", False
         begin, data = begin - 1 + end, data[end:]
         if begin == block.stop:
-            return begin, b""
+            return begin, b"", False
     else:
         data = read_exactly(stream, block.stop)
     if data.endswith(b"\n"):
-        return begin, data
+        return begin, data, False
     parts = [data]
-    tail = len(data) - (data.rfind(b"\n") + 1)
+    whole = data.rfind(b"\n") + 1
+    tail = len(data) - whole
     while more := read_exactly(stream, _LOOK_AHEAD):
         end = more.find(b"\n") + 1
         parts.append(more[:end] if end else more)
@@ -124,15 +140,14 @@ def _lines_from(stream: IO[bytes], block: LineRange) -> tuple[int, bytes]:
             break
         tail += len(more)
         if tail > block.reading.max_document_bytes:
-            last = begin + sum(map(len, parts)) - tail
-            raise _too_long(Bad(block.file, "byte", last, ""), block.reading)
-    return begin, b"".join(parts)
+            return begin, data[:whole], True
+    return begin, b"".join(parts), False
 
 
-def _too_long(where: Bad, reading: Reading) -> MosaicDataError:
-    return MosaicDataError(
-        f"prepare: {where}is longer than {reading.max_document_bytes:,} bytes; if this is JSON "
-        f"Lines, raise max_document_bytes"
+def _too_long(reading: Reading) -> str:
+    return (
+        f"is longer than max_document_bytes = {reading.max_document_bytes} (raise that, or, if "
+        f"this is not JSON Lines, set input_format)"
     )
 
 
@@ -142,6 +157,9 @@ def _document(line: bytes, reading: Reading) -> str | None:
     Raises:
         NotADocumentError: There is none.
     """
+    if len(line) > reading.max_document_bytes:
+        # Wherever blocks begin and end.
+        raise NotADocumentError(_too_long(reading))
     line = line.removeprefix(_BYTE_ORDER_MARK).strip()
     if not line:
         return None

@@ -16,6 +16,8 @@ PYTHON_STDLIB = "python-stdlib"
 _STDLIB_LEFT_OUT = frozenset(
     {"__pycache__", "dist-packages", "idle_test", "site-packages", "test", "tests"}
 )
+# File systems whose paths have lost the host of their URL.
+_WITH_HOST = frozenset({"ftp", "hdfs", "sftp", "smb", "ssh", "webhdfs"})
 _STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified")
 
 
@@ -63,12 +65,20 @@ def _local_file(name: str, path: str) -> InputFile:
 def _remote_files(pattern: str) -> list[InputFile]:
     import fsspec
 
+    if pattern.startswith("memory://"):
+        raise MosaicDataError(
+            f"prepare: input {pattern!r} is in the memory of one process, where others cannot "
+            f"read it; write it to files"
+        )
     try:
         filesystem, path = fsspec.core.url_to_fs(pattern)
         found: dict[str, dict[str, Any]] = filesystem.glob(path, detail=True)
         names = sorted(name for name, info in found.items() if info.get("type") != "directory")
+    except ImportError as error:
+        # It says which package to install.
+        raise MosaicDataError(f"prepare: cannot read {pattern}: {error}") from error
     except Exception as error:
-        # Every store has errors of its own; ImportError says which package opens this one.
+        # Every store has errors of its own.
         raise MosaicDataError(f"prepare: cannot list {pattern}: {reason(error)}") from error
     if not names:
         raise MosaicDataError(f"prepare: input {pattern!r} matches no file")
@@ -89,8 +99,7 @@ def _url(pattern: str, path: str) -> str:
     parts = pattern.split("::")
     place = next(number for number, part in enumerate(parts) if "://" in part)
     scheme = parts[place].split("://")[0]
-    if scheme == "sftp" or scheme == "ssh":
-        # Their paths lose the host.
+    if scheme in _WITH_HOST:
         host = parts[place].split("://")[1].split("/")[0]
         path = f"{host}{path}"
     parts[place] = f"{scheme}://{path}"

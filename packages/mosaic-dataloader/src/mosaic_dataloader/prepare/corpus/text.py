@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import (
     BLOCK_BYTES,
     Bad,
@@ -49,7 +48,10 @@ class WholeFiles:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Documents cut out of one file."""
+    """Documents cut out of one file.
+
+    `too_long` is the number of the document after them, where that one is too long to be held.
+    """
 
     position: Position
     size: int
@@ -57,6 +59,7 @@ class Pieces:
     first: int
     pieces: Sequence[bytes] = field(repr=False)
     reading: Reading
+    too_long: int | None = None
 
     def documents(self) -> Iterator[str | Bad]:
         """See `Block`."""
@@ -65,6 +68,12 @@ class Pieces:
                 yield decode(piece, self.reading)
             except NotADocumentError as error:
                 yield Bad(self.file, "document", number, str(error))
+        if self.too_long is not None:
+            why = (
+                f"is longer than max_document_bytes = {self.reading.max_document_bytes} (correct "
+                f"document_separator, or raise that)"
+            )
+            yield Bad(self.file, "document", self.too_long, why)
 
 
 def whole_files(
@@ -85,7 +94,8 @@ def whole_files(
     for file in files:
         group.append(file)
         size += max(file.size, 0)
-        if size >= BLOCK_BYTES:
+        # One whose size nobody knows may be large: it ends a block.
+        if size >= BLOCK_BYTES or file.size < 0:
             yield len(group), WholeFiles((index,), size, tuple(group), reading)
             index += len(group)
             group, size = [], 0
@@ -97,25 +107,28 @@ def separated(index: int, file: InputFile, reading: Reading) -> Iterator[Block]:
     """Blocks of the documents in one file.
 
     Raises:
-        MosaicDataError: The file cannot be read, or a document is too long.
+        MosaicDataError: The file cannot be read.
     """
     assert reading.separator is not None
     separator = reading.separator.encode()
+    # A separator may have begun at the end of what was read.
+    begun = len(separator) - 1
     number, chunk, told = 1, 0, 0
     rest = b""
+    dropping = False
     with unpacked(file) as (stream, stored):
         while data := read_exactly(stream, BLOCK_BYTES):
             *pieces, rest = (rest + data).split(separator)
-            if len(rest) > reading.max_document_bytes:
-                raise MosaicDataError(
-                    f"prepare: {file.name}, document {number + len(pieces)} is longer than "
-                    f"{reading.max_document_bytes:,} bytes; correct document_separator or raise "
-                    f"max_document_bytes"
-                )
+            first, number, too_long = number, number + len(pieces), None
+            if dropping and pieces:
+                pieces, first, dropping = pieces[1:], first + 1, False
+            if not dropping and len(rest) - begun > reading.max_document_bytes:
+                dropping, too_long = True, number
+            if dropping:
+                rest = rest[len(rest) - begun :]
             place = stored.tell()
-            yield Pieces((index, chunk), place - told, file, number, pieces, reading)
-            number, chunk, told = number + len(pieces), chunk + 1, place
+            yield Pieces((index, chunk), place - told, file, first, pieces, reading, too_long)
+            chunk, told = chunk + 1, place
         # Nothing after a last separator is no document.
-        yield Pieces(
-            (index, chunk), stored.tell() - told, file, number, [rest] if rest else [], reading
-        )
+        last = [rest] if rest and not dropping else []
+        yield Pieces((index, chunk), stored.tell() - told, file, number, last, reading)

@@ -8,6 +8,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.corpus import open_corpus
 from mosaic_dataloader.prepare.dataset import write_dataset
 from mosaic_dataloader.prepare.encode import EncoderSpec
+from mosaic_dataloader.prepare.hashes import KNOWN
 from mosaic_dataloader.prepare.identity import TokenizerIdentity
 from mosaic_dataloader.prepare.manifest import FILE_NAME, manifest_text, read_manifest
 from mosaic_dataloader.prepare.options import PrepareOptions
@@ -78,15 +79,9 @@ def _check_names(options: PrepareOptions) -> None:
                 f"prepare: compression = {options.compression!r} is not one of {known} (some with "
                 f'a level, as "zstd:7")'
             )
-    unusual = set(options.hashes) - {"xxh64", "sha1", "sha256", "md5"}
-    if unusual:
-        from streaming.base.hashing import get_hashes, is_hash
-
-        for name in sorted(unusual):
-            if not is_hash(name):
-                raise MosaicDataError(
-                    f"prepare: hashes: {name!r} is not one of {', '.join(sorted(get_hashes()))}"
-                )
+    for name in options.hashes:
+        if name not in KNOWN:
+            raise MosaicDataError(f"prepare: hashes: {name!r} is not one of {', '.join(KNOWN)}")
 
 
 def _tokenizer(options: PrepareOptions) -> str | Path | None:

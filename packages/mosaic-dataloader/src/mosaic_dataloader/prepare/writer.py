@@ -10,6 +10,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import Position
 from mosaic_dataloader.prepare.counts import Counts
 from mosaic_dataloader.prepare.encode import Result
+from mosaic_dataloader.prepare.hashes import hash_of
 from mosaic_dataloader.prepare.journal import Cursor, Entry, Journal
 from mosaic_dataloader.prepare.mds import ShardFormat
 from mosaic_dataloader.prepare.rows import Buffer, Sizes
@@ -151,17 +152,17 @@ class SplitWriter:
 
     def _write(self, number: int, samples: bytes, sizes: Sizes) -> dict[str, Any]:
         """Put one shard in its place, in a thread."""
-        from streaming.base.compression import compress
-        from streaming.base.hashing import get_hash
 
         def info(name: str, data: bytes) -> dict[str, Any]:
-            hashes = {kind: get_hash(kind, data) for kind in self._shards.hashes}
+            hashes = {kind: hash_of(kind, data) for kind in self._shards.hashes}
             return {"basename": name, "bytes": len(data), "hashes": hashes}
 
         raw_name, packed_name = self._shards.names(number)
         data = self._shards.pack(samples, sizes)
         raw, packed = info(raw_name, data), None
         if packed_name is not None:
+            from streaming.base.compression import compress
+
             data = compress(self._shards.compression, data)
             packed = info(packed_name, data)
         prefix = f"{self.split}/" if self.split else ""

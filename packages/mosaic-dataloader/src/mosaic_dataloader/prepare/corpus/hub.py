@@ -121,7 +121,9 @@ def _load(hub: HubName) -> tuple[Any, str]:
         # What `load_dataset(…, streaming=True)` does; the builder knows the files' revision.
         builder = datasets.load_dataset_builder(hub.name, hub.config, **hub.kwargs)
         files = getattr(builder.config, "data_files", None) or {}
-        stamp = [getattr(files.get(name), "origin_metadata", None) for name in sorted(files, key=str)]
+        stamp = [
+            getattr(files.get(name), "origin_metadata", None) for name in sorted(files, key=str)
+        ]
         return builder.as_streaming_dataset(split=hub.split), json.dumps([builder.hash, stamp])
     except MosaicDataError:
         raise

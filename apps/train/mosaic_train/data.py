@@ -19,11 +19,6 @@ def prepare_data(config: "MosaicJobConfig") -> None:
     """
     section = config.mosaic_prepare
     if not section.input or not section.output:  # the configuration has both or neither
-        if section.train_tokenizer:
-            raise TrainError(
-                "mosaic_prepare.train_tokenizer is set, but there is no mosaic_prepare.input to "
-                "train it on: add input and output, or remove train_tokenizer"
-            )
         return
     if section.train_tokenizer and section.train_tokenizer != config.mosaic_tokenizer.name:
         raise TrainError(
@@ -33,15 +28,16 @@ def prepare_data(config: "MosaicJobConfig") -> None:
         )
 
     from mosaic_dataloader.prepare import PrepareOptions, prepare
+    from mosaic_dataloader.sizes import parse_bytes
 
-    prepare(
-        PrepareOptions(
-            input=section.input,
-            output=section.output,
-            seq_len=section.seq_len or config.training.seq_len,
-            train_tokenizer=section.train_tokenizer or None,
-            vocab_size=section.vocab_size,
-            tokenizer=None if section.train_tokenizer else config.mosaic_tokenizer.name,
-            tokenizer_kwargs=config.mosaic_tokenizer.kwargs,
-        )
-    )
+    # The section's names are those of `PrepareOptions`, and so are its defaults.
+    options = vars(section) | {
+        name: parse_bytes(f"mosaic_prepare.{name}", getattr(section, name))
+        for name in ("max_document_bytes", "shard_bytes")
+    }
+    if section.form == "rows" and section.seq_len is None:
+        options["seq_len"] = config.training.seq_len
+    if section.form != "text" and not section.train_tokenizer:
+        options["tokenizer"] = config.mosaic_tokenizer.name
+        options["tokenizer_kwargs"] = config.mosaic_tokenizer.kwargs
+    prepare(PrepareOptions(**options))

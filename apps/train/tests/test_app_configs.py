@@ -1,5 +1,6 @@
 """The shipped configurations are whole and can be continued."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,21 @@ def test_slurm_script_starts_a_shipped_configuration() -> None:
     script = (CONFIGS / "llama3_8b.slurm").read_text()
     assert "apps/train/configs/llama3_8b_multinode.toml" in script
     assert "apps/train/__main__.py" in script
+
+
+def test_preparation_options_are_those_of_the_preparer() -> None:
+    """The packages do not know one another; their names and defaults must agree all the same."""
+    from mosaic_config import MosaicPrepare
+    from mosaic_dataloader.prepare import PrepareOptions
+    from mosaic_dataloader.sizes import parse_bytes
+
+    theirs = {field.name: field for field in dataclasses.fields(PrepareOptions)}
+    ours = vars(MosaicPrepare())
+    # Training names its tokenizer in a section of its own.
+    assert set(theirs) - set(ours) == {"tokenizer", "tokenizer_kwargs"}
+    assert set(ours) <= set(theirs)
+    given = PrepareOptions(input="x", output="y", tokenizer="z", seq_len=1)
+    for name in set(ours) - {"input", "output", "seq_len"}:
+        default = getattr(given, name)
+        value = parse_bytes(name, ours[name]) if name.endswith("_bytes") else ours[name]
+        assert value == (list(default) if isinstance(default, tuple) else default), name

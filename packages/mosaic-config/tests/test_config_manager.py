@@ -189,7 +189,7 @@ def test_help_lists_the_options_and_loads_no_data_library(tmp_path: Path) -> Non
         "--mosaic-validation-dataloader.dataset.remote",
         "--mosaic-tokenizer.name",
         "--mosaic-tokenizer.kwargs.KEY",
-        "--mosaic-prepare.vocab-size INT",
+        "--mosaic-prepare.vocab-size {None}|INT",
         "Worker processes per rank.",
         "--training.steps INT",
     ]:

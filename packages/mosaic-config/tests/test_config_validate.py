@@ -84,6 +84,8 @@ VALIDATION = "mosaic_validation_dataloader"
             [put("mosaic_prepare.input", "*.txt"), put("mosaic_prepare.output", "x")],
             ["nothing to tokenize with", "mosaic_tokenizer.name"],
         ),
+        ([put("mosaic_prepare.train_tokenizer", "x")], ["[mosaic_prepare] has no input"]),
+        ([put("mosaic_prepare.processes", 0)], ["[mosaic_prepare] processes = 0", "at least 1"]),
     ],
 )
 def test_refused(changes: list[Change], parts: list[str]) -> None:

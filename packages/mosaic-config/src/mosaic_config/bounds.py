@@ -21,6 +21,10 @@ _AT_LEAST = {
     "download_retry": 0,
     "vocab_size": 1,
     "seq_len": 1,
+    "split_validation": 0,
+    "max_document_bytes": 1,
+    "shard_bytes": 1,
+    "processes": 1,
 }
 _ABOVE_ZERO = ("download_timeout",)
 

@@ -99,8 +99,11 @@ def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
             "[mosaic_prepare] has an output but no input; "
             'give a glob of text files or "python-stdlib"'
         )
-    if prepare.input and not prepare.train_tokenizer and not tokenizer:
+    tokenized = prepare.form != "text"
+    if prepare.input and tokenized and not prepare.train_tokenizer and not tokenizer:
         yield (
             "[mosaic_prepare] has nothing to tokenize with; "
             "set mosaic_tokenizer.name or mosaic_prepare.train_tokenizer"
         )
+    if not prepare.input and not prepare.output and prepare != MosaicPrepare():
+        yield "[mosaic_prepare] has no input, so nothing is prepared; give one, or remove the table"

@@ -12,6 +12,7 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.prepared import check_prepared
 from mosaic_dataloader.rows.reader import RowReader
 from mosaic_dataloader.rows.tokenizer import BatchTokenizer, pad_token_id
 from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
@@ -163,6 +164,7 @@ class StreamingTextDataset:
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         self.mixture = _weigh(opened, size, shuffle_seed)
+        check_prepared(opened, tokenizer, seq_len)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
             raise MosaicDataError(f'stream "{text[0]}" holds text; set mosaic_tokenizer.name')

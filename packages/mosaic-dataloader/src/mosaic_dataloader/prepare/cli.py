@@ -204,9 +204,7 @@ def _add_output(group: Any) -> None:
     )
     group.add_argument("--compression", metavar="NAME", help="zstd, zstd:7, gz, br, bz2, snappy")
     group.add_argument("--hashes", nargs="+", metavar="NAME", help="hashes of the shards (xxh64)")
-    group.add_argument(
-        "--shard-bytes", default="64mb", metavar="SIZE", help="largest shard, unpacked (64mb)"
-    )
+    group.add_argument("--shard-bytes", metavar="SIZE", help="largest shard, unpacked (64mb)")
     group.add_argument(
         "--processes", type=int, metavar="N", help="processes that tokenize (one for each core)"
     )

@@ -49,7 +49,7 @@ class PrepareOptions:
         tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
         train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
             None: `tokenizer` is used.
-        vocab_size: Entries of a trained tokenizer, special tokens included.
+        vocab_size: Entries of a trained tokenizer, special tokens included; None: 2,048.
         add_bos: Begin each document with the tokenizer's begin-of-text token.
         special_tokens: `"text"`: text that happens to spell a special token is text; `"parse"`: it
             becomes that token.
@@ -80,13 +80,13 @@ class PrepareOptions:
     tokenizer: str | Path | None = None
     tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
     train_tokenizer: str | Path | None = None
-    vocab_size: int = 2048
+    vocab_size: int | None = None
     add_bos: bool = False
     special_tokens: str = "text"
     split_validation: float = 0.0
     compression: str | None = None
     hashes: Sequence[str] = ("xxh64",)
-    shard_bytes: int = 4 << 20
+    shard_bytes: int = 64 << 20
     processes: int | None = None
     work_dir: str | Path | None = None
 
@@ -94,6 +94,11 @@ class PrepareOptions:
     def inputs(self) -> tuple[str, ...]:
         """`input` as a list."""
         return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+    @property
+    def entries(self) -> int:
+        """Entries of a trained tokenizer."""
+        return 2048 if self.vocab_size is None else self.vocab_size
 
     @property
     def remote(self) -> bool:
@@ -132,6 +137,10 @@ class PrepareOptions:
             raise MosaicDataError('prepare: dataset_split needs input_format = "dataset"')
         if not self.text_columns or isinstance(self.text_columns, str):
             raise MosaicDataError("prepare: text_columns must be a list of column names")
+        if self.column_separator != "\n\n" and len(self.text_columns) == 1:
+            raise MosaicDataError(
+                "prepare: column_separator is put between several text_columns, and there is one"
+            )
         if self.document_separator == "":
             raise MosaicDataError("prepare: document_separator is empty; leave it out or fill it")
         # A token per byte, four bytes per token, offsets of 32 bits.
@@ -142,10 +151,12 @@ class PrepareOptions:
     def _check_tokenizer(self) -> None:
         given = [name for name in ("tokenizer", "train_tokenizer") if getattr(self, name)]
         if self.form == "text":
-            if given or self.add_bos or self.special_tokens != "text" or self.seq_len is not None:
+            given += [name for name in ("seq_len", "vocab_size") if getattr(self, name) is not None]
+            if given or self.tokenizer_kwargs or self.add_bos or self.special_tokens != "text":
                 raise MosaicDataError(
                     'prepare: form = "text" writes the text as it is; leave out tokenizer, '
-                    "train_tokenizer, seq_len, add_bos and special_tokens"
+                    "tokenizer_kwargs, train_tokenizer, vocab_size, seq_len, add_bos and "
+                    "special_tokens"
                 )
             return
         if len(given) != 1:
@@ -159,11 +170,21 @@ class PrepareOptions:
                     f"prepare: train_tokenizer must be a local directory, got "
                     f"{str(self.train_tokenizer)!r}"
                 )
-            if self.vocab_size < SMALLEST_VOCABULARY:
+            if self.entries < SMALLEST_VOCABULARY:
                 raise MosaicDataError(
                     f"prepare: vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and "
                     f"the special tokens), got {self.vocab_size}"
                 )
+            if self.tokenizer_kwargs:
+                raise MosaicDataError(
+                    "prepare: tokenizer_kwargs are for an existing tokenizer; leave them out with "
+                    "train_tokenizer"
+                )
+        elif self.vocab_size is not None:
+            raise MosaicDataError(
+                "prepare: vocab_size is for a tokenizer that is trained here; leave it out, or "
+                "give train_tokenizer"
+            )
         if self.form == "documents" and self.seq_len is not None:
             raise MosaicDataError(
                 'prepare: seq_len is not taken with form = "documents", which cuts nothing'

@@ -89,14 +89,14 @@ def _tokenizer(options: PrepareOptions) -> str | Path | None:
     if options.train_tokenizer is None:
         return options.tokenizer
     directory = Path(options.train_tokenizer)
-    wanted = {**_input_options(options), "vocab_size": options.vocab_size}
+    wanted = {**_input_options(options), "vocab_size": options.entries}
     if read_manifest(directory, wanted, setting="train_tokenizer") is None:
         with directory_lock(directory):
             if read_manifest(directory, wanted, setting="train_tokenizer") is None:
                 corpus = open_corpus(options)
                 logger.info(
                     "training a tokenizer of %d entries on %d files",
-                    options.vocab_size,
+                    options.entries,
                     len(corpus),
                 )
 
@@ -113,8 +113,7 @@ def _encoder(
 ) -> tuple[EncoderSpec, TokenizerIdentity | None]:
     if tokenizer is None:
         return EncoderSpec(form="text", split_validation=options.split_validation), None
-    kwargs = {} if options.train_tokenizer is not None else options.tokenizer_kwargs
-    return load_tokenizer(tokenizer, kwargs, options)
+    return load_tokenizer(tokenizer, options.tokenizer_kwargs, options)
 
 
 def _input_options(options: PrepareOptions) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def _input_options(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _data_options(options: PrepareOptions, tokenizer: str | Path | None) -> dict[str, Any]:
-    kwargs = {} if options.train_tokenizer is not None else options.tokenizer_kwargs
+    kwargs = options.tokenizer_kwargs
     return {
         **_input_options(options),
         "form": options.form,

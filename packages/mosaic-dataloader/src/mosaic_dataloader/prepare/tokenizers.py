@@ -49,7 +49,7 @@ def train_tokenizer(corpus: Corpus, directory: Path, options: PrepareOptions) ->
 
     # The tokenizer's own bar writes control characters into log files.
     trainer = trainers.BpeTrainer(
-        vocab_size=options.vocab_size,
+        vocab_size=options.entries,
         special_tokens=[BOS, EOS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -61,9 +61,9 @@ def train_tokenizer(corpus: Corpus, directory: Path, options: PrepareOptions) ->
     with Progress("reading for the tokenizer", total) as progress:
         tokenizer.train_from_iterator(_texts(corpus, options, progress), trainer)
     size = tokenizer.get_vocab_size()
-    if size != options.vocab_size:
+    if size != options.entries:
         raise MosaicDataError(
-            f"prepare: the input yields a vocabulary of {size}, not of {options.vocab_size}; "
+            f"prepare: the input yields a vocabulary of {size}, not of {options.entries}; "
             f"set vocab_size to {size} or less, or give more text"
         )
     PreTrainedTokenizerFast(

@@ -6,11 +6,18 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.remote_file import fetch_bytes
 from mosaic_dataloader.shards.faults import Damaged, one_line
-from mosaic_dataloader.shards.layout import INDEX_BYTE, incoming_root, lock_path
+from mosaic_dataloader.shards.layout import (
+    INDEX_BYTE,
+    incoming_root,
+    lock_path,
+    manifest_paths,
+)
 from mosaic_dataloader.shards.locks import locked
 from mosaic_dataloader.shards.secrets import redacted
 from mosaic_dataloader.shards.transfer import Transfers
@@ -42,6 +49,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
         arrived = _download(name, stream, directory, needed=not os.path.isfile(path))
         if arrived is not None:
             _accept(name, stream, arrived, path)
+            _fetch_manifest(name, stream, directory)
         with open(checked, "w"):
             os.utime(checked)
 
@@ -91,6 +99,33 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
             f"{redacted(os.path.join(str(stream.remote), stream.split))} holds (their indexes "
             f"differ); delete that directory or choose another local"
         )
+
+
+def _fetch_manifest(name: str, stream: "Stream", directory: str) -> None:
+    """Have the remote's manifest, if it holds one. It serves checks only, so one attempt is made.
+
+    Most data sets have none, and repeating what is not there costs seconds.
+    """
+    where = os.path.join(str(stream.remote), stream.split, "manifest.json")
+    path = manifest_paths(directory)[1]
+    try:
+        data = fetch_bytes(where, stream.download_timeout)
+    except Exception as error:
+        # Each store's client has errors of its own.
+        logger.warning(
+            'stream "%s": cannot fetch %s (%s); what its rows were made with is not checked',
+            name,
+            redacted(where),
+            redacted(one_line(error)),
+        )
+        return
+    if data is None:
+        with suppress(FileNotFoundError):
+            os.remove(path)
+        return
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(data)
+    os.replace(f"{path}.tmp", path)
 
 
 def _age(path: str) -> float:

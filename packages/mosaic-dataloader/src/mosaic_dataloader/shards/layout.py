@@ -6,6 +6,7 @@
     index.json
     .mosaic/lock             bytes of it are locks: see below
     .mosaic/incoming/7/      shard 7 on its way
+    .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
     .mosaic/users/<id>       a running loader that limits the cache
 """
 
@@ -46,6 +47,12 @@ def incoming_root(directory: str) -> str:
 def users_root(directory: str) -> str:
     """Where running loaders that limit the cache are noted."""
     return os.path.join(directory, ".mosaic", "users")
+
+
+def manifest_paths(directory: str) -> tuple[str, str]:
+    """Where a manifest may be: beside shards that are read in place, or fetched from a remote."""
+    name = "manifest.json"
+    return os.path.join(directory, name), os.path.join(directory, ".mosaic", name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import prepare_helpers as helpers
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,6 +28,7 @@ from mosaic_dataloader.prepare.corpus.corpus import open_corpus
 from mosaic_dataloader.prepare.corpus.listing import list_files
 from mosaic_dataloader.prepare.encode import BlockEncoder, EncoderSpec, Result
 from mosaic_dataloader.prepare.pool import Task
+from mosaic_dataloader.prepare.progress import Progress
 from mosaic_dataloader.prepare.targets import LocalTarget
 
 SEPARATOR = "\n\n"
@@ -234,7 +237,7 @@ def test_mistakes_end_in_one_line(
     textual = [*without, "--form", "text"]
     for arguments, named in [
         (usual, "exactly one tokenizer"),
-        ([], "--input --dataset is required"),
+        (usual[2:], "one of the arguments --input --dataset is required"),
         ([*known, "--colour", "red"], "unrecognized arguments: --colour red"),
         ([*known, "--form", "rhyme"], "invalid choice: 'rhyme'"),
         ([*without, "--tokenizer", tokenizer_dir], "needs seq_len"),
@@ -315,56 +318,62 @@ def test_the_command_and_its_help(tmp_path: Path, tokenizer_dir: str) -> None:
 
 LARGE = """
 import json, resource, sys
+import pyarrow.parquet
 from mosaic_dataloader.prepare import PrepareOptions, prepare
-import pyarrow.parquet, tokenizers, transformers
 
-def peak(who):
-    return resource.getrusage(who).ru_maxrss >> 10
+def peaks():
+    both = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    return [resource.getrusage(who).ru_maxrss >> 10 for who in both]
 
-folder = sys.argv[1]
+folder, *kinds = sys.argv[1:]
 def run(name):
-    prepare(PrepareOptions(input=f"{folder}/{name}.*", output=f"{folder}/out-{name}",
-        seq_len=None, form="text", processes=2, shard_bytes=1 << 20, text_columns=["text"],
-        compression=None))
-run("small")
-before = peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
-run("large")
-after = peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
-print(json.dumps([a - b for a, b in zip(after, before)]))
+    prepare(PrepareOptions(input=f"{folder}/{name}", output=f"{folder}/out-{name}", form="text",
+                           processes=2, shard_bytes=1 << 20))
+for kind in kinds:
+    run(f"small.{kind}")
+before = peaks()
+for kind in kinds:
+    run(f"large.{kind}")
+print(json.dumps([a - b for a, b in zip(peaks(), before)]))
 """
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
-def test_memory_does_not_grow_with_the_corpus(kind: str, tmp_path: Path) -> None:
-    size = 160 << 20
-    one = "0123456789abcdef" * 64
-    if kind == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        for name, rows in (("small", 16), ("large", size // 1024)):
-            texts = pa.array([f"{i} {one}" for i in range(rows)], pa.large_string())
-            # One row group, larger than what a worker may hold.
-            pq.write_table(
-                pa.table({"text": texts}), tmp_path / f"{name}.{kind}", row_group_size=rows
-            )
-    else:
-        opener: Any = gzip.open if kind.endswith("gz") else open
-        for name, rows in (("small", 16), ("large", size // 1024)):
-            options = {"compresslevel": 1} if kind.endswith("gz") else {}
-            with opener(tmp_path / f"{name}.{kind}", "wb", **options) as file:
-                for number in range(rows):
-                    file.write(b'{"text": "%d %s"}\n' % (number, one.encode()))
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    rows = 96 << 10
+    line = json.dumps({"text": "0123456789abcdef" * 64}).encode() + b"\n"
+    kinds = ["jsonl", "jsonl.gz", "parquet"]
+    for name, count in (("small", 16), ("large", rows)):
+        (tmp_path / f"{name}.jsonl").write_bytes(line * count)
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(line * count, 1))
+        column = pa.array([f"{number:01024}" for number in range(count)], pa.large_string())
+        # One row group, larger than what a worker may hold.
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"text": column}), path, row_group_size=count)
+    command = [sys.executable, "-c", LARGE, str(tmp_path), *kinds]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     here, workers = json.loads(done.stdout.splitlines()[-1])
-    # MiB more than a corpus of 16 documents took; the corpus has 160.
-    assert here < 100, "the process that writes"
-    assert workers < 60, "the processes that encode"
-    report = helpers.manifest(tmp_path / "out-large")
-    assert report["facts"]["documents"] == size // 1024
+    # MiB more than for 16 documents; each of the corpora has 96.
+    assert here < 60, "the process that writes"
+    assert workers < 40, "the processes that encode"
+    for kind in kinds:
+        assert helpers.manifest(tmp_path / f"out-large.{kind}")["facts"]["documents"] == rows
+
+
+def test_progress_for_people(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress("tokenizing", total=2_000_000, initial=500_000) as progress:
+        for _ in range(3):
+            progress.advance(500_000, text=1_000_000, tokens=250_000)
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert bar.startswith("tokenizing: 100%")
+    assert "2.00M/2.00M [" in bar
+    assert "MB/s" in bar
+    assert "tokens/s" in bar
+    with Progress("writing text", total=None) as progress:
+        progress.advance(500_000, text=500_000, tokens=0)
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert bar.startswith("writing text: 500k [")
+    assert "tokens" not in bar

@@ -1,5 +1,6 @@
 """What a worker does with a block: documents in, samples or tokens out."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ import xxhash
 
 from mosaic_dataloader.prepare.corpus.blocks import Bad, Block, Position
 from mosaic_dataloader.prepare.counts import Counts
-from mosaic_dataloader.prepare.mds import text_sample, token_sample
+from mosaic_dataloader.prepare.mds import Tokens, text_sample, token_sample
 
 # Documents that are tokenized at a time.
 _BATCH_BYTES = 1 << 20
@@ -144,19 +145,30 @@ class BlockEncoder:
             return
         spec = self._spec
         assert self._encode is not None
+        begin = [] if spec.bos_id is None else [spec.bos_id]
+        joined = array(self._dtype.char)
         for ids in self._encode(texts):
             if not ids:
                 counts.empty += 1
                 continue
-            begin = [] if spec.bos_id is None else [spec.bos_id]
-            if spec.form == "rows":
-                tokens = np.array([spec.eos_id, *begin, *ids], self._dtype)
-            else:
-                tokens = np.array([*begin, *ids, spec.eos_id], self._dtype)
             counts.documents += 1
-            counts.tokens += len(tokens)
-            counts.largest = max(counts.largest, int(tokens.max()))
-            yield tokens if spec.form == "rows" else token_sample(tokens)
+            if spec.form == "rows":
+                joined.extend([spec.eos_id, *begin])
+                joined.fromlist(ids)
+                continue
+            joined.extend(begin)
+            joined.fromlist(ids)
+            joined.append(spec.eos_id)
+            yield token_sample(self._counted(joined, counts))
+            joined = array(self._dtype.char)
+        if joined:
+            yield self._counted(joined, counts)
+
+    def _counted(self, ids: "array[int]", counts: Counts) -> Tokens:
+        tokens: Tokens = np.frombuffer(ids, self._dtype)
+        counts.tokens += len(tokens)
+        counts.largest = max(counts.largest, int(tokens.max()))
+        return tokens
 
     def _part(self, kept: list[Any], counts: Counts) -> Part:
         if self._spec.form == "rows":

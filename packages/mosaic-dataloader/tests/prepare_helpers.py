@@ -1,7 +1,9 @@
 """Corpora in every form that `mosaic-prepare` reads, and what must come of them."""
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,23 +18,12 @@ from mosaic_dataloader.prepare import PrepareOptions
 
 SEQ_LEN = 31
 SEPARATOR = "\n<!-- next -->\n"
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "twelve",
-    "naïve",
-    "北京",
-    "zebras",
-    "🙂",
-    "sleep",
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs", "naïve", "北京", "🙂"]
+_PACKERS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("", bytes),
+    (".gz", gzip.compress),
+    (".bz2", bz2.compress),
+    (".xz", lzma.compress),
 ]
 
 
@@ -53,12 +44,13 @@ def documents(count: int = 60, seed: int = 0) -> list[str]:
 
 
 def write_text(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
-    """A file for each document."""
+    """A file for each document, compressed in one way or another."""
     for number, text in enumerate(texts):
         path = folder / f"{number // 10}" / f"{number:04}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
-    return {"input": str(folder / "**" / "*.txt")}
+        suffix, pack = _PACKERS[number % len(_PACKERS)]
+        path.with_name(path.name + suffix).write_bytes(pack(text.encode()))
+    return {"input": str(folder / "**" / "*.txt*")}
 
 
 def write_separated(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
@@ -161,7 +153,9 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [list(one) for one in ids]
 
 
-def check(folder: Path | Any, form: str, tokenizer: Any, texts: Sequence[str]) -> None:
+def check(
+    folder: Path | Any, form: str, tokenizer: Any, texts: Sequence[str], seq_len: int = SEQ_LEN
+) -> None:
     """A split holds exactly these documents.
 
     Args:
@@ -169,6 +163,7 @@ def check(folder: Path | Any, form: str, tokenizer: Any, texts: Sequence[str]) -
         form: In what form.
         tokenizer: From `transformers`.
         texts: The documents, in order.
+        seq_len: Targets in a row.
     """
     samples = list(LocalDataset(str(folder)) if isinstance(folder, Path) else folder)
     if form == "text":
@@ -182,8 +177,8 @@ def check(folder: Path | Any, form: str, tokenizer: Any, texts: Sequence[str]) -
     stream = [token for one in ids for token in (eos, *one)][1:]
     assert [token for row in rows for token in row[1:]] == stream[1:], "a target is missing"
     assert [token for row in rows for token in row[:-1]] == stream[:-1], "rows do not overlap"
-    assert {len(row) for row in rows[:-1]} <= {SEQ_LEN + 1}
-    assert 2 <= len(rows[-1]) <= SEQ_LEN + 1
+    assert {len(row) for row in rows[:-1]} <= {seq_len + 1}
+    assert 2 <= len(rows[-1]) <= seq_len + 1
 
 
 def contents(folder: Path) -> dict[str, bytes]:

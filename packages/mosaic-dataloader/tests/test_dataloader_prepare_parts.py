@@ -16,6 +16,7 @@ import prepare_helpers as helpers
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deadly_block import Deadly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -27,7 +28,7 @@ from mosaic_dataloader.prepare.corpus import jsonl, parquet, text
 from mosaic_dataloader.prepare.corpus.corpus import open_corpus
 from mosaic_dataloader.prepare.corpus.listing import list_files
 from mosaic_dataloader.prepare.encode import BlockEncoder, EncoderSpec, Result
-from mosaic_dataloader.prepare.pool import Task
+from mosaic_dataloader.prepare.pool import Pool, Task
 from mosaic_dataloader.prepare.progress import Progress
 from mosaic_dataloader.prepare.targets import LocalTarget
 
@@ -103,7 +104,7 @@ def write(folder: Path, given_files: Any, limit: int) -> list[str]:
     form=st.sampled_from(["rows", "documents", "text"]),
     split=st.sampled_from([0.0, 0.3]),
     block_bytes=st.integers(1, 90),
-    shard_bytes=st.sampled_from([2048, 2400, 1 << 20]),
+    shard_bytes=st.sampled_from([1024, 1100, 1 << 20]),
     limit=st.sampled_from([70, 1 << 20]),
     interruptions=st.lists(st.integers(1, 4), max_size=3),
 )
@@ -135,7 +136,9 @@ def test_wherever_blocks_and_shards_end_and_runs_stop(
                 "output": folder / output,
                 "form": form,
                 "split_validation": split,
-                "shard_bytes": shard_bytes,
+                # Rows are small, so that a shard of them is.
+                "shard_bytes": shard_bytes // 3 if form == "rows" else shard_bytes,
+                "seq_len": 3,
                 "max_document_bytes": limit,
                 "bad_input": "skip",
             }
@@ -181,7 +184,7 @@ def test_wherever_blocks_and_shards_end_and_runs_stop(
             run("killed", block_bytes, None)
         assert helpers.contents(folder / "killed") == helpers.contents(folder / "whole")
         if not split:
-            helpers.check(folder / "killed", form, tokenizer, expected)
+            helpers.check(folder / "killed", form, tokenizer, expected, seq_len=3)
 
 
 def test_which_files_in_which_order(tmp_path: Path) -> None:
@@ -258,7 +261,7 @@ def test_mistakes_end_in_one_line(
         ([*known, "--output", f"{here}/foreign"], "not written by prepare"),
         ([*known, "--output", f"{here}/broken"], "cannot read the manifest.json"),
         ([*known, "--output", f"{here}/old"], "format 1"),
-        ([*known, "--output", f"{here}/good.txt/data"], "cannot write beside"),
+        ([*known, "--output", f"{here}/good.txt/data"], "(Not a directory)"),
         ([*known, "--compression", "zip"], "compression = 'zip' is not one of"),
         ([*known, "--hashes", "crc"], "'crc' is not one of"),
         ([*known, "--shard-bytes", "many"], "shard_bytes = 'many' is no size"),
@@ -377,3 +380,18 @@ def test_progress_for_people(
     bar = capsys.readouterr().err.split("\r")[-1]
     assert bar.startswith("writing text: 500k [")
     assert "tokens" not in bar
+
+
+@pytest.mark.parametrize("kills", [True, False])
+def test_a_worker_that_dies_is_told_of(kills: bool) -> None:
+    spec = EncoderSpec(form="text")
+    found: list[int] = []
+    error = MosaicDataError if kills else RuntimeError
+    with (
+        pytest.raises(error, match=r"exit code -9.*fewer processes|a fault of the program"),
+        Pool(spec, 2) as pool,
+    ):
+        for result in pool.map((Deadly(number, kills), ("",)) for number in range(5)):
+            found.append(result.position[0])
+    assert found == [0, 1]
+    assert all(worker._process.returncode is not None for worker in pool._workers)

@@ -13,6 +13,7 @@ import numpy as np
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import Bad
 from mosaic_dataloader.prepare.corpus.corpus import Corpus
+from mosaic_dataloader.prepare.corpus.opening import reason
 from mosaic_dataloader.prepare.encode import EncoderSpec
 from mosaic_dataloader.prepare.identity import TokenizerIdentity, identify_tokenizer
 from mosaic_dataloader.prepare.options import PrepareOptions
@@ -140,9 +141,11 @@ def load_tokenizer(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(os.fspath(name), **kwargs)
-    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MosaicDataError(f"prepare: cannot load tokenizer {str(name)!r}: {reason}") from error
+    except Exception as error:
+        # Hub, file and parser errors of every kind end here.
+        raise MosaicDataError(
+            f"prepare: cannot load tokenizer {str(name)!r}: {reason(error)}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise MosaicDataError(
             f"prepare: tokenizer {str(name)!r} has no end-of-text token to end documents with; "

@@ -1,5 +1,6 @@
 """Samples by number: token rows out of Mosaic streams."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.packing.documents import DocumentReader
 from mosaic_dataloader.prepared import check_prepared
 from mosaic_dataloader.rows.reader import RowReader
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer, pad_token_id
+from mosaic_dataloader.rows.tokenizer import BatchTokenizer, eos_token_id, pad_token_id
 from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.shards.limit import check_cache_limit
 from mosaic_dataloader.shards.store import ShardStore
@@ -23,6 +25,8 @@ from mosaic_dataloader.sizes import parse_count
 
 if TYPE_CHECKING:
     from streaming import Stream
+
+logger = logging.getLogger(__name__)
 
 ON_DATA_CHANGE = ("error", "restart_epoch")
 
@@ -83,6 +87,11 @@ class StreamingTextDataset:
         sampling_method: ``balanced`` or ``fixed``.
         sampling_granularity: Samples picked from the same shard at a time.
         batching_method: ``random``, ``stratified``, ``per_stream`` or ``device_per_stream``.
+        packing: Join documents (text, or one row of tokens each) into full rows, with EOS between
+            them, instead of making a row of each. Needs ``batching_method = "random"``.
+        packing_lanes: Lanes in which documents are packed; the number of ranks must divide it. By
+            default the smallest multiple of 960 that is at least 4 times the ranks of the run's
+            first start.
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
@@ -116,6 +125,8 @@ class StreamingTextDataset:
         sampling_method: str = "balanced",
         sampling_granularity: int = 1,
         batching_method: str = "random",
+        packing: bool = False,
+        packing_lanes: int | None = None,
     ):
         if seq_len < 1:
             raise MosaicDataError(f"seq_len = {seq_len} must be at least 1")
@@ -130,6 +141,7 @@ class StreamingTextDataset:
             raise MosaicDataError(
                 f"on_data_change = {on_data_change!r} is not one of {', '.join(ON_DATA_CHANGE)}"
             )
+        _check_packing(packing, packing_lanes, batching_method)
         if bool(streams) == bool(remote or local):
             raise MosaicDataError("give either streams, or remote and/or local")
         self.order_options = OrderOptions(
@@ -171,9 +183,21 @@ class StreamingTextDataset:
         # Streams of tokens need none, and are not held up by one that cannot encode batches.
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
+        self.packing = packing
+        self.packing_lanes = packing_lanes
+        self.eos_id = eos_token_id(tokenizer) if packing else None
+        if packing and text and self.eos_id is None:
+            logger.warning(
+                "packing: the tokenizer has no EOS token, so that nothing marks where one document "
+                "ends and the next begins; set mosaic_tokenizer.kwargs.eos_token"
+            )
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self.store = ShardStore(opened, self.mixture, seq_len + 1, self.cache_limit)
+        self._open_readers()
+
+    def _open_readers(self) -> None:
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
+        self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
 
     @property
     def streams(self) -> list[DataStream]:
@@ -204,6 +228,8 @@ class StreamingTextDataset:
             identity["token_encoding_type"] = self.token_encoding_type
         if "text" in kinds and self.tokenizer is not None:
             identity["tokenizer"] = self.tokenizer.fingerprint()
+        if self.packing:
+            identity["eos_id"] = self.eos_id
         return identity
 
     def reopened(self) -> "StreamingTextDataset":
@@ -214,7 +240,7 @@ class StreamingTextDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files and threads' locks; ``__setstate__`` opens it anew."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("store", "rows")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("store", "rows", "documents")}
         return {**state, "opened": self.streams}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -225,11 +251,26 @@ class StreamingTextDataset:
         self.store = ShardStore(
             [replace(s) for s in opened], self.mixture, self.seq_len + 1, keeps_open=False
         )
-        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
+        self._open_readers()
 
     def close(self) -> None:
         """Unmap all shards and let all locks go."""
         self.store.close()
+
+
+def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> None:
+    if lanes is not None and not packing:
+        raise MosaicDataError(
+            f"packing_lanes = {lanes} has no meaning without packing; set packing = true, or leave "
+            f"it out"
+        )
+    if lanes is not None and lanes < 1:
+        raise MosaicDataError(f"packing_lanes = {lanes} must be at least 1")
+    if packing and batching_method != "random":
+        raise MosaicDataError(
+            f"packing = true cannot keep batching_method = {batching_method!r}: a packed row may "
+            f'hold documents of several streams; set batching_method = "random", or packing = false'
+        )
 
 
 def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixture:

@@ -12,10 +12,13 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.loader.confirming import Unconfirmed
 from mosaic_dataloader.loader.pinning import pinner
-from mosaic_dataloader.loader.sources import Batch, WorkerPool, read_here
+from mosaic_dataloader.loader.sources import WorkerPool, read_here
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.packing.batches import PackedBatch
+from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
+from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
@@ -34,6 +37,9 @@ class MosaicParallelAwareDataloader:
     context-parallel ranks of one model replica pass the same ``dp_rank`` and get the same bytes.
     Nothing is read from the environment.
 
+    With ``packing``, it is rows ``[P, P + B)`` of the run instead, each cut from the documents of
+    one lane (see `mosaic_dataloader.packing`).
+
     Args:
         dataset: The data and the order's options.
         dp_rank: Data-parallel rank, from the trainer's batch mesh; ranks of a machine are
@@ -50,7 +56,7 @@ class MosaicParallelAwareDataloader:
         drop_last: For ``infinite=False``: leave out the partial batch at an epoch's end; otherwise
             it is padded with rows whose labels are all ignored.
         infinite: Run across epoch ends without end. Otherwise an iteration ends with its epoch,
-            and the next one begins the next epoch.
+            and the next one begins the next epoch. With ``packing`` only on a single rank.
         confirm_batches: Count a batch when ``confirm`` is called for it and not when it is handed
             out. For trainers that fetch batches ahead of the step, such as Lightning and
             Accelerate: a checkpoint of theirs would otherwise skip what they hold.
@@ -96,7 +102,17 @@ class MosaicParallelAwareDataloader:
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[_Batches] | None = None
-        self._books = Bookkeeping(dataset, self._settled())
+        self._books: Bookkeeping = (
+            PackedBookkeeping(dataset, self._settled(), self._layout)
+            if dataset.packing
+            else Bookkeeping(dataset, self._settled())
+        )
+        if dataset.packing and not infinite and not self._same_pass and dp_world_size > 1:
+            raise MosaicDataError(
+                f"with packing, how many rows an epoch gives is known only when it has been read, "
+                f"so {dp_world_size} ranks cannot end it together: set infinite to true, or "
+                f"packing to false"
+            )
         warn_of_thrashing(dataset.streams, dataset.mixture, self._books.order, dataset.cache_limit)
 
     def check(self) -> None:
@@ -109,6 +125,8 @@ class MosaicParallelAwareDataloader:
             MosaicDataError: They do not; the message says what to change.
         """
         self._timeline.check()
+        if self.dataset.packing:
+            return
         length, batch = self._timeline.epoch_length, self._layout.global_batch
         if not self.infinite and self.drop_last and length < batch:
             raise MosaicDataError(
@@ -118,17 +136,27 @@ class MosaicParallelAwareDataloader:
 
     @property
     def samples_seen(self) -> int:
-        """Position of the run: samples of the order handed out by all ranks together."""
+        """Position of the run: samples of the order handed out by all ranks together.
+
+        With ``packing``: rows.
+        """
         return self._books.samples_seen
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next sample belongs to, from 0."""
-        return self._timeline.locate(self._books.samples_seen)[0]
+        """The epoch that the next sample belongs to, from 0.
+
+        With ``packing``: that of the hindmost of this rank's lanes.
+        """
+        return self._books.epoch
 
     @property
     def samples_per_stream(self) -> dict[str, int]:
-        """Samples handed out by all ranks together, by stream."""
+        """Samples handed out by all ranks together, by stream.
+
+        With ``packing``: documents handed out to their ends since the run began, in the lanes that
+        are this rank's now. Over all ranks their sum is the run's.
+        """
         return self._books.per_stream()
 
     def __iter__(self) -> Iterator[Rows]:
@@ -154,10 +182,13 @@ class MosaicParallelAwareDataloader:
         """Batches in one whole pass; the same on every rank.
 
         Raises:
-            TypeError: The loader is infinite.
+            TypeError: The loader is infinite, or packs documents: how many rows they give is known
+                only when they have been read.
         """
         if self.infinite:
             raise TypeError("an infinite dataloader has no length")
+        if self.dataset.packing:
+            raise TypeError("a dataloader that packs documents has no length")
         full, rest = divmod(self._timeline.epoch_length, self._layout.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 
@@ -179,19 +210,33 @@ class MosaicParallelAwareDataloader:
             )
         self._unconfirmed.confirm(batches)
 
+    @property
+    def uneven_batches(self) -> bool:
+        """Whether a pass may give ranks different numbers of batches.
+
+        It does in validation with ``packing``. Trainers whose ranks go in step then have those that
+        have no batch left run on one in which every label is ignored.
+        """
+        return self.dataset.packing and not self.infinite
+
     def state_dict(self) -> dict[str, str]:
         """The position after the batches handed out (or confirmed) so far.
 
         Returns:
             ``{"mosaic": JSON}``, the same on all ranks and valid before the first batch. What
-            threads or workers have read ahead does not count.
+            threads or workers have read ahead does not count. With ``packing`` also one entry
+            ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
         """
-        return {KEY: self._books.position().to_json()}
+        return self._books.state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a saved position; the next iteration begins there.
 
         An empty mapping is taken for a checkpoint without data and changes nothing.
+
+        Args:
+            state_dict: What `state_dict` returned. With ``packing``, the entries of all ranks
+                joined, or at least those of the lanes that are this rank's now.
 
         Raises:
             MosaicDataError: The state is damaged, of another loader, or was written with other
@@ -207,7 +252,7 @@ class MosaicParallelAwareDataloader:
                 f"beginning"
             )
         self.close()
-        self._books = self._books.continued(state_dict[KEY])
+        self._books = self._books.continued(state_dict)
         self._forget_unconfirmed()
 
     def close(self) -> None:
@@ -229,7 +274,9 @@ class MosaicParallelAwareDataloader:
         return self._books.timeline
 
     def _start(self) -> int:
-        """Position at which an iteration begins."""
+        """Position at which an iteration begins; with packing, the epoch that it reads."""
+        if isinstance(self._books, PackedBookkeeping):
+            return self._books.epochs_behind()
         return self._books.samples_seen
 
     def _requests(self, start: int) -> Iterator[BatchRequest]:
@@ -243,21 +290,41 @@ class MosaicParallelAwareDataloader:
         _, place = self._timeline.locate(start)
         return start + self._timeline.epoch_length - place
 
-    def _source(self, start: int) -> Iterator[Batch]:
+    def _extent(self, start: int) -> Pass:
+        """What an iteration over packed rows reads."""
+        if self.infinite:
+            return Pass()
+        return Pass(start, self.drop_last, at_least_one=self._same_pass)
+
+    def _source(self, start: int) -> Iterator[tuple[BatchRequest | PackedBatch, Any, Any]]:
         """Batches from ``start`` on, made ready in the background."""
         self.dataset.store.register()
         ahead = self.dataset.predownload
         if ahead is None:
             ahead = max(64, 8 * self.batch_size)
-        if self.num_workers:
-            if self._workers is None:
-                self._workers = WorkerPool(
-                    self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
-                )
+        if self.num_workers and self._workers is None:
+            self._workers = WorkerPool(
+                self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
+            )
+        pin = self._pin
+        if isinstance(self._books, PackedBookkeeping):
+            packed = packed_batches(
+                self.dataset,
+                self._books.beginning() if self._same_pass else self._books,
+                self._extent(start),
+                batch_size=self.batch_size,
+                predownload=ahead,
+                workers=self._workers,
+                under_way=self.num_workers * (self._prefetch_factor or 2),
+            )
+            return (
+                (batch, pin(torch.from_numpy(batch.inputs)), pin(torch.from_numpy(batch.labels)))
+                for batch in packed
+            )
+        if self._workers:
             read = self._workers.read(lambda: self._requests(start), ahead)
         else:
             read = read_here(self.dataset, lambda: self._requests(start), ahead)
-        pin = self._pin
         return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
 
     @property
@@ -269,12 +336,15 @@ class MosaicParallelAwareDataloader:
         batch_bytes = 2 * 8 * self.batch_size * self.dataset.seq_len
         return max(2, min(16, _READY_BYTES // batch_bytes))
 
-    def _handed_out(self, request: BatchRequest) -> None:
+    def _handed_out(self, request: BatchRequest | PackedBatch) -> None:
         self._books.handed_out(request)
 
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
-        self._books.skip_to(self._epoch_end(start))
+        if isinstance(self._books, PackedBookkeeping):
+            self._books.pass_ended(start)
+        else:
+            self._books.skip_to(self._epoch_end(start))
 
     def _forget_unconfirmed(self) -> None:
         if self._unconfirmed is not None:
@@ -295,7 +365,7 @@ class ValidationDataloader(MosaicParallelAwareDataloader):
     def _start(self) -> int:
         return 0
 
-    def _handed_out(self, request: BatchRequest) -> None:
+    def _handed_out(self, request: BatchRequest | PackedBatch) -> None:
         """A validation pass leaves no trace."""
 
     def _pass_ended(self, start: int) -> None:
@@ -310,7 +380,7 @@ class _Batches:
         self._start = start
         # Workers keep their own batches ready.
         depth = 2 if loader.num_workers else loader._depth
-        self._batches: Background[Batch] = Background(
+        self._batches: Background[tuple[BatchRequest | PackedBatch, Any, Any]] = Background(
             loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
         )
         self._closed = False

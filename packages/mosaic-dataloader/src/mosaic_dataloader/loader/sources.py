@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
+from mosaic_dataloader.packing.documents import joined
 from mosaic_dataloader.shards.limit import largest_shard
 from mosaic_dataloader.shards.lookahead import LookAhead
 
@@ -86,19 +87,29 @@ class WorkerPool:
         The workers are started by the call itself: it belongs into the main thread, where torch
         can watch for their deaths and nothing else runs while the process is forked.
         """
-        self._sampler.restart(requests())
-        return self._collect(iter(self._loader), requests, predownload)
+        return self._collect(self.answers(requests()), requests, predownload)
+
+    def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+        """Requests, in their order, each with what a worker read for it.
+
+        Args:
+            requests: Each has the attributes ``shards`` and ``places``.
+        """
+        self._sampler.restart(requests)
+        return self._answers(iter(self._loader))
+
+    def _answers(self, iterator: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+        for answer in iterator:
+            if isinstance(answer, MosaicDataError):
+                raise answer
+            yield self._sampler.oldest(), answer
 
     def _collect(
-        self, iterator: Iterator[Any], requests: Requests, predownload: int
+        self, answers: Iterator[tuple[Any, Any]], requests: Requests, predownload: int
     ) -> Iterator[Batch]:
         ahead = _look_ahead(self._dataset, requests, predownload)
         try:
-            for answer in iterator:
-                if isinstance(answer, MosaicDataError):
-                    raise answer
-                inputs, labels = answer
-                request = self._sampler.oldest()
+            for request, (inputs, labels) in answers:
                 if ahead:
                     ahead.consumed(len(request.ids))
                 yield request, torch.from_numpy(inputs), torch.from_numpy(labels)
@@ -107,18 +118,18 @@ class WorkerPool:
                 ahead.close()
 
 
-class _RequestSampler(Sampler[BatchRequest]):
+class _RequestSampler(Sampler[Any]):
     """Hands requests to torch's dataloader and remembers which are under way."""
 
     def __init__(self) -> None:
-        self._requests: Iterator[BatchRequest] = iter(())
-        self._under_way: deque[BatchRequest] = deque()
+        self._requests: Iterator[Any] = iter(())
+        self._under_way: deque[Any] = deque()
 
-    def restart(self, requests: Iterator[BatchRequest]) -> None:
+    def restart(self, requests: Iterator[Any]) -> None:
         self._requests = requests
         self._under_way.clear()
 
-    def oldest(self) -> BatchRequest:
+    def oldest(self) -> Any:
         return self._under_way.popleft()
 
     def __iter__(self) -> Iterator[Any]:
@@ -129,7 +140,7 @@ class _RequestSampler(Sampler[BatchRequest]):
 
 
 class _Fetch(Dataset[Any]):
-    """Reads a batch in a worker.
+    """Reads a batch in a worker; or documents, where they are packed.
 
     It returns arrays, which come through the worker's pipe. Tensors would come through shared
     memory, handed over by a socket in a temporary folder that a killed worker leaves behind.
@@ -140,8 +151,10 @@ class _Fetch(Dataset[Any]):
 
     def __getitem__(
         self, wanted: Any
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | MosaicDataError:
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]] | MosaicDataError:
         try:
+            if self._dataset.packing:
+                return joined(self._dataset.documents.read(*wanted))
             inputs, labels = self._dataset.rows.batch(*wanted)
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
@@ -158,11 +171,17 @@ def _look_ahead(
 ) -> LookAhead | None:
     if not dataset.store.fetches or not predownload:
         return None
-    largest, least, most = largest_shard(dataset.streams), 0, None
+    largest, least = largest_shard(dataset.streams), 0
     if dataset.predownload is None:
         # So many samples may all be in one shard: then nothing would come while it is read.
         least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest))
-    if dataset.cache_limit is not None:
-        # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
-        most = max(1, dataset.cache_limit // (4 * largest))
+    most = shards_held_ready(dataset)
     return LookAhead(dataset.store, dataset.mixture, requests(), predownload, least, most)
+
+
+def shards_held_ready(dataset: "StreamingTextDataset") -> int | None:
+    """Shards that may be fetched and wait for their turn; None for any number."""
+    if dataset.cache_limit is None:
+        return None
+    # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
+    return max(1, dataset.cache_limit // (4 * largest_shard(dataset.streams)))

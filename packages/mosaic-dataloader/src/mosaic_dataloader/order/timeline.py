@@ -41,10 +41,9 @@ class Timeline:
         origin: Where the sequence begins.
         orders_dir: Where long epochs' orders are kept for all processes of the machine; None to
             keep them in memory.
+        kept: Epochs held ready. Usually the one being read and the next one; a third would only
+            take memory.
     """
-
-    # The epoch being read and the next one; a third would only take memory.
-    _KEPT = 2
 
     def __init__(
         self,
@@ -52,11 +51,13 @@ class Timeline:
         options: SettledOrder,
         origin: Origin | None = None,
         orders_dir: str | None = None,
+        kept: int = 2,
     ):
         self.mixture = mixture
         self.options = options
         self.origin = origin or Origin()
         self._orders_dir = orders_dir
+        self._kept = kept
         self._orders: OrderedDict[int, Order] = OrderedDict()
         self._prepared = -1
 
@@ -88,7 +89,7 @@ class Timeline:
             else:
                 order = build_epoch(self.mixture, self.options, number)
             self._orders[number] = order
-            while len(self._orders) > self._KEPT:
+            while len(self._orders) > self._kept:
                 self._orders.popitem(last=False)
         self._orders.move_to_end(number)
         return order
@@ -168,7 +169,8 @@ class Timeline:
         if first == last:
             return self.epoch(self.origin.epoch + first).ids_at(places)
         ids = np.empty_like(positions)
-        for number in range(first, last + 1):
+        # Only those that there are: packed lanes may lie many short epochs apart.
+        for number in np.unique(epochs).tolist():
             own = epochs == number
             ids[own] = self.epoch(self.origin.epoch + number).ids_at(places[own])
         return ids

@@ -82,6 +82,21 @@ def pad_token_id(tokenizer: Any) -> int:
     return 0
 
 
+def eos_token_id(tokenizer: Any) -> int | None:
+    """Token id that ends a document; None if the tokenizer does not say.
+
+    Args:
+        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
+    """
+    while tokenizer is not None:
+        for name in ("eos_token_id", "eos_id"):
+            value = getattr(tokenizer, name, None)
+            if value is not None:
+                return int(value)
+        tokenizer = getattr(tokenizer, "tokenizer", None)
+    return None
+
+
 def _encodes_batches(candidate: Any) -> bool:
     if hasattr(candidate, "encode_batch"):
         return True

@@ -1,19 +1,21 @@
 """Keeping count: what was handed out, in which order, of which data."""
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
 from mosaic_dataloader.state.differences import differences
-from mosaic_dataloader.state.position import Position
+from mosaic_dataloader.state.position import KEY, Position
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
-    from mosaic_dataloader.order.batches import BatchRequest
+    from mosaic_dataloader.packing.batches import PackedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,16 @@ class Bookkeeping:
         self._seen = np.array(seen or [0] * count, np.int64)
         self._rows = dataset.row_identity()
 
-    def handed_out(self, request: "BatchRequest") -> None:
+    def handed_out(self, request: "BatchRequest | PackedBatch") -> None:
         """Count a batch that the caller has received."""
+        assert isinstance(request, BatchRequest)
         self.samples_seen = request.stop
         self._seen += request.per_stream
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next sample belongs to, from 0."""
+        return self.timeline.locate(self.samples_seen)[0]
 
     def skip_to(self, position: int) -> None:
         """Go on to a position without counting what lies before it as seen."""
@@ -71,15 +79,18 @@ class Bookkeeping:
             streams=tuple(self._stream_entries()),
         )
 
-    def continued(self, text: object) -> "Bookkeeping":
-        """The books of the run that a saved position belongs to, for the present data.
+    def state(self) -> dict[str, str]:
+        """The entries of a checkpoint."""
+        return {KEY: self.position().to_json()}
+
+    def continued(self, state: Mapping[str, Any]) -> "Bookkeeping":
+        """The books of the run that a saved state belongs to, for the present data.
 
         Raises:
-            MosaicDataError: The text cannot be read, or its run had other data or options.
+            MosaicDataError: The state cannot be read, or its run had other data or options.
         """
-        saved = Position.from_json(text)
-        found = differences(saved, self.position(), open_options=self._open_options())
-        if not found:
+        saved = Position.from_json(state[KEY])
+        if self._fits(saved):
             return Bookkeeping(
                 self._dataset,
                 SettledOrder(**saved.order),
@@ -87,6 +98,23 @@ class Bookkeeping:
                 Origin(**saved.origin),
                 [s["seen"] for s in saved.streams],
             )
+        return Bookkeeping(
+            self._dataset,
+            self.order,
+            saved.samples_seen,
+            Origin(saved.samples_seen, saved.epoch),
+            self._carried_over(saved),
+        )
+
+    def _fits(self, saved: Position) -> bool:
+        """Whether a run can continue; if not, and that is wanted, its epoch is to begin anew.
+
+        Raises:
+            MosaicDataError: It cannot, and beginning anew was not asked for.
+        """
+        found = differences(saved, self.position(), open_options=self._open_options())
+        if not found:
+            return True
         what = "; ".join(found)
         if self._dataset.on_data_change != "restart_epoch":
             raise MosaicDataError(
@@ -94,20 +122,13 @@ class Bookkeeping:
                 f'changed, or set on_data_change = "restart_epoch" in '
                 f"[mosaic_dataloader.dataset] to begin the checkpoint's epoch anew with what is now"
             )
-        epoch = saved.epoch
         logger.warning(
             "data or options changed (%s); epoch %d begins anew after %d samples",
             what,
-            epoch,
+            saved.epoch,
             saved.samples_seen,
         )
-        return Bookkeeping(
-            self._dataset,
-            self.order,
-            saved.samples_seen,
-            Origin(saved.samples_seen, epoch),
-            self._carried_over(saved),
-        )
+        return False
 
     def _epoch_samples(self) -> int:
         """Samples in an epoch; 0 before the first one is counted.

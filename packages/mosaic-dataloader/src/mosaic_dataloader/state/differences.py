@@ -14,12 +14,13 @@ def differences(saved: Position, now: Position, *, open_options: Collection[str]
     Args:
         saved: The position from a checkpoint.
         now: The position that the present run would save.
-        open_options: Order options that the user left open; the saved value is taken for them.
+        open_options: Options that the user left open; the saved value is taken for them.
 
     Returns:
         One clause for each difference; empty where the run can continue.
     """
     return [
+        *_packing_differences(saved.packing_lanes, now.packing_lanes, open_options),
         *_option_differences(saved.order, now.order, open_options),
         *_row_differences(saved.rows, now.rows),
         *_stream_differences(saved.streams, now.streams),
@@ -46,6 +47,17 @@ def _option_differences(
         else:
             found.append(f"{name} was {before!r} and is now {value!r}")
     return found
+
+
+def _packing_differences(
+    saved: int | None, now: int | None, open_options: Collection[str]
+) -> list[str]:
+    if (saved is None) != (now is None):
+        words = {True: "off", False: "on"}
+        return [f"packing was {words[saved is None]} and is now {words[now is None]}"]
+    if saved == now or "packing_lanes" in open_options:
+        return []
+    return [f"packing_lanes was {saved} and is now {now}"]
 
 
 def _row_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

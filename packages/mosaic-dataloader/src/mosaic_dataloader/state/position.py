@@ -17,13 +17,17 @@ class Position:
     """Where a run is in its data, and what identifies the order it counts in.
 
     Attributes:
-        samples_seen: Samples handed out by all ranks together since the run began.
+        samples_seen: Samples handed out by all ranks together since the run began; rows, if
+            documents are packed.
         origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
             epoch that begins there.
-        epoch_samples: Samples in one epoch of that order; 0 where none was counted yet.
+        epoch_samples: Samples in one epoch of that order; 0 where none was counted yet. If
+            documents are packed, about how many rows an epoch gives.
         order: Settled order options (see ``SettledOrder``).
         rows: What decides the content of a row: sequence length, tokenizer, token encoding.
-        streams: One entry per stream: name, samples, shards, choose, digest, seen.
+        streams: One entry per stream: name, samples, shards, choose, digest, seen. If documents are
+            packed, what was seen is counted lane by lane, and here it is 0.
+        packing_lanes: Lanes in which documents are packed; None if they are not.
     """
 
     samples_seen: int
@@ -32,6 +36,7 @@ class Position:
     order: Mapping[str, Any]
     rows: Mapping[str, Any]
     streams: tuple[Mapping[str, Any], ...]
+    packing_lanes: int | None = None
 
     @property
     def epoch(self) -> int:
@@ -41,7 +46,7 @@ class Position:
 
     def to_json(self) -> str:
         """The position as JSON, with a checksum over everything else in it."""
-        content = {
+        content: dict[str, Any] = {
             "version": VERSION,
             "samples_seen": self.samples_seen,
             "origin": dict(self.origin),
@@ -50,7 +55,9 @@ class Position:
             "rows": dict(self.rows),
             "streams": [dict(s) for s in self.streams],
         }
-        return json.dumps({**content, "checksum": _checksum(content)}, sort_keys=True)
+        if self.packing_lanes is not None:
+            content["packing_lanes"] = self.packing_lanes
+        return json.dumps({**content, "checksum": checksum(content)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: object) -> "Position":
@@ -80,7 +87,7 @@ class Position:
                 f"the saved data position has format version {content['version']}, this release "
                 f"reads up to {VERSION}; install a newer mosaic-dataloader"
             )
-        if content.pop("checksum", None) != _checksum(content):
+        if content.pop("checksum", None) != checksum(content):
             raise MosaicDataError(
                 "the saved data position does not match its checksum; the checkpoint is damaged or "
                 "was edited, load an earlier one"
@@ -92,9 +99,11 @@ class Position:
             order=content["order"],
             rows=content["rows"],
             streams=tuple(content["streams"]),
+            packing_lanes=content.get("packing_lanes"),
         )
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def checksum(content: Mapping[str, Any]) -> str:
+    """A short digest of JSON values."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,222 @@
+"""Keeping count where documents are packed: rows for the run, a position for each lane."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import BatchRequest, Layout
+from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.packing.batches import PackedBatch
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes
+from mosaic_dataloader.packing.size import rows_of_epoch
+from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
+from mosaic_dataloader.state.bookkeeping import Bookkeeping
+from mosaic_dataloader.state.position import KEY, Position
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
+
+# Epochs of few documents are passed quickly, and not by all lanes at once.
+_KEPT_SAMPLES = 1 << 21
+
+
+class PackedBookkeeping(Bookkeeping):
+    """The position of a packed run, as far as one rank knows it.
+
+    ``samples_seen`` counts rows, which all ranks know; documents are counted lane by lane.
+
+    Args:
+        dataset: The data.
+        order: The order, settled at the run's first start.
+        layout: The rank.
+        lanes: Lanes of the run; settled by the options and the layout where None.
+        samples_seen: Rows handed out by all ranks together.
+        origin: Where the present order begins, in rows, and with which epoch.
+        positions: Where each of the rank's lanes goes on; by default at its first document.
+
+    Raises:
+        MosaicDataError: The ranks do not divide the lanes.
+    """
+
+    def __init__(
+        self,
+        dataset: "StreamingTextDataset",
+        order: SettledOrder,
+        layout: Layout,
+        lanes: int | None = None,
+        samples_seen: int = 0,
+        origin: Origin | None = None,
+        positions: Mapping[int, LanePosition] | None = None,
+    ):
+        super().__init__(dataset, order, samples_seen, origin)
+        self._layout = layout
+        settled = lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        check_lanes(settled, layout.world_size, saved=lanes is not None)
+        self.lane_count = settled
+        length = dataset.mixture.epoch_samples
+        # Positions of documents count from where the order begins, for rows do not tell them.
+        self.timeline = Timeline(
+            dataset.mixture,
+            order,
+            Origin(0, self.origin.epoch),
+            dataset.orders_dir,
+            kept=max(4, min(2 + 4 * settled // length, _KEPT_SAMPLES // length)),
+        )
+        self._positions = dict(positions or {})
+
+    @cached_property
+    def lanes(self) -> Lanes:
+        """The lanes of the run."""
+        return Lanes(
+            self.lane_count,
+            self._dataset.mixture.epoch_samples,
+            self.order.num_canonical_nodes,
+        )
+
+    @cached_property
+    def own_lanes(self) -> list[int]:
+        """The lanes of this rank, ascending."""
+        return self.lanes.of_rank(self._layout.rank, self._layout.world_size)
+
+    @property
+    def first_slot(self) -> int:
+        """Place, among the rank's lanes, of the one that its next row comes from."""
+        world_size = self._layout.world_size
+        residue = self.lanes.residue(self._layout.rank, world_size)
+        row = self.samples_seen + (residue - self.samples_seen) % world_size
+        return row % self.lane_count // world_size
+
+    def beginning(self) -> "PackedBookkeeping":
+        """The books of a run of the same lanes that has not begun."""
+        return PackedBookkeeping(self._dataset, self.order, self._layout, self.lane_count)
+
+    def positions(self) -> list[LanePosition]:
+        """Where each of the rank's lanes goes on."""
+        nothing = LanePosition()
+        return [self._positions.get(lane, nothing) for lane in self.own_lanes]
+
+    def locate(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], of lanes' documents; see `Lanes.positions`."""
+        positions = self.lanes.positions(lanes, documents)
+        if not len(positions):
+            return positions
+        self.timeline.prepare_next(int(positions.max()))
+        return self.timeline.at(positions)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the rank's hindmost lane is in, from 0."""
+        return self.origin.epoch + self.epochs_behind()
+
+    def epochs_behind(self) -> int:
+        """The epoch of the rank's hindmost lane, counted from the order's beginning."""
+        return min(
+            self.lanes.epoch(lane, position.document)
+            for lane, position in zip(self.own_lanes, self.positions(), strict=True)
+        )
+
+    def handed_out(self, request: BatchRequest | PackedBatch) -> None:
+        """Count a batch that the caller has received."""
+        assert isinstance(request, PackedBatch)
+        self.samples_seen += request.rows * self._layout.world_size
+        self._positions.update(request.lanes)
+
+    def pass_ended(self, epoch: int) -> None:
+        """Note that a finite pass over an epoch, counted from the order's beginning, has ended."""
+        for lane, position in zip(self.own_lanes, self.positions(), strict=True):
+            end = self.lanes.first_of_epoch(lane, epoch + 1)
+            if position.document >= end:
+                continue
+            documents = np.arange(position.document, end, dtype=np.int64)
+            ids = self.locate(np.full(len(documents), lane, np.int64), documents)
+            counts = self._dataset.mixture.count_per_stream(ids[None])[0]
+            finished = counts + np.array(position.finished or 0, np.int64)
+            self._positions[lane] = LanePosition(end, 0, tuple(finished.tolist()))
+
+    def per_stream(self) -> dict[str, int]:
+        """Documents of this rank's lanes that were handed out to their ends, by stream name."""
+        total = np.zeros(len(self._dataset.mixture.streams), np.int64)
+        for lane in self._positions.values():
+            if lane.finished:
+                total += np.array(lane.finished, np.int64)
+        names = [s.name for s in self._dataset.mixture.streams]
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def position(self) -> Position:
+        """What a checkpoint holds of the whole run; the same on all ranks."""
+        return replace(super().position(), packing_lanes=self.lane_count)
+
+    def state(self) -> dict[str, str]:
+        """The entries of a checkpoint: the run's, and one for each of the rank's lanes."""
+        lanes = np.array(self.own_lanes, np.int64)
+        own = self.positions()
+        positions = self.lanes.positions(lanes, np.array([p.document for p in own], np.int64))
+        none = (0,) * len(self._dataset.mixture.streams)
+        entries = {
+            lane_key(lane): SavedLane(
+                place, position.offset, position.finished or none, self.samples_seen
+            ).to_json()
+            for lane, place, position in zip(self.own_lanes, positions.tolist(), own, strict=True)
+        }
+        return {**super().state(), **entries}
+
+    def continued(self, state: Mapping[str, Any]) -> "PackedBookkeeping":
+        """The books of the run that a saved state belongs to, for the present data.
+
+        Args:
+            state: The run's entry and those of at least this rank's lanes.
+
+        Raises:
+            MosaicDataError: The state cannot be read, lacks one of these lanes, or its run had
+                other data or options.
+        """
+        saved = Position.from_json(state[KEY])
+        if not self._fits(saved):
+            return PackedBookkeeping(
+                self._dataset,
+                self.order,
+                self._layout,
+                self.lane_count,
+                saved.samples_seen,
+                Origin(saved.samples_seen, saved.epoch),
+            )
+        books = PackedBookkeeping(
+            self._dataset,
+            SettledOrder(**saved.order),
+            self._layout,
+            saved.packing_lanes,
+            saved.samples_seen,
+            Origin(**saved.origin),
+        )
+        books._positions = {lane: books._saved_lane(state, lane) for lane in books.own_lanes}
+        return books
+
+    def _saved_lane(self, state: Mapping[str, Any], lane: int) -> LanePosition:
+        key = lane_key(lane)
+        if key not in state:
+            raise MosaicDataError(
+                f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
+                f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
+            )
+        saved = SavedLane.from_json(key, state[key])
+        if saved.samples_seen != self.samples_seen:
+            raise MosaicDataError(
+                f"the saved data state's {key} was saved after {saved.samples_seen:,} rows and its "
+                f'"{KEY}" after {self.samples_seen:,}; take both from the same checkpoint'
+            )
+        document = self.lanes.document(lane, saved.position)
+        return LanePosition(document, saved.offset, saved.finished)
+
+    def _epoch_samples(self) -> int:
+        """About how many rows an epoch gives, by the sizes that the indexes tell."""
+        return rows_of_epoch(self._dataset)
+
+    def _open_options(self) -> list[str]:
+        own = [] if self._dataset.packing_lanes else ["packing_lanes"]
+        return [*super()._open_options(), *own]

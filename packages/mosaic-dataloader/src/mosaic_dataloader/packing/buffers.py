@@ -1,0 +1,88 @@
+"""Tokens of one lane, on their way into rows."""
+
+from collections import deque
+
+import numpy as np
+
+from mosaic_dataloader.packing.documents import Tokens
+from mosaic_dataloader.packing.state import LanePosition
+
+
+class LaneBuffer:
+    """Joins documents that arrive in order, and cuts rows from them.
+
+    Args:
+        position: Where the lane goes on; the first document that arrives is the one it names.
+        streams: How many streams there are.
+    """
+
+    def __init__(self, position: LanePosition, streams: int):
+        self._document = position.document
+        # Tokens of the first document that lie behind; it may not have arrived yet.
+        self._offset = position.offset
+        self._finished = np.array(position.finished or [0] * streams, np.int64)
+        self._parts: deque[tuple[Tokens, int]] = deque()
+        self._ready = -position.offset
+
+    @property
+    def ready(self) -> int:
+        """Tokens that can be taken; not positive until the unfinished document has arrived."""
+        return self._ready
+
+    @property
+    def arrived(self) -> int:
+        """The number of the document that is to arrive next."""
+        return self._document + len(self._parts)
+
+    @property
+    def position(self) -> LanePosition:
+        """Where the lane goes on after the rows taken so far."""
+        return LanePosition(self._document, self._offset, tuple(self._finished.tolist()))
+
+    def append(self, tokens: Tokens, stream: int) -> None:
+        """Take in the next document."""
+        self._parts.append((tokens, stream))
+        self._ready += len(tokens)
+
+    def damaged(self) -> bool:
+        """Whether the unfinished document has arrived and is shorter than it was."""
+        return self._offset > 0 and bool(self._parts) and len(self._parts[0][0]) <= self._offset
+
+    def take(self, count: int) -> Tokens:
+        """The next tokens; the last of them stays the first of what is taken next.
+
+        Args:
+            count: How many; at least 2, and no more than are ready.
+
+        Returns:
+            integer[count].
+        """
+        pieces: list[Tokens] = []
+        missing, offset = count, self._offset
+        for tokens, _ in self._parts:
+            piece = tokens[offset : offset + missing]
+            pieces.append(piece)
+            missing -= len(piece)
+            offset = 0
+            if not missing:
+                break
+        self._advance(count - 1)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def finish(self) -> None:
+        """Leave what is ready: the epoch ends here, and the lane goes on behind it."""
+        while self._parts:
+            self._drop()
+        self._offset = self._ready = 0
+
+    def _advance(self, count: int) -> None:
+        self._ready -= count
+        self._offset += count
+        while self._offset >= len(self._parts[0][0]):
+            self._offset -= len(self._parts[0][0])
+            self._drop()
+
+    def _drop(self) -> None:
+        _, stream = self._parts.popleft()
+        self._finished[stream] += 1
+        self._document += 1

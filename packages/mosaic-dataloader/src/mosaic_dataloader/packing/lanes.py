@@ -1,0 +1,137 @@
+"""Which documents a lane takes, and which rank reads it: formulas, nothing is stored."""
+
+from math import gcd, lcm
+
+import numpy as np
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.deal import node_starts
+from mosaic_dataloader.order.mixture import Int64Array
+
+# Divisible by most numbers of ranks that people use: 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, …
+_UNIT = 960
+# Lanes of a rank, so that the run may go on with more ranks.
+_SPARE = 4
+
+
+def default_lanes(dp_world_size: int) -> int:
+    """Lanes of a run that begins with so many ranks and names no number."""
+    return _UNIT * -(-_SPARE * dp_world_size // _UNIT)
+
+
+def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
+    """See that the lanes can be shared out.
+
+    Args:
+        lanes: Lanes of the run, S.
+        dp_world_size: Data-parallel ranks.
+        saved: Whether the run has begun, so that its lanes are given.
+
+    Raises:
+        MosaicDataError: The ranks do not divide them; the message names numbers that do.
+    """
+    if lanes % dp_world_size == 0:
+        return
+    divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
+    below = max((n for n in divisors if n < dp_world_size), default=1)
+    above = min((n for n in divisors if n > dp_world_size), default=below)
+    near = f"{below} or {above}" if above > below else f"{below}"
+    advice = (
+        f"the run was begun with {lanes} lanes and keeps them: continue it with {near} ranks"
+        if saved
+        else f"use {near} ranks, or begin a run with packing_lanes = {lcm(lanes, dp_world_size)}"
+    )
+    raise MosaicDataError(
+        f"{dp_world_size} data-parallel ranks do not divide {lanes} packing lanes; {advice}"
+    )
+
+
+class Lanes:
+    """The lanes of a run.
+
+    A document of a lane has a number, counted within its lane from 0 through all epochs, and a
+    position, counted in the order from its beginning.
+
+    Args:
+        count: Lanes, S.
+        epoch_samples: Documents in an epoch, at least as many as canonical nodes.
+        nodes: Canonical nodes.
+    """
+
+    def __init__(self, count: int, epoch_samples: int, nodes: int):
+        self.count = count
+        self._length = epoch_samples
+        # Canonical nodes c and lanes l belong together where c and l agree modulo this.
+        self._groups = gcd(count, nodes)
+        self._turns = count // self._groups
+        rounds = epoch_samples // nodes
+        self._body = rounds * nodes
+        # Behind the whole rounds, the nodes with a sample more have one each (see `deal`).
+        longer = np.flatnonzero(np.diff(node_starts(epoch_samples, nodes)) > rounds)
+        owners = longer % self._groups
+        self._tail = self._body + np.argsort(owners, kind="stable").astype(np.int64)
+        counts = np.bincount(owners, minlength=self._groups)
+        self._tail_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        # Documents of each group in one epoch.
+        self._sizes = self._body // self._groups + counts.astype(np.int64)
+
+    def positions(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
+        """Positions in the order, int64[n], of lanes' documents.
+
+        Args:
+            lanes: int64[n], lane of each.
+            documents: int64[n], its number in the lane.
+        """
+        group, turn = lanes % self._groups, lanes // self._groups
+        epoch, index = np.divmod(turn + documents * self._turns, self._sizes[group])
+        places = group + self._groups * index
+        behind = index - self._body // self._groups
+        late = np.flatnonzero(behind >= 0)
+        places[late] = self._tail[self._tail_starts[group[late]] + behind[late]]
+        found: Int64Array = epoch * self._length + places
+        return found
+
+    def document(self, lane: int, position: int) -> int:
+        """The number in its lane of the document at a position.
+
+        Raises:
+            MosaicDataError: The lane does not take that position.
+        """
+        epoch, place = divmod(position, self._length)
+        group, turn = lane % self._groups, lane // self._groups
+        if place < self._body:
+            index = place // self._groups
+        else:
+            tail = self._tail[self._tail_starts[group] : self._tail_starts[group + 1]]
+            index = self._body // self._groups + int(np.searchsorted(tail, place))
+        number = (epoch * int(self._sizes[group]) + index - turn) // self._turns
+        own = self.positions(np.array([lane], np.int64), np.array([number], np.int64))
+        if number < 0 or int(own[0]) != position:
+            raise MosaicDataError(
+                f"position {position} is none of lane {lane}; the saved lane belongs to another run"
+            )
+        return number
+
+    def epoch(self, lane: int, document: int) -> int:
+        """The epoch, counted from the order's beginning, that a lane's document belongs to."""
+        group, turn = lane % self._groups, lane // self._groups
+        return (turn + document * self._turns) // int(self._sizes[group])
+
+    def first_of_epoch(self, lane: int, epoch: int) -> int:
+        """The number of a lane's first document that belongs to an epoch or to a later one."""
+        group, turn = lane % self._groups, lane // self._groups
+        return max(0, -(-(epoch * int(self._sizes[group]) - turn) // self._turns))
+
+    def of_rank(self, rank: int, dp_world_size: int) -> list[int]:
+        """The lanes of a rank, ascending.
+
+        Lanes that agree modulo the ranks stay together. Sorted by their canonical nodes, as far as
+        these follow from that residue, consecutive ranks get consecutive canonical nodes.
+        """
+        first = self.residue(rank, dp_world_size)
+        return list(range(first, self.count, dp_world_size))
+
+    def residue(self, rank: int, dp_world_size: int) -> int:
+        """What the lanes of a rank are congruent to, modulo the ranks."""
+        common = gcd(self._groups, dp_world_size)
+        return sorted(range(dp_world_size), key=lambda residue: (residue % common, residue))[rank]

@@ -1,0 +1,25 @@
+"""How long documents are, as far as that is known before any is read."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
+
+# Of a byte-level tokenizer of some ten thousand entries, on text of Latin letters.
+_BYTES_PER_TOKEN = 4.0
+
+
+def mean_tokens(dataset: "StreamingTextDataset") -> float:
+    """Tokens of a document, over one epoch, about."""
+    total = 0.0
+    for stream, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
+        dtype = stream.column.dtype
+        token = _BYTES_PER_TOKEN if dtype is None else float(dtype.itemsize)
+        stored = sum(reader.get_raw_size() for reader in stream.readers)
+        total += size.choose * stored / token / size.samples
+    return total / dataset.mixture.epoch_samples
+
+
+def rows_of_epoch(dataset: "StreamingTextDataset") -> int:
+    """Rows that an epoch gives, about; the same on all ranks, and at least 1."""
+    return max(1, round(mean_tokens(dataset) * dataset.mixture.epoch_samples / dataset.seq_len))

@@ -62,6 +62,15 @@ VALIDATION = "mosaic_validation_dataloader"
             [f"{TRAIN}] epoch_size", "streams.b] has repeat"],
         ),
         ([put(f"{DATASET}.streams.a.download_timeout", 0.0)], ["download_timeout = 0.0", "above"]),
+        ([put(f"{DATASET}.packing_lanes", 8)], [f"{TRAIN}] packing_lanes = 8", "packing = true"]),
+        (
+            [put(f"{DATASET}.packing", True), put(f"{DATASET}.packing_lanes", 0)],
+            ["packing_lanes = 0", "at least 1"],
+        ),
+        (
+            [put(f"{DATASET}.packing", True), put(f"{DATASET}.batching_method", "per_stream")],
+            [f"{TRAIN}] packing = true", 'not "per_stream"'],
+        ),
         ([put(f"{DATASET}.shuffle_seed", -1)], [f"{TRAIN}] shuffle_seed = -1", "at least 0"]),
         ([put(f"{DATASET}.num_canonical_nodes", 0)], ["num_canonical_nodes = 0", "at least 1"]),
         ([put(f"{LOADER}.num_workers", -1)], ["[mosaic_dataloader] num_workers = -1"]),
@@ -109,6 +118,7 @@ def test_refused(changes: list[Change], parts: list[str]) -> None:
         [put("validation.enable", True), put(f"{VALIDATION}.dataset.local", "x")],
         [put(f"{DATASET}.streams", {}), put(f"{DATASET}.local", "x")],
         [put(f"{DATASET}.epoch_size", 100)],
+        [put(f"{DATASET}.packing", True), put(f"{DATASET}.packing_lanes", 8)],
         [put("mosaic_tokenizer.kwargs", {"num_workers": -1})],
     ],
 )

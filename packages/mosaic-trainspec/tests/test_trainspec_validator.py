@@ -108,4 +108,9 @@ def test_what_cannot_be_validated_says_so_in_one_line(results: dict[str, list[An
         assert "validation batches have shape [2, 16]" in rank["pp_shape"]
         assert "cannot run the pipeline schedule ZBVZeroBubble" in rank["v_schedule"]
         assert "set it to training.local_batch_size = 2" in rank["pp_batch"]
+        assert "gives no batch at all on one rank" in rank["none_on_one"]
+        logged, (loss, targets) = rank.pop("evened_out")
+        assert logged["loss"] == pytest.approx(loss, rel=1e-6)
+        assert logged["validation_metrics/n_targets"] == targets
+        assert logged["validation_metrics/n_batches"] == 3
         assert not any("\n" in message for message in rank.values())

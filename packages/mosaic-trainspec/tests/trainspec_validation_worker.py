@@ -76,8 +76,16 @@ def data_set() -> tuple[torch.Tensor, torch.Tensor]:
 class Loader:
     """Deals rows round-robin by batches; pads the last ones, so that a rank may be all padding."""
 
-    def __init__(self, dp_world_size: int, dp_rank: int, drop: int = 0, hide: bool = False) -> None:
+    def __init__(
+        self,
+        dp_world_size: int,
+        dp_rank: int,
+        drop: int = 0,
+        hide: bool = False,
+        uneven: bool = False,
+    ) -> None:
         self.world, self.rank, self.drop, self.hide = dp_world_size, dp_rank, drop, hide
+        self.uneven_batches = uneven
         self.taken = 0
 
     def __len__(self) -> int:
@@ -218,8 +226,16 @@ def setup(layout: dict[str, Any], *, positionwise: bool = False, **loader: Any) 
     loaders: list[Loader] = []
 
     def build_loader(*, dp_world_size, dp_rank, tokenizer, job_config):
-        drop = loader.get("drop", 0) if dist.get_rank() == 0 else 0
-        loaders.append(Loader(dp_world_size, dp_rank, drop, loader.get("hide", False)))
+        drop = loader.get("drop", 0) if dist.get_rank() == loader.get("dropper", 0) else 0
+        loaders.append(
+            Loader(
+                dp_world_size,
+                dp_rank,
+                drop,
+                loader.get("hide", False),
+                loader.get("uneven", False),
+            )
+        )
         return loaders[0]
 
     validator = build_mosaic_validator(
@@ -330,9 +346,15 @@ def run_short() -> dict[str, Any]:
 
 
 def failures_of_two() -> dict[str, Any]:
-    out = {}
+    out: dict[str, Any] = {}
     for name, hide in (("sized", False), ("unsized", True)):
         out[name] = error_of(setup({"dp_shard": 2}, drop=1, hide=hide))
+    # The last batch of rank 1 is all padding: without it, the set is the same.
+    run = setup({"dp_shard": 2}, drop=1, dropper=1, hide=True, uneven=True)
+    run.validator.validate(run.parts, step=1)
+    (logged,) = run.metrics.logged
+    out["evened_out"] = [logged, run.expected]
+    out["none_on_one"] = error_of(setup({"dp_shard": 2}, drop=3, dropper=1, hide=True, uneven=True))
     # What only the batches after the limit would show is no error.
     out["beyond_limit"] = error_of(setup({"dp_shard": 2}, drop=1, steps=2))
     for name, layout in (

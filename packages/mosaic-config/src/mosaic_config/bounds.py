@@ -12,6 +12,7 @@ _AT_LEAST = {
     "shuffle_block_size": 1,
     "num_canonical_nodes": 1,
     "sampling_granularity": 1,
+    "packing_lanes": 1,
     "epoch_size": 1,
     "predownload": 0,
     "cache_limit": 1,

@@ -76,7 +76,21 @@ def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
         if not (stream.remote or stream.local):
             yield f"{where} has neither remote nor local; give at least one of them"
         yield from out_of_bounds(where, stream)
+    yield from _packing(place, dataset)
     yield from weight_problems(place, dataset)
+
+
+def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
+    if dataset.packing and dataset.batching_method != "random":
+        yield (
+            f'[{place}] packing = true needs batching_method = "random", not '
+            f'"{dataset.batching_method}": a packed row may hold documents of several streams'
+        )
+    if dataset.packing_lanes is not None and not dataset.packing:
+        yield (
+            f"[{place}] packing_lanes = {dataset.packing_lanes} has no meaning without packing; "
+            f"set packing = true or remove it"
+        )
 
 
 def _row_length(

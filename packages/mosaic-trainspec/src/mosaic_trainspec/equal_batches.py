@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torchtitan.components.loss import IGNORE_INDEX
 
 from mosaic_trainspec.errors import TrainSpecError
 
@@ -20,14 +21,21 @@ def equal_batches(
     A loader with a length is compared across all ranks once, before its first batch. One without
     is asked for each batch in turn, which costs one small all-reduce per batch.
 
+    A loader whose attribute ``uneven_batches`` is true says that ranks may get different numbers of
+    batches, at least one each (packing cannot tell before). Ranks that have none left are then
+    given their last one again, with every label ignored, until no rank has any.
+
     Args:
-        loader: Iterated once, from its beginning.
+        loader: Iterated once, from its beginning. Batches are pairs of inputs and labels.
         limit: How many batches at most; ``None`` for all. Never reads further than that.
         device: Where the process group communicates.
 
     Raises:
         TrainSpecError: On every rank, if the ranks' numbers of batches differ.
     """
+    if getattr(loader, "uneven_batches", False):
+        yield from _evened_out(itertools.islice(loader, limit), device)
+        return
     length = _length(loader)
     if length is not None and limit is not None:
         length = min(length, limit)
@@ -44,6 +52,25 @@ def equal_batches(
         yield batch
 
 
+def _evened_out(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    last: Any = None
+    for given in itertools.count():
+        batch = next(batches, None)
+        most, least = _ends(0 if batch is None else 1, device)
+        if most == 0:
+            return
+        if given == 0 and least == 0:
+            raise TrainSpecError(
+                "the validation loader gives no batch at all on one rank: let it give each rank at "
+                "least one, with every label ignored where there is no row"
+            )
+        if batch is None:
+            inputs, labels = last
+            batch = (inputs, torch.full_like(labels, IGNORE_INDEX))
+        last = batch
+        yield batch
+
+
 def _length(loader: Iterable[object]) -> int | None:
     if not isinstance(loader, Sized):
         return None
@@ -56,12 +83,7 @@ def _length(loader: Iterable[object]) -> int | None:
 
 def _require_same(count: int, device: torch.device) -> None:
     """Compare over all ranks, not only the data parallel ones: each takes part in collectives."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    # One all-reduce for both ends: the largest of -count is the negated smallest count.
-    ends = torch.tensor([count, -count], dtype=torch.int64, device=device)
-    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    most, least = int(ends[0]), -int(ends[1])
+    most, least = _ends(count, device)
     if least == most:
         return
     if least < 0:
@@ -73,3 +95,13 @@ def _require_same(count: int, device: torch.device) -> None:
         f"the validation loader gives {least} batches on one rank and {most} on another: make "
         "build_validation_dataloader_fn pad the set so that every rank gets equally many"
     )
+
+
+def _ends(count: int, device: torch.device) -> tuple[int, int]:
+    """The largest and the smallest of all ranks' numbers."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return count, count
+    # One all-reduce for both ends: the largest of -count is the negated smallest count.
+    ends = torch.tensor([count, -count], dtype=torch.int64, device=device)
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    return int(ends[0]), -int(ends[1])

@@ -84,6 +84,20 @@ class MosaicDataset:
     device's batch is of one stream. All but "random" tie the order to the global batch size.
     """
 
+    packing: bool = False
+    """
+    Whether documents (text, or stored tokens of one document each) are joined into full rows, with
+    EOS between them. False: each document is one row, cut or padded. Needs batching_method =
+    "random".
+    """
+
+    packing_lanes: int | None = None
+    """
+    Sequences in which documents are joined side by side; the number of data-parallel ranks must
+    divide it. None: the smallest multiple of 960 that is at least 4 times the data-parallel ranks
+    of the first run; kept when resuming.
+    """
+
     epoch_size: int | str | None = None
     """
     Samples in an epoch, as a number or like "100k" or "64M". None: the size of the data. Not

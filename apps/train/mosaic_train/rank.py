@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mosaic_train.checks.checkpoint import keep_lanes
 from mosaic_train.cpu import adapt_spec, enable_cpu, no_accelerator
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, is_user_error, print_error
@@ -39,6 +40,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         init_rank_logs(config, rank.rank, world_size)
         if not rank.launched_by_us:
             prepare_and_check(config, world_size=world_size, tell=rank.rank == 0)
+        keep_lanes(config)
         if no_accelerator():
             enable_cpu()
         config.model.name = register_spec(config)

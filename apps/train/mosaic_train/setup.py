@@ -4,7 +4,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mosaic_train.checks.checkpoint import check_checkpoint
+from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.masks import check_document_masks
@@ -34,7 +34,7 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     summed up in one line.
 
     Args:
-        config: The parsed configuration. It is not modified.
+        config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
         world_size: Ranks of the whole run.
         tell: Whether warnings and summary are told here; of several ranks only one should.
 
@@ -77,6 +77,7 @@ def _check_configuration(
         if model is not None:
             report.attempt(check_heads, config, model)
     report.attempt(check_checkpoint, config)
+    report.attempt(keep_lanes, config)
 
 
 def _check_data(

@@ -1,6 +1,8 @@
 """A user's mistake is one line on stderr and exit code 2, before any rank starts."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,10 @@ def test_what_needs_a_gpu(
             ["--nproc-per-node", "2", "--parallelism.expert_parallel_degree", "2"],
             "expert_parallel_degree = 1",
         ),
+        (
+            [*["--model.flavor", "debugmodel_flex_attn"], "--mosaic_dataloader.dataset.packing"],
+            "flex attention.*no backward pass on CPU",
+        ),
         (["--profiling.enable_profiling"], "profil"),
         (
             ["--nproc-per-node", "2", "--parallelism.context_parallel_degree", "2"],
@@ -138,6 +144,28 @@ def test_what_needs_a_gpu(
         code, err = outcome(app, capfd, *arguments)
         assert code == 2, arguments
         assert_one_line(err, expected)
+
+
+def test_attention_between_documents(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a mask of documents is made of, as a machine with a GPU would check it."""
+    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    tokenizer = app.folder / "no-eos"
+    shutil.copytree(app.data / "tokenizer", tokenizer)
+    (tokenizer / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
+    )
+    (tokenizer / "special_tokens_map.json").unlink(missing_ok=True)
+    flex = ["--model.flavor", "debugmodel_flex_attn", "--mosaic_dataloader.dataset.packing"]
+    app.config()
+    code, err = outcome(app, capfd, *flex, "--mosaic_tokenizer.name", str(tokenizer))
+    assert code == 2
+    assert_one_line(err, "apart by the EOS token.*no-eos.*has none.*kwargs.eos_token")
+    app.config((f'name = "{app.data}/tokenizer"', ""))
+    code, err = outcome(app, capfd, *flex)
+    assert code == 2
+    assert_one_line(err, "masks.*set mosaic_tokenizer.name")
 
 
 def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +257,21 @@ def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert_one_line(err, "initial_load_path 'no/dir'")
 
-    (folder / "step-6").mkdir()
+    packing = ["--mosaic_dataloader.dataset.packing"]
+    write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
+    code, err = outcome(app, capfd, *packing)
+    assert code == 2
+    assert_one_line(err, "step-5 was written without packing.*exclude_from_loading dataloader")
+    lanes = [f"dataloader.lane_{lane:04d}" for lane in range(12)]
+    write_checkpoint(folder / "step-6", [*full, "dataloader.mosaic", *lanes])
+    code, err = outcome(app, capfd, *packing, "--mosaic_dataloader.dataset.packing_lanes", "24")
+    assert code == 2
+    assert_one_line(err, "packing_lanes is 24.*step-6 has 12")
+    # Left open, the lanes are the checkpoint's.
+    code, err = outcome(app, capfd, *packing, "--nproc-per-node", "5")
+    assert code == 2
+    assert_one_line(err, "5 data-parallel ranks do not divide 12 packing lanes")
+
     (folder / "step-6" / ".metadata").write_bytes(b"cut off")
     code, err = outcome(app, capfd)
     assert code == 2

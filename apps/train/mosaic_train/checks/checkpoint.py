@@ -62,6 +62,52 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
                 "nothing here: start the data from the beginning with "
                 f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {_DATALOADER}))}"
             )
+        _check_lanes(config, folder, _lanes(keys))
+
+
+def keep_lanes(config: "MosaicJobConfig") -> None:
+    """Set `packing_lanes`, where it is left open, to the lanes of the checkpoint to continue.
+
+    A run keeps the lanes that it began with. The loader would learn them from its saved state, but
+    torch's distributed checkpoint asks for the keys of the present lanes before that.
+
+    Args:
+        config: Its `mosaic_dataloader.dataset.packing_lanes` is changed.
+
+    Raises:
+        TrainError: A checkpoint is asked for that is not there, or cannot be read.
+    """
+    dataset = config.mosaic_dataloader.dataset
+    if not dataset.packing or dataset.packing_lanes is not None or not config.checkpoint.enable:
+        return
+    if _DATALOADER in config.checkpoint.exclude_from_loading:
+        return
+    folder = checkpoint_to_continue(config)
+    if folder is not None and (folder / ".metadata").is_file():
+        dataset.packing_lanes = _lanes(_keys(folder)) or None
+
+
+def _lanes(keys: set[str]) -> int:
+    return sum(key.startswith(f"{_DATALOADER}.lane_") for key in keys)
+
+
+def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
+    """Torch would end in a long traceback over a lane that the checkpoint does not have."""
+    dataset = config.mosaic_dataloader.dataset
+    if not dataset.packing:
+        return  # the loader says what it finds
+    if not lanes:
+        raise TrainError(
+            f"checkpoint {folder} was written without packing: set "
+            "mosaic_dataloader.dataset.packing = false, or start the data from the beginning with "
+            f"--checkpoint.exclude_from_loading {_DATALOADER}"
+        )
+    if dataset.packing_lanes not in (None, lanes):
+        raise TrainError(
+            f"mosaic_dataloader.dataset.packing_lanes is {dataset.packing_lanes}, but checkpoint "
+            f"{folder} has {lanes}: a run keeps the lanes that it began with, so leave "
+            "packing_lanes out"
+        )
 
 
 def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 import types
 from pathlib import Path
@@ -85,17 +86,50 @@ class TrainState:
         self.step = state["step"]
 
 
-def leg(argv: list[str], batches: int, beyond: int, load_step: int = -1) -> None:
+def packed_order(streams: dict[str, Any], count: int, seq_len: int, **options: Any) -> None:
+    """Note the first packed rows of a loader that knows of no other rank."""
+    dataset = StreamingTextDataset(seq_len=seq_len, streams=streams, packing=True, **options)
+    loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
+    batches = iter(loader)
+    note("packed", rows=[row for _ in range(count) for row in _packed_rows(next(batches))])
+    loader.close()
+
+
+def _packed_rows(batch: Any) -> list[list[int]]:
+    """Rows of T+1 tokens."""
+    inputs, labels = batch[0]["input"], batch[1]
+    assert inputs[:, 1:].equal(labels[:, :-1])
+    rows: list[list[int]] = torch.cat([inputs, labels[:, -1:]], dim=1).tolist()
+    return rows
+
+
+def leg(
+    argv: list[str],
+    batches: int,
+    beyond: int,
+    load_step: int = -1,
+    packed: bool = False,
+    killed: bool = False,
+) -> None:
     """A piece of a run: load, then save after each batch, then go on without saving.
 
     TorchTitan's CheckpointManager, with optimizer and scheduler, drives the loader as its Trainer
     does; only the model is of no account.
+
+    Args:
+        argv: The app's command line.
+        batches: How many are taken and saved.
+        beyond: How many are taken after that.
+        load_step: What is loaded; the latest step by default.
+        packed: Note batches as rows of tokens; otherwise each row is of one token, its number.
+        killed: End by SIGKILL.
     """
     from mosaic_dataloader.builders.dataloader import build_mosaic_dataloader
 
     config: Any = MosaicConfigManager().parse_args(argv)
     dist.init_process_group("gloo")
-    loader = recorded(build_mosaic_dataloader)(
+    build = build_mosaic_dataloader if packed else recorded(build_mosaic_dataloader)
+    loader: Any = build(
         dp_world_size=dist.get_world_size(),
         dp_rank=dist.get_rank(),
         tokenizer=None,
@@ -117,7 +151,9 @@ def leg(argv: list[str], batches: int, beyond: int, load_step: int = -1) -> None
     note("start", loaded=manager.load(load_step), step=train_state.step)
     iterator = iter(loader)
     for number in range(batches + beyond):
-        inputs, _ = next(iterator)
+        inputs, labels = next(iterator)
+        if packed:
+            note("packed", rows=_packed_rows((inputs, labels)), state=loader.state_dict())
         model(inputs["input"][:, :4].float()).sum().backward()
         optimizers.step()
         optimizers.zero_grad()
@@ -129,7 +165,9 @@ def leg(argv: list[str], batches: int, beyond: int, load_step: int = -1) -> None
     if manager.save_future is not None:
         manager.save_future.result()
     manager.close()
-    loader.loader.close()
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    loader.close()
     dist.barrier()
     dist.destroy_process_group()
 

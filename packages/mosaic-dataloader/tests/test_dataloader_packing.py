@@ -17,7 +17,7 @@ from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.timeline import Timeline
-from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, lanes_of_rank
 
 A, B = helpers.documents(131, seed=1), helpers.documents(40, seed=2)
 
@@ -81,19 +81,28 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
 @pytest.mark.parametrize("nodes", [1, 2, 6, 7])
 def test_ranks_share_any_rows_equally(lanes: int, nodes: int) -> None:
     """For every number of ranks that divides the lanes, from any row on."""
-    formulas = Lanes(lanes, 10_007, nodes)
     for world_size in (n for n in range(1, lanes + 1) if lanes % n == 0):
         owners = np.full(lanes, -1)
         for rank in range(world_size):
-            own = formulas.of_rank(rank, world_size)
+            own = lanes_of_rank(lanes, rank, world_size, nodes)
             assert (owners[own] == -1).all()
             owners[own] = rank
         for start in (0, 1, lanes // 2 + 1, lanes - 1):
             rows = owners[np.arange(start, start + world_size) % lanes]
             assert sorted(rows.tolist()) == list(range(world_size))
-        if world_size % nodes == 0 and lanes % nodes == 0:
+        if world_size % nodes == 0:
             # A canonical node's lanes are read by neighbours, as its rows are without packing.
             assert (np.arange(lanes) % nodes == owners * nodes // world_size).all()
+
+
+@pytest.mark.parametrize("machines", [1, 2, 3, 4, 5, 6, 12])
+def test_machines_keep_canonical_nodes_that_the_options_leave_open(machines: int) -> None:
+    for each in (1, 2, 4, 8):
+        world_size = machines * each
+        for machine in range(machines):
+            own = range(machine * each, (machine + 1) * each)
+            lanes = [lane for r in own for lane in lanes_of_rank(9600, r, world_size, None)]
+            assert len({lane % machines for lane in lanes}) == 1
 
 
 def test_defaults_and_what_does_not_divide() -> None:
@@ -323,6 +332,13 @@ def test_states_name_what_is_wrong_with_them(local: str) -> None:
     follows = packed(local, dp_rank=1, dp_world_size=2)
     follows.load_state_dict(state)
     assert follows.state_dict() == two.loaders[1].state_dict()
+    # What torch asks a checkpoint for before it is loaded, is what the rank needs after that.
+    for rank, nodes in ((0, 2), (3, 4)):
+        first = Ranks(local, 4, batch_size=3, num_nodes=3)
+        late = packed(local, dp_rank=rank, dp_world_size=4, num_nodes=nodes)
+        keys = set(late.state_dict())
+        late.load_state_dict({key: first.state[key] for key in keys})
+        assert set(late.state_dict()) == keys
     with pytest.raises(MosaicDataError, match=r"5 data-parallel ranks .* with 4 or 6"):
         packed(local, dp_world_size=5).load_state_dict(state)
 

@@ -17,7 +17,10 @@ the run:
 3. **Ranks.** The number of data-parallel ranks W divides S, and a lane's rank follows from its
    number modulo W. So any B consecutive rows are shared out equally, a lane stays on one rank, and
    nobody tokenizes another's text. Which residue goes to which rank is a permutation that keeps a
-   canonical node's lanes on one machine, where the number of canonical nodes divides W.
+   canonical node's lanes on one machine, where the number of canonical nodes divides W. It depends
+   on W and the options only, for a rank must know its lanes before a checkpoint is loaded. So, if
+   the options leave the number of canonical nodes open, it relies on machines with a power of two
+   of data-parallel ranks each.
 4. **State.** A lane's state is the position of its first unfinished document and the offset in it
    of the token that the next row begins with. Each rank saves those of its lanes, under the keys
    ``lane_0000``, ``lane_0001``, …, and ``mosaic``, which is the same on all ranks; torch's

@@ -13,7 +13,7 @@ from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
 from mosaic_dataloader.packing.batches import PackedBatch
-from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, lanes_of_rank
 from mosaic_dataloader.packing.size import rows_of_epoch
 from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
@@ -82,13 +82,17 @@ class PackedBookkeeping(Bookkeeping):
     @cached_property
     def own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        return self.lanes.of_rank(self._layout.rank, self._layout.world_size)
+        return lanes_of_rank(
+            self.lane_count,
+            self._layout.rank,
+            self._layout.world_size,
+            self._dataset.order_options.num_canonical_nodes,
+        )
 
     @property
     def first_slot(self) -> int:
         """Place, among the rank's lanes, of the one that its next row comes from."""
-        world_size = self._layout.world_size
-        residue = self.lanes.residue(self._layout.rank, world_size)
+        world_size, residue = self._layout.world_size, self.own_lanes[0]
         row = self.samples_seen + (residue - self.samples_seen) % world_size
         return row % self.lane_count // world_size
 

@@ -46,6 +46,54 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     )
 
 
+def lanes_of_rank(lanes: int, rank: int, dp_world_size: int, nodes: int | None) -> list[int]:
+    """The lanes of a rank, ascending: all that are congruent modulo the ranks to its residue.
+
+    See `residue_of_rank`.
+    """
+    return list(range(residue_of_rank(rank, dp_world_size, nodes), lanes, dp_world_size))
+
+
+def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
+    """What the lanes of a rank are congruent to, modulo the ranks.
+
+    Ranks of a machine are consecutive and are to read the same canonical nodes. These follow from a
+    lane's number modulo themselves, so that the ranks of one out of h machines should have residues
+    that agree modulo h. Where the canonical nodes are given, h is what they have in common with the
+    ranks. Otherwise the digits of the rank are reversed, which makes every h that divides the ranks
+    into a power of two each right.
+
+    It must not depend on what a checkpoint brings: torch asks for the lanes of a rank before that
+    is loaded. Nor on the machines that a rank believes there are, for two ranks that believe
+    different numbers would read the same lanes.
+
+    Args:
+        rank: Data-parallel rank.
+        dp_world_size: Data-parallel ranks.
+        nodes: Canonical nodes, if the options name their number.
+    """
+    common = gcd(nodes, dp_world_size) if nodes else 1
+    block, within = divmod(rank, dp_world_size // common)
+    reversed_digits, weight, rest = 0, 1, dp_world_size // common
+    for radix in _prime_factors(rest):
+        rest //= radix
+        digit, within = divmod(within, rest)
+        reversed_digits += digit * weight
+        weight *= radix
+    return block + common * reversed_digits
+
+
+def _prime_factors(number: int) -> list[int]:
+    """Descending: what is odd counts machines, more likely than ranks in one."""
+    found, factor = [], 2
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor += 1
+    return found[::-1]
+
+
 class Lanes:
     """The lanes of a run.
 
@@ -121,17 +169,3 @@ class Lanes:
         """The number of a lane's first document that belongs to an epoch or to a later one."""
         group, turn = lane % self._groups, lane // self._groups
         return max(0, -(-(epoch * int(self._sizes[group]) - turn) // self._turns))
-
-    def of_rank(self, rank: int, dp_world_size: int) -> list[int]:
-        """The lanes of a rank, ascending.
-
-        Lanes that agree modulo the ranks stay together. Sorted by their canonical nodes, as far as
-        these follow from that residue, consecutive ranks get consecutive canonical nodes.
-        """
-        first = self.residue(rank, dp_world_size)
-        return list(range(first, self.count, dp_world_size))
-
-    def residue(self, rank: int, dp_world_size: int) -> int:
-        """What the lanes of a rank are congruent to, modulo the ranks."""
-        common = gcd(self._groups, dp_world_size)
-        return sorted(range(dp_world_size), key=lambda residue: (residue % common, residue))[rank]

@@ -169,8 +169,8 @@ class _Requests:
             request = self._plan.request()
             ids = self._ids(request.slots, request.documents)
             shards, places = (part.tolist() for part in self._mixture.locate(ids))
-            streams = np.searchsorted(self._mixture.stream_offsets, ids, side="right") - 1
-            located = Located(request, shards, places, streams.tolist())
+            streams = self._mixture.stream_of(ids).tolist()
+            located = Located(request, shards, places, streams)
             self._made.append(located)
             yield located
 

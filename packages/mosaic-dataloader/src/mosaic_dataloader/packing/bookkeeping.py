@@ -111,7 +111,7 @@ class PackedBookkeeping(Bookkeeping):
         if not len(positions):
             return positions
         self.timeline.prepare_next(int(positions.max()))
-        return self.timeline.at(positions)
+        return self.timeline.ids_at(positions)
 
     @property
     def epoch(self) -> int:

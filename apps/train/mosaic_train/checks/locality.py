@@ -48,7 +48,7 @@ def shards_read(canonical: int, machines: int, batch: int) -> float:
         batch: Rows of a global batch; a multiple of `machines`.
     """
     share = batch // machines
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     # Batches begin at multiples of this number, modulo C.
     common = math.gcd(batch, canonical)
     nodes = sorted(range(canonical), key=lambda node: (node % common, node))

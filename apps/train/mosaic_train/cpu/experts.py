@@ -13,7 +13,7 @@ def count_integers_on_cpu() -> None:
     import torch
 
     if not isinstance(torch.histc, _Histogram):
-        torch.histc = _Histogram(torch.histc)
+        torch.histc = _Histogram(torch.histc)  # type: ignore[assignment]
 
 
 class _Histogram:
@@ -31,7 +31,7 @@ class _Histogram:
             return self._original(input, bins=bins, min=min, max=max, **more)
         if min == max:
             low, high = torch.aminmax(input)
-            min, max = int(low), int(high) + (low == high).item()
+            min, max = int(low), int(high) + int(low == high)
         # In integers: a bin's border must not depend on how a fraction is rounded.
         inside = input[(input >= min) & (input <= max)]
         index = (((inside - min) * bins) // (max - min)).clamp_(max=bins - 1)

@@ -132,7 +132,7 @@ class MosaicDataset:
     """
 
     download_timeout: float = 60.0
-    """Seconds that one attempt to download a shard may take, from its beginning to its last byte."""
+    """Seconds that one attempt to download a shard may take, from its first to its last byte."""
 
     validate_hash: str | None = None
     """

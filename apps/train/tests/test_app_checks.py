@@ -198,7 +198,7 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("directory", "kind", "network"),
     [
-        ("/home/x", "ext4", False),
+        ("/data/x", "ext4", False),
         ("/mnt/with space/a/b", "nfs4", True),
         ("/mnt/with space", "nfs4", True),
         ("/mnt/with space/local/b", "xfs", False),

@@ -189,7 +189,14 @@ def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None
     stream = "--mosaic_dataloader.dataset.streams.words.local"
     app.config()
     for arguments, expected in [
-        (["--mosaic_tokenizer.name", str(large / "tokenizer")], "3000.*embeds only 2048.*8B"),
+        (
+            ["--mosaic_tokenizer.name", str(large / "tokenizer"), stream, str(large / "data")],
+            "3000.*embeds only 2048.*8B",
+        ),
+        (
+            ["--mosaic_tokenizer.name", str(large / "tokenizer"), "--model.flavor", "8B"],
+            "prepared with tokenizer.*280 entries.*3,000 entries",
+        ),
         (["--mosaic_tokenizer.name", str(app.folder / "none")], "tokenizer.*none"),
         ([stream, str(app.folder / "nowhere")], "nowhere"),
         ([stream, str(app.folder / "empty")], "empty.*index.json|index.json.*empty"),

@@ -172,7 +172,7 @@ def _packed(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
         before = sum(loader.samples_per_stream.values())
         for _ in loader:
             pass
-        assert sum(loader.samples_per_stream.values()) == before + DOCUMENTS
+        assert sum(loader.samples_per_stream.values()) == before + len(dataset)
 
     return run
 

@@ -144,3 +144,9 @@ def test_row_lengths_are_told_and_other_manifests_do_no_harm(
     monkeypatch.undo()
     with pytest.raises(MosaicDataError, match=r"cannot read .*manifest\.json"):
         opened("broken")
+
+
+def test_full_rows_are_not_packed_again(data: Path, tmp_path: Path) -> None:
+    where = {"local": str(data), "split": "train", "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(MosaicDataError, match=r"full rows.*packing = true.*--form documents"):
+        StreamingTextDataset(seq_len=32, packing=True, **where)

@@ -176,7 +176,7 @@ class StreamingTextDataset:
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         self.mixture = _weigh(opened, size, shuffle_seed)
-        check_prepared(opened, tokenizer, seq_len)
+        check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
             raise MosaicDataError(f'stream "{text[0]}" holds text; set mosaic_tokenizer.name')

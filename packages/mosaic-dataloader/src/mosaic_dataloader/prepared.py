@@ -17,7 +17,9 @@ from mosaic_dataloader.shards.streams import DataStream
 logger = logging.getLogger(__name__)
 
 
-def check_prepared(streams: Sequence[DataStream], tokenizer: Any, seq_len: int) -> None:
+def check_prepared(
+    streams: Sequence[DataStream], tokenizer: Any, seq_len: int, *, packing: bool = False
+) -> None:
     """Compare tokenizer and row length with the manifests of streams that hold tokens.
 
     Streams without a manifest were not made by `mosaic-prepare`, or copied without it: nothing is
@@ -27,9 +29,11 @@ def check_prepared(streams: Sequence[DataStream], tokenizer: Any, seq_len: int) 
         streams: Opened streams.
         tokenizer: As `StreamingTextDataset` takes it; None compares no tokenizer.
         seq_len: Tokens in a row, T.
+        packing: Whether samples are joined as documents.
 
     Raises:
-        MosaicDataError: A stream was made with another tokenizer, or has ids beyond its vocabulary.
+        MosaicDataError: A stream was made with another tokenizer, has ids beyond its vocabulary, or
+            is to be packed and holds rows that are full already.
     """
     own: TokenizerIdentity | None = None
     for stream in streams:
@@ -47,9 +51,13 @@ def check_prepared(streams: Sequence[DataStream], tokenizer: Any, seq_len: int) 
                     stream.name,
                     type(tokenizer).__name__,
                 )
-            else:
+            elif own.vocab_size:
+                # One without entries encodes nothing, and is compared with nothing.
                 _compare(stream.name, TokenizerIdentity(**made), own, note)
-        _compare_length(stream.name, note, seq_len)
+        if packing:
+            _refuse_rows(stream.name, note)
+        else:
+            _compare_length(stream.name, note, seq_len)
 
 
 def _manifest(stream: DataStream) -> dict[str, Any]:
@@ -94,6 +102,15 @@ def _compare(
             name,
             made.eos_id,
             own.eos_id,
+        )
+
+
+def _refuse_rows(name: str, note: Mapping[str, Any]) -> None:
+    """Rows overlap by a token, which would be trained on twice if they were joined."""
+    if note.get("form") == "rows":
+        raise MosaicDataError(
+            f'stream "{name}" was prepared as full rows, and packing = true would join them as if '
+            f"they were documents; set packing to false, or prepare the data with --form documents"
         )
 
 

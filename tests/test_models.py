@@ -24,8 +24,10 @@ def test_it_trains(ranks: RankServer, numbered: Numbered, name: str) -> None:
     run = ranks.train(1, *options, *stream("a", numbered.local)).succeeded()
     seen = losses(run.log(0))
     assert list(seen) == [1, 2, 3]
-    # Of 2,048 tokens, none is likelier at first: e^7.62.
-    assert 7 < seen[1] < 10
+    # Of 2,048 tokens, none is likelier at first: e^7.62. Tied embeddings (qwen3) make of each token
+    # itself what is likeliest, which often is right here.
+    assert 5 < seen[1] < 10
+    assert len(set(seen.values())) == 3
     assert len(run.ledger(0).rows) == 3
 
 

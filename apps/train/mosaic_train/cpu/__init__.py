@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mosaic_train.cpu.attention import attend_to_own_heads
 from mosaic_train.cpu.binding import bind_device
 from mosaic_train.cpu.experts import count_integers_on_cpu, run_experts_one_by_one
 from mosaic_train.cpu.flops import leave_peak_flops_unknown
@@ -24,6 +25,7 @@ def enable_cpu() -> None:
     leave_peak_flops_unknown()
     accept_float32_autocast()
     count_integers_on_cpu()
+    attend_to_own_heads()
 
 
 def adapt_spec(spec: Any) -> None:

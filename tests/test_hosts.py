@@ -20,6 +20,9 @@ def options(folder: Path, host: Host, store: str, steps: int, local_batch: int) 
         folder,
         *(f"{stream}.remote", store, f"{stream}.local", str(host.cache)),
         *("--mosaic_dataloader.dataset.cache_dir", str(host.folder / "orders")),
+        # By default as many shards as there are here would be fetched ahead, those of the epochs'
+        # ends among them, where a row of a batch may change sides.
+        "--mosaic_dataloader.dataset.predownload=12",
         *(f"--training.steps={steps}", f"--training.local_batch_size={local_batch}"),
         *("--checkpoint.enable", f"--checkpoint.interval={INTERVAL}"),
     )

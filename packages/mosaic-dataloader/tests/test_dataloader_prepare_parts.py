@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deadly_block import Deadly
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -98,6 +98,24 @@ def write(folder: Path, given_files: Any, limit: int) -> list[str]:
     return expected
 
 
+def border(kind: str, texts: list[str], block_bytes: int) -> Any:
+    """A case that chance seldom finds."""
+    return example(
+        given_files=[(kind, texts, True)],
+        form="text",
+        split=0.0,
+        block_bytes=block_bytes,
+        shard_bytes=1024,
+        limit=70,
+        interruptions=[1],
+    )
+
+
+# Lines that end where blocks do; a separator cut in two after a document that is left out; a line
+# that goes on behind what is looked at ahead.
+@border("jsonl", ["a"] * 6, 14)
+@border("txt", ["x" * 120, "after"] * 2, 121)
+@border("jsonl", ["a", "y" * 200_000, "b"], 90)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     given_files=files,

@@ -60,7 +60,7 @@ def test_another_tokenizer_is_an_error_that_names_both(
     larger = AutoTokenizer.from_pretrained(tokenizer_dir)
     larger.add_tokens([AddedToken("<|new|>", special=True)])
     opened(larger)
-    assert "token 1 there, but" not in caplog.text.replace("None", "")
+    assert not caplog.text
     caplog.clear()
 
     wrong = AutoTokenizer.from_pretrained(other(tmp_path, tokenizer_dir))

@@ -94,7 +94,8 @@ def _compare(
             f"{own.vocab_size - 1}; add the tokens that it had when the data was prepared "
             f"(mosaic_tokenizer.kwargs), or prepare the data with this one"
         )
-    if made.eos_id != own.eos_id:
+    # A bare tokenizer knows no end-of-text token.
+    if own.eos_id is not None and made.eos_id != own.eos_id:
         logger.warning(
             'stream "%s": documents end with token %s there, but the tokenizer\'s end-of-text '
             "token is %s; set eos_token in mosaic_tokenizer.kwargs if documents are to be told "

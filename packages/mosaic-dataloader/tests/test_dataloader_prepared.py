@@ -1,20 +1,22 @@
 """What was noted when data were prepared is compared with what training is configured with."""
 
+import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import prepare_helpers as helpers
 import pytest
+from streaming.base.storage.download import LocalDownloader
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset, build_mosaic_dataloader
 from mosaic_dataloader.builders.tokenizer import MosaicTokenizer
 from mosaic_dataloader.prepare import prepare
-from mosaic_dataloader.shards import index
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +32,9 @@ def data(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: str) -> Path:
 def other(folder: Path, tokenizer_dir: str) -> str:
     """A tokenizer with the same vocabulary that treats spaces otherwise."""
     shutil.copytree(tokenizer_dir, folder / "other")
-    file = folder / "other" / "tokenizer.json"
-    text = file.read_text()
-    assert '"add_prefix_space": false' in text
-    file.write_text(text.replace('"add_prefix_space": false', '"add_prefix_space": true'))
+    # transformers goes by this file; what tokenizer.json says of it is overruled.
+    file = folder / "other" / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "add_prefix_space": True}))
     return str(folder / "other")
 
 
@@ -70,7 +71,7 @@ def test_another_tokenizer_is_an_error_that_names_both(
     assert "mosaic_tokenizer.name" in str(caught.value)
     opened(None)
 
-    ending = AutoTokenizer.from_pretrained(tokenizer_dir, eos_token="a")
+    ending = AutoTokenizer.from_pretrained(tokenizer_dir, eos_token="<|begin_of_text|>")
     opened(ending)
     assert "documents end with token 1 there" in caplog.text
 
@@ -122,9 +123,9 @@ def test_row_lengths_are_told_and_other_manifests_do_no_harm(
     copy = tmp_path / "copy"
     shutil.copytree(data / "train", copy)
 
-    def opened(name: str) -> None:
+    def opened(name: str, **options: Any) -> None:
         local = str(tmp_path / name)
-        StreamingTextDataset(seq_len=8, remote=str(copy), local=local).close()
+        StreamingTextDataset(seq_len=8, remote=str(copy), local=local, **options).close()
 
     caplog.clear()
     (copy / "manifest.json").write_text('["of another program"]')
@@ -133,12 +134,24 @@ def test_row_lengths_are_told_and_other_manifests_do_no_harm(
     opened("none")
     assert not caplog.text
 
-    def fails(url: str, timeout: float) -> bytes | None:
-        raise TimeoutError(url)
+    # One that hangs is waited for as long as download_timeout says, and once.
+    asked: list[str] = []
+    real = LocalDownloader.download
 
-    monkeypatch.setattr(index, "fetch_bytes", fails)
-    opened("unreachable")
-    assert "cannot fetch" in caplog.text
+    def hangs(self: Any, remote: str, local: str, *rest: Any) -> None:
+        if remote.endswith("manifest.json"):
+            asked.append(remote)
+            released.wait()
+        real(self, remote, local, *rest)
+
+    released = threading.Event()
+    monkeypatch.setattr(LocalDownloader, "download", hangs)
+    opened("unreachable", download_timeout=0.2)
+    released.set()
+    assert len(asked) == 1
+    assert "manifest.json from" in caplog.text
+    assert "within download_timeout = 0.2 s" in caplog.text
+    assert "is not checked" in caplog.text
     shutil.copy(data / "train" / "manifest.json", copy)
     (copy / "manifest.json").write_text("{")
     monkeypatch.undo()

@@ -67,7 +67,13 @@ def write_dataset(
         target.give_up(journal)
         raise
     facts = {split: _facts(index, counts, spec) for split, (index, counts) in finished.items()}
-    _refuse_nothing(facts, options)
+    try:
+        _refuse_nothing(facts, options)
+    except MosaicDataError:
+        # No run with these options can be completed; one with others must not find their shards.
+        journal.keep(0)
+        target.give_up(journal)
+        raise
     more = {
         "form": options.form,
         "columns": columns,

@@ -140,8 +140,12 @@ class Journal:
                 f"prepare: {self._path} is damaged ({error}); delete {self._path.parent} to begin "
                 f"anew"
             ) from error
-        self.check(job, str(self._path.parent))
-        self.adopt(entries)
+        if entries:
+            self.check(job, str(self._path.parent))
+            self.adopt(entries)
+        else:
+            # What begins anew may be another job.
+            self.remove()
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".tmp")

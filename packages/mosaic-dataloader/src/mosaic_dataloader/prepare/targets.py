@@ -191,8 +191,9 @@ class RemoteTarget:
                 journal.keep(0)
             self._keep(journal)
         else:
-            journal.check(note["job"], self.name)
             entries = [Entry.from_json(line) for line in note["entries"]]
+            if entries:
+                journal.check(note["job"], self.name)
             if len(entries) > len(journal.entries):
                 journal.adopt(entries)
         self._noted = len(journal.entries)
@@ -212,7 +213,11 @@ class RemoteTarget:
         self._keep(journal)
 
     def give_up(self, journal: Journal) -> None:
-        """See `Target`. The journal is of use."""
+        """See `Target`. A journal that tells of shards is of use."""
+        if not journal.entries:
+            journal.remove()
+            if self._noted:
+                self._keep(journal)
 
     def publish(self, journal: Journal) -> None:
         """See `Target`. The manifest that was uploaded last says that it is complete."""

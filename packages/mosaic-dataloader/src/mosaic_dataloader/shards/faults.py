@@ -83,6 +83,17 @@ def is_lasting(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in _LASTING
 
 
+def is_absent(error: BaseException) -> bool:
+    """Whether a store says that there is no such file, or none that may be seen.
+
+    Stores that do not let a user list answer "forbidden" for what is not there.
+    """
+    status = _status(error)
+    if status is None:
+        return isinstance(error, FileNotFoundError)
+    return status in (*_MISSING_STATUSES, 403) and is_lasting(error)
+
+
 def advice(error: BaseException, directory: str) -> str:
     """What the user can do.
 

@@ -6,11 +6,11 @@ import logging
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.remote_file import fetch_bytes
 from mosaic_dataloader.shards.faults import Damaged, one_line
 from mosaic_dataloader.shards.layout import (
     INDEX_BYTE,
@@ -20,7 +20,7 @@ from mosaic_dataloader.shards.layout import (
 )
 from mosaic_dataloader.shards.locks import locked
 from mosaic_dataloader.shards.secrets import redacted
-from mosaic_dataloader.shards.transfer import Transfers
+from mosaic_dataloader.shards.transfer import AbsentError, Transfers
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -46,45 +46,60 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
     with locked(lock_path(directory), INDEX_BYTE):
         if os.path.isfile(path) and _age(checked) < _FRESH_SECONDS:
             return
-        arrived = _download(name, stream, directory, needed=not os.path.isfile(path))
-        if arrived is not None:
-            _accept(name, stream, arrived, path)
-            _fetch_manifest(name, stream, directory)
+        transfers = Transfers(name, stream, directory)
+        with _incoming(directory) as folder:
+            needed = not os.path.isfile(path)
+            arrived = _download(name, transfers, folder, directory, needed=needed)
+            if arrived is not None:
+                _accept(name, stream, arrived, path)
+                _fetch_manifest(transfers, folder, directory)
         with open(checked, "w"):
             os.utime(checked)
 
 
-def _download(name: str, stream: "Stream", directory: str, *, needed: bool) -> str | None:
-    # One folder for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = os.path.join(incoming_root(directory), "index")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    transfers = Transfers(name, stream, directory)
+def _download(
+    name: str, transfers: Transfers, folder: str, directory: str, *, needed: bool
+) -> str | None:
     try:
         arrived = transfers.bring(
             "index.json", folder, "index.json", _check, attempts=None if needed else 1
         )
-        # Out of the folder, which some downloaders leave notes of their own in.
-        kept = os.path.join(directory, ".mosaic", "index.json")
-        os.replace(arrived, kept)
-        return kept
     except MosaicDataError as error:
         if needed:
             raise
         logger.warning("%s. Going on with the one in %s", error, directory)
         return None
+    # Out of the folder, which some downloaders leave notes of their own in.
+    kept = os.path.join(directory, ".mosaic", "index.json")
+    os.replace(arrived, kept)
+    return kept
+
+
+@contextmanager
+def _incoming(directory: str) -> Iterator[str]:
+    """A folder for what arrives."""
+    # One for all: the caller holds the lock. Left by a killed process, it is swept here.
+    folder = os.path.join(incoming_root(directory), "index")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(path: str) -> None:
+    _arrived(path)
     try:
         with open(path, encoding="utf-8") as file:
             json.load(file)
     except ValueError as error:
         raise Damaged(f"it is no JSON ({one_line(error)})") from error
-    except FileNotFoundError as error:
-        raise Damaged("nothing arrived") from error
+
+
+def _arrived(path: str) -> None:
+    if not os.path.isfile(path):
+        raise Damaged("nothing arrived")
 
 
 def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
@@ -101,31 +116,21 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
         )
 
 
-def _fetch_manifest(name: str, stream: "Stream", directory: str) -> None:
+def _fetch_manifest(transfers: Transfers, folder: str, directory: str) -> None:
     """Have the remote's manifest, if it holds one. It serves checks only, so one attempt is made.
 
     Most data sets have none, and repeating what is not there costs seconds.
     """
-    where = os.path.join(str(stream.remote), stream.split, "manifest.json")
     path = manifest_paths(directory)[1]
     try:
-        data = fetch_bytes(where, stream.download_timeout)
-    except Exception as error:
-        # Each store's client has errors of its own.
-        logger.warning(
-            'stream "%s": cannot fetch %s (%s); what its rows were made with is not checked',
-            name,
-            redacted(where),
-            redacted(one_line(error)),
-        )
-        return
-    if data is None:
+        arrived = transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+    except AbsentError:
         with suppress(FileNotFoundError):
             os.remove(path)
-        return
-    with open(f"{path}.tmp", "wb") as file:
-        file.write(data)
-    os.replace(f"{path}.tmp", path)
+    except MosaicDataError as error:
+        logger.warning("%s. What its rows were made with is not checked", error)
+    else:
+        os.replace(arrived, path)
 
 
 def _age(path: str) -> float:

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.faults import DownloadTimeoutError, advice, is_lasting, one_line
+from mosaic_dataloader.shards.faults import (
+    DownloadTimeoutError,
+    advice,
+    is_absent,
+    is_lasting,
+    one_line,
+)
 from mosaic_dataloader.shards.secrets import printable, redacted
 
 if TYPE_CHECKING:
@@ -27,6 +33,10 @@ _LONGEST_PAUSE = 30.0
 # Not the trainer's random numbers: drawing from those would change its run.
 _chance = random.Random()
 _numbers = itertools.count()
+
+
+class AbsentError(MosaicDataError):
+    """The store has no such file, or none that may be seen."""
 
 
 class Transfers:
@@ -77,6 +87,7 @@ class Transfers:
             Its path.
 
         Raises:
+            AbsentError: The store does not have it.
             MosaicDataError: It cannot be had; one line says why and what to do.
         """
         attempts = attempts or self._stream.download_retry
@@ -143,9 +154,8 @@ class Transfers:
     def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
         tried = f" (tried {attempt} times)" if attempt > 1 else ""
         todo = advice(error, self._directory)
-        return MosaicDataError(
-            f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}"
-        )
+        kind = AbsentError if is_absent(error) else MosaicDataError
+        return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
 
 
 def subject(name: str, what: str, stream: "Stream") -> str:

@@ -326,4 +326,7 @@ def _test_env(processes: int, *, gpus: bool = False) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
     }
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    return {**defaults, **os.environ, **hidden}
+    environment = {**defaults, **os.environ, **hidden}
+    # Where it is set, each of the many processes compiles torch and all else anew: 20 seconds.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environment

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 _AT_LEAST = {
     "num_workers": 0,
     "prefetch_factor": 1,
+    "skip_samples": 0,
     "max_seq_len": 1,
     "shuffle_seed": 0,
     "shuffle_block_size": 1,

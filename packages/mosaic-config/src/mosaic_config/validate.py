@@ -24,6 +24,7 @@ def validate(config: MosaicJobConfig) -> None:
         *_loader(TRAINING, config.mosaic_dataloader),
         *_row_length(TRAINING, config.mosaic_dataloader, "training", config.training.seq_len),
         *_loader(VALIDATION, config.mosaic_validation_dataloader),
+        *_validation_is_whole(config.mosaic_validation_dataloader),
         *_row_length(
             VALIDATION,
             config.mosaic_validation_dataloader,
@@ -60,6 +61,14 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
         )
     yield from _dataset(f"{section}.dataset", loader.dataset)
+
+
+def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
+    if loader.skip_samples > 0:
+        yield (
+            f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
+            "pass is always the whole one; remove it"
+        )
 
 
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:

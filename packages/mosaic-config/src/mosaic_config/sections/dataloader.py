@@ -37,5 +37,12 @@ class MosaicDataloader:
     does not end with an epoch, and validation always uses every sample.
     """
 
+    skip_samples: int = 0
+    """
+    Samples of the order that a new run leaves out at its start, over all ranks together. It is for
+    runs without a checkpoint: a loaded data position counts from the beginning of the order and
+    wins, so that nothing is skipped twice. Not for validation.
+    """
+
     dataset: MosaicDataset = field(default_factory=MosaicDataset)
     """Which samples, and in which order."""

@@ -40,7 +40,7 @@ def build_mosaic_dataloader(
         dp_world_size=dp_world_size,
         batch_size=training.local_batch_size,
         num_nodes=num_nodes(),
-        **_loader_options(options, ("drop_last",)),
+        **_loader_options(options, ("drop_last", "skip_samples")),
     )
 
 
@@ -64,7 +64,8 @@ def build_mosaic_validation_dataloader(
         dp_world_size=dp_world_size,
         batch_size=validation.local_batch_size,
         num_nodes=num_nodes(),
-        **_loader_options(options, ()),
+        # Refused by name where it is set.
+        **_loader_options(options, ("skip_samples",)),
     )
 
 

@@ -1,7 +1,8 @@
 """The stateful dataloader of one data-parallel rank."""
 
+import logging
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.loader.confirming import Unconfirmed
 from mosaic_dataloader.loader.pinning import pinner
+from mosaic_dataloader.loader.skip import check_skip, check_skip_given
 from mosaic_dataloader.loader.sources import WorkerPool, read_here
+from mosaic_dataloader.loader.targets import targets_per_stream
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
@@ -22,6 +25,9 @@ from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY
+from mosaic_dataloader.state.tokens import SumOverRanks
+
+logger = logging.getLogger(__name__)
 
 # Batches that are kept ready by default take no more than this, unless two do.
 _READY_BYTES = 16 << 20
@@ -60,6 +66,9 @@ class MosaicParallelAwareDataloader:
         confirm_batches: Count a batch when ``confirm`` is called for it and not when it is handed
             out. For trainers that fetch batches ahead of the step, such as Lightning and
             Accelerate: a checkpoint of theirs would otherwise skip what they hold.
+        skip_samples: Samples of the order that a new run leaves out at its start. A loaded position
+            counts from the beginning of the order, so that nothing is skipped twice: it wins,
+            whatever is given here then, and a line in the log says so. Not with ``packing``.
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -83,6 +92,7 @@ class MosaicParallelAwareDataloader:
         drop_last: bool = True,
         infinite: bool = True,
         confirm_batches: bool = False,
+        skip_samples: int = 0,
     ):
         _check(dp_rank, dp_world_size, batch_size, num_nodes)
         _check_workers(num_workers, prefetch_factor, persistent_workers)
@@ -102,10 +112,14 @@ class MosaicParallelAwareDataloader:
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[_Batches] | None = None
+        check_skip_given(skip_samples, packing=dataset.packing)
+        self.skip_samples = skip_samples
+        # Whether the run begins with this loader and has not done so yet.
+        self._new = True
         self._books: Bookkeeping = (
             PackedBookkeeping(dataset, self._settled(), self._layout)
             if dataset.packing
-            else Bookkeeping(dataset, self._settled())
+            else Bookkeeping(dataset, self._settled(), skip_samples, skipped=skip_samples)
         )
         if dataset.packing and not infinite and not self._same_pass and dp_world_size > 1:
             raise MosaicDataError(
@@ -127,6 +141,8 @@ class MosaicParallelAwareDataloader:
         self._timeline.check()
         if self.dataset.packing:
             return
+        if self._new:
+            check_skip(self.skip_samples, self._books.order)
         length, batch = self._timeline.epoch_length, self._layout.global_batch
         if not self.infinite and self.drop_last and length < batch:
             raise MosaicDataError(
@@ -136,11 +152,16 @@ class MosaicParallelAwareDataloader:
 
     @property
     def samples_seen(self) -> int:
-        """Position of the run: samples of the order handed out by all ranks together.
+        """Position of the run: samples of the order handed out by all ranks together, or skipped.
 
-        With ``packing``: rows.
+        See ``samples_skipped``. With ``packing``: rows.
         """
         return self._books.samples_seen
+
+    @property
+    def samples_skipped(self) -> int:
+        """Samples of the order that the run left out at its start."""
+        return self._books.skipped
 
     @property
     def epoch(self) -> int:
@@ -151,6 +172,14 @@ class MosaicParallelAwareDataloader:
         return self._books.epoch
 
     @property
+    def epochs_seen(self) -> float:
+        """The position in epochs: 1.25 is a quarter of the way through the second one.
+
+        With ``packing``: of the documents that this rank's lanes have behind them.
+        """
+        return self._books.epochs_seen
+
+    @property
     def samples_per_stream(self) -> dict[str, int]:
         """Samples handed out by all ranks together, by stream.
 
@@ -158,6 +187,39 @@ class MosaicParallelAwareDataloader:
         are this rank's now. Over all ranks their sum is the run's.
         """
         return self._books.per_stream()
+
+    @property
+    def tokens_per_stream(self) -> dict[str, int]:
+        """Target tokens (labels not ignored) handed out by all ranks together, by stream.
+
+        Of a single rank they are up to date. With more ranks they are those up to the last call
+        of ``settle_tokens``. They are kept in the state.
+        """
+        self._settle_alone()
+        return self._books.tokens_per_stream()
+
+    def settle_tokens(self, sum_over_ranks: SumOverRanks | None = None) -> None:
+        """Add the target tokens that all ranks were handed since the last call.
+
+        All data-parallel ranks call this after the same batch: when they log, and before they save
+        a state that is to have the exact number.
+
+        Args:
+            sum_over_ranks: Given this rank's counts, int64[streams] on the CPU, returns their sum
+                over all data-parallel ranks (say, an all-reduce). A single rank needs none.
+
+        Raises:
+            MosaicDataError: There are several ranks and no way to sum over them.
+        """
+        if sum_over_ranks is None and self.dp_world_size > 1:
+            raise MosaicDataError(
+                f"settle_tokens needs sum_over_ranks to sum over {self.dp_world_size} ranks"
+            )
+        self._books.tokens.settle(self._books.samples_seen, sum_over_ranks)
+
+    def _settle_alone(self) -> None:
+        if self.dp_world_size == 1:
+            self.settle_tokens()
 
     def __iter__(self) -> Iterator[Rows]:
         """Iterate from the present position on.
@@ -170,6 +232,7 @@ class MosaicParallelAwareDataloader:
         self.close()
         self._forget_unconfirmed()
         self.check()
+        self._begin()
         iterator = _Batches(self, self._start())
         self._iterator = weakref.ref(iterator)
         return iterator
@@ -227,6 +290,7 @@ class MosaicParallelAwareDataloader:
             threads or workers have read ahead does not count. With ``packing`` also one entry
             ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
         """
+        self._settle_alone()
         return self._books.state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -254,6 +318,8 @@ class MosaicParallelAwareDataloader:
         self.close()
         self._books = self._books.continued(state_dict)
         self._forget_unconfirmed()
+        self._new = False
+        self._tell_of_skipping()
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
@@ -261,6 +327,33 @@ class MosaicParallelAwareDataloader:
         if iterator is not None:
             iterator.close()
         self._iterator = None
+
+    def _begin(self) -> None:
+        """Say once where a new run begins, if that is not the beginning."""
+        if self._new and self.skip_samples and not self.dp_rank:
+            epoch, place = self._timeline.locate(self.skip_samples)
+            logger.info(
+                "skip_samples: the run begins at sample %d of epoch %d, %d samples into the order",
+                place,
+                epoch,
+                self.skip_samples,
+            )
+        self._new = False
+
+    def _tell_of_skipping(self) -> None:
+        """Say that a loaded position wins over skip_samples."""
+        before = self._books.skipped
+        if self.dp_rank or not (self.skip_samples or before):
+            return
+        known = self.skip_samples == before
+        logger.log(
+            logging.INFO if known else logging.WARNING,
+            "the run goes on at sample %d of the order, where its checkpoint was written; "
+            "skip_samples = %d has no effect: it began with skip_samples = %d",
+            self.samples_seen,
+            self.skip_samples,
+            before,
+        )
 
     def _settled(self) -> SettledOrder:
         return self.dataset.order_options.settle(
@@ -336,8 +429,16 @@ class MosaicParallelAwareDataloader:
         batch_bytes = 2 * 8 * self.batch_size * self.dataset.seq_len
         return max(2, min(16, _READY_BYTES // batch_bytes))
 
-    def _handed_out(self, request: BatchRequest | PackedBatch) -> None:
-        self._books.handed_out(request)
+    def _counting(
+        self, request: BatchRequest | PackedBatch, labels: torch.Tensor
+    ) -> Callable[[], None]:
+        """What counts a batch. Its targets are counted now: the caller may change the labels."""
+        targets = (
+            request.targets
+            if isinstance(request, PackedBatch)
+            else targets_per_stream(request, labels, self.dataset.mixture)
+        )
+        return lambda: self._books.handed_out(request, targets)
 
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
@@ -360,13 +461,20 @@ class ValidationDataloader(MosaicParallelAwareDataloader):
     _same_pass = True
 
     def __init__(self, dataset: StreamingTextDataset, **options: Any):
+        if options.get("skip_samples"):
+            raise MosaicDataError(
+                "skip_samples is for training: a validation pass is always the whole one; remove it"
+            )
         super().__init__(dataset, **options, infinite=False, drop_last=False)
 
     def _start(self) -> int:
         return 0
 
-    def _handed_out(self, request: BatchRequest | PackedBatch) -> None:
+    def _counting(
+        self, request: BatchRequest | PackedBatch, labels: torch.Tensor
+    ) -> Callable[[], None]:
         """A validation pass leaves no trace."""
+        return lambda: None
 
     def _pass_ended(self, start: int) -> None:
         """Likewise."""
@@ -404,10 +512,11 @@ class _Batches:
                 else:
                     unconfirmed.then(ended)
             raise
+        count = self._loader._counting(request, labels)
         if unconfirmed is None:
-            self._loader._handed_out(request)
+            count()
         else:
-            unconfirmed.batch(partial(self._loader._handed_out, request))
+            unconfirmed.batch(count)
         return {"input": inputs}, labels
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class BatchRequest(NamedTuple):
         shards: Shard of each of these rows; -1 where it is padding.
         places: Place of each within its shard.
         per_stream: int64[streams], samples of the whole global batch from each stream.
+        own_per_stream: int64[streams], those of them that are this rank's.
     """
 
     start: int
@@ -40,6 +41,7 @@ class BatchRequest(NamedTuple):
     shards: list[int]
     places: list[int]
     per_stream: Int64Array
+    own_per_stream: Int64Array
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def one_pass(
         padding = [-1] * (layout.batch_size - len(own))
         shards, places = (part.tolist() + padding for part in timeline.mixture.locate(own))
         padded = np.concatenate([own, np.array(padding, np.int64)])
-        counts = timeline.mixture.count_per_stream(ids[None])[0]
-        yield BatchRequest(position, end, padded, shards, places, counts)
+        counts, mine = (timeline.mixture.count_per_stream(part[None])[0] for part in (ids, own))
+        yield BatchRequest(position, end, padded, shards, places, counts, mine)
 
 
 def _full_batches(
@@ -119,21 +121,28 @@ def _full_batches(
     size = layout.global_batch
     if layout.world_size == 1:
         own = timeline.rows(position, position + count * size)[0].reshape(count, size)
-        per_stream = timeline.mixture.count_per_stream(own)
+        per_stream = own_per_stream = timeline.mixture.count_per_stream(own)
     else:
         begins = position + size * np.arange(count, dtype=np.int64)[:, None]
-        own = timeline.ids_at((begins + _own_rows(timeline, layout, position, count)).ravel())
+        own = timeline.ids_at((begins + own_rows(timeline, layout, position, count)).ravel())
         own = own.reshape(count, layout.batch_size)
         per_stream = _count_streams(timeline, position, size, count)
+        own_per_stream = timeline.mixture.count_per_stream(own)
     shards, places = (part.tolist() for part in timeline.mixture.locate(own))
     for number in range(count):
         start = position + number * size
         yield BatchRequest(
-            start, start + size, own[number], shards[number], places[number], per_stream[number]
+            start,
+            start + size,
+            own[number],
+            shards[number],
+            places[number],
+            per_stream[number],
+            own_per_stream[number],
         )
 
 
-def _own_rows(timeline: Timeline, layout: Layout, position: int, count: int) -> Int64Array:
+def own_rows(timeline: Timeline, layout: Layout, position: int, count: int) -> Int64Array:
     """The rank's rows within each of ``count`` batches, int64[1 or count, batch_size]."""
     rank, world_size, size = layout.rank, layout.world_size, layout.global_batch
     if timeline.options.batching_method == "device_per_stream":

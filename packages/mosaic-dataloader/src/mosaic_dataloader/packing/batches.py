@@ -24,12 +24,14 @@ class PackedBatch:
         inputs: int64[B, T].
         labels: int64[B, T].
         lanes: Where each lane that has a row in it goes on, by lane.
+        targets: int64[streams], the labels that are not ignored, by the streams of their documents.
     """
 
     rows: int
     inputs: Int64Array
     labels: Int64Array
     lanes: dict[int, LanePosition]
+    targets: Int64Array
 
 
 class Arrival(NamedTuple):
@@ -84,6 +86,7 @@ class LaneRows:
         self._buffers = [LaneBuffer(start, streams) for start in starts]
         self._ends = ends
         self._slot = slot
+        self._streams = streams
         self._shape = shape
         self._most_empty = most_empty
         self._empty = [0] * len(lanes)
@@ -118,6 +121,7 @@ class LaneRows:
         size, length = self._shape.batch_size, self._shape.seq_len
         inputs, labels = np.empty((size, length), np.int64), np.empty((size, length), np.int64)
         after: dict[int, LanePosition] = {}
+        targets = np.zeros(self._streams, np.int64)
         row = 0
         while row < size and self._live:
             slot = self._next_live()
@@ -126,9 +130,11 @@ class LaneRows:
                 plan.wait_for(slot)
                 self._receive(plan, documents)
             if buffer.ready > length:
-                fill_row(inputs, labels, row, buffer.take(length + 1), self._shape.pad_id)
+                tokens = buffer.take(length + 1, targets)
+                fill_row(inputs, labels, row, tokens, self._shape.pad_id)
             elif buffer.ready > 1:
-                fill_row(inputs, labels, row, buffer.take(buffer.ready), self._shape.pad_id)
+                tokens = buffer.take(buffer.ready, targets)
+                fill_row(inputs, labels, row, tokens, self._shape.pad_id)
             else:
                 # A single token has no target; it was the last one's, unless the lane has no other.
                 self._live.discard(slot)
@@ -142,7 +148,7 @@ class LaneRows:
             row += 1
         for rest in range(row, size):
             fill_padding(inputs, labels, rest, self._shape.pad_id)
-        return PackedBatch(row, inputs, labels, after)
+        return PackedBatch(row, inputs, labels, after, targets)
 
     def _next_live(self) -> int:
         """The lane whose turn it is, or, if that has ended, the next one that has not."""

@@ -18,6 +18,7 @@ from mosaic_dataloader.packing.size import rows_of_epoch
 from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.position import KEY, Position
+from mosaic_dataloader.state.tokens import TokenCount
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -39,6 +40,7 @@ class PackedBookkeeping(Bookkeeping):
         samples_seen: Rows handed out by all ranks together.
         origin: Where the present order begins, in rows, and with which epoch.
         positions: Where each of the rank's lanes goes on; by default at its first document.
+        tokens: Target tokens of each stream; none by default.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -53,8 +55,9 @@ class PackedBookkeeping(Bookkeeping):
         samples_seen: int = 0,
         origin: Origin | None = None,
         positions: Mapping[int, LanePosition] | None = None,
+        tokens: TokenCount | None = None,
     ):
-        super().__init__(dataset, order, samples_seen, origin)
+        super().__init__(dataset, order, samples_seen, origin, tokens=tokens)
         self._layout = layout
         settled = lanes or dataset.packing_lanes or default_lanes(layout.world_size)
         check_lanes(settled, layout.world_size, saved=lanes is not None)
@@ -118,6 +121,13 @@ class PackedBookkeeping(Bookkeeping):
         """The epoch that the rank's hindmost lane is in, from 0."""
         return self.origin.epoch + self.epochs_behind()
 
+    @property
+    def epochs_seen(self) -> float:
+        """How far the rank's lanes are, on average, in epochs."""
+        behind = sum(position.document for position in self.positions())
+        share = len(self.own_lanes) / self.lane_count
+        return self.origin.epoch + behind / (share * self._dataset.mixture.epoch_samples)
+
     def epochs_behind(self) -> int:
         """The epoch of the rank's hindmost lane, counted from the order's beginning."""
         return min(
@@ -125,9 +135,10 @@ class PackedBookkeeping(Bookkeeping):
             for lane, position in zip(self.own_lanes, self.positions(), strict=True)
         )
 
-    def handed_out(self, request: BatchRequest | PackedBatch) -> None:
+    def handed_out(self, request: BatchRequest | PackedBatch, targets: Int64Array) -> None:
         """Count a batch that the caller has received."""
         assert isinstance(request, PackedBatch)
+        self.tokens.own += targets
         self.samples_seen += request.rows * self._layout.world_size
         self._positions.update(request.lanes)
 
@@ -189,6 +200,7 @@ class PackedBookkeeping(Bookkeeping):
                 self.lane_count,
                 saved.samples_seen,
                 Origin(saved.samples_seen, saved.epoch),
+                tokens=self._tokens(saved, fits=False),
             )
         books = PackedBookkeeping(
             self._dataset,
@@ -197,6 +209,7 @@ class PackedBookkeeping(Bookkeeping):
             saved.packing_lanes,
             saved.samples_seen,
             Origin(**saved.origin),
+            tokens=self._tokens(saved, fits=True),
         )
         books._positions = {lane: books._saved_lane(state, lane) for lane in books.own_lanes}
         return books

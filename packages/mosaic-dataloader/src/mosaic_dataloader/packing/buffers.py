@@ -4,6 +4,7 @@ from collections import deque
 
 import numpy as np
 
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.state import LanePosition
 
@@ -48,20 +49,24 @@ class LaneBuffer:
         """Whether the unfinished document has arrived and is shorter than it was."""
         return self._offset > 0 and bool(self._parts) and len(self._parts[0][0]) <= self._offset
 
-    def take(self, count: int) -> Tokens:
+    def take(self, count: int, targets: Int64Array) -> Tokens:
         """The next tokens; the last of them stays the first of what is taken next.
 
         Args:
             count: How many; at least 2, and no more than are ready.
+            targets: int64[streams], to which all of them but the first are added, each to the
+                stream of its document: the first one is no target here.
 
         Returns:
             integer[count].
         """
         pieces: list[Tokens] = []
         missing, offset = count, self._offset
-        for tokens, _ in self._parts:
+        for tokens, stream in self._parts:
             piece = tokens[offset : offset + missing]
             pieces.append(piece)
+            # The first document may be empty.
+            targets[stream] += len(piece) - (missing == count and len(piece) > 0)
             missing -= len(piece)
             offset = 0
             if not missing:

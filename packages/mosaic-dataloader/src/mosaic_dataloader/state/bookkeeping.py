@@ -8,10 +8,12 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
 from mosaic_dataloader.state.differences import differences
 from mosaic_dataloader.state.position import KEY, Position
+from mosaic_dataloader.state.tokens import TokenCount
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -26,9 +28,14 @@ class Bookkeeping:
     Args:
         dataset: The data.
         order: The order, settled at the run's first start.
-        samples_seen: Samples handed out by all ranks together.
+        samples_seen: Samples of the order that all ranks together have behind them.
         origin: Where the present order begins.
         seen: Samples handed out of each stream; none by default.
+        skipped: Those of ``samples_seen`` that the run left out at its start.
+        tokens: Target tokens of each stream; none by default.
+
+    Attributes:
+        tokens: Target tokens of each stream.
     """
 
     def __init__(
@@ -38,6 +45,8 @@ class Bookkeeping:
         samples_seen: int = 0,
         origin: Origin | None = None,
         seen: list[int] | None = None,
+        skipped: int = 0,
+        tokens: TokenCount | None = None,
     ):
         self._dataset = dataset
         self.order = order
@@ -46,18 +55,32 @@ class Bookkeeping:
         self.timeline = Timeline(dataset.mixture, order, self.origin, dataset.orders_dir)
         count = len(dataset.mixture.streams)
         self._seen = np.array(seen or [0] * count, np.int64)
+        self.skipped = skipped
+        self.tokens = tokens or TokenCount(np.zeros(count, np.int64), samples_seen)
         self._rows = dataset.row_identity()
 
-    def handed_out(self, request: "BatchRequest | PackedBatch") -> None:
-        """Count a batch that the caller has received."""
+    def handed_out(self, request: "BatchRequest | PackedBatch", targets: Int64Array) -> None:
+        """Count a batch that the caller has received.
+
+        Args:
+            request: What it holds.
+            targets: int64[streams], this rank's target tokens in it.
+        """
         assert isinstance(request, BatchRequest)
         self.samples_seen = request.stop
         self._seen += request.per_stream
+        self.tokens.own += targets
 
     @property
     def epoch(self) -> int:
         """The epoch that the next sample belongs to, from 0."""
         return self.timeline.locate(self.samples_seen)[0]
+
+    @property
+    def epochs_seen(self) -> float:
+        """The position in epochs: 1.25 is a quarter of the way through the second one."""
+        epoch, place = self.timeline.locate(self.samples_seen)
+        return epoch + place / self.timeline.epoch_length
 
     def skip_to(self, position: int) -> None:
         """Go on to a position without counting what lies before it as seen."""
@@ -65,8 +88,15 @@ class Bookkeeping:
 
     def per_stream(self) -> dict[str, int]:
         """Samples handed out, by stream name."""
+        return self._by_name(self._seen)
+
+    def tokens_per_stream(self) -> dict[str, int]:
+        """Target tokens that were summed over the ranks, by stream name."""
+        return self._by_name(self.tokens.total)
+
+    def _by_name(self, counts: Int64Array) -> dict[str, int]:
         names = [s.name for s in self._dataset.mixture.streams]
-        return dict(zip(names, self._seen.tolist(), strict=True))
+        return dict(zip(names, counts.tolist(), strict=True))
 
     def position(self) -> Position:
         """What a checkpoint holds."""
@@ -77,6 +107,8 @@ class Bookkeeping:
             order=self.order.to_dict(),
             rows=self._rows,
             streams=tuple(self._stream_entries()),
+            skipped=self.skipped,
+            tokens_at=self.tokens.at,
         )
 
     def state(self) -> dict[str, str]:
@@ -97,13 +129,17 @@ class Bookkeeping:
                 saved.samples_seen,
                 Origin(**saved.origin),
                 [s["seen"] for s in saved.streams],
+                saved.skipped,
+                self._tokens(saved, fits=True),
             )
         return Bookkeeping(
             self._dataset,
             self.order,
             saved.samples_seen,
             Origin(saved.samples_seen, saved.epoch),
-            self._carried_over(saved),
+            self._carried_over(saved, "seen"),
+            saved.skipped,
+            self._tokens(saved, fits=False),
         )
 
     def _fits(self, saved: Position) -> bool:
@@ -136,7 +172,8 @@ class Bookkeeping:
         Until then the order need not exist: under this layout it may not even be possible, while
         the state that is to be loaded has one that is.
         """
-        return self.timeline.epoch_length if self.samples_seen > self.origin.samples else 0
+        begin = max(self.origin.samples, self.skipped)
+        return self.timeline.epoch_length if self.samples_seen > begin else 0
 
     def _open_options(self) -> list[str]:
         """Options left to their defaults; a saved value stands for them."""
@@ -144,10 +181,23 @@ class Bookkeeping:
         names = ("num_canonical_nodes", "shuffle_block_size")
         return [name for name in names if getattr(given, name) is None]
 
-    def _carried_over(self, saved: Position) -> list[int]:
+    def _carried_over(self, saved: Position, count: str) -> list[int]:
         """Counts of streams that still go by the same name; others start at 0."""
-        before = {s["name"]: int(s["seen"]) for s in saved.streams}
+        before = {s["name"]: int(s.get(count, 0)) for s in saved.streams}
         return [before.get(s.name, 0) for s in self._dataset.mixture.streams]
+
+    def _tokens(self, saved: Position, *, fits: bool) -> TokenCount:
+        if saved.tokens_at != saved.samples_seen:
+            logger.info(
+                "the checkpoint counts target tokens up to sample %d of %d: call settle_tokens "
+                "before state_dict to have them all; those in between are missing from now on",
+                saved.tokens_at,
+                saved.samples_seen,
+            )
+        # Streams of data that fit are the same in their order, and may have other names by now.
+        in_order = [int(s.get("tokens", 0)) for s in saved.streams]
+        total = in_order if fits else self._carried_over(saved, "tokens")
+        return TokenCount(np.array(total, np.int64), saved.samples_seen)
 
     def _stream_entries(self) -> list[dict[str, Any]]:
         mixture = self._dataset.mixture
@@ -159,8 +209,9 @@ class Bookkeeping:
                 "choose": size.choose,
                 "digest": opened.digest,
                 "seen": int(seen),
+                "tokens": int(tokens),
             }
-            for size, opened, seen in zip(
-                mixture.streams, self._dataset.streams, self._seen, strict=True
+            for size, opened, seen, tokens in zip(
+                mixture.streams, self._dataset.streams, self._seen, self.tokens.total, strict=True
             )
         ]

@@ -17,17 +17,20 @@ class Position:
     """Where a run is in its data, and what identifies the order it counts in.
 
     Attributes:
-        samples_seen: Samples handed out by all ranks together since the run began; rows, if
-            documents are packed.
+        samples_seen: Samples of the order that are behind: handed out by all ranks together since
+            the run began, or skipped at its start. Rows, if documents are packed.
         origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
             epoch that begins there.
         epoch_samples: Samples in one epoch of that order; 0 where none was counted yet. If
             documents are packed, about how many rows an epoch gives.
         order: Settled order options (see ``SettledOrder``).
         rows: What decides the content of a row: sequence length, tokenizer, token encoding.
-        streams: One entry per stream: name, samples, shards, choose, digest, seen. If documents are
-            packed, what was seen is counted lane by lane, and here it is 0.
+        streams: One entry per stream: name, samples, shards, choose, digest, seen, tokens. If
+            documents are packed, what was seen is counted lane by lane, and here it is 0.
         packing_lanes: Lanes in which documents are packed; None if they are not.
+        skipped: Samples of the order that were left out before the run's first batch; they count
+            in ``samples_seen`` and in no stream's ``seen``.
+        tokens_at: The position up to which the streams' ``tokens`` are counted.
     """
 
     samples_seen: int
@@ -37,12 +40,15 @@ class Position:
     rows: Mapping[str, Any]
     streams: tuple[Mapping[str, Any], ...]
     packing_lanes: int | None = None
+    skipped: int = 0
+    tokens_at: int = 0
 
     @property
     def epoch(self) -> int:
         """The epoch that the next sample belongs to."""
         since = self.samples_seen - self.origin["samples"]
-        return self.origin["epoch"] + (since // self.epoch_samples if since else 0)
+        # No length is known before the first batch, of which a run may skip samples.
+        return self.origin["epoch"] + (since // self.epoch_samples if self.epoch_samples else 0)
 
     def to_json(self) -> str:
         """The position as JSON, with a checksum over everything else in it."""
@@ -54,6 +60,8 @@ class Position:
             "order": dict(self.order),
             "rows": dict(self.rows),
             "streams": [dict(s) for s in self.streams],
+            "skipped": self.skipped,
+            "tokens_at": self.tokens_at,
         }
         if self.packing_lanes is not None:
             content["packing_lanes"] = self.packing_lanes
@@ -100,6 +108,9 @@ class Position:
             rows=content["rows"],
             streams=tuple(content["streams"]),
             packing_lanes=content.get("packing_lanes"),
+            # Both came later than the format.
+            skipped=content.get("skipped", 0),
+            tokens_at=content.get("tokens_at", 0),
         )
 
 

@@ -1,0 +1,34 @@
+"""Starting a new run later in the order."""
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.options import SettledOrder
+
+
+def check_skip_given(skip_samples: int, *, packing: bool) -> None:
+    """See that the option can be used at all.
+
+    Raises:
+        MosaicDataError: It cannot.
+    """
+    if skip_samples < 0:
+        raise MosaicDataError(f"skip_samples = {skip_samples} must not be negative")
+    if skip_samples and packing:
+        raise MosaicDataError(
+            f"skip_samples = {skip_samples} cannot be used with packing, whose rows are no samples "
+            f"of the order: remove skip_samples, or set packing to false"
+        )
+
+
+def check_skip(skip_samples: int, order: SettledOrder) -> None:
+    """See that a run may begin there.
+
+    Raises:
+        MosaicDataError: It would begin in the middle of a batch in which its order is built.
+    """
+    if order.unit and skip_samples % order.unit:
+        below = skip_samples // order.unit * order.unit
+        raise MosaicDataError(
+            f"skip_samples = {skip_samples} ends inside a global batch of {order.unit}, and "
+            f"batching_method = {order.batching_method!r} orders data by it; use {below} or "
+            f"{below + order.unit}"
+        )

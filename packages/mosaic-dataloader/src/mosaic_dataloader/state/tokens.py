@@ -1,0 +1,45 @@
+"""Target tokens by stream, summed over the ranks now and then."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mosaic_dataloader.order.mixture import Int64Array
+
+SumOverRanks = Callable[[torch.Tensor], torch.Tensor]
+
+
+class TokenCount:
+    """Target tokens: those of all ranks up to a position, and this rank's own since.
+
+    How many tokens a row of another rank holds is not known here, so the sum needs the ranks to
+    talk to one another, which a loader never does by itself.
+
+    Args:
+        total: int64[streams], of all ranks together, up to the position ``at``.
+        at: That position.
+
+    Attributes:
+        own: int64[streams], of this rank, since then.
+    """
+
+    def __init__(self, total: Int64Array, at: int):
+        self.total = total
+        self.at = at
+        self.own = np.zeros_like(total)
+
+    def settle(self, position: int, sum_over_ranks: SumOverRanks | None) -> None:
+        """Add what the ranks have counted since the last call; all of them call it together.
+
+        Args:
+            position: The present position, the same on all ranks.
+            sum_over_ranks: Given this rank's int64[streams], returns the sum over all ranks; None
+                where there is only one.
+        """
+        counted = torch.from_numpy(self.own.copy())
+        if sum_over_ranks is not None:
+            counted = sum_over_ranks(counted)
+        self.total = self.total + counted.cpu().numpy().astype(np.int64)
+        self.at = position
+        self.own = np.zeros_like(self.own)

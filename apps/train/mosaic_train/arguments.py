@@ -1,4 +1,4 @@
-"""The app's own option, taken off the command line before the rest is parsed."""
+"""The app's own options, taken off the command line before the rest is parsed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,17 @@ from mosaic_train.errors import TrainError
 
 USAGE = """\
 usage: apps/train --config-path FILE [--nproc-per-node N] [--section.key VALUE ...]
+       apps/train --config-path FILE --inspect-data [N] [--at-step K] [...]
 
 Train a TorchTitan model on MosaicML streams.
 
   --config-path FILE    TOML file with the configuration (the same as --job.config_file)
   --nproc-per-node N    processes to start on this machine; default: one per GPU, or one without.
                         Under torchrun or srun this process is itself a rank, and N is not allowed
+  --inspect-data [N]    train nothing: print the streams, what the run makes of them and N rows (4)
+                        of a step, decoded; save a picture of row lengths and stream shares. Here
+                        --nproc-per-node may be any number of ranks
+  --at-step K           the step to look at; default: the first that would be trained
   --section.key VALUE   overrides a key of the file; all are listed below
 """
 
@@ -25,40 +30,64 @@ class Arguments:
         config_args: Arguments for the configuration parser, the file among them.
         nproc_per_node: Ranks to start on this machine; None: to be decided.
         help: Whether to list the options and stop.
+        inspect_rows: Rows to look at in place of training; None: train.
+        at_step: The step to look at; None: the first.
     """
 
     config_args: list[str]
     nproc_per_node: int | None
     help: bool
+    inspect_rows: int | None = None
+    at_step: int | None = None
+
+
+ROWS = 4
+# What each of the app's own options is, and what it is worth without a number.
+_COUNTS: dict[str, tuple[str, str | None]] = {
+    "--nproc-per-node": ("a number of processes", None),
+    "--inspect-data": ("a number of rows", str(ROWS)),
+    "--at-step": ("the number of a step", None),
+}
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Split the command line.
 
     Raises:
-        TrainError: The own option has no value, a wrong one, or comes twice.
+        TrainError: One of the own options has no value, a wrong one, comes twice, or without the
+            one that it belongs to.
     """
-    count: str | None = None
+    found: dict[str, int] = {}
     rest: list[str] = []
-    tokens = iter(argv)
-    for token in tokens:
-        flag, joined, value = token.partition("=")
-        if flag.replace("_", "-") != "--nproc-per-node":
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        written, joined, value = token.partition("=")
+        flag = written.replace("_", "-")
+        if flag not in _COUNTS:
             rest.append(token)
             continue
-        if count is not None:
-            raise TrainError(f"{flag} is given twice")
-        count = value if joined else next(tokens, "")
+        if flag in found:
+            raise TrainError(f"{written} is given twice")
+        what, default = _COUNTS[flag]
+        if not joined:
+            follows = bool(tokens) and (default is None or tokens[0].isdecimal())
+            value = tokens.pop(0) if follows else default or ""
+        found[flag] = _number(flag, what, value)
+    if "--at-step" in found and "--inspect-data" not in found:
+        raise TrainError("--at-step belongs to --inspect-data: add it, or leave --at-step out")
     return Arguments(
         config_args=rest,
-        nproc_per_node=None if count is None else _number(count),
+        nproc_per_node=found.get("--nproc-per-node"),
         help="--help" in rest or "-h" in rest,
+        inspect_rows=found.get("--inspect-data"),
+        at_step=found.get("--at-step"),
     )
 
 
-def _number(text: str) -> int:
+def _number(flag: str, what: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise TrainError(f"--nproc-per-node must be a number of processes, 1 or more; got {text!r}")
+        raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
     return int(text)
 
 

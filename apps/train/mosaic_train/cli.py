@@ -56,6 +56,17 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     from mosaic_train.setup import prepare_and_check
 
     init_launcher_logs()
+    if arguments.inspect_rows is not None:
+        from mosaic_train.inspect.run import inspect_data
+
+        inspect_data(
+            config,
+            # Any number: no rank is started.
+            world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
+            rows=arguments.inspect_rows,
+            step=arguments.at_step,
+        )
+        return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)
     prepare_and_check(config, world_size=count)
     return launch(count, argv)
@@ -67,6 +78,11 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
         raise TrainError(
             f"--nproc-per-node is given, but {rank.source} has already started this rank; "
             f"remove it here and set the number of processes in {rank.source}"
+        )
+    if arguments.inspect_rows is not None:
+        raise TrainError(
+            f"--inspect-data starts no ranks, but {rank.source} has started this one: run it "
+            f"without {rank.source}, with the number of ranks as --nproc-per-node"
         )
     rank.export(os.environ)
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
+from mosaic_train.metrics.join import DataMetricsJoin
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -48,7 +49,14 @@ def register_spec(config: "MosaicJobConfig") -> str:
         "build_tokenizer_fn": build_mosaic_tokenizer,
         "build_validation_dataloader_fn": build_mosaic_validation_dataloader,
     }
-    return register_mosaic_train_spec(config.model.name, **builders)
+    name = register_mosaic_train_spec(config.model.name, **builders)
+    # Only now is it known which metrics processor the spec brings along.
+    join = DataMetricsJoin(
+        build_mosaic_dataloader, registered_spec(name).build_metrics_processor_fn
+    )
+    builders["build_dataloader_fn"] = join.build_dataloader
+    builders["build_metrics_processor_fn"] = join.build_metrics_processor
+    return register_mosaic_train_spec(name, **builders)
 
 
 def registered_spec(name: str) -> Any:

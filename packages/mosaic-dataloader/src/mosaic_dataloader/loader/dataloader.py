@@ -13,10 +13,12 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.loader.confirming import Unconfirmed
 from mosaic_dataloader.loader.pinning import pinner
+from mosaic_dataloader.loader.preview import RowOrigin, batch_origins
 from mosaic_dataloader.loader.skip import check_skip, check_skip_given
 from mosaic_dataloader.loader.sources import WorkerPool, read_here
 from mosaic_dataloader.loader.targets import targets_per_stream
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
 from mosaic_dataloader.packing.batches import PackedBatch
@@ -220,6 +222,35 @@ class MosaicParallelAwareDataloader:
     def _settle_alone(self) -> None:
         if self.dp_world_size == 1:
             self.settle_tokens()
+
+    @property
+    def epoch_samples(self) -> int:
+        """Samples in an epoch; the same in all of them."""
+        return self._timeline.epoch_length
+
+    def origins(self, position: int) -> list[RowOrigin]:
+        """Rows of the global batch that begins at a position, of all ranks, rank after rank.
+
+        Nothing is read or fetched but the order, and the position of the run stays where it is.
+        ``read_origin`` reads such a row.
+        """
+        return batch_origins(self.dataset, self._timeline, self._layout, position)
+
+    def stream_counts(self, position: int, batches: int) -> Int64Array:
+        """Samples of each stream, int64[batches, streams], in the global batches from a position on."""
+        size = self._layout.global_batch
+        ids, _ = self._timeline.rows(position, position + batches * size)
+        return self.dataset.mixture.count_per_stream(ids.reshape(batches, size))
+
+    @property
+    def order_begins_at(self) -> int:
+        """Position at which the present order begins: 0, unless ``on_data_change`` began it anew."""
+        return self._books.origin.samples
+
+    @property
+    def order(self) -> SettledOrder:
+        """The options of the order, as they were settled at the run's first start."""
+        return self._books.order
 
     def __iter__(self) -> Iterator[Rows]:
         """Iterate from the present position on.

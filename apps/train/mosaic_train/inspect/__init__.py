@@ -1,0 +1,1 @@
+"""`--inspect-data`: what the run will read, looked at without starting a rank."""

@@ -1,0 +1,68 @@
+"""A row as text: what the model sees, with document borders and ignored labels visible."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+# Around positions that have no label.
+IGNORED = ("⟦", "⟧")
+_WIDTH = 100
+_MARGIN = "  | "
+
+
+def row_lines(inputs: Sequence[int], labels: Sequence[int], tokenizer: Any) -> list[str]:
+    """The row's text, or its token ids where there is no tokenizer.
+
+    Args:
+        inputs: T token ids.
+        labels: T labels, negative where ignored.
+        tokenizer: TorchTitan's interface: `eos_id`, `bos_id`, `decode`. None for ids.
+
+    Returns:
+        Lines to print. A document's border has a line of its own; what has no label is in
+        brackets.
+    """
+    real = real_tokens(labels)
+    pieces: list[str] = []
+    marks = list(zip(inputs[:real], labels[:real], strict=True))
+    borders = {getattr(tokenizer, name, None) for name in ("eos_id", "bos_id")} - {None}
+
+    def kind(mark: tuple[int, int]) -> tuple[int | None, bool]:
+        return (mark[0] if mark[0] in borders else None), mark[1] < 0
+
+    for (border, ignored), group in groupby(marks, kind):
+        ids = [token for token, _ in group]
+        opening, closing = IGNORED if ignored else ("", "")
+        if border is None:
+            pieces.append(opening + _text(ids, tokenizer) + closing)
+            continue
+        name = "EOS" if border == getattr(tokenizer, "eos_id", None) else "BOS"
+        for token in ids:
+            text = f"{opening}{_text([token], tokenizer)}{closing}"
+            pieces.append(f"\n──────── {name} {text} ────────\n")
+    if real < len(labels):
+        pieces.append(f"\n{IGNORED[0]}{len(labels) - real} positions of padding{IGNORED[1]}")
+    text = "".join(pieces) if tokenizer is not None else " ".join(pieces)
+    lines = []
+    for line in text.strip("\n").split("\n"):
+        # Left as they are but for their length; an empty line stays one.
+        lines += textwrap.wrap(
+            line, _WIDTH, drop_whitespace=False, replace_whitespace=False, expand_tabs=False
+        ) or [""]
+    return [f"{_MARGIN}{line.rstrip()}".rstrip() for line in lines]
+
+
+def real_tokens(labels: Sequence[int]) -> int:
+    """Tokens of a row that are no padding: up to the last target, which is the last token."""
+    targets = [place for place, label in enumerate(labels) if label >= 0]
+    # The label of a token is the one after it, so the last token has none unless it is cut off.
+    return min(len(labels), targets[-1] + 2) if targets else 1
+
+
+def _text(ids: list[int], tokenizer: Any) -> str:
+    if tokenizer is None:
+        return " ".join(map(str, ids))
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # What would move a terminal's cursor is spelled out.
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -1,0 +1,86 @@
+"""Where in its data a run will go on, and where a step of it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_train.checks.checkpoint import checkpoint_to_continue
+from mosaic_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on.
+
+    Attributes:
+        loader: The first rank's loader, at the position where training goes on.
+        steps_done: Steps that lie behind.
+        checkpoint: The checkpoint that it goes on from; None for a new run.
+        step_samples: Rows of a whole step: of all ranks, and of all micro-batches.
+    """
+
+    loader: Any
+    steps_done: int
+    checkpoint: Path | None
+    step_samples: int
+
+    def position_of(self, step: int) -> int:
+        """Position in the order at which a step begins, with the present batch size throughout.
+
+        Raises:
+            TrainError: The step lies before the order begins.
+        """
+        position = int(self.loader.samples_seen) + (step - self.steps_done - 1) * self.step_samples
+        begin = max(self.loader.samples_skipped, self.loader.order_begins_at)
+        if position < begin:
+            raise TrainError(
+                f"--at-step {step}: at {self.step_samples} rows a step, that is before sample "
+                f"{begin}, where the data of this run begins; choose a later step"
+            )
+        return position
+
+
+def find_start(config: "MosaicJobConfig", dp_world_size: int, tokenizer: Any) -> Start:
+    """Open the data, and take the position from the checkpoint that training would go on from.
+
+    Raises:
+        MosaicDataError: The data cannot be opened, or does not fit the checkpoint.
+        TrainError: The checkpoint cannot be read.
+    """
+    from mosaic_dataloader import build_mosaic_dataloader
+
+    loader = build_mosaic_dataloader(
+        dp_world_size=dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
+    )
+    checkpoint = checkpoint_to_continue(config) if config.checkpoint.enable else None
+    steps_done = 0
+    if checkpoint is not None:
+        excluded = config.checkpoint.exclude_from_loading
+        wanted = {"train_state": "train_state.step", "dataloader": "dataloader.mosaic"}
+        saved = _read(checkpoint, [key for part, key in wanted.items() if part not in excluded])
+        steps_done = int(saved.get("train_state.step", 0))
+        if "dataloader.mosaic" in saved:
+            loader.load_state_dict({"mosaic": saved["dataloader.mosaic"]})
+    loader.check()
+    whole = config.training.global_batch_size
+    if whole < 0:
+        whole = config.training.local_batch_size * dp_world_size
+    return Start(loader, steps_done, checkpoint, whole)
+
+
+def _read(folder: Path, keys: list[str]) -> dict[str, Any]:
+    from torch.distributed import checkpoint
+
+    values: dict[str, Any] = dict.fromkeys(keys, "")
+    try:
+        # One process reads two small entries; there is nobody to agree with.
+        checkpoint.load(values, checkpoint_id=folder, no_dist=True)
+    except Exception as error:  # a damaged file can raise anything
+        raise TrainError(
+            f"checkpoint {folder} cannot be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}): choose another with --checkpoint.load_step"
+        ) from error
+    return values

@@ -1,5 +1,6 @@
 """Where in its data a run will go on, and where a step of it is."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,10 @@ def _read(folder: Path, keys: list[str]) -> dict[str, Any]:
 
     values: dict[str, Any] = dict.fromkeys(keys, "")
     try:
-        # One process reads two small entries; there is nobody to agree with.
-        checkpoint.load(values, checkpoint_id=folder, no_dist=True)
+        with warnings.catch_warnings():
+            # One process reads two small entries; torch warns that there is nobody to agree with.
+            warnings.simplefilter("ignore")
+            checkpoint.load(values, checkpoint_id=folder, no_dist=True)
     except Exception as error:  # a damaged file can raise anything
         raise TrainError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: "

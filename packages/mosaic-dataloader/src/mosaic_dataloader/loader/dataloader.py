@@ -237,7 +237,11 @@ class MosaicParallelAwareDataloader:
         return batch_origins(self.dataset, self._timeline, self._layout, position)
 
     def stream_counts(self, position: int, batches: int) -> Int64Array:
-        """Samples of each stream, int64[batches, streams], in the global batches from a position on."""
+        """Samples of each stream in the global batches from a position on.
+
+        Returns:
+            int64[batches, streams].
+        """
         size = self._layout.global_batch
         ids, _ = self._timeline.rows(position, position + batches * size)
         return self.dataset.mixture.count_per_stream(ids.reshape(batches, size))

@@ -1,0 +1,138 @@
+"""What the loader counts reaches the log and TensorBoard, through ranks and restarts."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streaming import MDSWriter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mosaic_train import cli
+
+# A spec with a metrics processor of its own, as somebody's project may have one.
+OWN = """
+import dataclasses
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.models.llama3 import get_train_spec
+from torchtitan.protocols.train_spec import register_train_spec
+class Own(MetricsProcessor):
+    def log(self, step, *args, extra_metrics=None, **more):
+        super().log(step, *args, extra_metrics={**extra_metrics, "own/twice": 2 * step}, **more)
+def build(job_config, parallel_dims, model_args=None, tag=None):
+    return Own(job_config, parallel_dims, tag)
+register_train_spec(
+    "own", dataclasses.replace(get_train_spec(), build_metrics_processor_fn=build)
+)
+"""
+SKIPPED, ROWS = 9, 4
+
+
+def write_texts(folder: Path) -> None:
+    """Documents shorter and longer than a row."""
+    with MDSWriter(out=str(folder), columns={"text": "str"}, size_limit=4000) as writer:
+        for number in range(40):
+            writer.write({"text": "alpha beta gamma " * (1 + number % 9)})
+
+
+def expected(app: Any, texts: Path, batches: int) -> dict[str, Any]:
+    """Counted from the rows themselves by a loader that knows of no other rank."""
+    from transformers import AutoTokenizer
+
+    from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+    streams = {
+        "words": {"local": f"{app.data}/data", "proportion": 0.5},
+        "texts": {"local": str(texts), "proportion": 0.5},
+    }
+    tokenizer = AutoTokenizer.from_pretrained(f"{app.data}/tokenizer")
+    dataset = StreamingTextDataset(tokenizer=tokenizer, seq_len=32, streams=streams, shuffle=True)
+    loader = MosaicParallelAwareDataloader(
+        dataset, dp_rank=0, dp_world_size=1, batch_size=ROWS, skip_samples=SKIPPED
+    )
+    samples: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    for (_, labels), _ in zip(loader, range(batches), strict=False):
+        begin = SKIPPED + samples.total()
+        for row, origin in zip(labels, loader.origins(begin), strict=True):
+            samples[origin.stream] += 1
+            tokens[origin.stream] += int((row != -100).sum())
+    length = loader.epoch_samples
+    loader.close()
+    return {
+        "data/epoch": (SKIPPED + samples.total()) / length,
+        "data/samples_seen": samples.total(),
+        "data/tokens_seen": tokens.total(),
+        **{f"data/{name}/samples": samples[name] for name in streams},
+        **{f"data/{name}/tokens": tokens[name] for name in streams},
+    }
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard shows, by tag and step."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.rglob("events.out.*")):
+        events = EventAccumulator(str(path)).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, {}).update((e.step, e.value) for e in events.Scalars(tag))
+    return found
+
+
+@pytest.mark.slow
+def test_counts_through_two_ranks_and_a_restart(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of the rows, also across a checkpoint in a step that is not logged."""
+    texts = app.folder / "texts"
+    write_texts(texts)
+    (app.folder / "own.py").write_text(OWN)
+    config = app.config(
+        (f'local = "{app.data}/data"', f'local = "{app.data}/data"\nproportion = 0.5'),
+        ("log_freq = 1", "log_freq = 2\nenable_tensorboard = true"),
+        ('name = "llama3"', 'name = "own"'),
+        extra=(
+            f'[mosaic_dataloader.dataset.streams.texts]\nlocal = "{texts}"\nproportion = 0.5\n'
+            f"[mosaic_dataloader]\nskip_samples = {SKIPPED}\n"
+            '[experimental]\ncustom_import = "own"\n'
+        ),
+    )
+    options = ("--config-path", config, "--training.local_batch_size")
+    path = {"PYTHONPATH": str(app.folder)}
+    # Step 3 is saved and not logged.
+    first = app.run(
+        app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "3"), **path
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+
+    # What is looked at now is what comes next.
+    monkeypatch.syspath_prepend(str(app.folder))
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    looked = [*map(str, options), str(ROWS), "--inspect-data", "2", "--training.steps", "6"]
+    assert cli.main(looked) == 0
+    shown = capfd.readouterr().out
+    begin = SKIPPED + 3 * ROWS
+    assert re.search(rf"goes on from .*step-3, step 3, at sample {begin} of the order", shown)
+    assert f"step 4: 2 of its 4 rows, sample {begin} and on" in shown
+    # A step that lies behind can be looked at too, but none before the order begins.
+    assert cli.main([*looked, "--at-step", "1"]) == 0
+    assert f"step 1: 2 of its 4 rows, sample {SKIPPED} and on" in capfd.readouterr().out
+
+    second = app.run(
+        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "6"), **path
+    )
+    assert second.returncode == 0, second.stdout + second.stderr
+    found = scalars(app.folder / "out" / "tb")
+    for step in (1, 2, 4, 6):
+        for tag, value in expected(app, texts, step).items():
+            assert found[tag][step] == pytest.approx(value, rel=1e-6), (tag, step)
+        assert found["own/twice"][step] == 2 * step
+        assert "loss_metrics/global_avg_loss" in found
+    padded = found["data/samples_seen"][6] * 32 - found["data/tokens_seen"][6]
+    assert padded > 0, "no row was short"
+    lines = [line for line in second.stdout.splitlines() if "step:  6" in line]
+    assert len(lines) == 1
+    assert re.search(
+        r"loss: .*mfu: .*epoch: 0\.\d+  samples: 24 \(words \d+, texts \d+\)", lines[0]
+    )
+    assert "has no effect" in second.stdout

@@ -89,7 +89,7 @@ def test_streams_rows_and_picture(
     output = shown(app, capfd, "--inspect-data", "8", "--at-step=2", *options)
 
     (words,) = re.findall(r"^words .*$", output, re.M)
-    samples, noted, shards = re.findall(r"\d[\d,]*", words)[:3]
+    samples, noted = re.findall(r"\d[\d,]*", words)[:2]
     assert int(noted.replace(",", "")) > 32 * int(samples.replace(",", ""))
     assert re.search(r"proportion 3 .* 7[45]\.\d%", words)
     assert re.search(r"^other .*unknown.*proportion 1 .* 2[45]\.\d%", output, re.M)

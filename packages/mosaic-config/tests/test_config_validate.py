@@ -36,6 +36,11 @@ VALIDATION = "mosaic_validation_dataloader"
     ("changes", "parts"),
     [
         ([put(f"{DATASET}.remote", "x")], [f"{TRAIN}]", "both remote and streams"]),
+        ([put(f"{LOADER}.skip_samples", -1)], ["[mosaic_dataloader] skip_samples = -1", "0"]),
+        (
+            [put(f"{VALIDATION}.skip_samples", 8)],
+            ["[mosaic_validation_dataloader] skip_samples = 8", "for training", "remove it"],
+        ),
         ([put(f"{DATASET}.local", "x")], [f"{TRAIN}]", "both local and streams"]),
         ([put(f"{DATASET}.streams.a.remote", None)], [f"{TRAIN}.streams.a]", "neither remote"]),
         (

@@ -95,7 +95,7 @@ def test_tokens_that_nobody_summed_are_told(
         for _ in range(3):
             next(iterator)
     state = ranks.state
-    with pytest.raises(MosaicDataError, match="sum_over_ranks.*2 ranks"):
+    with pytest.raises(MosaicDataError, match=r"sum_over_ranks.*2 ranks"):
         ranks.loaders[0].settle_tokens()
     ranks.close()
     with caplog.at_level(logging.INFO):

@@ -38,8 +38,8 @@ def save_picture(
         from matplotlib.figure import Figure
     except ImportError as error:
         raise TrainError(
-            f"--inspect-data draws its picture with matplotlib, which cannot be imported ({error}): "
-            "install matplotlib"
+            f"--inspect-data draws its picture with matplotlib, which cannot be imported "
+            f"({error}): install matplotlib"
         ) from error
 
     # No pyplot: it would look for a display.

@@ -248,7 +248,7 @@ class MosaicParallelAwareDataloader:
 
     @property
     def order_begins_at(self) -> int:
-        """Position at which the present order begins: 0, unless ``on_data_change`` began it anew."""
+        """Position at which the present order begins: 0, or where ``on_data_change`` began it."""
         return self._books.origin.samples
 
     @property

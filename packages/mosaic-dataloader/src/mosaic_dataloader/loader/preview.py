@@ -1,18 +1,15 @@
 """Which rows a run reads at a position: looked up, without moving the position."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from mosaic_dataloader.order.assign import rows_of_rank
-from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.batches import Layout, own_rows
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
-    from mosaic_dataloader.order.batches import Layout
     from mosaic_dataloader.order.timeline import Timeline
 
 
@@ -44,16 +41,17 @@ class RowOrigin:
 
 
 def batch_origins(
-    dataset: "StreamingTextDataset", timeline: "Timeline", layout: "Layout", position: int
+    dataset: "StreamingTextDataset", timeline: "Timeline", layout: Layout, position: int
 ) -> list[RowOrigin]:
     """Rows of the global batch that begins at a position, rank after rank as they read them."""
     mixture = dataset.mixture
-    ids, nodes = timeline.rows(position, position + layout.global_batch)
+    ids, _ = timeline.rows(position, position + layout.global_batch)
     shards, places = mixture.locate(ids)
     streams = mixture.stream_of(ids)
     origins = []
     for rank in range(layout.world_size):
-        for row, index in enumerate(_rows_of(timeline, layout, nodes, rank).tolist()):
+        own = own_rows(timeline, replace(layout, rank=rank), position, 1)[0]
+        for row, index in enumerate(own.tolist()):
             stream, shard = int(streams[index]), int(shards[index])
             opened = dataset.streams[stream]
             reader = opened.readers[shard - int(mixture.stream_shards[stream])]
@@ -83,10 +81,3 @@ def read_origin(
     """
     inputs, labels = dataset.rows.batch([origin.shard_number], [origin.place])
     return inputs[0], labels[0]
-
-
-def _rows_of(timeline: "Timeline", layout: "Layout", nodes: Int64Array, rank: int) -> Int64Array:
-    if timeline.options.batching_method == "device_per_stream":
-        first = rank * layout.batch_size
-        return np.arange(first, first + layout.batch_size)
-    return rows_of_rank(nodes, rank, layout.world_size)

@@ -132,6 +132,7 @@ def test_mistakes(
     for arguments, expected in [
         (["--inspect-data", "0"], "--inspect-data must be a number of rows"),
         (["--inspect-data", "--at-step", "x"], "--at-step must be the number of a step"),
+        (["--inspect-data", "--mosaic_dataloader.dataset.packing"], "packing false"),
         (["--at-step", "3"], "--at-step belongs to --inspect-data"),
         (["--inspect-data", "--inspect-data"], "given twice"),
         (["--inspect-data", "--mosaic_dataloader.skip_samples", "-1"], "skip_samples"),

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import packing_helpers
 import pytest
 import torch
 from dataloader_helpers import SEQ_LEN, Ranks, joined, loader, take, write_rows
@@ -40,7 +41,7 @@ def count(batch: Any) -> Counter[str]:
     return found
 
 
-def summed(ranks: Ranks) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """For each rank, what an all-reduce over them gives it."""
     total = torch.stack([torch.from_numpy(r._books.tokens.own.copy()) for r in ranks.loaders])
     return [lambda _: total.sum(0) for _ in ranks.loaders]
@@ -85,6 +86,81 @@ def test_target_tokens_through_any_layouts(
         assert len(states) == 1
         state = ranks.state
         ranks.close()
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Documents of all lengths; tokens tell the stream: those of `high` are 30,000 and more."""
+    folder = tmp_path_factory.mktemp("documents")
+    low, high = (packing_helpers.documents(90, seed) for seed in (3, 4))
+    high = [[token + 30_000 for token in row] for row in high]
+    return {
+        name: {"local": packing_helpers.write_tokens(folder / name, rows)}
+        for name, rows in (("low", low), ("high", high))
+    }
+
+
+def test_target_tokens_of_packed_documents(documents: dict[str, dict[str, str]]) -> None:
+    """Each counts for its own document's stream, through layouts, restarts and epochs' ends."""
+    expected: Counter[str] = Counter()
+    state = None
+    for world_size, batch_size, batches in [(2, 3, 5), (1, 4, 11), (3, 1, 90), (4, 2, 3)]:
+        ranks = packing_helpers.Ranks(
+            documents, world_size, batch_size=batch_size, packing_lanes=12
+        )
+        if state:
+            ranks.load(state)
+        for rows in ranks.batches(batches):
+            for row in rows:
+                expected.update("high" if token >= 30_000 else "low" for token in row[1:])
+        if world_size > 1:
+            for one, total in zip(ranks.loaders, summed(ranks), strict=True):
+                one.settle_tokens(total)
+        for one in ranks.loaders:
+            assert one.tokens_per_stream == dict(expected)
+        behind = sum(sum(one.samples_per_stream.values()) for one in ranks.loaders)
+        mean = sum(one.epochs_seen for one in ranks.loaders) / world_size
+        assert mean == pytest.approx(behind / ranks.loaders[0].epoch_samples)
+        state = ranks.state
+        with pytest.raises(MosaicDataError, match=r"origins\(\).*without packing"):
+            ranks.loaders[0].origins(0)
+        with pytest.raises(MosaicDataError, match=r"stream_counts\(\).*without packing"):
+            ranks.loaders[0].stream_counts(0, 1)
+        ranks.close()
+    assert mean > 1
+    # Padding at the end of a pass is no target, and the token after which nothing comes is none.
+    single = packing_helpers.packed(documents, packing_lanes=12, infinite=False, drop_last=False)
+    last: Counter[str] = Counter()
+    for batch in single:
+        for row in packing_helpers.rows_of(batch):
+            last.update("high" if token >= 30_000 else "low" for token in row[1:])
+    assert single.tokens_per_stream == dict(last)
+    single.close()
+
+
+def test_tokens_of_batches_count_when_they_are_confirmed(
+    mixed: dict[str, dict[str, str]],
+) -> None:
+    waiting = loader(mixed, batch_size=4, confirm_batches=True)
+    counts = []
+    for batch, _ in zip(waiting, range(5), strict=False):
+        counts.append(count(batch))
+        # What the caller does to its labels changes nothing.
+        batch[1].fill_(-100)
+    assert set(waiting.tokens_per_stream.values()) == {0}
+    waiting.confirm(3)
+    expected = Counter(full=0, short=0)
+    for own in counts[:3]:
+        expected.update(own)
+    assert waiting.tokens_per_stream == dict(expected)
+    # Those that were not confirmed are handed out, and counted, again.
+    again = loader(mixed, batch_size=4, confirm_batches=True)
+    again.load_state_dict(waiting.state_dict())
+    expected.update(count(next(iter(again))))
+    again.confirm()
+    assert again.tokens_per_stream == dict(expected)
+    waiting.close()
+    again.close()
 
 
 def test_tokens_that_nobody_summed_are_told(
@@ -164,6 +240,8 @@ def test_skipping_keeps_batches_in_units_whole(numbered: str, second: str) -> No
 def test_what_cannot_be_skipped(numbered: str, tmp_path: Path) -> None:
     with pytest.raises(MosaicDataError, match=r"skip_samples = -1"):
         loader(numbered, skip_samples=-1)
+    with pytest.raises(MosaicDataError, match=r"skip_samples = 8 cannot be used with packing"):
+        loader(numbered, skip_samples=8, packing=True)
     section = SimpleNamespace(dataset={"local": numbered}, skip_samples=8)
     config = SimpleNamespace(
         mosaic_validation_dataloader=section,

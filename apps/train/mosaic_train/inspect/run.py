@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import check_checkpoint
 from mosaic_train.checks.model import find_model
-from mosaic_train.checks.parallel import check_parallel
-from mosaic_train.checks.vocabulary import check_vocabulary
+from mosaic_train.checks.parallel import check_batches, find_layout
+from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.data import prepare_data
+from mosaic_train.errors import TrainError
 from mosaic_train.inspect.picture import save_picture
 from mosaic_train.inspect.rows import real_tokens, row_lines
 from mosaic_train.inspect.start import Start, find_start
@@ -39,11 +40,20 @@ def inspect_data(
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
     """
+    if config.mosaic_dataloader.dataset.packing:
+        raise TrainError(
+            "--inspect-data shows samples one by one, and a packed row holds parts of several: add "
+            "--mosaic_dataloader.dataset.packing false to look at the documents before they are "
+            "packed"
+        )
     model = find_model(config)
-    layout = check_parallel(config, model, world_size)
+    layout = find_layout(config, world_size)
+    check_batches(config, layout)
     check_checkpoint(config)
     prepare_data(config)
-    tokenizer = check_vocabulary(config, model)
+    tokenizer = load_tokenizer(config)
+    if tokenizer is not None:
+        check_vocabulary(config, model, tokenizer)
     start = find_start(config, layout.dp_world_size, tokenizer)
     try:
         if step is None:

@@ -73,14 +73,14 @@ def find_start(config: "MosaicJobConfig", dp_world_size: int, tokenizer: Any) ->
 
 
 def _read(folder: Path, keys: list[str]) -> dict[str, Any]:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     values: dict[str, Any] = dict.fromkeys(keys, "")
     try:
         with warnings.catch_warnings():
             # One process reads two small entries; torch warns that there is nobody to agree with.
             warnings.simplefilter("ignore")
-            checkpoint.load(values, checkpoint_id=folder, no_dist=True)
+            load(values, checkpoint_id=folder, no_dist=True)
     except Exception as error:  # a damaged file can raise anything
         raise TrainError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: "

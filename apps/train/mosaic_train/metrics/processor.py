@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class DataMetricsProcessor(MetricsProcessor):
     """Logs epochs, and samples and tokens of each stream, beside what its base logs.
 
+    If documents are packed, the samples of a stream are its documents, samples seen are rows, and
+    the epoch is what the lanes of the rank that logs have behind them, on average.
+
     All numbers count the whole run, over all ranks and all its restarts. Samples and epochs follow
     from the position. Tokens are targets, those with a label, which only the rank that was handed a
     row can count: they are summed where all ranks come by, when a line is logged and before a
@@ -78,7 +81,7 @@ class DataMetricsProcessor(MetricsProcessor):
         """Log a training step; all ranks call this together."""
         self._settle()
         metrics = self._data_metrics()
-        with _appended(_in_words(metrics, self._loader.samples_per_stream)):
+        with _appended(_in_words(metrics, self._streams(), self._loader.dataset.packing)):
             self._base.log(
                 step,
                 global_avg_loss,
@@ -101,7 +104,7 @@ class DataMetricsProcessor(MetricsProcessor):
             "data/epoch": loader.epochs_seen,
             "data/samples_seen": loader.samples_seen - loader.samples_skipped,
         }
-        for name, samples in loader.samples_per_stream.items():
+        for name, samples in self._samples().items():
             metrics[f"data/{name}/samples"] = samples
         if self._summable:
             tokens = loader.tokens_per_stream
@@ -109,6 +112,22 @@ class DataMetricsProcessor(MetricsProcessor):
             for name, count in tokens.items():
                 metrics[f"data/{name}/tokens"] = count
         return metrics
+
+    def _streams(self) -> list[str]:
+        return [stream.name for stream in self._loader.dataset.streams]
+
+    def _samples(self) -> dict[str, int]:
+        """Samples of each stream over all ranks; none where they cannot be had.
+
+        With packing each rank knows of its own lanes only, so that this is a collective.
+        """
+        own: dict[str, int] = self._loader.samples_per_stream
+        if not self._loader.dataset.packing or self._loader.dp_world_size == 1:
+            return own
+        if not self._summable:
+            return {}
+        total = self._sum_over_ranks(torch.tensor(list(own.values())))
+        return dict(zip(own, total.tolist(), strict=True))
 
     def _settle(self) -> None:
         """Sum the tokens; a collective, at a moment that all ranks share."""
@@ -151,15 +170,20 @@ def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Te
     return sum_over_ranks
 
 
-def _in_words(metrics: dict[str, float], streams: dict[str, int]) -> str:
+def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> str:
     """The counts, for the line of a step."""
     words = [f"epoch: {metrics['data/epoch']:.3f}"]
+    if packing:
+        words.append(f"rows: {metrics['data/samples_seen']:,}")
     for what in ("samples", "tokens"):
-        total = metrics.get(f"data/{what}_seen")
+        counts = {s: metrics[tag] for s in streams if (tag := f"data/{s}/{what}") in metrics}
+        # The sum of documents is not what was seen of samples, which packing counts in rows.
+        total = sum(counts.values()) if counts else metrics.get(f"data/{what}_seen")
         if total is None:
             continue
-        each = ", ".join(f"{name} {metrics[f'data/{name}/{what}']:,}" for name in streams)
-        words.append(f"{what}: {total:,}" + (f" ({each})" if len(streams) > 1 else ""))
+        name = "documents" if packing and what == "samples" else what
+        each = ", ".join(f"{stream} {count:,}" for stream, count in counts.items())
+        words.append(f"{name}: {total:,}" + (f" ({each})" if len(counts) > 1 else ""))
     return "  ".join(words)
 
 

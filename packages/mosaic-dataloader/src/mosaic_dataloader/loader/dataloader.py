@@ -195,7 +195,8 @@ class MosaicParallelAwareDataloader:
         """Target tokens (labels not ignored) handed out by all ranks together, by stream.
 
         Of a single rank they are up to date. With more ranks they are those up to the last call
-        of ``settle_tokens``. They are kept in the state.
+        of ``settle_tokens``. They are kept in the state. With ``packing`` a target counts for the
+        stream of its own document.
         """
         self._settle_alone()
         return self._books.tokens_per_stream()
@@ -225,7 +226,7 @@ class MosaicParallelAwareDataloader:
 
     @property
     def epoch_samples(self) -> int:
-        """Samples in an epoch; the same in all of them."""
+        """Samples in an epoch, with ``packing`` documents; the same in all of them."""
         return self._timeline.epoch_length
 
     def origins(self, position: int) -> list[RowOrigin]:
@@ -233,7 +234,11 @@ class MosaicParallelAwareDataloader:
 
         Nothing is read or fetched but the order, and the position of the run stays where it is.
         ``read_origin`` reads such a row.
+
+        Raises:
+            MosaicDataError: With ``packing``, whose rows are made of parts of samples.
         """
+        self._refuse_packing("origins")
         return batch_origins(self.dataset, self._timeline, self._layout, position)
 
     def stream_counts(self, position: int, batches: int) -> Int64Array:
@@ -241,10 +246,21 @@ class MosaicParallelAwareDataloader:
 
         Returns:
             int64[batches, streams].
+
+        Raises:
+            MosaicDataError: With ``packing``, whose rows are made of parts of samples.
         """
+        self._refuse_packing("stream_counts")
         size = self._layout.global_batch
         ids, _ = self._timeline.rows(position, position + batches * size)
         return self.dataset.mixture.count_per_stream(ids.reshape(batches, size))
+
+    def _refuse_packing(self, name: str) -> None:
+        if self.dataset.packing:
+            raise MosaicDataError(
+                f"{name}() looks up the samples of rows, and a packed row holds parts of several: "
+                f"ask a loader without packing"
+            )
 
     @property
     def order_begins_at(self) -> int:

@@ -21,7 +21,8 @@ def targets_per_stream(request: BatchRequest, labels: torch.Tensor, mixture: Mix
     values = labels.numpy()
     # Rows are filled from their beginning: one with a last target is full of them.
     if values[:, -1].min() >= 0:
-        return request.own_per_stream * values.shape[1]
+        full: Int64Array = request.own_per_stream * values.shape[1]
+        return full
     per_row = np.count_nonzero(values >= 0, axis=1)
     # A row of padding (-1) has no target, whatever stream it is taken for.
     owners = mixture.stream_of(np.maximum(request.ids, 0))

@@ -8,7 +8,6 @@ from mosaic_train.errors import TrainError
 
 # Bars that are told apart; beyond that, each is a thin line.
 _BATCHES = 100
-_BINS = 40
 
 
 def save_picture(
@@ -68,9 +67,10 @@ def _colors(count: int) -> list[Any]:
 def _draw_lengths(
     axes: Any, lengths: Mapping[str, Sequence[int]], seq_len: int, colors: list[Any]
 ) -> None:
-    bins = min(_BINS, seq_len)
-    edges = [1 + number * seq_len / bins for number in range(bins + 1)]
-    axes.hist(list(lengths.values()), bins=edges, stacked=True, color=colors, label=list(lengths))
+    # Not a histogram: full rows are often most of all, and would leave nothing of the others.
+    for own, color in zip(lengths.values(), colors, strict=True):
+        if own:
+            axes.ecdf(own, color=color, linewidth=2)
     rows = [length for own in lengths.values() for length in own]
     full = sum(length == seq_len for length in rows)
     mean = sum(rows) / len(rows)
@@ -80,8 +80,11 @@ def _draw_lengths(
         fontsize=10,
     )
     axes.set_xlabel(f"tokens (training.seq_len = {seq_len:,})")
-    axes.set_ylabel("rows")
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylabel("share of the stream's rows with at most so many")
+    # Room for the line that stands where rows are full.
+    axes.set_xlim(0, 1.03 * seq_len)
+    axes.set_ylim(0, 1.03)
+    axes.grid(alpha=0.3)
 
 
 def _draw_shares(

@@ -1,7 +1,6 @@
 """The streams and the run, as tables."""
 
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -88,15 +87,17 @@ def _weight(config: "MosaicJobConfig", name: str) -> str:
 
 def _tokens(directory: str) -> int | None:
     """Tokens by what `mosaic-prepare` has noted beside the shards, if it made them."""
-    from mosaic_dataloader.prepare.manifest import FILE_NAME
+    from mosaic_dataloader.shards.layout import manifest_paths
 
-    try:
-        with open(os.path.join(directory, FILE_NAME), encoding="utf-8") as file:
-            tokens = json.load(file)["facts"]["tokens"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    # Text has none of its own.
-    return int(tokens) or None
+    for path in manifest_paths(directory):
+        try:
+            with open(path, encoding="utf-8") as file:
+                tokens = json.load(file)["facts"]["tokens"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        # Text has none of its own.
+        return int(tokens) or None
+    return None
 
 
 def _bytes(count: float) -> str:

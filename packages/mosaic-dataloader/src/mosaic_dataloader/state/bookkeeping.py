@@ -197,7 +197,7 @@ class Bookkeeping:
         # Streams of data that fit are the same in their order, and may have other names by now.
         in_order = [int(s.get("tokens", 0)) for s in saved.streams]
         total = in_order if fits else self._carried_over(saved, "tokens")
-        return TokenCount(np.array(total, np.int64), saved.samples_seen)
+        return TokenCount(np.array(total, np.int64), saved.tokens_at, saved.samples_seen)
 
     def _stream_entries(self) -> list[dict[str, Any]]:
         mixture = self._dataset.mixture

@@ -19,14 +19,16 @@ class TokenCount:
     Args:
         total: int64[streams], of all ranks together, up to the position ``at``.
         at: That position.
+        begin: The position at which this rank begins to count; ``at`` where None.
 
     Attributes:
         own: int64[streams], of this rank, since then.
     """
 
-    def __init__(self, total: Int64Array, at: int):
+    def __init__(self, total: Int64Array, at: int, begin: int | None = None):
         self.total = total
         self.at = at
+        self._begin = at if begin is None else begin
         self.own = np.zeros_like(total)
 
     def settle(self, position: int, sum_over_ranks: SumOverRanks | None) -> None:
@@ -37,6 +39,9 @@ class TokenCount:
             sum_over_ranks: Given this rank's int64[streams], returns the sum over all ranks; None
                 where there is only one.
         """
+        if sum_over_ranks is None and position == self._begin:
+            # Nothing was handed out since: what was loaded is saved as it was.
+            return
         counted = torch.from_numpy(self.own.copy())
         if sum_over_ranks is not None:
             counted = sum_over_ranks(counted)

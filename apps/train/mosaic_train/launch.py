@@ -12,6 +12,8 @@ from mosaic_train.cpu import no_accelerator
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_error
 from mosaic_train.orphans import LAUNCHER_PID
 
+logger = logging.getLogger("mosaic_train")
+
 ENTRY_POINT = Path(__file__).resolve().parent.parent / "__main__.py"
 
 
@@ -44,6 +46,7 @@ def launch(count: int, argv: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logger.info("starting %d rank%s; importing takes a while", count, "s" if count > 1 else "")
     _set_rank_environment(count)
     _silence_elastic_reports()
     config = LaunchConfig(

@@ -6,6 +6,7 @@ It all hangs on one fixture, `app`, since test folders are not import paths here
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -74,6 +75,16 @@ class App:
         path = self.folder / "config.toml"
         path.write_text(text + extra)
         return path
+
+    def packing(self) -> list[str]:
+        """Options that pack the same tokens, from a copy that does not say that rows are full."""
+        documents = self.folder / "documents"
+        if not documents.exists():
+            shutil.copytree(
+                self.data / "data", documents, ignore=shutil.ignore_patterns("manifest.json")
+            )
+        local = ["--mosaic_dataloader.dataset.streams.words.local", str(documents)]
+        return ["--mosaic_dataloader.dataset.packing", *local]
 
     @property
     def environment(self) -> dict[str, str]:

@@ -132,7 +132,7 @@ def test_what_needs_a_gpu(
             "expert_parallel_degree = 1",
         ),
         (
-            [*["--model.flavor", "debugmodel_flex_attn"], "--mosaic_dataloader.dataset.packing"],
+            ["--model.flavor", "debugmodel_flex_attn", *app.packing()],
             "flex attention.*no backward pass on CPU",
         ),
         (["--profiling.enable_profiling"], "profil"),
@@ -157,7 +157,7 @@ def test_attention_between_documents(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
     )
     (tokenizer / "special_tokens_map.json").unlink(missing_ok=True)
-    flex = ["--model.flavor", "debugmodel_flex_attn", "--mosaic_dataloader.dataset.packing"]
+    flex = ["--model.flavor", "debugmodel_flex_attn", *app.packing()]
     app.config()
     code, err = outcome(app, capfd, *flex, "--mosaic_tokenizer.name", str(tokenizer))
     assert code == 2
@@ -264,7 +264,7 @@ def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert_one_line(err, "initial_load_path 'no/dir'")
 
-    packing = ["--mosaic_dataloader.dataset.packing"]
+    packing = app.packing()
     write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
     code, err = outcome(app, capfd, *packing)
     assert code == 2

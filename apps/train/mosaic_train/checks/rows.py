@@ -37,7 +37,8 @@ def check_rows(dataset: Any, report: Report) -> None:
             report.warn(
                 f'rows of stream "{stream.name}" hold about {tokens:,.0f} tokens, fewer than '
                 f"seq_len {wanted}: {1 - tokens / wanted:.0%} of what is computed is padding; "
-                "set mosaic_dataloader.dataset.packing = true, or lower training.seq_len"
+                "lower training.seq_len, or, if each row is a document, set "
+                "mosaic_dataloader.dataset.packing = true"
             )
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -90,14 +91,18 @@ def _mapping(name: str, text: str) -> dict[str, Any]:
 
 def _how_to_use(report: PrepareReport) -> str:
     """The sections of a training configuration that read the data."""
-    place = "remote" if "://" in str(report.output) else "local"
-    split = next(iter(report.splits))
-    lines = ["[mosaic_dataloader.dataset.streams.data]", f'{place} = "{report.output}"']
-    if split:
-        lines.append(f'split = "{split}"')
+    output = str(report.output).rstrip("/")
+    place = "remote" if "://" in output else "local"
+    # Its own name, so that several can be put together; what is no bare key in TOML is replaced.
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.basename(output)) or "data"
+    tables = []
+    for split in report.splits:
+        loader = "mosaic_validation_dataloader" if split == "validation" else "mosaic_dataloader"
+        lines = [f"[{loader}.dataset.streams.{name}]", f'{place} = "{output}"']
+        tables.append([*lines, *([f'split = "{split}"'] if split else [])])
     if report.tokenizer:
-        lines += ["[mosaic_tokenizer]", f'name = "{report.tokenizer}"']
-    return "\n".join(lines)
+        tables.append(["[mosaic_tokenizer]", f'name = "{report.tokenizer}"'])
+    return "\n\n".join("\n".join(lines) for lines in tables)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,15 +1,10 @@
 """Fetching shards before a lane's documents need them."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.pool import DaemonPool
+from mosaic_dataloader.shards.fetching import FetchingThreads
 from mosaic_dataloader.shards.store import ShardStore
-
-logger = logging.getLogger(__name__)
 
 # A lane's place among the rank's lanes, and a document's number in it.
 Document = tuple[int, int]
@@ -39,7 +34,6 @@ class LaneLookAhead:
         most_shards: int | None = None,
         threads: int = 8,
     ):
-        self._store = store
         self._shards = shards
         self._ends = ends
         self._per_lane = per_lane
@@ -47,9 +41,7 @@ class LaneLookAhead:
         # Wanted, and not allowed yet: too many shards are ready.
         self._waiting: dict[Document, int] = {}
         self._needed: Counter[int] = Counter()
-        self._pool = DaemonPool(threads, "mosaic-fetch")
-        # Only ever added to by the reader's thread and taken from by the pool's: no lock needed.
-        self._under_way: set[int] = set()
+        self._threads = FetchingThreads(store, threads)
         for ahead in range(per_lane):
             self._want([(slot, start + ahead) for slot, start in starts.items()])
         self._fetch()
@@ -66,7 +58,7 @@ class LaneLookAhead:
 
     def close(self) -> None:
         """Stop; fetches that run are waited for, for some seconds, and others are dropped."""
-        self._pool.close()
+        self._threads.close()
 
     def _want(self, wanted: list[Document]) -> None:
         wanted = [d for d in wanted if (end := self._ends[d[0]]) is None or d[1] < end]
@@ -82,15 +74,5 @@ class LaneLookAhead:
             document = next(iter(self._waiting))
             shard = self._waiting.pop(document)
             self._needed[shard] += 1
-            if self._needed[shard] == 1 and shard not in self._under_way:
-                self._under_way.add(shard)
-                self._pool.submit(partial(self._ensure, shard))
-
-    def _ensure(self, shard: int) -> None:
-        try:
-            self._store.ensure(shard)
-        except MosaicDataError as error:
-            # The reader meets the same fault when it gets there, and raises it.
-            logger.warning("fetching ahead failed: %s", error)
-        finally:
-            self._under_way.discard(shard)
+            if self._needed[shard] == 1:
+                self._threads.fetch(shard)

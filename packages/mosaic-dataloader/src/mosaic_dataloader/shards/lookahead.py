@@ -1,17 +1,12 @@
 """Fetching shards before they are needed."""
 
-import logging
 from collections import Counter, deque
 from collections.abc import Iterator
-from functools import partial
 
-from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.shards.pool import DaemonPool
+from mosaic_dataloader.shards.fetching import FetchingThreads
 from mosaic_dataloader.shards.store import ShardStore
-
-logger = logging.getLogger(__name__)
 
 
 class LookAhead:
@@ -40,7 +35,6 @@ class LookAhead:
         most_shards: int | None = None,
         threads: int = 8,
     ):
-        self._store = store
         self._mixture = mixture
         self._requests = requests
         self._predownload = predownload
@@ -50,9 +44,7 @@ class LookAhead:
         self._most_shards = most_shards
         self._window: deque[list[int]] = deque()
         self._needed: Counter[int] = Counter()
-        self._pool = DaemonPool(threads, "mosaic-fetch")
-        # Only ever added to by the reader's thread and taken from by the pool's: no lock needed.
-        self._under_way: set[int] = set()
+        self._threads = FetchingThreads(store, threads)
         self._ahead = 0
 
     def consumed(self, samples: int) -> None:
@@ -75,7 +67,7 @@ class LookAhead:
 
     def close(self) -> None:
         """Stop; fetches that run are waited for, for some seconds, and others are dropped."""
-        self._pool.close()
+        self._threads.close()
 
     def _lacks_shards(self) -> bool:
         return len(self._needed) < self._least_shards and self._ahead < self._farthest
@@ -86,16 +78,6 @@ class LookAhead:
         for shard in wanted:
             # Once is enough for as long as it is needed, unless somebody may evict it meanwhile.
             asked = shard in self._needed and self._most_shards is None
-            if not asked and shard not in self._under_way:
-                self._under_way.add(shard)
-                self._pool.submit(partial(self._ensure, shard))
+            if not asked:
+                self._threads.fetch(shard)
         self._needed.update(wanted)
-
-    def _ensure(self, shard: int) -> None:
-        try:
-            self._store.ensure(shard)
-        except MosaicDataError as error:
-            # The reader meets the same fault when it gets there, and raises it.
-            logger.warning("fetching ahead failed: %s", error)
-        finally:
-            self._under_way.discard(shard)

@@ -1,9 +1,11 @@
 """Epoch orders on disk: built once for all, found again, and nothing left of killed builders."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,3 +209,35 @@ def test_a_lock_is_left_to_a_child(tmp_path: Path) -> None:
     assert not RangeLock(path).try_exclusive(5)
     child.communicate(b"")
     assert RangeLock(path).try_exclusive(5)
+
+
+def test_a_process_forked_while_a_builder_starts_keeps_nothing_of_it(
+    root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation's workers may be forked while the training loader prepares its next epoch.
+
+    One that inherits the pipe by which a started program says that it runs keeps it open.
+    """
+    at_the_fork, may_end = threading.Event(), multiprocessing.get_context("fork").Event()
+    start = subprocess._fork_exec  # type: ignore[attr-defined]
+
+    def slow_start(*given: object) -> int:
+        at_the_fork.set()
+        time.sleep(0.5)
+        return int(start(*given))
+
+    store = OrderStore(str(root), Recipe(data, settled(shuffle=True, num_canonical_nodes=4)))
+    monkeypatch.setattr(subprocess, "_fork_exec", slow_start)
+    thread = threading.Thread(target=store.prepare, args=(0,), daemon=True)
+    thread.start()
+    assert at_the_fork.wait(20)
+    worker = multiprocessing.get_context("fork").Process(target=may_end.wait, args=(60,))
+    worker.start()
+    thread.join(20)
+    try:
+        assert not thread.is_alive(), "it waits for the end of the worker"
+        assert len(store.order(0).ids) == data.epoch_samples
+    finally:
+        may_end.set()
+        worker.join()
+    store.close()

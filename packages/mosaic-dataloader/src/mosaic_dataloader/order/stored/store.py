@@ -9,6 +9,7 @@ import sys
 import time
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.forks import starting
 from mosaic_dataloader.order.epoch import EpochOrder
 from mosaic_dataloader.order.stored.build import REFUSED
 from mosaic_dataloader.order.stored.files import map_order
@@ -120,17 +121,19 @@ class OrderStore:
         command += ["--folder", self._path(epoch), "--partial", partial]
         # What can be imported here can be imported there.
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            pass_fds=[lock.fileno()],
-        )
-        # The lock is the child's from here on, for as long as it lives.
-        lock.leave()
+        # Workers of another loader may be forked at this moment.
+        with starting:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONPATH": path},
+                pass_fds=[lock.fileno()],
+            )
+            # The lock is the child's from here on, for as long as it lives.
+            lock.leave()
         return process
 
     def _check(self, epoch: int) -> None:

@@ -191,3 +191,41 @@ def test_batches_are_never_rewritten(numbered: str) -> None:
         assert labels.equal(their_labels)
         assert inputs["input"].is_contiguous()
         assert labels.is_contiguous()
+
+
+def test_texts_of_several_batches_are_encoded_at_once_and_none_waits_for_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MDSWriter(out=str(tmp_path), columns={"text": "str"}, size_limit=600) as out:
+        for number in range(200):
+            out.write({"text": words(number % 25 + 1)})
+    one = loader(str(tmp_path), shuffle=False, tokenizer=tokenizer(), batch_size=4)
+    rows, encoded = one.dataset.rows, []
+    encode = rows._tokenizer.encode  # type: ignore[union-attr]
+
+    def noted(texts: list[str]) -> Any:
+        encoded.append(len(texts))
+        return encode(texts)
+
+    monkeypatch.setattr(rows._tokenizer, "encode", noted)
+    read = take_text(iter(one), 50)
+    assert read == [min(16, number % 25 + 2) for number in range(200)]
+    # The first batch waits for its own texts only; then as many as half of what is kept ready.
+    assert encoded[:5] == [4, 8, 16, 32, 32]
+    one.close()
+    shards = sorted(tmp_path.glob("*.mds"))
+    assert len(shards) >= 8
+    lame = loader(str(tmp_path), shuffle=False, tokenizer=tokenizer(), batch_size=4)
+    shards[2].unlink()
+    before = sum(lame.dataset.mixture.samples_per_shard[:2].tolist()) // 4
+    batches = iter(lame)
+    assert take_text(batches, before) == [min(16, number % 25 + 2) for number in range(4 * before)]
+    with pytest.raises(MosaicDataError, match=shards[2].name):
+        next(batches)
+    assert lame.samples_seen == 4 * before
+
+
+def take_text(batches: Any, count: int) -> list[int]:
+    """How many tokens each row holds, up to the row's length, of the next batches."""
+    found = [next(batches)[0]["input"] for _ in range(count)]
+    return [int((row > 1).sum()) + 1 for inputs in found for row in inputs]

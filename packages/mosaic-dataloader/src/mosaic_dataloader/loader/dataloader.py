@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # Batches that are kept ready by default take no more than this, unless two do.
 _READY_BYTES = 16 << 20
+# Enough documents for all of a tokenizer's threads.
+_ENCODED_ROWS = 128
 
 Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 
@@ -468,7 +470,7 @@ class MosaicParallelAwareDataloader:
         if self._workers:
             read = self._workers.read(lambda: self._requests(start), ahead)
         else:
-            read = read_here(self.dataset, lambda: self._requests(start), ahead)
+            read = read_here(self.dataset, lambda: self._requests(start), ahead, self._group_rows)
         return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
 
     @property
@@ -479,6 +481,13 @@ class MosaicParallelAwareDataloader:
         # Inputs and labels, int64 each.
         batch_bytes = 2 * 8 * self.batch_size * self.dataset.seq_len
         return max(2, min(16, _READY_BYTES // batch_bytes))
+
+    @property
+    def _group_rows(self) -> int:
+        """Rows whose texts are encoded at once."""
+        # While half of the batches that are kept ready are used up, the other half comes: a
+        # tokenizer that keeps up with training never lets it wait.
+        return min(_ENCODED_ROWS, self.batch_size * max(1, self._depth // 2))
 
     def _counting(
         self, request: BatchRequest | PackedBatch, labels: torch.Tensor

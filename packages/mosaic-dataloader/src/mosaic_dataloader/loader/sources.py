@@ -1,7 +1,8 @@
 """Where batches come from: this process, or worker processes."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ Requests = Callable[[], Iterator[BatchRequest]]
 
 
 def read_here(
-    dataset: "StreamingTextDataset", requests: Requests, predownload: int
+    dataset: "StreamingTextDataset", requests: Requests, predownload: int, group_rows: int = 1
 ) -> Iterator[Batch]:
     """Read batches in this process.
 
@@ -35,16 +36,46 @@ def read_here(
         dataset: The data.
         requests: Makes the sequence of requests; called again for the look-ahead's own walk.
         predownload: Samples to fetch ahead.
+        group_rows: Rows whose texts are encoded at once; fewer at the start, so that the first
+            batch waits for its own only.
     """
     ahead = _look_ahead(dataset, requests, predownload)
-    try:
-        for request in requests():
+    under_way: deque[BatchRequest] = deque()
+
+    def consumed(requests: Iterable[BatchRequest]) -> Iterator[BatchRequest]:
+        for request in requests:
             if ahead:
                 ahead.consumed(len(request.ids))
-            yield request, *dataset.rows.batch(request.shards, request.places)
+            yield request
+
+    def places(group: Iterable[BatchRequest]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+        for request in group:
+            under_way.append(request)
+            yield request.shards, request.places
+
+    wanted = consumed(requests())
+    try:
+        if not dataset.rows.has_text:
+            for request in wanted:
+                yield request, *dataset.rows.batch(request.shards, request.places)
+            return
+        for group in _groups(wanted, group_rows):
+            for inputs, labels in dataset.rows.batches(places(group)):
+                yield under_way.popleft(), inputs, labels
     finally:
         if ahead:
             ahead.close()
+
+
+def _groups(requests: Iterator[BatchRequest], most_rows: int) -> Iterator[Iterable[BatchRequest]]:
+    """Requests in groups that double in length, up to so many rows; at least one in each.
+
+    Each group is to be used up before the next one is asked for.
+    """
+    length = 1
+    for first in requests:
+        yield chain([first], islice(requests, length - 1))
+        length = max(1, min(2 * length, most_rows // max(1, len(first.ids))))
 
 
 class WorkerPool:

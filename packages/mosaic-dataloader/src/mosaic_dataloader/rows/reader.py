@@ -1,6 +1,7 @@
-"""Reading a batch of samples into tensors."""
+"""Reading batches of samples into tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,23 @@ from mosaic_dataloader.rows.tokenizer import BatchTokenizer
 from mosaic_dataloader.shards.store import ShardStore
 
 
+@dataclass
+class _Draft:
+    """A batch whose texts are not encoded yet.
+
+    Attributes:
+        inputs: int64[B, T].
+        labels: int64[B, T].
+        texts: Documents that are still to be written.
+        rows: The row of each.
+    """
+
+    inputs: Int64Array
+    labels: Int64Array
+    texts: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
 class RowReader:
     """Turns samples into rows.
 
@@ -23,6 +41,9 @@ class RowReader:
         seq_len: Tokens in a row, T.
         tokenizer: For text; None where all streams hold tokens.
         pad_id: Token id of padded inputs.
+
+    Attributes:
+        has_text: Whether a stream holds text, which is to be encoded.
     """
 
     def __init__(
@@ -38,6 +59,7 @@ class RowReader:
         self._seq_len = seq_len
         self._tokenizer = tokenizer
         self._pad_id = pad_id
+        self.has_text = any(s.column.kind == "text" for s in store.streams)
         dtypes = {s.column.dtype for s in store.streams}
         # Of one dtype, rows are gathered as they are and widened on their way into the tensors.
         self._gather_dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.int64)
@@ -57,12 +79,42 @@ class RowReader:
         Raises:
             MosaicDataError: A shard cannot be had or is damaged.
         """
-        shape = (len(shards), self._seq_len)
-        inputs, labels = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        if not self._gather(inputs, labels, shards, places):
-            self._read(inputs, labels, np.asarray(shards), np.asarray(places))
-        self._store.release()
-        return torch.from_numpy(inputs), torch.from_numpy(labels)
+        return next(self.batches([(shards, places)]))
+
+    def batches(
+        self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Read several batches; texts of all of them are encoded at once.
+
+        A tokenizer's threads have more to share out than a single batch's documents.
+
+        Args:
+            wanted: Shards and places of each batch, as for ``batch``; used up before the first
+                batch is given.
+
+        Yields:
+            What ``batch`` returns for each.
+
+        Raises:
+            MosaicDataError: As for ``batch``, after the batches before that one.
+        """
+        drafts, failure = [], None
+        for shards, places in wanted:
+            try:
+                drafts.append(self._draft(shards, places))
+            except MosaicDataError as error:
+                failure = error
+                break
+            # No file is held while texts are encoded, which takes longer than anything else here.
+            self._store.release()
+        texts = [text for draft in drafts for text in draft.texts]
+        encoded = iter(self._encode(texts))
+        for draft in drafts:
+            for row in draft.rows:
+                fill_row(draft.inputs, draft.labels, row, next(encoded), self._pad_id)
+            yield torch.from_numpy(draft.inputs), torch.from_numpy(draft.labels)
+        if failure is not None:
+            raise failure
 
     def sample(self, sample_id: int) -> torch.Tensor:
         """One sample's token ids, int64[n], at most T+1 of them."""
@@ -75,6 +127,13 @@ class RowReader:
             else:
                 tokens = opened.tokens(place)[: self._seq_len + 1].astype(np.int64)
         return torch.from_numpy(tokens)
+
+    def _draft(self, shards: Sequence[int], places: Sequence[int]) -> _Draft:
+        shape = (len(shards), self._seq_len)
+        draft = _Draft(np.empty(shape, np.int64), np.empty(shape, np.int64))
+        if not self._gather(draft.inputs, draft.labels, shards, places):
+            self._read(draft, np.asarray(shards), np.asarray(places))
+        return draft
 
     def _gather(
         self, inputs: Int64Array, labels: Int64Array, shards: Sequence[int], places: Sequence[int]
@@ -97,12 +156,9 @@ class RowReader:
         labels[...] = gathered[:, 1:]
         return True
 
-    def _read(
-        self, inputs: Int64Array, labels: Int64Array, shards: Int64Array, places: Int64Array
-    ) -> None:
-        """Read rows of any kind, opening and fetching shards where needed."""
-        texts: list[str] = []
-        text_rows: list[int] = []
+    def _read(self, draft: _Draft, shards: Int64Array, places: Int64Array) -> None:
+        """Read rows of any kind, opening and fetching shards where needed; texts as they are."""
+        inputs, labels = draft.inputs, draft.labels
         # Shard by shard, so that each is opened once per batch.
         for shard in dict.fromkeys(shards.tolist()):
             rows = np.flatnonzero(shards == shard).tolist()
@@ -113,16 +169,11 @@ class RowReader:
             with self._store.reading(shard) as opened:
                 wanted = places[rows].tolist()
                 if self._is_text(shard):
-                    texts += [opened.text(place) for place in wanted]
-                    text_rows += rows
+                    draft.texts += [opened.text(place) for place in wanted]
+                    draft.rows += rows
                     continue
                 for row, place in zip(rows, wanted, strict=True):
                     fill_row(inputs, labels, row, opened.tokens(place), self._pad_id)
-        if texts:
-            # No file is held meanwhile: encoding takes longer than anything else here.
-            self._store.release()
-        for row, tokens in zip(text_rows, self._encode(texts), strict=True):
-            fill_row(inputs, labels, row, tokens, self._pad_id)
 
     def _is_text(self, shard: int) -> bool:
         bounds = self._mixture.stream_shards

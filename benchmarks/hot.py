@@ -74,6 +74,17 @@ def main(arguments_given: list[str] | None = None) -> None:
         LITDATA: lambda: lit.batches(
             rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS, workers=2
         ),
+        OLMO: lambda: olmo.batches(
+            rows_data.flat_uint16(work),
+            work / "olmo-workers",
+            BATCH,
+            rows_data.ROW_TOKENS,
+            rows_data.VOCABULARY,
+            workers=2,
+        ),
+        GRAIN: lambda: grains.batches(
+            rows_data.flat_uint16(work), BATCH, rows_data.ROW_TOKENS, workers=2
+        ),
     }
     worker_rates = _measured(with_workers, given.rounds, given.seconds)
     lines = [
@@ -83,7 +94,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     goals = [_goal(rates, name, other, target) for name, other, target in TARGETS]
     goals += [
         _goal(worker_rates, THREAD, other, 1.0, ", 2 workers each")
-        for other in (STREAMING, LITDATA)
+        for other in (STREAMING, LITDATA, OLMO, GRAIN)
     ]
     workers = [[name, f"{median(own):,.0f}"] for name, own in worker_rates.items()]
     text = "\n".join(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-def batches(folder: Path, batch: int, row_tokens: int) -> Iterator[Any]:
+def batches(folder: Path, batch: int, row_tokens: int, workers: int = 0) -> Iterator[Any]:
     import grain
     import numpy as np
 
@@ -27,4 +27,11 @@ def batches(folder: Path, batch: int, row_tokens: int) -> Iterator[Any]:
     dataset = grain.MapDataset.source(Rows()).seed(0).shuffle().repeat().map(split)
     # Its default of 16 reading threads only slows rows in memory down: the best of 0, 1 and 16.
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    yield from dataset.to_iter_dataset(options).batch(batch, drop_remainder=True)
+    found = dataset.to_iter_dataset(options).batch(batch, drop_remainder=True)
+    if workers:
+        from absl import flags
+
+        # Its workers are told this process's flags, which absl wants to have parsed.
+        flags.FLAGS.mark_as_parsed()
+        found = found.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers=workers))
+    yield from found

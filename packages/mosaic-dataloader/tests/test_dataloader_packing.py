@@ -71,6 +71,9 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
         for epoch in range(epochs):
             before = sum(position < epoch * length for position in positions)
             assert formulas.first_of_epoch(lane, epoch) == before
+        for position in range(0, epochs * length, 1 + length // 20):
+            before = sum(own < position for own in positions)
+            assert formulas.first_from(lane, position) == before
         foreign = set(range(epochs * length)) - set(positions)
         if foreign:
             with pytest.raises(MosaicDataError, match="belongs to another run"):

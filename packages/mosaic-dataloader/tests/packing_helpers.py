@@ -57,7 +57,14 @@ def tokenizer(template: str = "<s> $A") -> PreTrainedTokenizerFast:
 
 def packed(streams: Any, **options: Any) -> MosaicParallelAwareDataloader:
     """A packing loader, with defaults for what a test leaves open."""
-    names = ("dp_rank", "dp_world_size", "batch_size", "num_nodes", "num_workers", "infinite")
+    names: tuple[str, ...] = (
+        "dp_rank",
+        "dp_world_size",
+        "batch_size",
+        "num_nodes",
+        "num_workers",
+        "infinite",
+    )
     names += ("drop_last", "prefetch_factor", "persistent_workers", "skip_samples")
     own = {name: options.pop(name) for name in names if name in options}
     own = {"dp_rank": 0, "dp_world_size": 1, "batch_size": 8, **own}

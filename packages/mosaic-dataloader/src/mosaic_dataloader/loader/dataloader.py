@@ -265,7 +265,8 @@ class MosaicParallelAwareDataloader:
         if self.dataset.packing:
             rows = islice(self.packed_rows(position), batches * size)
             counts: Int64Array = np.stack([one.targets for one in rows])
-            return counts.reshape(batches, size, -1).sum(axis=1, dtype=np.int64)
+            total: Int64Array = counts.reshape(batches, size, -1).sum(axis=1)
+            return total
         ids, _ = self._timeline.rows(position, position + batches * size)
         return self.dataset.mixture.count_per_stream(ids.reshape(batches, size))
 

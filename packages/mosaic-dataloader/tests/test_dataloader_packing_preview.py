@@ -90,6 +90,7 @@ def test_previewed_rows_are_those_that_ranks_are_handed(streams: Streams, world_
         (again.loaders[0], 24, 24),
         (ranks.loaders[0], 24, 24),
         (ranks.loaders[-1], 108, 0 if world_size == 1 else 108),
+        (ranks.loaders[-1], 480, 372 if world_size == 1 else 480),
     ]:
         told: list[tuple[int, int]] = []
         previewed = one.packed_rows(position, progress=lambda *r, told=told: told.append(r))
@@ -111,6 +112,7 @@ def test_previewed_rows_are_those_that_ranks_are_handed(streams: Streams, world_
         targets = np.stack([row.targets for row in rows])
         assert counts == targets.reshape(2, size, -1).sum(axis=1).tolist()
         assert sum(map(sum, counts)) == 2 * size * SEQ_LEN
+    assert {part.epoch for row in rows for part in row.documents} > {1}, "an epoch ends in the last"
     assert [one.state_dict() for one in again.loaders] == before
     for group in (ranks, begun, again):
         group.close()

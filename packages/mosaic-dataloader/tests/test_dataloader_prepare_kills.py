@@ -228,4 +228,5 @@ def test_what_an_error_leaves_of_an_object_store(
         run(**nothing)
     assert "train/shard.00001.mds" in stored(store, "refused/")
     assert json.loads(stored(store, "refused/")["manifest.json"])["entries"] == []
+    assert journals() == []
     assert run(output="s3://bucket/refused").created

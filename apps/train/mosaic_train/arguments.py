@@ -17,7 +17,8 @@ Train a TorchTitan model on MosaicML streams.
   --inspect-data [N]    train nothing: print the streams, what the run makes of them and N rows (4)
                         of a step, decoded; save a picture of row lengths and stream shares. Here
                         --nproc-per-node may be any number of ranks
-  --at-step K           the step to look at; default: the first that would be trained
+  --at-step K           the step to look at; default: the first that would be trained. With packing,
+                        all rows between the checkpoint, or the beginning, and it are read
   --section.key VALUE   overrides a key of the file; all are listed below
 """
 

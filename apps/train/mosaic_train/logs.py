@@ -16,6 +16,7 @@ def init_launcher_logs() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    _leave_row_lengths_to_the_checks()
     for name in ("mosaic_train", "mosaic_dataloader", "mosaic_config"):
         logging.getLogger(name).setLevel(logging.INFO)
 
@@ -38,6 +39,7 @@ def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
     from torchtitan.tools.logging import init_logger
 
     init_logger()
+    _leave_row_lengths_to_the_checks()
     if not os.environ.get("LOG_RANK"):
         # In a pipeline the others have none to print. TorchTitan looks here too, and warns of a
         # loss that nobody sees.
@@ -55,6 +57,11 @@ def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
         warnings.simplefilter("ignore")
     # TorchTitan sets timeouts through a torch function that has since got another name.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*_set_pg_timeout")
+
+
+def _leave_row_lengths_to_the_checks() -> None:
+    """They tell it once (`checks.rows`); the loader would in every process that opens the data."""
+    logging.getLogger("mosaic_dataloader.row_length").setLevel(logging.ERROR)
 
 
 def _not_about_hf_assets(record: logging.LogRecord) -> bool:

@@ -106,9 +106,24 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     prepare_and_check(config, world_size=1)
     assert len(told) == 2
     assert any("exceeds the 4096 positions that qwen3 debugmodel" in line for line in told)
-    assert any(
-        "hold about 33 tokens" in line and "99% of what is computed" in line for line in told
+    assert any("hold 33 tokens" in line and "99% of what is computed" in line for line in told)
+
+
+def test_noted_row_lengths_are_warned_of_once(app: Any, outcome: Any) -> None:
+    """By the checks, and not by the loader, which would do so in every process."""
+    app.config()
+    code, out, errors = outcome(
+        *("--training.seq_len", "64", "--validation.enable", "--validation.seq_len", "16"),
+        *("--mosaic_validation_dataloader.dataset.streams.held.local", f"{app.data}/data"),
     )
+    assert code == 0, errors
+    for stream, words in [
+        ("words", "hold 33 tokens, fewer than training.seq_len = 64: 48% of what is computed"),
+        ("held", "hold 33 tokens, of which validation.seq_len = 16 takes the first 17: 48%"),
+    ]:
+        (line,) = [line for line in out.splitlines() if f'stream "{stream}"' in line]
+        assert words in line
+        assert "prepare the data for this one" in line
 
 
 def test_too_few_samples_and_too_long_validation(app: Any, outcome: Any) -> None:

@@ -1,6 +1,7 @@
 """`--inspect-data`: no rank is started, and what is shown is what would be trained on."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_a_row_as_text() -> None:
     assert row_lines(inputs, labels, None) == [
         "  | 0 2 3 ⟦1⟧ 0 4 ⟦1⟧",
         "  | ⟦1 positions of padding⟧",
+    ]
+    # The documents of a packed row, one of which begins with its last label.
+    assert row_lines([2, 1, 3, 1, 4], [1, 3, 1, 4, 5], Letters(), [0, 2, 4, 5]) == [
+        "  | ════════ document 1 ════════",
+        "  | a",
+        "  | ──────── EOS </s> ────────",
+        "  |",
+        "  | ════════ document 2 ════════",
+        "  | b",
+        "  | ──────── EOS </s> ────────",
+        "  |",
+        "  | ════════ document 3 ════════",
+        "  | c",
+    ]
+    assert row_lines([2, 1, 3], [1, 3, -100], None, [0, 2]) == [
+        "  | ════════ document 1 ════════",
+        "  | 2 1",
+        "  | ════════ document 2 ════════",
+        "  | ⟦3⟧",
     ]
     # A row that is full, one of a single token, and one that needs several lines.
     assert real_tokens([5] * 8) == real_tokens([*[5] * 7, -100]) == 8
@@ -124,6 +144,91 @@ def test_streams_rows_and_picture(
     assert not app.processes()
 
 
+@pytest.mark.parametrize("tokens", [True, False])
+def test_packed_rows_are_those_of_the_ranks(
+    app: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path, tokens: bool
+) -> None:
+    """As ids against what each rank's loader hands out; as text with its documents' borders."""
+    from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+    names, lengths = ("low", "high"), {}
+    for base, name in enumerate(names):
+        columns = {"tokens": "ndarray:int32"} if tokens else {"text": "str"}
+        lengths[name] = [1 + (7 * n + base) % 45 for n in range(50)]
+        with MDSWriter(out=str(tmp_path / name), columns=columns, size_limit=2000) as writer:
+            for number, length in enumerate(lengths[name]):
+                row = 1000 * base + 10 * number + np.arange(length, dtype=np.int32)
+                writer.write({"tokens": row} if tokens else {"text": f"d{number} " * length})
+    changes = [
+        ("shuffle = true", "shuffle = true\npacking = true\npacking_lanes = 8"),
+        (f'words]\nlocal = "{app.data}/data"', f'low]\nlocal = "{tmp_path}/low"'),
+    ]
+    if tokens:
+        changes.append((f'[mosaic_tokenizer]\nname = "{app.data}/tokenizer"\n', ""))
+    app.config(
+        *changes,
+        extra=f'[mosaic_dataloader.dataset.streams.high]\nlocal = "{tmp_path}/high"\n'
+        "[mosaic_dataloader]\nskip_samples = 20\n",
+    )
+    options = ["--nproc-per-node", "2", "--training.global_batch_size", "8"]
+    capfd.readouterr()
+    path = str(app.folder / "config.toml")
+    assert cli.main(["--config-path", path, "--inspect-data", "8", "--at-step=3", *options]) == 0
+    output, errors = capfd.readouterr()
+    assert "packing: read 16 of 16 rows before step 3" in errors
+    assert "random batches; 1 canonical node(s); 100 documents an epoch" in output
+    assert "begins at row 0 of the run (20 documents skipped); 2 steps end at row 16 of" in output
+    assert re.search(r"after about \d\.\d\d epochs", output)
+    assert "step 3: 8 of its 8 rows, row 16 and on" in output
+    header, *blocks = re.split(r"^row \d+: ", output, flags=re.M)
+    assert len(blocks) == 8
+    (picture,) = re.findall(r"^picture: (.*)$", header, re.M)
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    if not tokens:
+        for block in blocks:
+            documents = re.findall(r"^  document \d+: ", block, re.M)
+            borders = re.findall(r"^  \| ═+ document \d+ ═+$", block, re.M)
+            # One may begin with the last label of a row, which is not among its inputs.
+            assert len(documents) - len(borders) in (0, 1)
+            assert block.count("EOS </s>" if "</s>" in block else "EOS") >= len(borders) - 1
+            assert re.search(r"^  \| .*d\d+ d\d+", block, re.M)
+        return
+    dataset = StreamingTextDataset(
+        seq_len=32,
+        streams={name: {"local": str(tmp_path / name)} for name in names},
+        shuffle=True,
+        packing=True,
+        packing_lanes=8,
+    )
+    for rank in range(2):
+        loader = MosaicParallelAwareDataloader(
+            dataset, dp_rank=rank, dp_world_size=2, batch_size=2, skip_samples=20
+        )
+        for number, (inputs, labels) in enumerate(islice(iter(loader), 4, 6), 1):
+            for row in range(2):
+                where = f"micro-batch {number}, rank {rank}, row {row + 1}; lane "
+                (block,) = [b for b in blocks if b.startswith(where)]
+                assert "32 tokens, 32 targets, 0 labels ignored" in block
+                shown = re.findall(r"^  \| (\d[\d ]*)$", block, re.M)
+                assert [int(n) for n in " ".join(shown).split()] == inputs["input"][row].tolist()
+                own = [*inputs["input"][row].tolist(), labels[row, -1].item()]
+                place = 0
+                for stream, sample, epoch, first, last, length, begin in re.findall(
+                    r'^  document \d+: stream "(\w+)", shard\S+, place \d+ \(sample (\d+) of .*; '
+                    r"epoch (\d+); its tokens (\d+) to (\d+) of (\d+), from token (\d+) of",
+                    block,
+                    re.M,
+                ):
+                    assert (int(begin) - 1, epoch) == (place, "0")
+                    assert lengths[stream][int(sample)] == int(length)
+                    base = 1000 * names.index(stream) + 10 * int(sample)
+                    piece = [base + n for n in range(int(first) - 1, int(last))]
+                    assert own[place : place + len(piece)] == piece
+                    place += len(piece)
+                assert place == 33
+        loader.close()
+
+
 def test_mistakes(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +237,6 @@ def test_mistakes(
     for arguments, expected in [
         (["--inspect-data", "0"], "--inspect-data must be a number of rows"),
         (["--inspect-data", "--at-step", "x"], "--at-step must be the number of a step"),
-        (["--inspect-data", "--mosaic_dataloader.dataset.packing"], "packing false"),
         (["--at-step", "3"], "--at-step belongs to --inspect-data"),
         (["--inspect-data", "--inspect-data"], "given twice"),
         (["--inspect-data", "--mosaic_dataloader.skip_samples", "-1"], "skip_samples"),

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from streaming import MDSWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -136,3 +137,110 @@ def test_counts_through_two_ranks_and_a_restart(
         r"loss: .*mfu: .*epoch: 0\.\d+  samples: 24 \(words \d+, texts \d+\)", lines[0]
     )
     assert "has no effect" in second.stdout
+
+
+# Documents' tokens tell their stream, and the last one of each that it ends.
+BASES, END, PACKED_SKIP, LANES = {"low": 0, "high": 200}, 99, 16, 8
+
+
+def write_documents(folder: Path, base: int) -> int:
+    """Documents shorter than a row, so that a run has epochs' ends in it; returns their number."""
+    with MDSWriter(out=str(folder), columns={"tokens": "ndarray:int32"}) as writer:
+        for number in range(24):
+            row = np.arange(1 + (5 * number + base) % 14, dtype=np.int32)
+            writer.write({"tokens": np.append(row, END).astype(np.int32) + base})
+    return 24
+
+
+def packed_rows(streams: dict[str, Any], count: int) -> list[tuple[list[int], list[int]]]:
+    """Inputs and labels of the run's first rows, by a single rank that counts nothing."""
+    from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+
+    dataset = StreamingTextDataset(
+        seq_len=32, streams=streams, shuffle=True, packing=True, packing_lanes=LANES
+    )
+    loader = MosaicParallelAwareDataloader(
+        dataset, dp_rank=0, dp_world_size=1, batch_size=1, skip_samples=PACKED_SKIP
+    )
+    found = [
+        (inputs["input"][0].tolist(), labels[0].tolist())
+        for (inputs, labels), _ in zip(loader, range(count), strict=False)
+    ]
+    loader.close()
+    return found
+
+
+def of_stream(tokens: list[int], name: str) -> list[int]:
+    """Those of a stream, as it writes them."""
+    return [token - BASES[name] for token in tokens if 0 <= token - BASES[name] <= END]
+
+
+@pytest.mark.slow
+def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for packed rows, of which each rank knows only its own documents."""
+    streams = {name: {"local": str(app.folder / name)} for name in BASES}
+    documents = sum(write_documents(app.folder / name, base) for name, base in BASES.items())
+    config = app.config(
+        (f'[mosaic_tokenizer]\nname = "{app.data}/tokenizer"\n', ""),
+        ("shuffle = true", f"shuffle = true\npacking = true\npacking_lanes = {LANES}"),
+        (f'words]\nlocal = "{app.data}/data"', f'low]\nlocal = "{app.folder}/low"'),
+        ("log_freq = 1", "log_freq = 2\nenable_tensorboard = true"),
+        extra=(
+            f'[mosaic_dataloader.dataset.streams.high]\nlocal = "{app.folder}/high"\n'
+            f"[mosaic_dataloader]\nskip_samples = {PACKED_SKIP}\n"
+        ),
+    )
+    options = ("--config-path", config, "--training.local_batch_size")
+    # Step 5 is saved and not logged.
+    first = app.run(app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "5"))
+    assert first.returncode == 0, first.stdout + first.stderr
+
+    # What is looked at now is what comes next; the saved lanes are where it goes on.
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    looked = [*map(str, options), str(ROWS), "--inspect-data", "4", "--training.steps", "8"]
+    rows = packed_rows(streams, 8 * ROWS)
+    for arguments, begin, read in [
+        ([], 5 * ROWS, None),
+        (["--at-step", "7"], 6 * ROWS, ROWS),
+        (["--at-step", "2"], ROWS, ROWS),
+    ]:
+        capfd.readouterr()
+        assert cli.main([*looked, *arguments]) == 0
+        shown, errors = capfd.readouterr()
+        assert re.search(r"goes on from .*step-5, step 5, at row 20 of the run", shown)
+        found = re.findall(r"^  \| (\d[\d ]*)$", shown, re.M)
+        expected_ids = [token for inputs, _ in rows[begin : begin + ROWS] for token in inputs]
+        assert [int(n) for n in " ".join(found).split()] == expected_ids
+        progress = re.findall(r"packing: read (\d+) of (\d+) rows", errors)
+        assert progress == ([] if read is None else [(str(read), str(read))])
+
+    second = app.run(
+        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
+    )
+    assert second.returncode == 0, second.stdout + second.stderr
+    found_scalars = scalars(app.folder / "out" / "tb")
+    for step, world_size in ((1, 2), (2, 2), (4, 2), (6, 1), (8, 1)):
+        seen = rows[: step * ROWS]
+        # Rank 0 logs, and reads every other lane where there are two.
+        own = [inputs for number, (inputs, _) in enumerate(seen) if number % world_size == 0]
+        behind = sum(of_stream(row, name).count(END) for row in own for name in BASES)
+        share = 1 / world_size
+        expected_values = {
+            "data/epoch": (behind + share * PACKED_SKIP) / (share * documents),
+            "data/samples_seen": step * ROWS,
+            "data/tokens_seen": step * ROWS * 32,
+        }
+        for name in BASES:
+            expected_values[f"data/{name}/samples"] = sum(
+                of_stream(inputs, name).count(END) for inputs, _ in seen
+            )
+            expected_values[f"data/{name}/tokens"] = sum(
+                len(of_stream(labels, name)) for _, labels in seen
+            )
+        for tag, value in expected_values.items():
+            assert found_scalars[tag][step] == pytest.approx(value, rel=1e-6), (tag, step)
+    assert found_scalars["data/epoch"][8] > 2, "the run crossed no epoch's end"
+    (line,) = [line for line in second.stdout.splitlines() if "step:  8" in line]
+    assert re.search(r"epoch: 2\.\d+  rows: 32  documents: \d+ \(low \d+, high \d+\)", line)

@@ -38,10 +38,6 @@ VALIDATION = "mosaic_validation_dataloader"
         ([put(f"{DATASET}.remote", "x")], [f"{TRAIN}]", "both remote and streams"]),
         ([put(f"{LOADER}.skip_samples", -1)], ["[mosaic_dataloader] skip_samples = -1", "0"]),
         (
-            [put(f"{LOADER}.skip_samples", 8), put(f"{DATASET}.packing", True)],
-            ["[mosaic_dataloader] skip_samples = 8", "packing", "remove it"],
-        ),
-        (
             [put(f"{VALIDATION}.skip_samples", 8)],
             ["[mosaic_validation_dataloader] skip_samples = 8", "for training", "remove it"],
         ),

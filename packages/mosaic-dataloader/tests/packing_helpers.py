@@ -57,8 +57,15 @@ def tokenizer(template: str = "<s> $A") -> PreTrainedTokenizerFast:
 
 def packed(streams: Any, **options: Any) -> MosaicParallelAwareDataloader:
     """A packing loader, with defaults for what a test leaves open."""
-    names = ("dp_rank", "dp_world_size", "batch_size", "num_nodes", "num_workers", "infinite")
-    names += ("drop_last", "prefetch_factor", "persistent_workers")
+    names: tuple[str, ...] = (
+        "dp_rank",
+        "dp_world_size",
+        "batch_size",
+        "num_nodes",
+        "num_workers",
+        "infinite",
+    )
+    names += ("drop_last", "prefetch_factor", "persistent_workers", "skip_samples")
     own = {name: options.pop(name) for name in names if name in options}
     own = {"dp_rank": 0, "dp_world_size": 1, "batch_size": 8, **own}
     source = {"streams": streams} if isinstance(streams, dict) else {"local": streams}
@@ -124,12 +131,14 @@ class Packing:
         timeline: The order of documents.
         tokens: Tokens of each document, by sample id, EOS included.
         lanes: How many.
+        skipped: Documents left out at the start.
     """
 
     timeline: Timeline
     tokens: list[list[int]]
     lanes: int
     seq_len: int = SEQ_LEN
+    skipped: int = 0
 
     @classmethod
     def of(
@@ -164,8 +173,9 @@ class Packing:
         """The first rows of the run, of T+1 tokens each."""
         held: list[list[int]] = [[] for _ in range(self.lanes)]
         wanted = [len(range(lane, count, self.lanes)) for lane in range(self.lanes)]
-        for lane, _, sample in self.deal():
-            held[lane] += self.tokens[sample]
+        for lane, position, sample in self.deal():
+            if position >= self.skipped:
+                held[lane] += self.tokens[sample]
             if all(len(h) > n * self.seq_len for h, n in zip(held, wanted, strict=True)):
                 break
         found = []

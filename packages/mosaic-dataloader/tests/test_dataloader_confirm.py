@@ -103,12 +103,36 @@ def test_a_new_iteration_hands_out_again_what_was_not_confirmed(numbered: str) -
     data.confirm()
     assert (data.samples_seen, data.samples_per_stream) == (16, {"data": 16})
     again = iter(data)
+    # What was handed out before waits no longer; nor does it after a load.
+    with pytest.raises(MosaicDataError, match=r"with 0 unconfirmed"):
+        data.confirm()
     assert numbers(next(again)) == three
     state = data.state_dict()
-    data.confirm()
     data.load_state_dict(state)
+    with pytest.raises(MosaicDataError, match=r"with 0 unconfirmed"):
+        data.confirm()
     assert numbers(next(iter(data))) == three
     assert len({tuple(one), tuple(two), tuple(three)}) == 3
+
+
+def test_a_pass_ends_when_its_last_batch_is_confirmed(numbered: str) -> None:
+    data = loader(numbered, batch_size=24, infinite=False, confirm_batches=True)
+    for ends, length in ((0, 1003), (1003, 2006)):
+        assert len(list(data)) == 41
+        assert data.samples_seen == ends, "nothing was confirmed"
+        data.confirm(40)
+        assert data.samples_seen == ends + 40 * 24
+        data.confirm()
+        # With the rest of the epoch, which fills no batch.
+        assert data.samples_seen == length
+    # Where nothing waits, it ends at once.
+    batches = iter(data)
+    for _ in range(41):
+        next(batches)
+        data.confirm()
+    assert data.samples_seen == 2006 + 41 * 24
+    assert next(batches, None) is None
+    assert data.samples_seen == 3009
 
 
 def test_confirming_too_much_too_little_or_in_vain_is_told(

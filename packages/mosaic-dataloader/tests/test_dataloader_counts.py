@@ -122,10 +122,6 @@ def test_target_tokens_of_packed_documents(documents: dict[str, dict[str, str]])
         mean = sum(one.epochs_seen for one in ranks.loaders) / world_size
         assert mean == pytest.approx(behind / ranks.loaders[0].epoch_samples)
         state = ranks.state
-        with pytest.raises(MosaicDataError, match=r"origins\(\).*without packing"):
-            ranks.loaders[0].origins(0)
-        with pytest.raises(MosaicDataError, match=r"stream_counts\(\).*without packing"):
-            ranks.loaders[0].stream_counts(0, 1)
         ranks.close()
     assert mean > 1
     # Padding at the end of a pass is no target, and the token after which nothing comes is none.
@@ -240,8 +236,6 @@ def test_skipping_keeps_batches_in_units_whole(numbered: str, second: str) -> No
 def test_what_cannot_be_skipped(numbered: str, tmp_path: Path) -> None:
     with pytest.raises(MosaicDataError, match=r"skip_samples = -1"):
         loader(numbered, skip_samples=-1)
-    with pytest.raises(MosaicDataError, match=r"skip_samples = 8 cannot be used with packing"):
-        loader(numbered, skip_samples=8, packing=True)
     section = SimpleNamespace(dataset={"local": numbered}, skip_samples=8)
     config = SimpleNamespace(
         mosaic_validation_dataloader=section,

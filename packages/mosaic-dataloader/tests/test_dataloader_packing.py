@@ -71,6 +71,9 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
         for epoch in range(epochs):
             before = sum(position < epoch * length for position in positions)
             assert formulas.first_of_epoch(lane, epoch) == before
+        for position in range(0, epochs * length, 1 + length // 20):
+            before = sum(own < position for own in positions)
+            assert formulas.first_from(lane, position) == before
         foreign = set(range(epochs * length)) - set(positions)
         if foreign:
             with pytest.raises(MosaicDataError, match="belongs to another run"):
@@ -444,6 +447,16 @@ def test_finite_passes_are_epochs(local: str) -> None:
     assert [row for batch in again for row in rows_of(batch)] == rest
     assert Counter(begun + rest) == expected
     assert again.state_dict() == one.state_dict()
+    # With its last rows a lane is through with its documents, before the pass is seen to end.
+    assert len(first) % 5, "the last batch is full"
+    whole = packed(local, **options)
+    batches = iter(whole)
+    for _ in range(-(-len(first) // 5)):
+        next(batches)
+    assert (whole.epoch, sum(whole.samples_per_stream.values())) == (1, len(A))
+    follows = packed(local, **options)
+    follows.load_state_dict(whole.state_dict())
+    assert [row for batch in follows for row in rows_of(batch)] == begun + rest
     # Without the last rows, which fill no batch, the next pass still begins with the next epoch.
     dropped = packed(local, **{**options, "drop_last": True, "batch_size": 7})
     assert [len(rows_of(b)) for b in dropped] == [7] * (len(first) // 7)

@@ -172,3 +172,61 @@ def test_an_object_store_as_output(
         assert "\n" not in str(caught.value)
         assert secret not in str(caught.value)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == secret
+
+
+def test_what_an_error_leaves_of_an_object_store(
+    tmp_path: Path, tokenizer_dir: str, corpus: dict[str, Any], store: Any, monkeypatch: Any
+) -> None:
+    """Shards that are there are not made again, though the store was not told of them yet."""
+    common = {**corpus, "shard_bytes": 4096, "seq_len": 31, "output": "s3://bucket/given-up"}
+    common["work_dir"] = str(tmp_path / "work")
+    saved: list[str] = []
+    fails = ""
+    real = targets.RemoteTarget.save
+
+    def failing(self: Any, name: str, data: bytes) -> None:
+        if name == fails:
+            raise OSError(28, "No space left on device")
+        saved.append(name)
+        real(self, name, data)
+
+    monkeypatch.setattr(targets.RemoteTarget, "save", failing)
+
+    def run(**changes: Any) -> Any:
+        return prepare(helpers.options(tmp_path, tokenizer_dir, **{**common, **changes}))
+
+    def journals() -> list[Path]:
+        return list((tmp_path / "work").rglob("journal.jsonl"))
+
+    fails = "shard.00000.mds"
+    with pytest.raises(MosaicDataError, match="No space left"):
+        run()
+    assert journals() == [], "of no use to anybody"
+    # Nothing was begun: another job may take its place.
+    fails = "shard.00003.mds"
+    with pytest.raises(MosaicDataError, match="No space left"):
+        run(seq_len=15)
+    assert len(journals()) == 1
+    assert json.loads(stored(store, "given-up/")["manifest.json"])["entries"] == []
+    with pytest.raises(MosaicDataError, match="interrupted run that cannot go on"):
+        run()
+    assert len(journals()) == 1
+    fails = ""
+    saved.clear()
+    assert run(seq_len=15).created
+    assert not {f"shard.0000{number}.mds" for number in range(3)} & set(saved)
+    assert "shard.00003.mds" in saved
+    assert journals() == []
+    plain = {"output": str(tmp_path / "plain"), "work_dir": None}
+    assert run(seq_len=15, **plain).created
+    assert stored(store, "given-up/") == helpers.contents(tmp_path / "plain")
+
+    # Shards of options that cannot be completed: the store forgets those that it was told of.
+    monkeypatch.setattr(targets, "_SECONDS_BETWEEN_NOTES", 0.0)
+    nothing = {"output": "s3://bucket/refused", "split_validation": 1e-9}
+    with pytest.raises(MosaicDataError, match="split_validation"):
+        run(**nothing)
+    assert "train/shard.00001.mds" in stored(store, "refused/")
+    assert json.loads(stored(store, "refused/")["manifest.json"])["entries"] == []
+    assert journals() == []
+    assert run(output="s3://bucket/refused").created

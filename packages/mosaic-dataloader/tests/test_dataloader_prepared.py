@@ -97,6 +97,8 @@ def test_ids_beyond_the_vocabulary(tmp_path: Path, tokenizer_dir: str) -> None:
 def test_row_lengths_are_told_and_other_manifests_do_no_harm(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # apps/train silences it, and its tests may run in this process.
+    caplog.set_level(logging.WARNING, logger="mosaic_dataloader.row_length")
     caplog.set_level(logging.WARNING, logger="mosaic_dataloader")
     where = {"remote": str(data), "split": "train", "local": str(tmp_path / "cache")}
     for seq_len, told in [

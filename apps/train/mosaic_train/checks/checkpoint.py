@@ -39,7 +39,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
     folder = checkpoint_to_continue(config)
     if folder is None or not (folder / ".metadata").is_file():
         return
-    keys = _keys(folder)
+    keys = saved_keys(folder)
     present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
     missing = set(_PARTS) - excluded - present
     if missing == set(_PARTS) - excluded and missing:
@@ -84,7 +84,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
         return
     folder = checkpoint_to_continue(config)
     if folder is not None and (folder / ".metadata").is_file():
-        dataset.packing_lanes = _lanes(_keys(folder)) or None
+        dataset.packing_lanes = _lanes(saved_keys(folder)) or None
 
 
 def _lanes(keys: set[str]) -> int:
@@ -147,7 +147,12 @@ def _steps(folder: Path) -> list[int]:
     ]
 
 
-def _keys(folder: Path) -> set[str]:
+def saved_keys(folder: Path) -> set[str]:
+    """The keys of a checkpoint's entries.
+
+    Raises:
+        TrainError: It cannot be read.
+    """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     try:

@@ -50,6 +50,7 @@ def check_datasets(
     with _opened(section, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
+            check_rows(validation.dataset, report, task="validation")
             check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
 
 

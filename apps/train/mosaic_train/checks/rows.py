@@ -12,33 +12,44 @@ _SHARD_HEADER = 512
 _OFFSET, _SIZE, _SHAPE = 4, 4, 2
 
 
-def check_rows(dataset: Any, report: Report) -> None:
+def check_rows(dataset: Any, report: Report, *, task: str = "training") -> None:
     """Warn of tokens that are never trained on, and of batches that are mostly padding.
 
     Args:
         dataset: An opened `StreamingTextDataset`.
         report: Where the warnings go.
+        task: "training" or "validation", whose `seq_len` it is.
     """
+    from mosaic_dataloader.prepared import prepared_row_length
+
     if getattr(dataset, "packing", False):  # rows are made to measure
         return
     wanted = dataset.seq_len
     for stream in dataset.streams:
-        tokens = mean_tokens(stream)
+        noted = prepared_row_length(stream)
+        tokens = mean_tokens(stream) if noted is None else noted + 1.0
         if tokens is None:
             continue
-        if tokens > (wanted + 1) * (1 + _TOLERANCE):
+        tolerance = _TOLERANCE if noted is None else 0
+        hold = f"hold {'about ' if noted is None else ''}{tokens:,.0f} tokens"
+        if tokens > (wanted + 1) * (1 + tolerance):
             lost = 1 - (wanted + 1) / tokens
             report.warn(
-                f'rows of stream "{stream.name}" hold about {tokens:,.0f} tokens, of which '
-                f"seq_len {wanted} takes the first {wanted + 1}: {lost:.0%} of the tokens are "
-                "never trained on; raise training.seq_len, or prepare the data for this one"
+                f'rows of stream "{stream.name}" {hold}, of which {task}.seq_len = {wanted} takes '
+                f"the first {wanted + 1}: {lost:.0%} of the tokens are never trained on; raise "
+                f"{task}.seq_len, or prepare the data for this one"
             )
-        elif tokens < wanted * (1 - _TOLERANCE):
+        elif tokens < wanted * (1 - tolerance):
+            section = f"mosaic_{'' if task == 'training' else 'validation_'}dataloader"
+            remedy = (
+                f"if each row is a document, set {section}.dataset.packing = true"
+                if noted is None
+                else "prepare the data for this one"
+            )
             report.warn(
-                f'rows of stream "{stream.name}" hold about {tokens:,.0f} tokens, fewer than '
-                f"seq_len {wanted}: {1 - tokens / wanted:.0%} of what is computed is padding; "
-                "lower training.seq_len, or, if each row is a document, set "
-                "mosaic_dataloader.dataset.packing = true"
+                f'rows of stream "{stream.name}" {hold}, fewer than {task}.seq_len = {wanted}: '
+                f"{1 - tokens / wanted:.0%} of what is computed is padding; lower {task}.seq_len, "
+                f"or {remedy}"
             )
 
 

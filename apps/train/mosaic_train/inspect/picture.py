@@ -18,16 +18,19 @@ def save_picture(
     configured: Sequence[float],
     seq_len: int,
     first_step: int,
+    packed_rows: int = 0,
 ) -> None:
     """Draw row lengths and the streams' shares of global batches, and save them as PNG.
 
     Args:
         path: The file; its folder is made.
-        lengths: Tokens of the rows that were read, by stream; names in the streams' order.
+        lengths: Tokens of the rows that were read, by stream; names in the streams' order. If rows
+            are packed, of the documents in them.
         shares: float[steps, streams], the streams' shares of each step.
         configured: Their shares of an epoch.
         seq_len: Tokens of a full row.
         first_step: The step of the first line of ``shares``.
+        packed_rows: How many rows the documents are packed in; 0 where each is a row.
 
     Raises:
         TrainError: matplotlib is missing, or the file cannot be written.
@@ -46,8 +49,10 @@ def save_picture(
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
     colors = _colors(len(configured))
-    _draw_lengths(left, lengths, seq_len, colors)
+    _draw_lengths(left, lengths, seq_len, colors, packed_rows)
     _draw_shares(right, list(lengths), shares, configured, first_step, colors)
+    if packed_rows:
+        right.set_ylabel("share of the global batch's targets")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
@@ -65,7 +70,11 @@ def _colors(count: int) -> list[Any]:
 
 
 def _draw_lengths(
-    axes: Any, lengths: Mapping[str, Sequence[int]], seq_len: int, colors: list[Any]
+    axes: Any,
+    lengths: Mapping[str, Sequence[int]],
+    seq_len: int,
+    colors: list[Any],
+    packed_rows: int,
 ) -> None:
     # Not a histogram: full rows are often most of all, and would leave nothing of the others.
     for own, color in zip(lengths.values(), colors, strict=True):
@@ -74,6 +83,19 @@ def _draw_lengths(
     rows = [length for own in lengths.values() for length in own]
     full = sum(length == seq_len for length in rows)
     mean = sum(rows) / len(rows)
+    axes.set_ylim(0, 1.03)
+    axes.grid(alpha=0.3)
+    if packed_rows:
+        axes.set_title(
+            f"tokens in a document: {len(rows):,} documents, {mean:,.0f} on average, in "
+            f"{packed_rows:,} full rows",
+            fontsize=10,
+        )
+        axes.set_xlabel(f"tokens (dashed: a row, training.seq_len = {seq_len:,})")
+        axes.set_ylabel("share of the stream's documents with at most so many")
+        axes.axvline(seq_len, color="black", linewidth=1, linestyle="--")
+        axes.set_xlim(0, 1.03 * max(seq_len, *rows))
+        return
     axes.set_title(
         f"tokens in a row: {len(rows)} rows, {full / len(rows):.0%} of them full, "
         f"{1 - mean / seq_len:.1%} padding",
@@ -83,8 +105,6 @@ def _draw_lengths(
     axes.set_ylabel("share of the stream's rows with at most so many")
     # Room for the line that stands where rows are full.
     axes.set_xlim(0, 1.03 * seq_len)
-    axes.set_ylim(0, 1.03)
-    axes.grid(alpha=0.3)
 
 
 def _draw_shares(

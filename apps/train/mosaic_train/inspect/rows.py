@@ -1,6 +1,8 @@
 """A row as text: what the model sees, with document borders and ignored labels visible."""
 
+import re
 import textwrap
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -11,13 +13,16 @@ _WIDTH = 100
 _MARGIN = "  | "
 
 
-def row_lines(inputs: Sequence[int], labels: Sequence[int], tokenizer: Any) -> list[str]:
+def row_lines(
+    inputs: Sequence[int], labels: Sequence[int], tokenizer: Any, begins: Sequence[int] = ()
+) -> list[str]:
     """The row's text, or its token ids where there is no tokenizer.
 
     Args:
         inputs: T token ids.
         labels: T labels, negative where ignored.
         tokenizer: TorchTitan's interface: `eos_id`, `bos_id`, `decode`. None for ids.
+        begins: Places at which the documents of a packed row begin, ascending.
 
     Returns:
         Lines to print. A document's border has a line of its own; what has no label is in
@@ -25,14 +30,19 @@ def row_lines(inputs: Sequence[int], labels: Sequence[int], tokenizer: Any) -> l
     """
     real = real_tokens(labels)
     pieces: list[str] = []
-    marks = list(zip(inputs[:real], labels[:real], strict=True))
+    marks = list(enumerate(zip(inputs[:real], labels[:real], strict=True)))
     borders = {getattr(tokenizer, name, None) for name in ("eos_id", "bos_id")} - {None}
 
-    def kind(mark: tuple[int, int]) -> tuple[int | None, bool]:
-        return (mark[0] if mark[0] in borders else None), mark[1] < 0
+    def kind(mark: tuple[int, tuple[int, int]]) -> tuple[int, int | None, bool]:
+        place, (token, label) = mark
+        return bisect_right(begins, place), (token if token in borders else None), label < 0
 
-    for (border, ignored), group in groupby(marks, kind):
-        ids = [token for token, _ in group]
+    shown = 0
+    for (document, border, ignored), group in groupby(marks, kind):
+        if document > shown:
+            pieces.append(f"\n════════ document {document} ════════\n")
+            shown = document
+        ids = [token for _, (token, _) in group]
         opening, closing = IGNORED if ignored else ("", "")
         if border is None:
             pieces.append(opening + _text(ids, tokenizer) + closing)
@@ -43,7 +53,7 @@ def row_lines(inputs: Sequence[int], labels: Sequence[int], tokenizer: Any) -> l
             pieces.append(f"\n──────── {name} {text} ────────\n")
     if real < len(labels):
         pieces.append(f"\n{IGNORED[0]}{len(labels) - real} positions of padding{IGNORED[1]}")
-    text = "".join(pieces) if tokenizer is not None else " ".join(pieces)
+    text = "".join(pieces) if tokenizer is not None else re.sub(" ?\n ?", "\n", " ".join(pieces))
     lines = []
     for line in text.strip("\n").split("\n"):
         # Left as they are but for their length; an empty line stays one.

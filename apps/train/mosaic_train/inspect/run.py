@@ -12,7 +12,7 @@ from mosaic_train.checks.model import find_model
 from mosaic_train.checks.parallel import check_batches, find_layout
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.data import prepare_data
-from mosaic_train.errors import TrainError
+from mosaic_train.inspect.packed import PackedLook, look_at_packed, print_packed_rows
 from mosaic_train.inspect.picture import save_picture
 from mosaic_train.inspect.rows import real_tokens, row_lines
 from mosaic_train.inspect.start import Start, find_start
@@ -40,12 +40,6 @@ def inspect_data(
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
     """
-    if config.mosaic_dataloader.dataset.packing:
-        raise TrainError(
-            "--inspect-data shows samples one by one, and a packed row holds parts of several: add "
-            "--mosaic_dataloader.dataset.packing false to look at the documents before they are "
-            "packed"
-        )
     model = find_model(config)
     layout = find_layout(config, world_size)
     check_batches(config, layout)
@@ -62,9 +56,10 @@ def inspect_data(
         print(stream_table(config, start), "", sep="\n")
         print(*run_lines(config, start, layout.dp_world_size), sep="\n")
         path = Path(config.job.dump_folder, f"inspect-data-step-{step}.png")
-        _draw(start, step, position, rows, path)
+        packed = look_at_packed(start, step, position, rows) if start.packing else None
+        _draw(start, step, position, rows, path, packed)
         print(f"picture: {path}\n", flush=True)
-        _print_rows(start, step, position, rows, tokenizer)
+        _print_rows(start, step, position, rows, tokenizer, packed)
     except BrokenPipeError:
         # `| head` has seen enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,14 +77,20 @@ def _origins(start: Start, position: int) -> Iterator[tuple[int, Any]]:
         number += 1
 
 
-def _print_rows(start: Start, step: int, position: int, rows: int, tokenizer: Any) -> None:
+def _print_rows(
+    start: Start, step: int, position: int, rows: int, tokenizer: Any, packed: PackedLook | None
+) -> None:
     from mosaic_dataloader.loader.preview import read_origin
 
     count = min(rows, start.step_samples)
-    print(f"step {step}: {count} of its {start.step_samples:,} rows, sample {position:,} and on")
+    what = "row" if packed else "sample"
+    print(f"step {step}: {count} of its {start.step_samples:,} rows, {what} {position:,} and on")
     if hasattr(sys.stdout, "reconfigure"):
         # Texts have characters that a terminal's encoding may lack.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if packed:
+        print_packed_rows(start, packed.rows, tokenizer)
+        return
     for number, (micro, origin) in enumerate(islice(_origins(start, position), count), 1):
         inputs, labels = (part.tolist() for part in read_origin(start.loader.dataset, origin))
         targets = sum(label >= 0 for label in labels)
@@ -103,8 +104,24 @@ def _print_rows(start: Start, step: int, position: int, rows: int, tokenizer: An
         print(*row_lines(inputs, labels, tokenizer), sep="\n")
 
 
-def _draw(start: Start, step: int, position: int, rows: int, path: Path) -> None:
+def _draw(
+    start: Start, step: int, position: int, rows: int, path: Path, packed: PackedLook | None
+) -> None:
     loader = start.loader
+    if packed:
+        from mosaic_dataloader.packing.size import tokens_per_stream
+
+        tokens = tokens_per_stream(loader.dataset)
+        save_picture(
+            path,
+            lengths=packed.lengths,
+            shares=packed.shares,
+            configured=[own / sum(tokens) for own in tokens],
+            seq_len=loader.dataset.seq_len,
+            first_step=step,
+            packed_rows=packed.read,
+        )
+        return
     sizes = loader.dataset.mixture.streams
     batches = start.step_samples // (loader.batch_size * loader.dp_world_size)
     counts = loader.stream_counts(position, _STEPS * batches)

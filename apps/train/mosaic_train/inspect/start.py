@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import checkpoint_to_continue
+from mosaic_train.checks.checkpoint import checkpoint_to_continue, saved_keys
 from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+
+_DATA = "dataloader."
 
 
 @dataclass(frozen=True)
@@ -28,18 +30,36 @@ class Start:
     checkpoint: Path | None
     step_samples: int
 
+    @property
+    def packing(self) -> bool:
+        """Whether positions count packed rows, and not samples of the order."""
+        return bool(self.loader.dataset.packing)
+
+    @property
+    def begins_at(self) -> int:
+        """Position before which there is nothing of this order."""
+        begin = int(self.loader.order_begins_at)
+        # Documents that were skipped are no rows.
+        return begin if self.packing else max(begin, int(self.loader.samples_skipped))
+
+    def place(self, position: int) -> str:
+        """A position in words."""
+        return (
+            f"row {position:,} of the run" if self.packing else f"sample {position:,} of the order"
+        )
+
     def position_of(self, step: int) -> int:
-        """Position in the order at which a step begins, with the present batch size throughout.
+        """Position at which a step begins, with the present batch size throughout.
 
         Raises:
             TrainError: The step lies before the order begins.
         """
         position = int(self.loader.samples_seen) + (step - self.steps_done - 1) * self.step_samples
-        begin = max(self.loader.samples_skipped, self.loader.order_begins_at)
-        if position < begin:
+        if position < self.begins_at:
             raise TrainError(
-                f"--at-step {step}: at {self.step_samples} rows a step, that is before sample "
-                f"{begin}, where the data of this run begins; choose a later step"
+                f"--at-step {step}: at {self.step_samples} rows a step, that is before "
+                f"{self.place(self.begins_at)}, where the data of this run begins; choose a later "
+                f"step"
             )
         return position
 
@@ -60,11 +80,18 @@ def find_start(config: "MosaicJobConfig", dp_world_size: int, tokenizer: Any) ->
     steps_done = 0
     if checkpoint is not None:
         excluded = config.checkpoint.exclude_from_loading
-        wanted = {"train_state": "train_state.step", "dataloader": "dataloader.mosaic"}
-        saved = _read(checkpoint, [key for part, key in wanted.items() if part not in excluded])
+        # The data's entries are those of all ranks: with packing, one for each lane.
+        wanted = {
+            key
+            for key in saved_keys(checkpoint)
+            if key == "train_state.step" or key.startswith(_DATA)
+            if key.partition(".")[0] not in excluded
+        }
+        saved = _read(checkpoint, sorted(wanted))
         steps_done = int(saved.get("train_state.step", 0))
-        if "dataloader.mosaic" in saved:
-            loader.load_state_dict({"mosaic": saved["dataloader.mosaic"]})
+        loader.load_state_dict(
+            {key.removeprefix(_DATA): saved[key] for key in wanted if key.startswith(_DATA)}
+        )
     loader.check()
     whole = config.training.global_batch_size
     if whole < 0:

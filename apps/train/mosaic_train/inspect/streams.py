@@ -52,28 +52,37 @@ def run_lines(config: "MosaicJobConfig", start: Start, dp_world_size: int) -> li
     local = config.training.local_batch_size
     micro = start.step_samples // (local * dp_world_size)
     kind = f"{order.shuffle_algo}, seed {order.shuffle_seed}" if order.shuffle else "not shuffled"
+    here = start.place(loader.samples_seen)
     begins = (
-        f"goes on from {start.checkpoint}, step {start.steps_done}, at sample "
-        f"{loader.samples_seen:,} of the order"
+        f"goes on from {start.checkpoint}, step {start.steps_done}, at {here}"
         if start.checkpoint
-        else f"begins at sample {loader.samples_seen:,} of the order"
+        else f"begins at {here}"
     )
+    if start.packing and loader.samples_skipped:
+        begins += f" ({loader.samples_skipped:,} documents skipped)"
     end = start.position_of(max(config.training.steps, start.steps_done) + 1)
     return [
         f"order: {kind}; {order.batching_method} batches; {order.num_canonical_nodes} canonical "
-        f"node(s); {loader.epoch_samples:,} samples an epoch",
+        f"node(s); {loader.epoch_samples:,} {'documents' if start.packing else 'samples'} an epoch",
         f"step:  {start.step_samples:,} rows = {dp_world_size} data-parallel rank(s) * {local} "
         f"rows * {micro} micro-batch(es), of {config.training.seq_len:,} tokens",
-        f"run:   {begins}; {config.training.steps:,} steps end at sample {end:,}, after "
-        f"{run_epochs(config, start):.2f} epochs",
+        f"run:   {begins}; {config.training.steps:,} steps end at {start.place(end)}, after "
+        f"{'about ' if start.packing else ''}{run_epochs(config, start):.2f} epochs",
     ]
 
 
 def run_epochs(config: "MosaicJobConfig", start: Start) -> float:
-    """Epochs that all steps together make, those before the checkpoint too."""
+    """Epochs that all steps together make, those before the checkpoint too.
+
+    With packing by the sizes in the indexes, about.
+    """
     steps = max(config.training.steps, start.steps_done)
-    end = start.position_of(steps + 1) - start.loader.samples_skipped
-    return float(end / start.loader.epoch_samples)
+    end = start.position_of(steps + 1)
+    if start.packing:
+        from mosaic_dataloader.packing.size import rows_of_epoch
+
+        return end / rows_of_epoch(start.loader.dataset)
+    return float((end - start.loader.samples_skipped) / start.loader.epoch_samples)
 
 
 def _weight(config: "MosaicJobConfig", name: str) -> str:

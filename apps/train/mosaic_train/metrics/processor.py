@@ -100,9 +100,11 @@ class DataMetricsProcessor(MetricsProcessor):
 
     def _data_metrics(self) -> dict[str, float]:
         loader = self._loader
+        # What packing skips are documents, which are no rows.
+        skipped = 0 if loader.dataset.packing else loader.samples_skipped
         metrics: dict[str, float] = {
             "data/epoch": loader.epochs_seen,
-            "data/samples_seen": loader.samples_seen - loader.samples_skipped,
+            "data/samples_seen": loader.samples_seen - skipped,
         }
         for name, samples in self._samples().items():
             metrics[f"data/{name}/samples"] = samples

@@ -60,12 +60,6 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
         yield (
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
         )
-    if loader.skip_samples > 0 and loader.dataset.packing:
-        yield (
-            f"[{section}] skip_samples = {loader.skip_samples} cannot be used with packing, whose "
-            f"rows are no samples of the order; remove it, or set packing = false in "
-            f"[{section}.dataset]"
-        )
     yield from _dataset(f"{section}.dataset", loader.dataset)
 
 

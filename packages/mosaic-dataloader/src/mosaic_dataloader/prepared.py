@@ -15,6 +15,8 @@ from mosaic_dataloader.shards.layout import manifest_paths
 from mosaic_dataloader.shards.streams import DataStream
 
 logger = logging.getLogger(__name__)
+# A logger of its own: every process warns, and whoever tells it in another way silences this one.
+row_length_logger = logging.getLogger("mosaic_dataloader.row_length")
 
 
 def check_prepared(
@@ -115,12 +117,28 @@ def _refuse_rows(name: str, note: Mapping[str, Any]) -> None:
         )
 
 
+def prepared_row_length(stream: DataStream) -> int | None:
+    """Targets in a full row of a stream, T, by what `mosaic-prepare` noted when it made rows.
+
+    Returns:
+        None where it made something else, or nothing.
+
+    Raises:
+        MosaicDataError: There is a note that cannot be read.
+    """
+    return _noted_length(_manifest(stream))
+
+
+def _noted_length(note: Mapping[str, Any]) -> int | None:
+    return note.get("options", {}).get("seq_len") if note.get("form") == "rows" else None
+
+
 def _compare_length(name: str, note: Mapping[str, Any], seq_len: int) -> None:
-    targets = note.get("options", {}).get("seq_len") if note.get("form") == "rows" else None
+    targets = _noted_length(note)
     if targets is None or targets == seq_len:
         return
     if targets < seq_len:
-        logger.warning(
+        row_length_logger.warning(
             'stream "%s": its rows were prepared for seq_len = %d, training has %d: %.0f %% of '
             "each step is padding; prepare longer rows, or train with seq_len = %d",
             name,
@@ -130,7 +148,7 @@ def _compare_length(name: str, note: Mapping[str, Any], seq_len: int) -> None:
             targets,
         )
     else:
-        logger.warning(
+        row_length_logger.warning(
             'stream "%s": its rows were prepared for seq_len = %d, training has %d: %.0f %% of '
             "the tokens are never trained on; prepare shorter rows, or train with seq_len = %d",
             name,

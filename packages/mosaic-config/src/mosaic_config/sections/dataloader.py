@@ -41,7 +41,7 @@ class MosaicDataloader:
     """
     Samples of the order that a new run leaves out at its start, over all ranks together. It is for
     runs without a checkpoint: a loaded data position counts from the beginning of the order and
-    wins, so that nothing is skipped twice. Not for validation, and not with packing.
+    wins, so that nothing is skipped twice. With packing, these are documents. Not for validation.
     """
 
     dataset: MosaicDataset = field(default_factory=MosaicDataset)

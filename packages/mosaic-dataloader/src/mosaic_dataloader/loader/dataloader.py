@@ -4,8 +4,10 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from mosaic_dataloader.dataset import StreamingTextDataset
@@ -23,6 +25,7 @@ from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
 from mosaic_dataloader.packing.batches import PackedBatch
 from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
+from mosaic_dataloader.packing.preview import PackedRow, Progress, preview_rows
 from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
@@ -72,7 +75,8 @@ class MosaicParallelAwareDataloader:
             Accelerate: a checkpoint of theirs would otherwise skip what they hold.
         skip_samples: Samples of the order that a new run leaves out at its start. A loaded position
             counts from the beginning of the order, so that nothing is skipped twice: it wins,
-            whatever is given here then, and a line in the log says so. Not with ``packing``.
+            whatever is given here then, and a line in the log says so. With ``packing`` these are
+            documents: each lane begins with its first one that lies behind them.
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -116,12 +120,12 @@ class MosaicParallelAwareDataloader:
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[_Batches] | None = None
-        check_skip_given(skip_samples, packing=dataset.packing)
+        check_skip_given(skip_samples)
         self.skip_samples = skip_samples
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
         self._books: Bookkeeping = (
-            PackedBookkeeping(dataset, self._settled(), self._layout)
+            PackedBookkeeping(dataset, self._settled(), self._layout, skipped=skip_samples)
             if dataset.packing
             else Bookkeeping(dataset, self._settled(), skip_samples, skipped=skip_samples)
         )
@@ -158,13 +162,16 @@ class MosaicParallelAwareDataloader:
     def samples_seen(self) -> int:
         """Position of the run: samples of the order handed out by all ranks together, or skipped.
 
-        See ``samples_skipped``. With ``packing``: rows.
+        See ``samples_skipped``. With ``packing``: rows handed out.
         """
         return self._books.samples_seen
 
     @property
     def samples_skipped(self) -> int:
-        """Samples of the order that the run left out at its start."""
+        """Samples of the order that the run left out at its start.
+
+        With ``packing``: documents, which ``samples_seen`` does not count.
+        """
         return self._books.skipped
 
     @property
@@ -237,32 +244,69 @@ class MosaicParallelAwareDataloader:
         Nothing is read or fetched but the order, and the position of the run stays where it is.
         ``read_origin`` reads such a row.
 
-        Raises:
-            MosaicDataError: With ``packing``, whose rows are made of parts of samples.
+        With ``packing`` a row has several origins: one `DocumentOrigin` for each document, or part
+        of one, that is in it. They are known only when they are read; see ``packed_rows``, also
+        for what is raised.
         """
-        self._refuse_packing("origins")
+        if self.dataset.packing:
+            rows = list(islice(self.packed_rows(position), self._layout.global_batch))
+            rows.sort(key=lambda one: (one.rank, one.row))
+            return [document for one in rows for document in one.documents]
         return batch_origins(self.dataset, self._timeline, self._layout, position)
 
     def stream_counts(self, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on.
 
+        With ``packing``: target tokens, since a row is of several streams. They are known only
+        when they are read; see ``packed_rows``, also for what is raised.
+
         Returns:
             int64[batches, streams].
-
-        Raises:
-            MosaicDataError: With ``packing``, whose rows are made of parts of samples.
         """
-        self._refuse_packing("stream_counts")
         size = self._layout.global_batch
+        if self.dataset.packing:
+            rows = islice(self.packed_rows(position), batches * size)
+            counts: Int64Array = np.stack([one.targets for one in rows])
+            total: Int64Array = counts.reshape(batches, size, -1).sum(axis=1)
+            return total
         ids, _ = self._timeline.rows(position, position + batches * size)
         return self.dataset.mixture.count_per_stream(ids.reshape(batches, size))
 
-    def _refuse_packing(self, name: str) -> None:
-        if self.dataset.packing:
+    def packed_rows(self, position: int, progress: Progress | None = None) -> Iterator[PackedRow]:
+        """Packed rows of all ranks from a position on, in the order of the run and without end.
+
+        They are the rows that training is given, with the documents that each is made of. The
+        position of the run stays where it is.
+
+        Which documents a row holds follows from the lengths of all before it. So the lanes are
+        read from the last row before ``position`` at which all of them are known, which costs what
+        training's own reading of these rows costs. That row is the present one on a single rank,
+        that of a loaded state that held the lanes of all ranks, or else the order's first.
+
+        Args:
+            position: The first row; global batches are counted from it.
+            progress: Called every thousand rows, and at the last one, with the rows read and the
+                rows to read before ``position`` is reached.
+
+        Raises:
+            MosaicDataError: The loader does not pack or reads finite passes, the position lies
+                before the present order, a loaded lane is damaged, or the data cannot be read.
+        """
+        if not isinstance(self._books, PackedBookkeeping):
+            raise MosaicDataError("packed_rows() is for a data set with packing = true")
+        if not self.infinite:
             raise MosaicDataError(
-                f"{name}() looks up the samples of rows, and a packed row holds parts of several: "
-                f"ask a loader without packing"
+                "packed_rows(), with packing also origins() and stream_counts(), look ahead in a "
+                "loader that runs across epochs: make one with infinite = true"
             )
+        return preview_rows(
+            self.dataset,
+            self._books,
+            self._layout,
+            position,
+            predownload=self._predownload,
+            progress=progress,
+        )
 
     @property
     def order_begins_at(self) -> int:
@@ -401,9 +445,11 @@ class MosaicParallelAwareDataloader:
         known = self.skip_samples == before
         logger.log(
             logging.INFO if known else logging.WARNING,
-            "the run goes on at sample %d of the order, where its checkpoint was written; "
+            "the run goes on at %s, where its checkpoint was written; "
             "skip_samples = %d has no effect: it began with skip_samples = %d",
-            self.samples_seen,
+            f"row {self.samples_seen}"
+            if self.dataset.packing
+            else f"sample {self.samples_seen} of the order",
             self.skip_samples,
             before,
         )
@@ -445,9 +491,7 @@ class MosaicParallelAwareDataloader:
     def _source(self, start: int) -> Iterator[tuple[BatchRequest | PackedBatch, Any, Any]]:
         """Batches from ``start`` on, made ready in the background."""
         self.dataset.store.register()
-        ahead = self.dataset.predownload
-        if ahead is None:
-            ahead = max(64, 8 * self.batch_size)
+        ahead = self._predownload
         if self.num_workers and self._workers is None:
             self._workers = WorkerPool(
                 self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
@@ -472,6 +516,12 @@ class MosaicParallelAwareDataloader:
         else:
             read = read_here(self.dataset, lambda: self._requests(start), ahead, self._group_rows)
         return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
+
+    @property
+    def _predownload(self) -> int:
+        """How many of the rank's samples ahead shards are fetched."""
+        ahead = self.dataset.predownload
+        return max(64, 8 * self.batch_size) if ahead is None else ahead
 
     @property
     def _depth(self) -> int:

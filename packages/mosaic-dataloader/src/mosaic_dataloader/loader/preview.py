@@ -53,22 +53,33 @@ def batch_origins(
         own = own_rows(timeline, replace(layout, rank=rank), position, 1)[0]
         for row, index in enumerate(own.tolist()):
             stream, shard = int(streams[index]), int(shards[index])
-            opened = dataset.streams[stream]
-            reader = opened.readers[shard - int(mixture.stream_shards[stream])]
             origins.append(
                 RowOrigin(
                     position=position + index,
                     rank=rank,
                     row=row,
                     epoch=timeline.locate(position + index)[0],
-                    stream=opened.name,
+                    stream=dataset.streams[stream].name,
                     sample=int(ids[index] - mixture.stream_offsets[stream]),
-                    shard=os.path.join(opened.directory, reader.file_pairs[-1][0].basename),
+                    shard=shard_path(dataset, stream, shard),
                     shard_number=shard,
                     place=int(places[index]),
                 )
             )
     return origins
+
+
+def shard_path(dataset: "StreamingTextDataset", stream: int, shard: int) -> str:
+    """Path that the file of a shard has, or will have once it is fetched.
+
+    Args:
+        dataset: The data.
+        stream: Number of the stream.
+        shard: Number of the shard over all streams.
+    """
+    opened = dataset.streams[stream]
+    reader = opened.readers[shard - int(dataset.mixture.stream_shards[stream])]
+    return os.path.join(opened.directory, reader.file_pairs[-1][0].basename)
 
 
 def read_origin(

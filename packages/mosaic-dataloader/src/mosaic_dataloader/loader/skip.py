@@ -4,7 +4,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.options import SettledOrder
 
 
-def check_skip_given(skip_samples: int, *, packing: bool) -> None:
+def check_skip_given(skip_samples: int) -> None:
     """See that the option can be used at all.
 
     Raises:
@@ -12,11 +12,6 @@ def check_skip_given(skip_samples: int, *, packing: bool) -> None:
     """
     if skip_samples < 0:
         raise MosaicDataError(f"skip_samples = {skip_samples} must not be negative")
-    if skip_samples and packing:
-        raise MosaicDataError(
-            f"skip_samples = {skip_samples} cannot be used with packing, whose rows are no samples "
-            f"of the order: remove skip_samples, or set packing to false"
-        )
 
 
 def check_skip(skip_samples: int, order: SettledOrder) -> None:

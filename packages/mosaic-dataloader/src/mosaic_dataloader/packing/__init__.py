@@ -33,6 +33,9 @@ the run:
    several lanes together, so that the tokenizer's threads have enough to do (``plan.py``). Worker
    processes are told documents and return tokens; lanes are joined in the parent. The guess decides
    only when a document is read, never which row it ends up in.
+6. **Looking ahead.** Rows of a later position, of all ranks and with the documents in them, are
+   made by a single rank that reads all lanes from the nearest place where they are known
+   (``preview.py``).
 
 What is a document's text or row of tokens, is passed over if it is empty, as ``mosaic-prepare``
 does. Text is encoded as the tokenizer itself does it, and ended by EOS unless it ends with one

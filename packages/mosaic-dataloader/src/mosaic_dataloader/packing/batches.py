@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.packing.buffers import LaneBuffer
+from mosaic_dataloader.packing.buffers import LaneBuffer, Piece
 from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
 from mosaic_dataloader.packing.state import LanePosition
@@ -25,6 +25,8 @@ class PackedBatch:
         labels: int64[B, T].
         lanes: Where each lane that has a row in it goes on, by lane.
         targets: int64[streams], the labels that are not ignored, by the streams of their documents.
+        pieces: Of each of these rows, its lane and what it holds of which documents; empty unless
+            that was asked for.
     """
 
     rows: int
@@ -32,6 +34,7 @@ class PackedBatch:
     labels: Int64Array
     lanes: dict[int, LanePosition]
     targets: Int64Array
+    pieces: list[tuple[int, list[Piece]]]
 
 
 class Arrival(NamedTuple):
@@ -69,6 +72,7 @@ class LaneRows:
         shape: Of a batch.
         most_empty: Documents without a token, one after the other in a lane, with which the lane
             is given up.
+        pieces: Note what rows are made of.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class LaneRows:
         streams: int,
         shape: Shape,
         most_empty: int,
+        pieces: bool = False,
     ):
         self._lanes = lanes
         self._buffers = [LaneBuffer(start, streams) for start in starts]
@@ -89,6 +94,7 @@ class LaneRows:
         self._streams = streams
         self._shape = shape
         self._most_empty = most_empty
+        self._notes_pieces = pieces
         self._empty = [0] * len(lanes)
         self._live = {
             n
@@ -122,6 +128,7 @@ class LaneRows:
         inputs, labels = np.empty((size, length), np.int64), np.empty((size, length), np.int64)
         after: dict[int, LanePosition] = {}
         targets = np.zeros(self._streams, np.int64)
+        pieces: list[tuple[int, list[Piece]]] = []
         row = 0
         while row < size and self._live:
             slot = self._next_live()
@@ -129,26 +136,24 @@ class LaneRows:
             while buffer.ready <= length and not self._complete(slot):
                 plan.wait_for(slot)
                 self._receive(plan, documents)
-            if buffer.ready > length:
-                tokens = buffer.take(length + 1, targets)
-                fill_row(inputs, labels, row, tokens, self._shape.pad_id)
-            elif buffer.ready > 1:
-                tokens = buffer.take(buffer.ready, targets)
-                fill_row(inputs, labels, row, tokens, self._shape.pad_id)
-            else:
+            count = min(buffer.ready, length + 1)
+            if count <= 1:
                 # A single token has no target; it was the last one's, unless the lane has no other.
                 self._live.discard(slot)
                 buffer.finish()
                 plan.finished(slot)
                 after[self._lanes[slot]] = buffer.position
                 continue
+            if self._notes_pieces:
+                pieces.append((self._lanes[slot], buffer.pieces(count)))
+            fill_row(inputs, labels, row, buffer.take(count, targets), self._shape.pad_id)
             after[self._lanes[slot]] = buffer.position
             plan.made(slot)
             self._slot = (self._slot + 1) % len(self._lanes)
             row += 1
         for rest in range(row, size):
             fill_padding(inputs, labels, rest, self._shape.pad_id)
-        return PackedBatch(row, inputs, labels, after, targets)
+        return PackedBatch(row, inputs, labels, after, targets, pieces)
 
     def _next_live(self) -> int:
         """The lane whose turn it is, or, if that has ended, the next one that has not."""

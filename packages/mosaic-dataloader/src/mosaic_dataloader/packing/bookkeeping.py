@@ -41,6 +41,8 @@ class PackedBookkeeping(Bookkeeping):
         origin: Where the present order begins, in rows, and with which epoch.
         positions: Where each of the rank's lanes goes on; by default at its first document.
         tokens: Target tokens of each stream; none by default.
+        skipped: Documents of the order that the run left out at its start. Rows know nothing of
+            them, so they are not in ``samples_seen``.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -56,8 +58,9 @@ class PackedBookkeeping(Bookkeeping):
         origin: Origin | None = None,
         positions: Mapping[int, LanePosition] | None = None,
         tokens: TokenCount | None = None,
+        skipped: int = 0,
     ):
-        super().__init__(dataset, order, samples_seen, origin, tokens=tokens)
+        super().__init__(dataset, order, samples_seen, origin, skipped=skipped, tokens=tokens)
         self._layout = layout
         settled = lanes or dataset.packing_lanes or default_lanes(layout.world_size)
         check_lanes(settled, layout.world_size, saved=lanes is not None)
@@ -72,6 +75,9 @@ class PackedBookkeeping(Bookkeeping):
             kept=max(4, min(2 + 4 * settled // length, _KEPT_SAMPLES // length)),
         )
         self._positions = dict(positions or {})
+        # What a state held of lanes, those of other ranks too.
+        self._loaded: dict[str, Any] = {}
+        self._loaded_at = 0
 
     @cached_property
     def lanes(self) -> Lanes:
@@ -103,10 +109,40 @@ class PackedBookkeeping(Bookkeeping):
         """The books of a run of the same lanes that has not begun."""
         return PackedBookkeeping(self._dataset, self.order, self._layout, self.lane_count)
 
+    def reading_all_lanes(self, row: int) -> "PackedBookkeeping":
+        """The books of a single rank that reads all lanes, at ``row`` or a row before it.
+
+        It is the nearest one at which all lanes are known: the present one if they are all this
+        rank's, that of the state that was loaded if it held them all, or else the order's first.
+        """
+        begin, positions = self.origin.samples, None
+        if self._loaded_at <= row and len(self._loaded) == self.lane_count:
+            begin = self._loaded_at
+            positions = {
+                n: self._saved_lane(self._loaded, n, begin) for n in range(self.lane_count)
+            }
+        if self._layout.world_size == 1 and begin <= self.samples_seen <= row:
+            begin, positions = self.samples_seen, dict(self._positions)
+        return PackedBookkeeping(
+            self._dataset,
+            self.order,
+            Layout(0, 1, 1),
+            self.lane_count,
+            begin,
+            self.origin,
+            positions,
+            skipped=self.skipped,
+        )
+
     def positions(self) -> list[LanePosition]:
         """Where each of the rank's lanes goes on."""
-        nothing = LanePosition()
-        return [self._positions.get(lane, nothing) for lane in self.own_lanes]
+        return [self._positions.get(lane) or self._first(lane) for lane in self.own_lanes]
+
+    def _first(self, lane: int) -> LanePosition:
+        """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
+        if not self.skipped or self.origin != Origin():
+            return LanePosition()
+        return LanePosition(self.lanes.first_from(lane, self.skipped))
 
     def locate(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
         """Sample ids, int64[n], of lanes' documents; see `Lanes.positions`."""
@@ -201,6 +237,7 @@ class PackedBookkeeping(Bookkeeping):
                 saved.samples_seen,
                 Origin(saved.samples_seen, saved.epoch),
                 tokens=self._tokens(saved, fits=False),
+                skipped=saved.skipped,
             )
         books = PackedBookkeeping(
             self._dataset,
@@ -210,11 +247,17 @@ class PackedBookkeeping(Bookkeeping):
             saved.samples_seen,
             Origin(**saved.origin),
             tokens=self._tokens(saved, fits=True),
+            skipped=saved.skipped,
         )
-        books._positions = {lane: books._saved_lane(state, lane) for lane in books.own_lanes}
+        books._positions = {
+            lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
+        }
+        keys = map(lane_key, range(books.lane_count))
+        books._loaded = {key: state[key] for key in keys if key in state}
+        books._loaded_at = saved.samples_seen
         return books
 
-    def _saved_lane(self, state: Mapping[str, Any], lane: int) -> LanePosition:
+    def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> LanePosition:
         key = lane_key(lane)
         if key not in state:
             raise MosaicDataError(
@@ -222,10 +265,10 @@ class PackedBookkeeping(Bookkeeping):
                 f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
             )
         saved = SavedLane.from_json(key, state[key])
-        if saved.samples_seen != self.samples_seen:
+        if saved.samples_seen != samples_seen:
             raise MosaicDataError(
                 f"the saved data state's {key} was saved after {saved.samples_seen:,} rows and its "
-                f'"{KEY}" after {self.samples_seen:,}; take both from the same checkpoint'
+                f'"{KEY}" after {samples_seen:,}; take both from the same checkpoint'
             )
         document = self.lanes.document(lane, saved.position)
         return LanePosition(document, saved.offset, saved.finished)

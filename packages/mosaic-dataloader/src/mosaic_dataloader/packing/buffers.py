@@ -1,12 +1,33 @@
 """Tokens of one lane, on their way into rows."""
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.state import LanePosition
+
+
+class Piece(NamedTuple):
+    """What a row holds of one document.
+
+    Attributes:
+        document: Number of the document within its lane.
+        stream: Its stream.
+        begin: Place in the row, of its T+1 tokens, at which the piece begins.
+        offset: Place in the document of that token.
+        tokens: Tokens of the piece.
+        length: Tokens of the whole document.
+    """
+
+    document: int
+    stream: int
+    begin: int
+    offset: int
+    tokens: int
+    length: int
 
 
 class LaneBuffer:
@@ -73,6 +94,24 @@ class LaneBuffer:
                 break
         self._advance(count - 1)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def pieces(self, count: int) -> list[Piece]:
+        """What `take` would take, document by document; empty ones give none.
+
+        Args:
+            count: As for `take`.
+        """
+        found: list[Piece] = []
+        begin, offset = 0, self._offset
+        for number, (tokens, stream) in enumerate(self._parts, self._document):
+            own = min(len(tokens) - offset, count - begin)
+            if own:
+                found.append(Piece(number, stream, begin, offset, own, len(tokens)))
+            begin += own
+            offset = 0
+            if begin == count:
+                break
+        return found
 
     def finish(self) -> None:
         """Leave what is ready: the epoch ends here, and the lane goes on behind it."""

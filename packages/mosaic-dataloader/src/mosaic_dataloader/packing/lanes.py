@@ -167,5 +167,16 @@ class Lanes:
 
     def first_of_epoch(self, lane: int, epoch: int) -> int:
         """The number of a lane's first document that belongs to an epoch or to a later one."""
+        return self.first_from(lane, epoch * self._length)
+
+    def first_from(self, lane: int, position: int) -> int:
+        """The number of a lane's first document at a position of the order or behind it."""
+        epoch, place = divmod(position, self._length)
         group, turn = lane % self._groups, lane // self._groups
-        return max(0, -(-(epoch * int(self._sizes[group]) - turn) // self._turns))
+        # Documents of the group that lie before it in this epoch.
+        before = -(-(min(place, self._body) - group) // self._groups)
+        if place > self._body:
+            tail = self._tail[self._tail_starts[group] : self._tail_starts[group + 1]]
+            before += int(np.searchsorted(tail, place))
+        index = epoch * int(self._sizes[group]) + max(0, before)
+        return max(0, -(-(index - turn) // self._turns))

@@ -9,15 +9,20 @@ if TYPE_CHECKING:
 _BYTES_PER_TOKEN = 4.0
 
 
-def mean_tokens(dataset: "StreamingTextDataset") -> float:
-    """Tokens of a document, over one epoch, about."""
-    total = 0.0
+def tokens_per_stream(dataset: "StreamingTextDataset") -> list[float]:
+    """Tokens that one epoch draws from each stream, about."""
+    tokens = []
     for stream, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
         dtype = stream.column.dtype
         token = _BYTES_PER_TOKEN if dtype is None else float(dtype.itemsize)
         stored = sum(reader.get_raw_size() for reader in stream.readers)
-        total += size.choose * stored / token / size.samples
-    return total / dataset.mixture.epoch_samples
+        tokens.append(size.choose * stored / token / size.samples)
+    return tokens
+
+
+def mean_tokens(dataset: "StreamingTextDataset") -> float:
+    """Tokens of a document, over one epoch, about."""
+    return sum(tokens_per_stream(dataset)) / dataset.mixture.epoch_samples
 
 
 def rows_of_epoch(dataset: "StreamingTextDataset") -> int:

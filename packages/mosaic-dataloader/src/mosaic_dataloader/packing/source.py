@@ -66,6 +66,7 @@ def packed_batches(
     predownload: int,
     workers: WorkerPool | None,
     under_way: int,
+    pieces: bool = False,
 ) -> Iterator[PackedBatch]:
     """Packed batches of a rank from where its lanes are.
 
@@ -80,6 +81,7 @@ def packed_batches(
         predownload: Documents to fetch shards ahead for, over all lanes of the rank.
         workers: Worker processes; None to read where the iterator is used.
         under_way: Requests that the workers together have under way.
+        pieces: Note what rows are made of.
     """
     lanes, starts = books.own_lanes, books.positions()
     ends = [
@@ -109,6 +111,7 @@ def packed_batches(
         streams=len(dataset.mixture.streams),
         shape=Shape(batch_size, dataset.seq_len, dataset.pad_id),
         most_empty=dataset.mixture.epoch_samples,
+        pieces=pieces,
     )
     requests = _Requests(dataset, books, plan)
 

@@ -18,7 +18,7 @@ class Position:
 
     Attributes:
         samples_seen: Samples of the order that are behind: handed out by all ranks together since
-            the run began, or skipped at its start. Rows, if documents are packed.
+            the run began, or skipped at its start. If documents are packed, rows handed out.
         origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
             epoch that begins there.
         epoch_samples: Samples in one epoch of that order; 0 where none was counted yet. If
@@ -29,7 +29,8 @@ class Position:
             documents are packed, what was seen is counted lane by lane, and here it is 0.
         packing_lanes: Lanes in which documents are packed; None if they are not.
         skipped: Samples of the order that were left out before the run's first batch; they count
-            in ``samples_seen`` and in no stream's ``seen``.
+            in ``samples_seen`` and in no stream's ``seen``. If documents are packed, these are
+            documents, which ``samples_seen`` does not count.
         tokens_at: The position up to which the streams' ``tokens`` are counted.
     """
 
@@ -47,6 +48,10 @@ class Position:
     def epoch(self) -> int:
         """The epoch that the next sample belongs to."""
         since = self.samples_seen - self.origin["samples"]
+        if self.packing_lanes is not None and not any(self.origin.values()):
+            # Documents that were skipped, as the rows that they would have given, about.
+            documents = sum(int(s["choose"]) for s in self.streams)
+            since += self.skipped * self.epoch_samples // documents
         # No length is known before the first batch, of which a run may skip samples.
         return self.origin["epoch"] + (since // self.epoch_samples if self.epoch_samples else 0)
 

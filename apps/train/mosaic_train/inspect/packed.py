@@ -1,0 +1,112 @@
+"""Packed rows: read once, for the print and the picture."""
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mosaic_train.inspect.rows import row_lines
+from mosaic_train.inspect.start import Start
+
+# For the picture, beyond the rows that are printed: steps, and tokens that are read for them. Where
+# shards must be fetched, rows: their documents lie anywhere in the shuffle window.
+_STEPS, _TOKENS, _FETCHED_ROWS = 100, 1 << 22, 16
+# Seconds between two lines that say how far the reading is.
+_PAUSE = 2.0
+
+
+@dataclass(frozen=True)
+class PackedLook:
+    """What was read.
+
+    Attributes:
+        rows: The rows to print, as `mosaic_dataloader` gives them.
+        read: How many rows were read, those included.
+        lengths: Tokens of each document in these, by stream.
+        shares: float[steps, streams], the streams' shares of the targets of each step. If not even
+            one step was read whole, of what was read of it.
+    """
+
+    rows: list[Any]
+    read: int
+    lengths: dict[str, list[int]]
+    shares: Any
+
+
+def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedLook:
+    """Read rows from a position on, and all before it whose lanes lead there."""
+    loader = start.loader
+    dataset = loader.dataset
+    wanted = min(_STEPS * start.step_samples, _TOKENS // dataset.seq_len)
+    if dataset.store.fetches:
+        wanted = _FETCHED_ROWS
+    kept = min(rows, start.step_samples)
+    count = max(kept, wanted)
+    if count > start.step_samples:
+        count -= count % start.step_samples
+    names = [stream.name for stream in dataset.streams]
+    lengths: dict[str, dict[int, int]] = {name: {} for name in names}
+    shown: list[Any] = []
+    targets = []
+    rows_on = loader.packed_rows(position, _Progress(step))
+    for row in islice(rows_on, count):
+        if len(shown) < kept:
+            shown.append(row)
+        targets.append(row.targets)
+        for part in row.documents:
+            # A long document is in several rows.
+            lengths[part.stream][part.document] = part.length
+    rows_on.close()
+    per_step = np.stack(targets).reshape(-1, min(count, start.step_samples), len(names))
+    sums = per_step.sum(axis=1)
+    return PackedLook(
+        rows=shown,
+        read=count,
+        lengths={name: list(own.values()) for name, own in lengths.items()},
+        shares=sums / sums.sum(axis=1, keepdims=True),
+    )
+
+
+def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
+    """Print rows with the documents that each is made of."""
+    batch = start.loader.batch_size * start.loader.dp_world_size
+    for number, row in enumerate(rows, 1):
+        inputs, labels = row.inputs.tolist(), row.labels.tolist()
+        ignored = sum(label < 0 for label in labels)
+        micro = (row.position - rows[0].position) // batch
+        print(
+            f"\nrow {number}: micro-batch {micro + 1}, rank {row.rank}, row {row.row + 1}; lane "
+            f"{row.lane}, {len(row.documents)} document(s); {len(labels):,} tokens, "
+            f"{len(labels) - ignored:,} targets, {ignored:,} labels ignored"
+        )
+        for place, part in enumerate(row.documents, 1):
+            print(
+                f'  document {place}: stream "{part.stream}", {os.path.basename(part.shard)}, '
+                f"place {part.place:,} (sample {part.sample:,} of the stream); epoch {part.epoch}; "
+                f"its tokens {part.offset + 1:,} to {part.offset + part.tokens:,} of "
+                f"{part.length:,}, from token {part.begin + 1:,} of the row on"
+            )
+        begins = [part.begin for part in row.documents]
+        print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
+
+
+class _Progress:
+    """Says now and then how far the reading is, on stderr."""
+
+    def __init__(self, step: int):
+        self._step = step
+        self._next = 0.0
+
+    def __call__(self, read: int, whole: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or read == whole:
+            self._next = now + _PAUSE
+            print(
+                f"packing: read {read:,} of {whole:,} rows before step {self._step}",
+                file=sys.stderr,
+                flush=True,
+            )

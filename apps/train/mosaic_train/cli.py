@@ -13,6 +13,7 @@ from mosaic_train.errors import (
     EXIT_USER_ERROR,
     TrainError,
     is_user_error,
+    naming_file,
     print_error,
 )
 from mosaic_train.folders import name_checkpoint_folder
@@ -59,16 +60,18 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.inspect_rows is not None:
         from mosaic_train.inspect.run import inspect_data
 
-        inspect_data(
-            config,
-            # Any number: no rank is started.
-            world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
-            rows=arguments.inspect_rows,
-            step=arguments.at_step,
-        )
+        with naming_file(config.job.config_file):
+            inspect_data(
+                config,
+                # Any number: no rank is started.
+                world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
+                rows=arguments.inspect_rows,
+                step=arguments.at_step,
+            )
         return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)
-    prepare_and_check(config, world_size=count)
+    with naming_file(config.job.config_file):
+        prepare_and_check(config, world_size=count, ranks_here=count)
     return launch(count, argv)
 
 
@@ -102,5 +105,6 @@ def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
     if arguments.help:  # the parser prints the list and exits
         sys.exit(0)
-    name_checkpoint_folder(config)
+    with naming_file(config.job.config_file):
+        name_checkpoint_folder(config)
     return config

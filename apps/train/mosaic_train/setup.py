@@ -8,6 +8,7 @@ from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.masks import check_document_masks
+from mosaic_train.checks.memory import check_memory
 from mosaic_train.checks.model import ChosenModel, find_model
 from mosaic_train.checks.parallel import (
     Layout,
@@ -17,8 +18,11 @@ from mosaic_train.checks.parallel import (
     find_layout,
 )
 from mosaic_train.checks.positions import check_positions
+from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
+from mosaic_train.checks.sketch import sketch_model
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
+from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
 
 if TYPE_CHECKING:
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mosaic_train")
 
 
-def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool = True) -> None:
+def prepare_and_check(
+    config: "MosaicJobConfig", *, world_size: int, ranks_here: int, tell: bool = True
+) -> None:
     """Check the configuration, prepare the data, then check what the data decides.
 
     All mistakes are found together. What only costs something is told as a warning, and the whole
@@ -36,6 +42,7 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     Args:
         config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
         world_size: Ranks of the whole run.
+        ranks_here: Ranks on this machine.
         tell: Whether warnings and summary are told here; of several ranks only one should.
 
     Raises:
@@ -46,7 +53,7 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     report = Report()
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
-    _check_configuration(config, model, layout, report)
+    _check_configuration(config, model, layout, ranks_here, report)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
@@ -65,8 +72,13 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
 
 
 def _check_configuration(
-    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
+    config: "MosaicJobConfig",
+    model: ChosenModel | None,
+    layout: Layout | None,
+    ranks_here: int,
+    report: Report,
 ) -> None:
+    report.attempt(check_precision, config, report)
     if model is not None:
         report.facts.append(model.name)
         report.attempt(check_device, config, model)
@@ -76,6 +88,11 @@ def _check_configuration(
         report.attempt(check_sequence, config)
         if model is not None:
             report.attempt(check_heads, config, model)
+    sketch = None if model is None else report.attempt(sketch_model, config, model)
+    if model is not None and sketch is not None:
+        report.attempt(check_weights, config, model, sketch)
+        if layout is not None:
+            report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
     report.attempt(check_checkpoint, config)
     report.attempt(keep_lanes, config)
 

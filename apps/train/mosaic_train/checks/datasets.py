@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.amount import check_amount
 from mosaic_train.checks.caches import check_caches
-from mosaic_train.checks.checkpoint import checkpoint_to_continue
+from mosaic_train.checks.continued import continue_from_checkpoint
 from mosaic_train.checks.locality import check_locality
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
@@ -35,11 +35,13 @@ def check_datasets(
     build = build_mosaic_dataloader
     with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
         if training is not None:
+            before = len(report.errors)
             # A checkpoint brings the order of its first run's layout with it.
-            resumes = report.attempt(_resumes, config)
-            if resumes is False:
+            resumes = report.attempt(continue_from_checkpoint, config, training, report)
+            if len(report.errors) == before:
                 report.attempt(training.check)
-                check_locality(training, report)
+                if resumes == (None, 0):
+                    check_locality(training, report)
             report.attempt(check_amount, config, training, report)
             check_rows(training.dataset, report)
             check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
@@ -99,7 +101,3 @@ def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["Mos
         dataset = dataclasses.replace(loader.dataset, streams={name: alone}, epoch_size=None)
         replaced = {section: dataclasses.replace(loader, dataset=dataset)}
         yield dataclasses.replace(config, **replaced)
-
-
-def _resumes(config: "MosaicJobConfig") -> bool:
-    return config.checkpoint.enable and checkpoint_to_continue(config) is not None

@@ -53,14 +53,14 @@ def prepare_and_check(
     report = Report()
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
-    _check_configuration(config, model, layout, ranks_here, report)
+    resume = _check_configuration(config, model, layout, ranks_here, report)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
     before = len(report.errors)
     report.attempt(prepare_data, config)
     if len(report.errors) == before:
-        _check_data(config, model, layout, report)
+        _check_data(config, model, layout, report, resume=resume)
     report.stop_on_errors()
     if tell:
         for line in report.warnings:
@@ -77,7 +77,12 @@ def _check_configuration(
     layout: Layout | None,
     ranks_here: int,
     report: Report,
-) -> None:
+) -> bool:
+    """Check what needs no data.
+
+    Returns:
+        Whether the checkpoint, if there is one, can be read on.
+    """
     report.attempt(check_precision, config, report)
     if model is not None:
         report.facts.append(model.name)
@@ -89,16 +94,23 @@ def _check_configuration(
         if model is not None:
             report.attempt(check_heads, config, model)
     sketch = None if model is None else report.attempt(sketch_model, config, model)
+    if model is not None and sketch is not None and layout is not None:
+        report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
+    before = len(report.errors)
     if model is not None and sketch is not None:
         report.attempt(check_weights, config, model, sketch)
-        if layout is not None:
-            report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
     report.attempt(check_checkpoint, config)
     report.attempt(keep_lanes, config)
+    return len(report.errors) == before
 
 
 def _check_data(
-    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
+    config: "MosaicJobConfig",
+    model: ChosenModel | None,
+    layout: Layout | None,
+    report: Report,
+    *,
+    resume: bool,
 ) -> None:
     before = len(report.errors)
     tokenizer = report.attempt(load_tokenizer, config)
@@ -112,4 +124,4 @@ def _check_data(
             report.attempt(check_vocabulary, config, model, tokenizer)
         report.attempt(check_document_masks, config, model, tokenizer)
     # Without a layout the data can be opened all the same, by a single rank.
-    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report)
+    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report, resume=resume)

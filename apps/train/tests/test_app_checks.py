@@ -306,10 +306,11 @@ def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
 
 def test_another_global_batch_than_before_is_told(app: Any) -> None:
     """By the last two checkpoints; what is set, or comes out the same, is not a word worth."""
+    from torch.distributed.checkpoint import save
+
     from mosaic_config import MosaicConfigManager
     from mosaic_dataloader import build_mosaic_dataloader
     from mosaic_train.checks.continued import continue_from_checkpoint
-    from torch.distributed.checkpoint import save
 
     def config(*options: str) -> Any:
         path = str(app.folder / "config.toml")

@@ -373,3 +373,7 @@ def test_what_the_loader_would_refuse(app: Any, capfd: pytest.CaptureFixture[str
     code, err = outcome(app, capfd, "--mosaic_dataloader.dataset.shuffle_seed", "1")
     assert code == 2
     assert_one_line(err, "shuffle_seed was 9176 and is now 1")
+    (folder / "__0_0.distcp").write_bytes(b"cut off")
+    code, err = outcome(app, capfd, "--nproc-per-node", "2")
+    assert code == 2
+    assert_one_line(err, "step-3 cannot be read.*checkpoint.load_step")

@@ -205,6 +205,7 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     Raises:
         TrainError: The checkpoint cannot be read.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     values: dict[str, Any] = dict.fromkeys(keys, "")
@@ -213,10 +214,14 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
             # One process reads; torch warns that there is nobody to agree with.
             warnings.simplefilter("ignore")
             load(values, checkpoint_id=folder, no_dist=True)
-    except Exception as error:  # a damaged file can raise anything
+    # A damaged file can raise anything; torch wraps it in what is no `Exception`.
+    except (Exception, CheckpointException) as error:
+        cause: BaseException = error
+        if isinstance(error, CheckpointException) and error.failures:
+            cause = next(iter(error.failures.values()))[0]
         raise TrainError(
-            f"checkpoint {folder} cannot be read ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}): choose another with --checkpoint.load_step"
+            f"checkpoint {folder} cannot be read ({type(cause).__name__}: "
+            f"{' '.join(str(cause).split())}): choose another with --checkpoint.load_step"
         ) from error
     return values
 

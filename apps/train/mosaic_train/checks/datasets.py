@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def check_datasets(
-    config: "MosaicJobConfig", layout: Layout, tokenizer: Any, report: Report
+    config: "MosaicJobConfig",
+    layout: Layout,
+    tokenizer: Any,
+    report: Report,
+    *,
+    resume: bool = True,
 ) -> None:
     """Build the loaders as the first rank will, and look at their data.
 
@@ -29,19 +34,15 @@ def check_datasets(
         layout: How the ranks share the work.
         tokenizer: Encodes text.
         report: Where mistakes and costs are noted.
+        resume: Whether to look at the position in the checkpoint, too.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
 
     build = build_mosaic_dataloader
     with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
         if training is not None:
-            before = len(report.errors)
-            # A checkpoint brings the order of its first run's layout with it.
-            resumes = report.attempt(continue_from_checkpoint, config, training, report)
-            if len(report.errors) == before:
-                report.attempt(training.check)
-                if resumes == (None, 0):
-                    check_locality(training, report)
+            if resume:
+                report.attempt(_check_position, config, training, report)
             report.attempt(check_amount, config, training, report)
             check_rows(training.dataset, report)
             check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
@@ -53,6 +54,14 @@ def check_datasets(
         if validation is not None:
             report.attempt(validation.check)
             check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
+
+
+def _check_position(config: "MosaicJobConfig", loader: Any, report: Report) -> None:
+    checkpoint, _ = continue_from_checkpoint(config, loader, report)
+    # A checkpoint brings the order of its first run's layout with it.
+    loader.check()
+    if checkpoint is None:
+        check_locality(loader, report)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
     folder = checkpoint_to_continue(config)
     if folder is None or not (folder / ".metadata").is_file():
         return
-    keys = stored_keys(folder)
+    keys = saved_keys(folder)
     present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
     missing = set(_PARTS) - excluded - present
     if missing == set(_PARTS) - excluded and missing:
@@ -87,7 +87,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
         return
     folder = checkpoint_to_continue(config)
     if folder is not None and (folder / ".metadata").is_file():
-        dataset.packing_lanes = _lanes(stored_keys(folder)) or None
+        dataset.packing_lanes = _lanes(saved_keys(folder)) or None
 
 
 def loader_keys(folder: Path) -> list[str]:
@@ -96,7 +96,7 @@ def loader_keys(folder: Path) -> list[str]:
     Raises:
         TrainError: The checkpoint cannot be read.
     """
-    keys = stored_keys(folder)
+    keys = saved_keys(folder)
     own = {f"{DATALOADER}.{name}" for name in _OURS} & keys
     return [*own, *(key for key in keys if key.startswith(_LANE))] if own else []
 
@@ -226,7 +226,7 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     return values
 
 
-def stored_keys(folder: Path) -> set[str]:
+def saved_keys(folder: Path) -> set[str]:
     """The keys of a checkpoint.
 
     Raises:

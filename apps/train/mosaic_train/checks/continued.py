@@ -10,7 +10,7 @@ from mosaic_train.checks.checkpoint import (
     complete_steps,
     loader_keys,
     read_values,
-    stored_keys,
+    saved_keys,
 )
 from mosaic_train.checks.report import Report
 
@@ -42,7 +42,7 @@ def continue_from_checkpoint(
         return None, 0
     excluded = config.checkpoint.exclude_from_loading
     keys = [] if DATALOADER in excluded else loader_keys(folder)
-    if "train_state" not in excluded and _STEP in stored_keys(folder):
+    if "train_state" not in excluded and _STEP in saved_keys(folder):
         keys.append(_STEP)
     saved = read_values(folder, keys)
     steps_done = int(saved.pop(_STEP, 0))

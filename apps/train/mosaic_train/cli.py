@@ -1,12 +1,11 @@
 """From the command line to an exit code: as launcher, or as one rank."""
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mosaic_train.arguments import USAGE, Arguments, names_config_file, parse_arguments
+from mosaic_train.arguments import Arguments, names_config_file, parse_arguments
 from mosaic_train.environment import RankEnvironment, find_rank_environment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -50,6 +49,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
+    if arguments.help:
+        from mosaic_train.help import print_help
+
+        print_help(arguments)
+        return 0
     config = _parse_config(arguments)
 
     from mosaic_train.launch import launch, ranks_on_this_machine
@@ -95,16 +99,12 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
 
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
-    if arguments.help:
-        print(USAGE, flush=True)
-    elif not names_config_file(arguments.config_args):
-        raise TrainError("give a configuration: --config-path FILE (--help lists all options)")
+    if not names_config_file(arguments.config_args):
+        raise TrainError("give a configuration: --config-path FILE (--help tells how)")
 
     from mosaic_config import MosaicConfigManager
 
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
-    if arguments.help:  # the parser prints the list and exits
-        sys.exit(0)
     with naming_file(config.job.config_file):
         name_checkpoint_folder(config)
     return config

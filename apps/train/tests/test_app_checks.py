@@ -1,6 +1,7 @@
 """One report of everything before the first step: mistakes together, costs with their numbers."""
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,9 +89,9 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     (line,) = [line for line in out.splitlines() if "mosaic_train" in line]
     assert "INFO - checked llama3 debugmodel, " in line
     dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
-    epochs = 2 * 8 / len(dataset)
-    assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps are {epochs:.3g}" in line
-    assert line.endswith("all is well")
+    of_them = f"train on 16 of them, {2 * 8 / len(dataset):.3g} epochs"
+    assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps {of_them}: all is" in line
+    assert re.search(r": all is well \(checks took \d+\.\d s\)$", line)
 
     # As a rank of torchrun that does not tell.
     from mosaic_config import MosaicConfigManager
@@ -293,9 +294,11 @@ def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
     config = SimpleNamespace(
         checkpoint=SimpleNamespace(folder=folder),
         model=SimpleNamespace(name="qwen3", flavor="debugmodel"),
+        job=SimpleNamespace(description="{model.name} {model.flavor} on {x}"),
     )
     name_checkpoint_folder(config)  # type: ignore[arg-type]
     assert config.checkpoint.folder == "out/qwen3-debugmodel/x"
+    assert config.job.description == "qwen3 debugmodel on {x}"
     app.config()
     code, _, errors = outcome("--checkpoint.folder", "{model.size}")
     assert (code, len(errors)) == (2, 1)

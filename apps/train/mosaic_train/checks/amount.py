@@ -39,4 +39,8 @@ def check_amount(config: "MosaicJobConfig", loader: Any, report: Report) -> None
     rows = (step if step > 0 else batch) * config.training.steps
     if packed:  # a row holds many samples, or a part of one
         return
-    report.facts.append(f"{config.training.steps:,} steps are {rows / samples:.3g} epochs")
+    report.facts.append(
+        f"{config.training.steps:,} steps train on {rows:,} of them, {rows / samples:.3g} epochs"
+        if rows <= samples
+        else f"{config.training.steps:,} steps train on each {rows / samples:.3g} times"
+    )

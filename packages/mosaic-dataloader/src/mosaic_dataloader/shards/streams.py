@@ -112,7 +112,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     if not remote:
         # Before mosaicml-streaming is imported, which takes seconds.
         split = options.get("split") or defaults.split or ""
-        _check_directory(name, os.path.realpath(os.path.join(local, split)))
+        _check_directory(name, os.path.realpath(os.path.join(str(local), split)))
     from streaming import Stream
 
     options["local"] = local or _cache_directory(remote, defaults.cache_dir)

@@ -30,6 +30,8 @@ TORCH, CONFIG = "import torch", "import torchtitan.config"
 PACKAGE, CLASSES = "import mosaic_dataloader", "its dataset and loader classes"
 HELP, SYNTAX, KEY, VALUE = "--help", "no valid TOML", "an unknown key", "a value out of bounds"
 MODEL, TOKENIZER = "an unknown model (spec)", "no such tokenizer"
+# The longest way to a mistake: tokenizer and data are in order, and looked at all the same.
+FLAVOR = "an unknown flavor, all data read"
 # What each may cost at most, as a multiple of which import.
 TARGETS = [
     (PACKAGE, TORCH, 2.5),
@@ -40,6 +42,7 @@ TARGETS = [
     (VALUE, CONFIG, 1.15),
     (MODEL, TORCH, 4),
     (TOKENIZER, TORCH, 4),
+    (FLAVOR, TORCH, 4),
 ]
 GOOD = """
 [job]
@@ -129,8 +132,28 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:
         KEY: app("key", good + "[training]\nstep = 3\n"),
         VALUE: app("value", good + "[mosaic_dataloader]\nnum_workers = -1\n"),
         MODEL: app("model", good.replace("llama3", "lama3")),
+        FLAVOR: app("flavor", _make_data(folder).replace("debugmodel", "9B")),
         TOKENIZER: app("tokenizer", good + f'[mosaic_tokenizer]\nname = "{folder}/none"\n'),
     }
+
+
+def _make_data(folder: Path) -> str:
+    """Rows and a tokenizer, and the configuration that reads them."""
+    from mosaic_dataloader.prepare import PrepareOptions, prepare
+
+    (folder / "text.txt").write_text(" ".join(f"{number:x}" for number in range(20_000)))
+    prepare(
+        PrepareOptions(
+            input=str(folder / "text.txt"),
+            output=folder / "data",
+            train_tokenizer=folder / "tokenizer",
+            vocab_size=300,
+            seq_len=64,
+        )
+    )
+    good = GOOD.format(folder=folder).replace(f"{folder}/nowhere", f"{folder}/data")
+    name = f'[mosaic_tokenizer]\nname = "{folder}/tokenizer"\n'
+    return f"{good}{name}[training]\nseq_len = 64\n"
 
 
 def _seconds(command: tuple[list[str], int], name: str, wall: dict[str, list[float]]) -> float:

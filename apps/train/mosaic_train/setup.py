@@ -18,9 +18,9 @@ from mosaic_train.checks.parallel import (
     find_layout,
 )
 from mosaic_train.checks.positions import check_positions
-from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.sketch import sketch_model
+from mosaic_train.checks.speed import check_speed
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
@@ -84,7 +84,7 @@ def _check_configuration(
     Returns:
         Whether the checkpoint, if there is one, can be read on.
     """
-    report.attempt(check_precision, config, report)
+    report.attempt(check_speed, config, report)
     if model is not None:
         report.facts.append(model.name)
         report.attempt(check_device, config, model)

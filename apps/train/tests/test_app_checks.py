@@ -370,7 +370,7 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
 
 def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks import memory, precision
+    from mosaic_train.checks import memory, speed
     from mosaic_train.checks.model import find_model
     from mosaic_train.checks.parallel import find_layout
     from mosaic_train.checks.sketch import sketch_model
@@ -382,17 +382,17 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
 
     def slow(*options: str) -> list[str]:
         report = Report()
-        precision.check_precision(config(*options), report)
+        speed.check_speed(config(*options), report)
         return report.warnings
 
-    monkeypatch.setattr(precision, "no_accelerator", lambda: True)
-    monkeypatch.setattr(precision, "_has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(speed, "no_accelerator", lambda: True)
+    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: False)
     assert slow() == []
     (line,) = slow("--training.mixed_precision_param", "bfloat16")
     assert "training.mixed_precision_param is bfloat16, for which this CPU" in line
     (line,) = slow("--training.dtype", "bfloat16", "--training.mixed_precision_param", "bfloat16")
     assert "training.dtype and training.mixed_precision_param are bfloat16" in line
-    monkeypatch.setattr(precision, "_has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: True)
     assert slow("--training.dtype", "bfloat16") == []
 
     def large(ranks: int, here: int, *options: str) -> list[str]:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 
-def check_precision(config: "MosaicJobConfig", report: Report) -> None:
+def check_speed(config: "MosaicJobConfig", report: Report) -> None:
     """Warn of bfloat16 on a CPU, most of which convert every number of it back and forth.
 
     Args:

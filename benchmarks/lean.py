@@ -30,6 +30,8 @@ TORCH, CONFIG = "import torch", "import torchtitan.config"
 PACKAGE, CLASSES = "import mosaic_dataloader", "its dataset and loader classes"
 HELP, SYNTAX, KEY, VALUE = "--help", "no valid TOML", "an unknown key", "a value out of bounds"
 MODEL, TOKENIZER = "an unknown model (spec)", "no such tokenizer"
+# The longest way to a mistake: tokenizer and data are in order, and looked at all the same.
+FLAVOR = "an unknown flavor, all data read"
 # What each may cost at most, as a multiple of which import.
 TARGETS = [
     (PACKAGE, TORCH, 2.5),
@@ -40,6 +42,7 @@ TARGETS = [
     (VALUE, CONFIG, 1.15),
     (MODEL, TORCH, 4),
     (TOKENIZER, TORCH, 4),
+    (FLAVOR, TORCH, 4),
 ]
 GOOD = """
 [job]
@@ -86,7 +89,7 @@ def main(arguments_given: list[str] | None = None) -> None:
         goals.append([f"{name} / {other}", f"{found:.2f}", verdict(found, target, at_most=True)])
     goals.append(
         [
-            "object-store SDKs loaded by a loader over local shards",
+            "object-store SDKs that a loader over local shards loads beyond `import streaming`",
             ", ".join(loaded) or "none",
             verdict(len(loaded), 0, at_most=True),
         ]
@@ -129,8 +132,28 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:
         KEY: app("key", good + "[training]\nstep = 3\n"),
         VALUE: app("value", good + "[mosaic_dataloader]\nnum_workers = -1\n"),
         MODEL: app("model", good.replace("llama3", "lama3")),
+        FLAVOR: app("flavor", _make_data(folder).replace("debugmodel", "9B")),
         TOKENIZER: app("tokenizer", good + f'[mosaic_tokenizer]\nname = "{folder}/none"\n'),
     }
+
+
+def _make_data(folder: Path) -> str:
+    """Rows and a tokenizer, and the configuration that reads them."""
+    from mosaic_dataloader.prepare import PrepareOptions, prepare
+
+    (folder / "text.txt").write_text(" ".join(f"{number:x}" for number in range(20_000)))
+    prepare(
+        PrepareOptions(
+            input=str(folder / "text.txt"),
+            output=folder / "data",
+            train_tokenizer=folder / "tokenizer",
+            vocab_size=300,
+            seq_len=64,
+        )
+    )
+    good = GOOD.format(folder=folder).replace(f"{folder}/nowhere", f"{folder}/data")
+    name = f'[mosaic_tokenizer]\nname = "{folder}/tokenizer"\n'
+    return f"{good}{name}[training]\nseq_len = 64\n"
 
 
 def _seconds(command: tuple[list[str], int], name: str, wall: dict[str, list[float]]) -> float:
@@ -155,10 +178,16 @@ def _seconds(command: tuple[list[str], int], name: str, wall: dict[str, list[flo
 
 
 def _sdks_loaded(folder: Path) -> list[str]:
-    """Which SDKs a loader over local shards has loaded after its first batch."""
+    """Which SDKs a loader over local shards has loaded after its first batch.
+
+    Those left out that `import streaming` alone brings: it imports transformers, and that the
+    hub's library, whatever the streams are.
+    """
     script = f"""
 import sys
 import numpy as np
+import streaming
+before = set(sys.modules)
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 from streaming import MDSWriter
 with MDSWriter(out={str(folder / "rows")!r}, columns={{"tokens": "ndarray:int32:9"}}) as writer:
@@ -168,7 +197,7 @@ data = StreamingTextDataset(seq_len=8, local={str(folder / "rows")!r}, shuffle=T
 loader = MosaicParallelAwareDataloader(data, dp_rank=0, dp_world_size=1, batch_size=4)
 next(iter(loader))
 loader.close()
-print(*[name for name in {SDKS!r} if name in sys.modules], sep="\\n")
+print(*[name for name in {SDKS!r} if name in set(sys.modules) - before], sep="\\n")
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return run.stdout.split()

@@ -162,7 +162,7 @@ def _trained(
                 *("--metrics.log_freq", "1000000"),
             ]
         )
-        prepare_and_check(config, world_size=1)
+        prepare_and_check(config, world_size=1, ranks_here=1)
         enable_cpu()
         config.model.name = register_spec(config)
         parallelize_on_cpu(registered_spec(config.model.name))

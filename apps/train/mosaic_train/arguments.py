@@ -19,7 +19,11 @@ Train a TorchTitan model on MosaicML streams.
                         --nproc-per-node may be any number of ranks
   --at-step K           the step to look at; default: the first that would be trained. With packing,
                         all rows between the checkpoint, or the beginning, and it are read
-  --section.key VALUE   overrides a key of the file; all are listed below
+  --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
+                        --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
+                        --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
+  --help [SECTION]      this text, or the options of a section with their values in the file
+  --help-all            the options of all sections
 """
 
 
@@ -30,7 +34,9 @@ class Arguments:
     Attributes:
         config_args: Arguments for the configuration parser, the file among them.
         nproc_per_node: Ranks to start on this machine; None: to be decided.
-        help: Whether to list the options and stop.
+        help: Whether to tell how the command is used, and stop.
+        help_section: The section whose options to list for help.
+        help_all: Whether to list those of all sections for help.
         inspect_rows: Rows to look at in place of training; None: train.
         at_step: The step to look at; None: the first.
     """
@@ -38,10 +44,13 @@ class Arguments:
     config_args: list[str]
     nproc_per_node: int | None
     help: bool
+    help_section: str | None = None
+    help_all: bool = False
     inspect_rows: int | None = None
     at_step: int | None = None
 
 
+_HELP = ("-h", "--help", "--help-all")
 ROWS = 4
 # What each of the app's own options is, and what it is worth without a number.
 _COUNTS: dict[str, tuple[str, str | None]] = {
@@ -60,11 +69,20 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     found: dict[str, int] = {}
     rest: list[str] = []
+    helping = everything = False
+    section: str | None = None
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
         written, joined, value = token.partition("=")
         flag = written.replace("_", "-")
+        if flag in _HELP:
+            helping = True
+            everything |= flag == "--help-all"
+            if not joined and flag != "--help-all" and tokens and not tokens[0].startswith("-"):
+                value = tokens.pop(0)
+            section = value or section
+            continue
         if flag not in _COUNTS:
             rest.append(token)
             continue
@@ -80,7 +98,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(
         config_args=rest,
         nproc_per_node=found.get("--nproc-per-node"),
-        help="--help" in rest or "-h" in rest,
+        help=helping,
+        help_section=section,
+        help_all=everything,
         inspect_rows=found.get("--inspect-data"),
         at_step=found.get("--at-step"),
     )

@@ -1,18 +1,18 @@
 """From the command line to an exit code: as launcher, or as one rank."""
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mosaic_train.arguments import USAGE, Arguments, names_config_file, parse_arguments
+from mosaic_train.arguments import Arguments, names_config_file, parse_arguments
 from mosaic_train.environment import RankEnvironment, find_rank_environment
 from mosaic_train.errors import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,
     TrainError,
     is_user_error,
+    naming_file,
     print_error,
 )
 from mosaic_train.folders import name_checkpoint_folder
@@ -49,6 +49,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
+    if arguments.help:
+        from mosaic_train.help import print_help
+
+        print_help(arguments)
+        return 0
     config = _parse_config(arguments)
 
     from mosaic_train.launch import launch, ranks_on_this_machine
@@ -59,16 +64,18 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.inspect_rows is not None:
         from mosaic_train.inspect.run import inspect_data
 
-        inspect_data(
-            config,
-            # Any number: no rank is started.
-            world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
-            rows=arguments.inspect_rows,
-            step=arguments.at_step,
-        )
+        with naming_file(config.job.config_file):
+            inspect_data(
+                config,
+                # Any number: no rank is started.
+                world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
+                rows=arguments.inspect_rows,
+                step=arguments.at_step,
+            )
         return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)
-    prepare_and_check(config, world_size=count)
+    with naming_file(config.job.config_file):
+        prepare_and_check(config, world_size=count, ranks_here=count)
     return launch(count, argv)
 
 
@@ -92,15 +99,12 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
 
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
-    if arguments.help:
-        print(USAGE, flush=True)
-    elif not names_config_file(arguments.config_args):
-        raise TrainError("give a configuration: --config-path FILE (--help lists all options)")
+    if not names_config_file(arguments.config_args):
+        raise TrainError("give a configuration: --config-path FILE (--help tells how)")
 
     from mosaic_config import MosaicConfigManager
 
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
-    if arguments.help:  # the parser prints the list and exits
-        sys.exit(0)
-    name_checkpoint_folder(config)
+    with naming_file(config.job.config_file):
+        name_checkpoint_folder(config)
     return config

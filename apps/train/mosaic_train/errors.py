@@ -1,7 +1,8 @@
 """What counts as a user's mistake, and how it is told."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -42,10 +43,44 @@ def is_user_error(error: BaseException) -> bool:
     return isinstance(error, tuple(kinds))
 
 
-def print_error(message: object) -> None:
+def mistakes_in(error: BaseException) -> tuple[str, ...]:
+    """What an error tells, a line for each mistake."""
+    if isinstance(error, SeveralErrors):
+        return tuple(line for each in error.errors for line in mistakes_in(each))
+    # A configuration's mistakes come together.
+    several = getattr(error, "problems", None)
+    return tuple(several) if isinstance(several, tuple) else (str(error),)
+
+
+@contextmanager
+def naming_file(path: str | None) -> Iterator[None]:
+    """Name the configuration file in each mistake of the user that is found inside.
+
+    A mistake that begins with an option of the command line alone has nothing to do with the file.
+
+    Raises:
+        TrainError: In place of any error that is a user's mistake.
+    """
+    try:
+        yield
+    except Exception as error:
+        if path is None or not is_user_error(error):
+            raise
+        named = [
+            TrainError(line if line.startswith("--") else f"{path}: {line}")
+            for line in mistakes_in(error)
+        ]
+        raise (named[0] if len(named) == 1 else SeveralErrors(named)) from error
+
+
+def print_error(error: BaseException) -> None:
     """Write a line for each mistake to stderr, in one call so that several ranks' do not mix."""
-    mistakes = message.errors if isinstance(message, SeveralErrors) else (message,)
-    lines = (" ".join(str(mistake).split("\n")).strip() for mistake in mistakes)
+    print_lines(mistakes_in(error))
+
+
+def print_lines(mistakes: Sequence[str]) -> None:
+    """Write lines to stderr as mistakes of the user."""
+    lines = (" ".join(mistake.split("\n")).strip() for mistake in mistakes)
     sys.stdout.flush()
     sys.stderr.write("".join(f"error: {line}\n" for line in lines))
     sys.stderr.flush()

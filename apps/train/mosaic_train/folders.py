@@ -1,4 +1,4 @@
-"""A checkpoint folder of each model's own, where the configuration asks for it."""
+"""A checkpoint folder and a description of each model's own, where the configuration asks."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def name_checkpoint_folder(config: "MosaicJobConfig") -> None:
-    """Fill in `{model.name}` and `{model.flavor}` in `checkpoint.folder`.
+    """Fill in `{model.name}` and `{model.flavor}` in `checkpoint.folder` and `job.description`.
 
     With them one file serves several models, none of which finds another's checkpoint.
 
     Raises:
-        TrainError: It has something else in braces.
+        TrainError: The folder has something else in braces.
     """
     known = {"model.name": config.model.name, "model.flavor": config.model.flavor}
 
@@ -28,3 +28,6 @@ def name_checkpoint_folder(config: "MosaicJobConfig") -> None:
         return known[match[1]]
 
     config.checkpoint.folder = re.sub(r"\{([^{}]*)\}", filled, config.checkpoint.folder)
+    # Any text; what is in braces there may be meant so.
+    for name, value in known.items():
+        config.job.description = config.job.description.replace(f"{{{name}}}", value)

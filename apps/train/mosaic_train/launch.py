@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosaic_train.cpu import no_accelerator
-from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_error
+from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_lines
 from mosaic_train.orphans import LAUNCHER_PID
 
 logger = logging.getLogger("mosaic_train")
@@ -98,7 +98,7 @@ def _exit_code(error: "object") -> int:
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         hint = "; often the machine ran out of memory" if name == "SIGKILL" else ""
-        print_error(f"rank {rank} was ended by {name}{hint}")
+        print_lines([f"rank {rank} was ended by {name}{hint}"])
     else:
-        print_error(f"rank {rank} failed with exit code {failure.exitcode}; see its traceback")
+        print_lines([f"rank {rank} failed with exit code {failure.exitcode}; see its traceback"])
     return EXIT_FAILURE

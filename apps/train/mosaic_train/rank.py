@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from mosaic_train.checks.checkpoint import keep_lanes
 from mosaic_train.cpu import adapt_spec, enable_cpu, no_accelerator
 from mosaic_train.environment import RankEnvironment
-from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, is_user_error, print_error
+from mosaic_train.errors import (
+    EXIT_FAILURE,
+    EXIT_USER_ERROR,
+    is_user_error,
+    naming_file,
+    print_error,
+)
 from mosaic_train.logs import init_rank_logs
 from mosaic_train.setup import prepare_and_check
 from mosaic_train.spec import register_spec, registered_spec
@@ -36,17 +42,8 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
     """
     try:
         config = parse_config()
-        world_size = int(os.environ["WORLD_SIZE"])
-        init_rank_logs(config, rank.rank, world_size)
-        if not rank.launched_by_us:
-            prepare_and_check(config, world_size=world_size, tell=rank.rank == 0)
-        keep_lanes(config)
-        if no_accelerator():
-            enable_cpu()
-        config.model.name = register_spec(config)
-        if no_accelerator():
-            adapt_spec(registered_spec(config.model.name))
-        _train(config)
+        with naming_file(config.job.config_file):
+            _run(config, rank)
     except Exception as error:
         if is_user_error(error):
             if rank.rank:
@@ -60,6 +57,22 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         sys.stderr.flush()
         os._exit(code)
     return 0
+
+
+def _run(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
+    world_size = int(os.environ["WORLD_SIZE"])
+    init_rank_logs(config, rank.rank, world_size)
+    if not rank.launched_by_us:
+        ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
+        tell = rank.rank == 0
+        prepare_and_check(config, world_size=world_size, ranks_here=ranks_here, tell=tell)
+    keep_lanes(config)
+    if no_accelerator():
+        enable_cpu()
+    config.model.name = register_spec(config)
+    if no_accelerator():
+        adapt_spec(registered_spec(config.model.name))
+    _train(config)
 
 
 def _train(config: "MosaicJobConfig") -> None:

@@ -8,6 +8,7 @@ from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.masks import check_document_masks
+from mosaic_train.checks.memory import check_memory
 from mosaic_train.checks.model import ChosenModel, find_model
 from mosaic_train.checks.parallel import (
     Layout,
@@ -18,7 +19,10 @@ from mosaic_train.checks.parallel import (
 )
 from mosaic_train.checks.positions import check_positions
 from mosaic_train.checks.report import Report
+from mosaic_train.checks.sketch import sketch_model
+from mosaic_train.checks.speed import check_speed
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
+from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
 
 if TYPE_CHECKING:
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mosaic_train")
 
 
-def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool = True) -> None:
+def prepare_and_check(
+    config: "MosaicJobConfig", *, world_size: int, ranks_here: int, tell: bool = True
+) -> None:
     """Check the configuration, prepare the data, then check what the data decides.
 
     All mistakes are found together. What only costs something is told as a warning, and the whole
@@ -36,6 +42,7 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     Args:
         config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
         world_size: Ranks of the whole run.
+        ranks_here: Ranks on this machine.
         tell: Whether warnings and summary are told here; of several ranks only one should.
 
     Raises:
@@ -46,27 +53,38 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     report = Report()
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
-    _check_configuration(config, model, layout, report)
+    resume = _check_configuration(config, model, layout, ranks_here, report)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
     before = len(report.errors)
     report.attempt(prepare_data, config)
     if len(report.errors) == before:
-        _check_data(config, model, layout, report)
+        _check_data(config, model, layout, report, resume=resume)
     report.stop_on_errors()
     if tell:
         for line in report.warnings:
             logger.warning("%s", line)
-        seconds = f"in {time.monotonic() - start:.1f} s"
+        # Apart from the facts, lest the steps seem to take so long.
+        took = f"(checks took {time.monotonic() - start:.1f} s)"
         count = len(report.warnings)
         found = f"{count} warning{'s' if count > 1 else ''}" if count else "all is well"
-        logger.info("checked %s %s: %s", ", ".join(report.facts), seconds, found)
+        logger.info("checked %s: %s %s", ", ".join(report.facts), found, took)
 
 
 def _check_configuration(
-    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
-) -> None:
+    config: "MosaicJobConfig",
+    model: ChosenModel | None,
+    layout: Layout | None,
+    ranks_here: int,
+    report: Report,
+) -> bool:
+    """Check what needs no data.
+
+    Returns:
+        Whether the checkpoint, if there is one, can be read on.
+    """
+    report.attempt(check_speed, config, report)
     if model is not None:
         report.facts.append(model.name)
         report.attempt(check_device, config, model)
@@ -76,12 +94,24 @@ def _check_configuration(
         report.attempt(check_sequence, config)
         if model is not None:
             report.attempt(check_heads, config, model)
+    sketch = None if model is None else report.attempt(sketch_model, config, model)
+    if model is not None and sketch is not None and layout is not None:
+        report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
+    before = len(report.errors)
+    if model is not None and sketch is not None:
+        report.attempt(check_weights, config, model, sketch)
     report.attempt(check_checkpoint, config)
     report.attempt(keep_lanes, config)
+    return len(report.errors) == before
 
 
 def _check_data(
-    config: "MosaicJobConfig", model: ChosenModel | None, layout: Layout | None, report: Report
+    config: "MosaicJobConfig",
+    model: ChosenModel | None,
+    layout: Layout | None,
+    report: Report,
+    *,
+    resume: bool,
 ) -> None:
     before = len(report.errors)
     tokenizer = report.attempt(load_tokenizer, config)
@@ -95,4 +125,4 @@ def _check_data(
             report.attempt(check_vocabulary, config, model, tokenizer)
         report.attempt(check_document_masks, config, model, tokenizer)
     # Without a layout the data can be opened all the same, by a single rank.
-    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report)
+    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report, resume=resume)

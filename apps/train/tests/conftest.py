@@ -37,6 +37,7 @@ flavor = "debugmodel"
 local_batch_size = 2
 seq_len = 32
 steps = 2
+mixed_precision_param = "float32"
 [lr_scheduler]
 warmup_steps = 2
 total_steps = 100

@@ -1,6 +1,7 @@
 """One report of everything before the first step: mistakes together, costs with their numbers."""
 
 import dataclasses
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,9 +89,9 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     (line,) = [line for line in out.splitlines() if "mosaic_train" in line]
     assert "INFO - checked llama3 debugmodel, " in line
     dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
-    epochs = 2 * 8 / len(dataset)
-    assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps are {epochs:.3g}" in line
-    assert line.endswith("all is well")
+    of_them = f"train on 16 of them, {2 * 8 / len(dataset):.3g} epochs"
+    assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps {of_them}: all is" in line
+    assert re.search(r": all is well \(checks took \d+\.\d s\)$", line)
 
     # As a rank of torchrun that does not tell.
     from mosaic_config import MosaicConfigManager
@@ -101,9 +102,9 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     path = str(app.folder / "config.toml")
     short = ["--model.name", "qwen3", "--training.seq_len", "4098", "--checkpoint.no-enable"]
     config = MosaicConfigManager().parse_args(["--config-path", path, *short])
-    prepare_and_check(config, world_size=1, tell=False)
+    prepare_and_check(config, world_size=1, ranks_here=1, tell=False)
     assert told == []
-    prepare_and_check(config, world_size=1)
+    prepare_and_check(config, world_size=1, ranks_here=1)
     assert len(told) == 2
     assert any("exceeds the 4096 positions that qwen3 debugmodel" in line for line in told)
     assert any("hold 33 tokens" in line and "99% of what is computed" in line for line in told)
@@ -308,12 +309,126 @@ def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
     config = SimpleNamespace(
         checkpoint=SimpleNamespace(folder=folder),
         model=SimpleNamespace(name="qwen3", flavor="debugmodel"),
+        job=SimpleNamespace(description="{model.name} {model.flavor} on {x}"),
     )
     name_checkpoint_folder(config)  # type: ignore[arg-type]
     assert config.checkpoint.folder == "out/qwen3-debugmodel/x"
+    assert config.job.description == "qwen3 debugmodel on {x}"
     app.config()
     code, _, errors = outcome("--checkpoint.folder", "{model.size}")
     assert (code, len(errors)) == (2, 1)
     assert "{model.size} is not known, only {model.name}, {model.flavor}" in errors[0]
     debug = (Path(cli.__file__).parents[1] / "configs" / "debug.toml").read_text()
     assert "{model.name}-{model.flavor}" in debug
+
+
+def test_another_global_batch_than_before_is_told(app: Any) -> None:
+    """By the last two checkpoints; what is set, or comes out the same, is not a word worth."""
+    from torch.distributed.checkpoint import save
+
+    from mosaic_config import MosaicConfigManager
+    from mosaic_dataloader import build_mosaic_dataloader
+    from mosaic_train.checks.continued import continue_from_checkpoint
+
+    def config(*options: str) -> Any:
+        path = str(app.folder / "config.toml")
+        return MosaicConfigManager().parse_args(["--config-path", path, *options])
+
+    def loader(ranks: int, *options: str) -> Any:
+        return build_mosaic_dataloader(
+            dp_world_size=ranks, dp_rank=0, tokenizer=None, job_config=config(*options)
+        )
+
+    def warnings(ranks: int, *options: str) -> list[str]:
+        report = Report()
+        found = continue_from_checkpoint(config(*options), loader(ranks, *options), report)
+        assert found[1] == last
+        return report.warnings
+
+    def run(steps: int, ranks: int, state: dict[str, Any]) -> dict[str, Any]:
+        running = loader(ranks)
+        running.load_state_dict(state)
+        batches = iter(running)
+        for _ in range(steps):
+            next(batches)
+        state = running.state_dict()
+        running.close()
+        train_state = {"step": last}
+        folder = app.folder / "out" / "checkpoint" / f"step-{last}"
+        save(
+            {"dataloader": state, "train_state": train_state},
+            checkpoint_id=str(folder),
+            no_dist=True,
+        )
+        return dict(state)
+
+    app.config()
+    last = 2
+    state = run(2, 4, {})
+    assert warnings(4) == []
+    assert warnings(2, "--training.global_batch_size", "8") == []
+    assert warnings(2, "--training.local_batch_size", "4") == []
+    (line,) = warnings(2)
+    assert "trained on 8 rows in a step and would now train on 4 (2 data-parallel" in line
+    assert "set training.global_batch_size = 8 to keep it" in line
+    (line,) = warnings(8)
+    assert "= 8 and training.local_batch_size to 1, or to a divisor" in line
+    (line,) = warnings(3)
+    assert "start a number of data-parallel ranks that divides 8" in line
+    # Continued by half the ranks: only what came last counts.
+    last = 7
+    run(5, 2, state)
+    assert warnings(2) == []
+    (line,) = warnings(4)
+    assert "trained on 4 rows in a step and would now train on 8" in line
+
+
+def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.checks import memory, speed
+    from mosaic_train.checks.model import find_model
+    from mosaic_train.checks.parallel import find_layout
+    from mosaic_train.checks.sketch import sketch_model
+
+    path = str(app.config())
+
+    def config(*options: str) -> Any:
+        return MosaicConfigManager().parse_args(["--config-path", path, *options])
+
+    def slow(*options: str) -> list[str]:
+        report = Report()
+        speed.check_speed(config(*options), report)
+        return report.warnings
+
+    monkeypatch.setattr(speed, "no_accelerator", lambda: True)
+    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: False)
+    assert slow() == []
+    (line,) = slow("--training.mixed_precision_param", "bfloat16")
+    assert "training.mixed_precision_param is bfloat16, for which this CPU" in line
+    (line,) = slow("--training.dtype", "bfloat16", "--training.mixed_precision_param", "bfloat16")
+    assert "training.dtype and training.mixed_precision_param are bfloat16" in line
+    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: True)
+    assert slow("--training.dtype", "bfloat16") == []
+
+    def large(ranks: int, here: int, *options: str) -> list[str]:
+        report = Report()
+        made = config("--model.flavor", "8B", *options)
+        model, layout = find_model(made), find_layout(made, ranks)
+        sketch = sketch_model(made, model)
+        assert sketch is not None
+        assert 8.0e9 < sketch.parameters < 8.1e9
+        memory.check_memory(made, model, sketch, layout, here, report)
+        return report.warnings
+
+    monkeypatch.setattr(memory, "no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.cpu.memory.machine_bytes", lambda: 40 * 10**9)
+    (line,) = large(2, 1)
+    assert "8.03 billion parameters; by estimate, at 16 bytes each" in line
+    assert "shared by 2 rank(s), a rank keeps 64.2 GB and has 40.0 GB" in line
+    assert large(4, 1) == []
+    (line,) = large(4, 4)
+    assert "a rank keeps 32.1 GB and has 10.0 GB" in line
+    assert large(2, 1, "--training.dtype", "bfloat16") == []
+    assert large(2, 1, "--parallelism.tensor_parallel_degree", "2") != []
+    (line,) = large(4, 1, "--parallelism.data_parallel_replicate_degree", "4")
+    assert "shared by 1 rank(s), a rank keeps 128.5 GB" in line

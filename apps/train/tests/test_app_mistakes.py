@@ -230,25 +230,41 @@ def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None
         assert_one_line(err, expected)
 
 
-def write_checkpoint(folder: Path, keys: list[str]) -> None:
+def weights(name: str = "llama3") -> dict[str, Any]:
+    """As many and as large as the model's own, of one byte each."""
+    import torch
+
+    from mosaic_config import MosaicJobConfig
+    from mosaic_train.checks.model import find_model
+    from mosaic_train.checks.sketch import sketch_model
+
+    config = MosaicJobConfig()
+    config.model.name, config.model.flavor = name, "debugmodel"
+    sketch = sketch_model(config, find_model(config))
+    assert sketch is not None
+    return {key: torch.zeros(shape, dtype=torch.int8) for key, shape in sketch.shapes.items()}
+
+
+def write_checkpoint(folder: Path, keys: list[str], **entries: Any) -> None:
     import torch
     from torch.distributed.checkpoint import save
 
-    save({key: torch.zeros(1) for key in keys}, checkpoint_id=str(folder), no_dist=True)
+    state = {key: torch.zeros(1) for key in keys} | entries
+    save(state, checkpoint_id=str(folder), no_dist=True)
 
 
 def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     folder = app.folder / "out" / "checkpoint"
-    model = ["tok_embeddings.weight", "layers.0.attention.wq.weight"]
-    full = [*model, "optimizer.state.x", "lr_scheduler.last_epoch", "train_state"]
-    write_checkpoint(folder / "step-2", [*full, "dataloader.dp_rank_0"])
+    model = weights()
+    full = ["optimizer.state.x", "lr_scheduler.last_epoch", "train_state"]
+    write_checkpoint(folder / "step-2", [*full, "dataloader.dp_rank_0"], **model)
     app.config()
 
     code, err = outcome(app, capfd)
     assert code == 2
     assert_one_line(err, "step-2 was written with another.*exclude_from_loading dataloader")
 
-    write_checkpoint(folder / "step-4", model)
+    write_checkpoint(folder / "step-4", [], **model)
     code, err = outcome(app, capfd)
     assert code == 2
     assert_one_line(err, "step-4 holds the model only.*initial_load_path.*last_save_model_only")
@@ -265,12 +281,12 @@ def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert_one_line(err, "initial_load_path 'no/dir'")
 
     packing = app.packing()
-    write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
+    write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"], **model)
     code, err = outcome(app, capfd, *packing)
     assert code == 2
     assert_one_line(err, "step-5 was written without packing.*exclude_from_loading dataloader")
     lanes = [f"dataloader.lane_{lane:04d}" for lane in range(12)]
-    write_checkpoint(folder / "step-6", [*full, "dataloader.mosaic", *lanes])
+    write_checkpoint(folder / "step-6", [*full, "dataloader.mosaic", *lanes], **model)
     code, err = outcome(app, capfd, *packing, "--mosaic_dataloader.dataset.packing_lanes", "24")
     assert code == 2
     assert_one_line(err, "packing_lanes is 24.*step-6 has 12")
@@ -308,3 +324,56 @@ def test_what_can_be_continued_passes(app: Any) -> None:
     initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
     # The model alone is loaded from there, whatever else it holds.
     assert checkpoint_to_continue(config(*initial, str(folder / "step-3"))) is None
+
+
+def test_a_checkpoint_of_another_model(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """In one line, whichever way it would be loaded, and not a word where it is not."""
+    folder = app.folder / "out" / "checkpoint"
+    full = ["optimizer.x", "lr_scheduler.x", "train_state", "dataloader.mosaic"]
+    write_checkpoint(folder / "step-3", full, **weights("qwen3"))
+    app.config()
+    code, err = outcome(app, capfd, "--checkpoint.exclude_from_loading", "dataloader")
+    assert code == 2
+    assert_one_line(
+        err, r"config\.toml: checkpoint .*step-3 holds another model than llama3 debugmodel.*folder"
+    )
+    initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
+    code, err = outcome(app, capfd, *initial, str(folder / "step-3"))
+    assert code == 2
+    assert_one_line(err, "another model.*choose another checkpoint.initial_load_path")
+
+    # A seed checkpoint holds the model only; the same names, with one of another shape.
+    import torch
+
+    changed = weights() | {"tok_embeddings.weight": torch.zeros((300, 256), dtype=torch.int8)}
+    write_checkpoint(app.folder / "out" / "seed" / "step-0", [], **changed)
+    code, err = outcome(app, capfd, "--checkpoint.folder", "seed")
+    assert code == 2
+    assert_one_line(err, r"tok_embeddings\.weight is 300x256 there and 2048x256 here\)")
+
+
+def test_what_the_loader_would_refuse(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    from mosaic_config import MosaicConfigManager
+    from mosaic_dataloader import build_mosaic_dataloader
+
+    app.config()
+    path = str(app.folder / "config.toml")
+    config = MosaicConfigManager().parse_args(["--config-path", path])
+    loader = build_mosaic_dataloader(dp_world_size=2, dp_rank=0, tokenizer=None, job_config=config)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    state = {"dataloader": loader.state_dict(), "train_state": {"step": 3}}
+    loader.close()
+    folder = app.folder / "out" / "checkpoint" / "step-3"
+    write_checkpoint(folder, ["optimizer.x", "lr_scheduler.x"], **weights(), **state)
+    code, err = outcome(app, capfd, "--training.seq_len", "16", "--nproc-per-node", "2")
+    assert code == 2
+    assert_one_line(err, r"config\.toml: the checkpoint does not fit.*seq_len was 32 and is now 16")
+    code, err = outcome(app, capfd, "--mosaic_dataloader.dataset.shuffle_seed", "1")
+    assert code == 2
+    assert_one_line(err, "shuffle_seed was 9176 and is now 1")
+    (folder / "__0_0.distcp").write_bytes(b"cut off")
+    code, err = outcome(app, capfd, "--nproc-per-node", "2")
+    assert code == 2
+    assert_one_line(err, "step-3 cannot be read.*checkpoint.load_step")

@@ -153,9 +153,15 @@ def test_a_rank_whose_launcher_is_gone_already_ends_itself(app: Any) -> None:
         assert (result.returncode == 0) == alive
 
 
-def test_help_and_toml_mistakes_do_not_wait_for_streaming(app: Any) -> None:
-    """Neither streaming nor transformers is imported for them."""
+def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
+    """Neither streaming nor transformers is imported for them, nor for paths that lead nowhere."""
     app.config(("shuffle = true", "shufle = true"))
+    nowhere = app.folder / "nowhere"
+    good = app.folder / "good.toml"
+    good.write_text(
+        f'[mosaic_dataloader.dataset]\nlocal = "{nowhere}"\n'
+        f'[mosaic_tokenizer]\nname = "{nowhere}"\n[model]\nname = "lama3"\n'
+    )
     code = (
         "import sys; from mosaic_train.cli import main\n"
         "try: code = main(sys.argv[1:])\n"
@@ -163,7 +169,11 @@ def test_help_and_toml_mistakes_do_not_wait_for_streaming(app: Any) -> None:
         "loaded = {'streaming', 'transformers'} & set(sys.modules)\n"
         "sys.exit(99 if loaded else code)"
     )
-    for arguments, expected in (["--help"], 0), (["--config-path", app.folder / "config.toml"], 2):
+    for arguments, expected in (
+        (["--help"], 0),
+        (["--config-path", app.folder / "config.toml"], 2),
+        (["--config-path", good], 2),
+    ):
         command = [sys.executable, "-c", code, *map(str, arguments)]
         result = subprocess.run(
             command, capture_output=True, text=True, cwd=app.command()[1], env=app.environment
@@ -171,4 +181,6 @@ def test_help_and_toml_mistakes_do_not_wait_for_streaming(app: Any) -> None:
         assert result.returncode == expected, result.stderr
         if expected == 0:
             assert "--nproc-per-node" in result.stdout
-            assert "mosaic_dataloader.dataset.shuffle" in result.stdout.replace("-", "_")
+        else:
+            count = 3 if good in arguments else 1
+            assert len(app.error_lines(result.stderr)) == count, result.stderr

@@ -110,9 +110,30 @@ def test_validation_has_its_own_batch_size(error: Any) -> None:
     assert "validation.local_batch_size" in text
 
 
-def test_first_of_several_in_the_file_s_order(error: Any) -> None:
-    text = error(f"{DATA}shufle = true\nshuffle_seed = 'x'\n[training]\nsteps = 1.5\n")
-    assert text == f'{DATASET} has no key "shufle"; did you mean "shuffle"? (and 2 more problems)'
+def test_every_mistake_in_the_file_is_told_at_once(parse: Any) -> None:
+    """Wrong keys, types, values of a section and numbers out of bounds, each in a line."""
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            f"{DATA}shufle = true\nshuffle_seed = 'x'\npredownload = -1\n"
+            "[mosaic_dataloader.dataset.streams.a]\nremot = 'x'\nproportion = -2.0\n"
+            "[training]\nsteps = 1.5\n[validation]\nsteps = 0\n[nothing]\nx = 1\n"
+        )
+    problems = caught.value.problems
+    assert str(caught.value) == "; ".join(problems)
+    assert all(" job.toml: " in f" {Path(p.split(': ')[0]).name}: " for p in problems)
+    told = [problem.split("job.toml: ")[1] for problem in problems]
+    for start in (
+        '[mosaic_dataloader.dataset] has no key "shufle"; did you mean "shuffle"?',
+        '[mosaic_dataloader.dataset] shuffle_seed = "x": must be int',
+        '[mosaic_dataloader.dataset.streams.a] has no key "remot"',
+        "[training] steps = 1.5: must be int",
+        "[validation]: validation steps must be positive",
+        "there is no table [nothing]",
+        "[mosaic_dataloader.dataset] predownload = -1: must be at least 0",
+        "[mosaic_dataloader.dataset.streams.a] proportion = -2.0: must be at least 0",
+    ):
+        assert sum(line.startswith(start) for line in told) == 1, (start, told)
+    assert len(told) == 8
 
 
 @pytest.mark.parametrize("toml", ['"a\\u0085b\\nc" = 1', '"\\u2028" = 1', 'split = ["a\\n\\r"]'])

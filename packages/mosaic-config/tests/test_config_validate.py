@@ -134,8 +134,10 @@ def test_accepted(changes: list[Change]) -> None:
     validate(config)
 
 
-def test_the_file_and_the_number_of_problems_are_named() -> None:
+def test_the_file_is_named_for_each_of_several_problems() -> None:
     config = config_with(a=MosaicStream(repeat=-1.0))
     config.job.config_file = "job.toml"
-    with pytest.raises(ConfigError, match=r"^job\.toml: \[mosaic_.* \(and 1 more problem\)$"):
+    with pytest.raises(ConfigError) as caught:
         validate(config)
+    assert len(caught.value.problems) == 2
+    assert all(line.startswith("job.toml: [mosaic_") for line in caught.value.problems)

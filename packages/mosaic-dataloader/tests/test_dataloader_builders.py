@@ -1,7 +1,10 @@
 """Builders: a configuration of any class, read by attribute."""
 
+import http.server
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,3 +172,71 @@ def test_importing_the_package_loads_little() -> None:
         "assert not {'transformers', 'torchtitan', 'boto3'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+ASKING = """
+import sys
+from types import SimpleNamespace
+from mosaic_dataloader import MosaicDataError, build_mosaic_tokenizer
+for name in sys.argv[1:]:
+    section = SimpleNamespace(name=name, kwargs={})
+    try:
+        build_mosaic_tokenizer(SimpleNamespace(mosaic_tokenizer=section))
+    except MosaicDataError as error:
+        print(error, "transformers" in sys.modules, sep="|")
+"""
+
+
+def test_a_tokenizer_that_is_not_there_is_told_at_once_and_in_one_line(tmp_path: Path) -> None:
+    """A path needs no hub and no transformers; a hub that fails is asked once."""
+    asked: list[str] = []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404 if "absent" in self.path else 503)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "file").write_text("")
+    path = str(tmp_path / "none")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        alive = f"http://127.0.0.1:{server.server_port}"
+        quiet = {
+            k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "all_proxy")
+        }
+        environment = {**quiet, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+
+        def ask(endpoint: str, *names: str) -> list[str]:
+            run = subprocess.run(
+                [sys.executable, "-c", ASKING, *names],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={**environment, "HF_ENDPOINT": endpoint},
+            )
+            assert run.stderr == ""
+            return run.stdout.splitlines()
+
+        try:
+            lines = ask(alive, path, "./none", str(tmp_path / "file"), "acme/busy")
+            assert len(asked) == 1, asked
+        finally:
+            server.shutdown()
+            thread.join()
+    assert lines[0] == (
+        f"tokenizer {path!r} cannot be loaded (there is no directory {path}); correct "
+        "mosaic_tokenizer.name|False"
+    )
+    assert "there is no directory ./none)" in lines[1]
+    assert "is a file, not a directory" in lines[2]
+    assert f"{alive} answers with an error (503" in lines[3]
+    assert len(lines) == 4
+    # Now nobody listens there.
+    (line,) = ask(alive, "acme/busy")
+    assert f"{alive} cannot be reached (ConnectionError), and the hub's cache" in line

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +25,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.prepare import PrepareOptions, cli, dataset, journal
+from mosaic_dataloader.prepare import PrepareOptions, cli, dataset, journal, publish
 from mosaic_dataloader.prepare.corpus import jsonl, parquet, text
 from mosaic_dataloader.prepare.corpus.corpus import open_corpus
 from mosaic_dataloader.prepare.corpus.listing import list_files
@@ -413,3 +415,35 @@ def test_a_worker_that_dies_is_told_of(kills: bool) -> None:
             found.append(result.position[0])
     assert found == [0, 1]
     assert all(worker._process.returncode is not None for worker in pool._workers)
+
+
+def test_a_directory_is_made_by_one_at_a_time_and_no_lock_file_stays(tmp_path: Path) -> None:
+    """Although each removes the file that the others wait on."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(25):
+            with publish.directory_lock(tmp_path / "made"):
+                inside.append(number)
+                time.sleep(0.0005)
+                most.append(len(inside))
+                inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert most == [1] * 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tokenizer_is_named_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its "./", a directory may be taken for a name on the hub."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("one two three four five " * 200)
+    given = ["--input", "a.txt", "--output", "./rows", "--seq-len", "8", "--vocab-size", "260"]
+    for _ in range(2):
+        assert cli.main([*given, "--train-tokenizer", "./tokenizer"]) == 0
+        assert 'name = "./tokenizer"' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "rows", "tokenizer"]

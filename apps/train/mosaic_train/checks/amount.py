@@ -39,4 +39,10 @@ def check_amount(config: "MosaicJobConfig", loader: Any, report: Report) -> None
     rows = (step if step > 0 else batch) * config.training.steps
     if packed:  # a row holds many samples, or a part of one
         return
-    report.facts.append(f"{config.training.steps:,} steps are {rows / samples:.3g} epochs")
+    count = config.training.steps
+    subject = f"{count:,} steps train on" if count != 1 else "1 step trains on"
+    report.facts.append(
+        f"{subject} {rows:,} of them, {rows / samples:.3g} epochs"
+        if rows <= samples
+        else f"{subject} each {rows / samples:.3g} times"
+    )

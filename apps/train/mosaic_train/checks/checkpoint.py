@@ -6,8 +6,10 @@ long traceback that names neither the cause nor the remedy.
 
 import os
 import re
+import warnings
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
 
@@ -15,10 +17,11 @@ if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 # The parts of a full checkpoint beside the model, as TorchTitan names them.
-_DATALOADER = "dataloader"
-_PARTS = ("optimizer", "lr_scheduler", "train_state", _DATALOADER)
+DATALOADER = "dataloader"
+_PARTS = ("optimizer", "lr_scheduler", "train_state", DATALOADER)
 # The keys of our loader's state.
 _OURS = ("mosaic",)
+_LANE = f"{DATALOADER}.lane_"
 
 
 def check_checkpoint(config: "MosaicJobConfig") -> None:
@@ -54,13 +57,13 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
             f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
         )
-    if _DATALOADER not in excluded:
-        own = {f"{_DATALOADER}.{name}" for name in _OURS}
+    if DATALOADER not in excluded:
+        own = {f"{DATALOADER}.{name}" for name in _OURS}
         if not own & keys:
             raise TrainError(
                 f"checkpoint {folder} was written with another data loader, whose position means "
                 "nothing here: start the data from the beginning with "
-                f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {_DATALOADER}))}"
+                f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {DATALOADER}))}"
             )
         _check_lanes(config, folder, _lanes(keys))
 
@@ -80,15 +83,26 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
     dataset = config.mosaic_dataloader.dataset
     if not dataset.packing or dataset.packing_lanes is not None or not config.checkpoint.enable:
         return
-    if _DATALOADER in config.checkpoint.exclude_from_loading:
+    if DATALOADER in config.checkpoint.exclude_from_loading:
         return
     folder = checkpoint_to_continue(config)
     if folder is not None and (folder / ".metadata").is_file():
         dataset.packing_lanes = _lanes(saved_keys(folder)) or None
 
 
+def loader_keys(folder: Path) -> list[str]:
+    """The keys of our loader's state in a checkpoint; none if another loader wrote it.
+
+    Raises:
+        TrainError: The checkpoint cannot be read.
+    """
+    keys = saved_keys(folder)
+    own = {f"{DATALOADER}.{name}" for name in _OURS} & keys
+    return [*own, *(key for key in keys if key.startswith(_LANE))] if own else []
+
+
 def _lanes(keys: set[str]) -> int:
-    return sum(key.startswith(f"{_DATALOADER}.lane_") for key in keys)
+    return sum(key.startswith(_LANE) for key in keys)
 
 
 def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
@@ -100,7 +114,7 @@ def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
         raise TrainError(
             f"checkpoint {folder} was written without packing: set "
             "mosaic_dataloader.dataset.packing = false, or start the data from the beginning with "
-            f"--checkpoint.exclude_from_loading {_DATALOADER}"
+            f"--checkpoint.exclude_from_loading {DATALOADER}"
         )
     if dataset.packing_lanes not in (None, lanes):
         raise TrainError(
@@ -137,6 +151,12 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
     return folder / f"step-{step}" if step else None
 
 
+def complete_steps(config: "MosaicJobConfig") -> list[int]:
+    """Steps of which the run's own folder holds a complete checkpoint, in their order."""
+    folder = Path(config.job.dump_folder, config.checkpoint.folder)
+    return sorted(_steps(folder)) if folder.exists() else []
+
+
 def _steps(folder: Path) -> list[int]:
     """Steps with a complete checkpoint, as TorchTitan counts them."""
     return [
@@ -147,16 +167,87 @@ def _steps(folder: Path) -> list[int]:
     ]
 
 
+def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
+    """The distributed checkpoint of which TorchTitan will load at least the model.
+
+    Returns:
+        None if there is none, or if it is one in Hugging Face's format.
+
+    Raises:
+        TrainError: A checkpoint is asked for that is not there.
+    """
+    checkpoint = config.checkpoint
+    if not checkpoint.enable:
+        return None
+    folder = checkpoint_to_continue(config)
+    if folder is None:
+        own = Path(config.job.dump_folder, checkpoint.folder)
+        if not own.exists() and checkpoint.initial_load_path:
+            folder = Path(checkpoint.initial_load_path)
+        elif checkpoint.load_step == 0 or (own.exists() and _steps(own) == [0]):
+            folder = own / "step-0"
+    return folder if folder is not None and (folder / ".metadata").is_file() else None
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a checkpoint, by its key.
+
+    Raises:
+        TrainError: The checkpoint cannot be read.
+    """
+    entries = _entries(folder)
+    return {key: tuple(each.size) for key, each in entries.items() if hasattr(each, "size")}
+
+
+def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
+    """Read small entries of a checkpoint, which are no tensors.
+
+    Raises:
+        TrainError: The checkpoint cannot be read.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    values: dict[str, Any] = dict.fromkeys(keys, "")
+    try:
+        with warnings.catch_warnings():
+            # One process reads; torch warns that there is nobody to agree with.
+            warnings.simplefilter("ignore")
+            load(values, checkpoint_id=folder, no_dist=True)
+    # A damaged file can raise anything; torch wraps it in what is no `Exception`.
+    except (Exception, CheckpointException) as error:
+        cause: BaseException = error
+        if isinstance(error, CheckpointException) and error.failures:
+            cause = next(iter(error.failures.values()))[0]
+        raise TrainError(
+            f"checkpoint {folder} cannot be read ({type(cause).__name__}: "
+            f"{' '.join(str(cause).split())}): choose another with --checkpoint.load_step"
+        ) from error
+    return values
+
+
 def saved_keys(folder: Path) -> set[str]:
-    """The keys of a checkpoint's entries.
+    """The keys of a checkpoint.
 
     Raises:
         TrainError: It cannot be read.
     """
+    return set(_entries(folder))
+
+
+def _entries(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about each of its entries."""
+    status = (folder / ".metadata").stat()
+    return _read_entries(folder, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=2)
+def _read_entries(folder: Path, version: tuple[int, int]) -> dict[str, Any]:
+    """Read it once for all checks: of a large model it is megabytes of pickle."""
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     try:
-        return set(FileSystemReader(str(folder)).read_metadata().state_dict_metadata)
+        return dict(FileSystemReader(str(folder)).read_metadata().state_dict_metadata)
     except Exception as error:  # unpickling a damaged file can raise anything
         raise TrainError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}): remove it to "

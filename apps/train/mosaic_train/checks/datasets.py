@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.amount import check_amount
 from mosaic_train.checks.caches import check_caches
-from mosaic_train.checks.checkpoint import checkpoint_to_continue
+from mosaic_train.checks.continued import continue_from_checkpoint
 from mosaic_train.checks.locality import check_locality
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def check_datasets(
-    config: "MosaicJobConfig", layout: Layout, tokenizer: Any, report: Report
+    config: "MosaicJobConfig",
+    layout: Layout,
+    tokenizer: Any,
+    report: Report,
+    *,
+    resume: bool = True,
 ) -> None:
     """Build the loaders as the first rank will, and look at their data.
 
@@ -29,17 +34,15 @@ def check_datasets(
         layout: How the ranks share the work.
         tokenizer: Encodes text.
         report: Where mistakes and costs are noted.
+        resume: Whether to look at the position in the checkpoint, too.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
 
     build = build_mosaic_dataloader
     with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
         if training is not None:
-            # A checkpoint brings the order of its first run's layout with it.
-            resumes = report.attempt(_resumes, config)
-            if resumes is False:
-                report.attempt(training.check)
-                check_locality(training, report)
+            if resume:
+                report.attempt(_check_position, config, training, report)
             report.attempt(check_amount, config, training, report)
             check_rows(training.dataset, report)
             check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
@@ -52,6 +55,14 @@ def check_datasets(
             report.attempt(validation.check)
             check_rows(validation.dataset, report, task="validation")
             check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
+
+
+def _check_position(config: "MosaicJobConfig", loader: Any, report: Report) -> None:
+    checkpoint, _ = continue_from_checkpoint(config, loader, report)
+    # A checkpoint brings the order of its first run's layout with it.
+    loader.check()
+    if checkpoint is None:
+        check_locality(loader, report)
 
 
 @contextmanager
@@ -100,7 +111,3 @@ def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["Mos
         dataset = dataclasses.replace(loader.dataset, streams={name: alone}, epoch_size=None)
         replaced = {section: dataclasses.replace(loader, dataset=dataset)}
         yield dataclasses.replace(config, **replaced)
-
-
-def _resumes(config: "MosaicJobConfig") -> bool:
-    return config.checkpoint.enable and checkpoint_to_continue(config) is not None

@@ -63,9 +63,14 @@ def find_model(config: "MosaicJobConfig") -> ChosenModel:
     return ChosenModel(f"{config.model.name} {flavor}", spec, spec.model_args[flavor])
 
 
+def builds_from_own_section(config: "MosaicJobConfig") -> bool:
+    """Whether the model is an experiment that a section of its own tells what to build."""
+    return config.model.name in _OWN_SECTIONS
+
+
 def _check_own_section(config: "MosaicJobConfig") -> None:
     name = config.model.name
-    if name not in _OWN_SECTIONS:
+    if not builds_from_own_section(config):
         return
     section, key, module = _OWN_SECTIONS[name]
     if not hasattr(config, section):

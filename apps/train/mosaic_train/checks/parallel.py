@@ -16,9 +16,11 @@ class Layout:
 
     Attributes:
         dp_world_size: Model replicas that read different rows.
+        model_parts: Ranks among which the weights of the model are shared out.
     """
 
     dp_world_size: int
+    model_parts: int = 1
 
 
 def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
@@ -33,7 +35,9 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     """
     if config.comm.mode != "default":  # a dry run, of as many ranks as TorchTitan is told elsewhere
         return Layout(dp_world_size=1)
-    return Layout(_data_parallel_size(config, world_size))
+    dp_world_size = _data_parallel_size(config, world_size)
+    replicas = config.parallelism.data_parallel_replicate_degree
+    return Layout(dp_world_size, model_parts=world_size // replicas)
 
 
 def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:

@@ -1,17 +1,15 @@
 """Where in its data a run will go on, and where a step of it is."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import checkpoint_to_continue, saved_keys
+from mosaic_train.checks.continued import continue_from_checkpoint
+from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
-
-_DATA = "dataloader."
 
 
 @dataclass(frozen=True)
@@ -76,41 +74,10 @@ def find_start(config: "MosaicJobConfig", dp_world_size: int, tokenizer: Any) ->
     loader = build_mosaic_dataloader(
         dp_world_size=dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
     )
-    checkpoint = checkpoint_to_continue(config) if config.checkpoint.enable else None
-    steps_done = 0
-    if checkpoint is not None:
-        excluded = config.checkpoint.exclude_from_loading
-        # The data's entries are those of all ranks: with packing, one for each lane.
-        wanted = {
-            key
-            for key in saved_keys(checkpoint)
-            if key == "train_state.step" or key.startswith(_DATA)
-            if key.partition(".")[0] not in excluded
-        }
-        saved = _read(checkpoint, sorted(wanted))
-        steps_done = int(saved.get("train_state.step", 0))
-        loader.load_state_dict(
-            {key.removeprefix(_DATA): saved[key] for key in wanted if key.startswith(_DATA)}
-        )
+    # What it warns of, the run itself warns of.
+    checkpoint, steps_done = continue_from_checkpoint(config, loader, Report())
     loader.check()
     whole = config.training.global_batch_size
     if whole < 0:
         whole = config.training.local_batch_size * dp_world_size
     return Start(loader, steps_done, checkpoint, whole)
-
-
-def _read(folder: Path, keys: list[str]) -> dict[str, Any]:
-    from torch.distributed.checkpoint.state_dict_loader import load
-
-    values: dict[str, Any] = dict.fromkeys(keys, "")
-    try:
-        with warnings.catch_warnings():
-            # One process reads two small entries; torch warns that there is nobody to agree with.
-            warnings.simplefilter("ignore")
-            load(values, checkpoint_id=folder, no_dist=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise TrainError(
-            f"checkpoint {folder} cannot be read ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}): choose another with --checkpoint.load_step"
-        ) from error
-    return values

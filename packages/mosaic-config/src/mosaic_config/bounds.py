@@ -3,6 +3,13 @@
 import math
 from collections.abc import Iterator
 
+OWN_SECTIONS = (
+    "mosaic_dataloader",
+    "mosaic_validation_dataloader",
+    "mosaic_tokenizer",
+    "mosaic_prepare",
+)
+
 # Section dataclasses share these names with one meaning, so one table serves them all.
 _AT_LEAST = {
     "num_workers": 0,

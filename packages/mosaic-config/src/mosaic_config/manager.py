@@ -16,7 +16,7 @@ from mosaic_config.arguments import Given, read_arguments, single_value
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
 from mosaic_config.named_options import take_named_options
-from mosaic_config.options import parse_options
+from mosaic_config.options import parse_options, print_section
 from mosaic_config.strict import build_strictly
 from mosaic_config.toml_file import read_toml
 from mosaic_config.validate import validate
@@ -52,16 +52,33 @@ class MosaicConfigManager(ConfigManager):
             ConfigError: one line for whatever is wrong in the file or on the command line.
             SystemExit: `--help` was given; help is printed, the status is 0.
         """
-        given = read_arguments(sys.argv[1:] if args is None else args)
-        path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
-        data = read_toml(path) if path else {}
-        root = self._class_for(given, data)
-        given = take_named_options(root, _with_config_file(given, path), data)
-        base = build_strictly(root, data, path)
+        root, given, base = self._read(sys.argv[1:] if args is None else args)
         self.config = parse_options(root, given, base)
         self._validate_config()
         validate(self.config)
         return self.config
+
+    def print_section(self, section: str, args: Sequence[str]) -> None:
+        """Print the options of one section; `--help` among `parse_args`' prints those of all.
+
+        Args:
+            section: Its name, such as `training`.
+            args: Command line tokens; a file among them gives the values that are shown.
+
+        Raises:
+            ConfigError: there is no such section, or the file has a mistake.
+        """
+        root, _, base = self._read(args)
+        print_section(root, base, section)
+
+    def _read(self, args: Sequence[str]) -> tuple[type[MosaicJobConfig], list[Given], Any]:
+        """Return the configuration's class, the options left to parse, and the file's values."""
+        given = read_arguments(args)
+        path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
+        data = read_toml(path) if path else {}
+        root = self._class_for(given, data)
+        given = take_named_options(root, _with_config_file(given, path), data)
+        return root, given, build_strictly(root, data, path)
 
     def _class_for(self, given: Sequence[Given], data: dict[str, Any]) -> type[MosaicJobConfig]:
         """Return the configuration class, merged with `job.custom_config_module`'s if named."""

@@ -12,11 +12,12 @@ from typing import Any
 import tyro
 from torchtitan.config.manager import custom_registry
 
-from mosaic_config.arguments import Given
+from mosaic_config.arguments import Given, underscored
 from mosaic_config.cli_value import parse_typed
 from mosaic_config.errors import ConfigError
 from mosaic_config.named_options import named_fields
 from mosaic_config.schema import Path, keys_of, table_in, tables
+from mosaic_config.suggest import nearest
 from mosaic_config.unknown_option import unknown_option
 
 
@@ -48,6 +49,31 @@ def parse_options(root: type, given: Sequence[Given], base: Any) -> Any:
     for path, value in put_aside.items():
         setattr(functools.reduce(getattr, path[:-1], config), path[-1], value)
     return config
+
+
+def print_section(root: type, base: Any, section: str) -> None:
+    """Print the options of one section, with their present values.
+
+    Args:
+        root: The dataclass of the whole configuration.
+        base: An instance of it.
+        section: A section's name.
+
+    Raises:
+        ConfigError: there is no such section.
+    """
+    types = keys_of(root)
+    name = underscored(section)
+    if name not in types:
+        close = nearest(name, types)
+        hint = f"did you mean {close}?" if close else f"there are {', '.join(types)}"
+        raise ConfigError(f"--help {section}: there is no such section; {hint}")
+    shown, _ = _without_named_tables(root, base, for_help=True)
+    value = getattr(shown, name)
+    only = [(name, types[name], dataclasses.field(default_factory=lambda: value))]
+    holder: Any = dataclasses.make_dataclass("Options", only)
+    with contextlib.suppress(SystemExit):
+        tyro.cli(holder, args=["--help"], registry=custom_registry)
 
 
 def _without_named_tables(

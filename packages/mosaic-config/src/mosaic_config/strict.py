@@ -1,8 +1,10 @@
 """Building the configuration from TOML tables, refusing what its types do not have."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
+from mosaic_config.bounds import OWN_SECTIONS, out_of_bounds
 from mosaic_config.coerce import MismatchError, coerce
 from mosaic_config.errors import ConfigError
 from mosaic_config.foreign import reason_for_key, reason_for_value
@@ -31,21 +33,28 @@ def build_strictly(root: type, data: dict[str, Any], source: str | None) -> Any:
         source: The file's name for messages; None without a file.
 
     Raises:
-        ConfigError: a key is unknown, or a value is of a wrong type or refused by its section.
+        ConfigError: a key is unknown, or a value is of a wrong type, out of bounds or refused by
+            its section. All of them are told at once.
     """
     builder = _Builder(root)
     config = builder.table(root, data, ())
     if builder.problems:
-        raise ConfigError.first_of(builder.problems, source)
+        raise ConfigError.of_file([*builder.problems, *builder.beyond], source)
     return config
 
 
 class _Builder:
-    """One walk over the tables, which goes on after a problem to count them all."""
+    """One walk over the tables, which goes on after a problem to find them all.
+
+    Attributes:
+        problems: A sentence for each mistake that leaves no configuration to be looked at.
+        beyond: A sentence for each number out of bounds, which `validate` otherwise finds.
+    """
 
     def __init__(self, root: type) -> None:
         self.root = root
         self.problems: list[str] = []
+        self.beyond: list[str] = []
 
     def table(self, cls: type, data: dict[str, Any], path: Path) -> Any:
         keys = keys_of(cls)
@@ -56,6 +65,8 @@ class _Builder:
                 values[key] = self.value(keys[key], value, (*path, key))
             else:
                 self.problems.append(self.unknown_key(cls, path, key, value))
+        if path and path[0] in OWN_SECTIONS:
+            self.beyond += out_of_bounds(place(path), SimpleNamespace(**values))
         for f in dataclasses.fields(cls):
             required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
             if f.init and required and f.name not in data:

@@ -17,7 +17,7 @@ def validate(config: MosaicJobConfig) -> None:
     """Check the values of the mosaic sections against each other and against TorchTitan's.
 
     Raises:
-        ConfigError: one line for the first problem, and how many more there are.
+        ConfigError: one line for each problem.
     """
     problems = [
         *_data_given(config),
@@ -34,7 +34,7 @@ def validate(config: MosaicJobConfig) -> None:
         *_prepare(config.mosaic_prepare, config.mosaic_tokenizer.name),
     ]
     if problems:
-        raise ConfigError.first_of(problems, config.job.config_file)
+        raise ConfigError.of_file(problems, config.job.config_file)
 
 
 def _has_data(dataset: MosaicDataset) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mosaic_dataloader.builders.options import as_options, section
+from mosaic_dataloader.builders.pretrained import load_pretrained
 from mosaic_dataloader.errors import MosaicDataError
 
 
@@ -69,15 +70,10 @@ def build_mosaic_tokenizer(job_config: Any) -> MosaicTokenizer | None:
     name = options.get("name")
     if not name:
         return None
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options.get("kwargs", {}))
-    except Exception as error:
-        # Hub, file and parser errors of every kind end here.
-        cause = " ".join(str(error).split())
+        tokenizer = load_pretrained(name, options.get("kwargs", {}))
+    except MosaicDataError as error:
         raise MosaicDataError(
-            f"tokenizer {name!r} cannot be loaded ({type(error).__name__}: {cause}); correct "
-            f"mosaic_tokenizer.name"
+            f"tokenizer {name!r} cannot be loaded ({error}); correct mosaic_tokenizer.name"
         ) from error
     return MosaicTokenizer(tokenizer)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from mosaic_dataloader.errors import MosaicDataError
 
@@ -17,23 +18,47 @@ logger = logging.getLogger("mosaic_dataloader.prepare")
 def directory_lock(target: Path) -> Iterator[None]:
     """Hold the right to make `target`, waiting for whoever holds it now.
 
-    The kernel drops the lock when its holder dies, however it dies. The empty lock file stays:
-    removing it would let two processes hold locks on two files of the same name.
+    The kernel drops the lock when its holder dies, however it dies. Who has ended its work removes
+    the file, and who gets the lock on a file that was removed meanwhile begins anew: nobody else
+    would meet it there.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(target.parent / f".{target.name}.lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise MosaicDataError(
-            f"prepare: cannot write beside {target} ({error.strerror}); choose another directory"
-        ) from error
-    with handle:
+    path = target.parent / f".{target.name}.lock"
+    with _locked(path, target) as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that is preparing %s", target)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+            yield
+        finally:
+            if _is_at(path, handle.fileno()):
+                os.unlink(path)
+
+
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[IO[str]]:
+    while True:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(path, "w")  # noqa: SIM115
+        except OSError as error:
+            raise MosaicDataError(
+                f"prepare: cannot write beside {target} ({error.strerror}); choose another "
+                "directory"
+            ) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another process that is preparing %s", target)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_at(path, handle.fileno()):
+                yield handle
+                return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def publish(target: Path, build: Callable[[Path], None]) -> None:

@@ -1,6 +1,7 @@
 """The whole preparation: tokenizer first, then the data."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def prepare(options: PrepareOptions) -> PrepareReport:
     facts.pop("largest")
     report = PrepareReport(
         output=options.output if options.remote else Path(options.output),
-        tokenizer=str(tokenizer or ""),
+        tokenizer=os.fspath(tokenizer or ""),
         created=created,
         **facts,
     )
@@ -105,7 +106,8 @@ def _tokenizer(options: PrepareOptions) -> str | Path | None:
                     (partial / FILE_NAME).write_text(manifest_text(wanted, facts))
 
                 publish(directory, build)
-    return directory
+    # As it is written: a path loses its "./", without which it may be taken for a name on the hub.
+    return options.train_tokenizer
 
 
 def _encoder(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from mosaic_dataloader.builders.pretrained import load_pretrained
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import Bad
 from mosaic_dataloader.prepare.corpus.corpus import Corpus
-from mosaic_dataloader.prepare.corpus.opening import reason
 from mosaic_dataloader.prepare.encode import EncoderSpec
 from mosaic_dataloader.prepare.identity import TokenizerIdentity, identify_tokenizer
 from mosaic_dataloader.prepare.options import PrepareOptions
@@ -137,15 +137,10 @@ def load_tokenizer(
     Raises:
         MosaicDataError: The tokenizer cannot be loaded or lacks a token.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(os.fspath(name), **kwargs)
-    except Exception as error:
-        # Hub, file and parser errors of every kind end here.
-        raise MosaicDataError(
-            f"prepare: cannot load tokenizer {str(name)!r}: {reason(error)}"
-        ) from error
+        tokenizer = load_pretrained(name, kwargs)
+    except MosaicDataError as error:
+        raise MosaicDataError(f"prepare: cannot load tokenizer {str(name)!r}: {error}") from error
     if tokenizer.eos_token_id is None:
         raise MosaicDataError(
             f"prepare: tokenizer {str(name)!r} has no end-of-text token to end documents with; "

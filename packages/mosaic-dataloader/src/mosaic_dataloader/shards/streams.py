@@ -100,8 +100,6 @@ def open_streams(
 
 
 def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
-    from streaming import Stream
-
     unknown = sorted(set(options) - set(STREAM_OPTIONS))
     if unknown:
         raise MosaicDataError(
@@ -111,6 +109,12 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     remote, local = options.get("remote"), options.get("local")
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
+    if not remote:
+        # Before mosaicml-streaming is imported, which takes seconds.
+        split = options.get("split") or defaults.split or ""
+        _check_directory(name, os.path.realpath(os.path.join(str(local), split)))
+    from streaming import Stream
+
     options["local"] = local or _cache_directory(remote, defaults.cache_dir)
     try:
         stream = Stream(**options)
@@ -145,11 +149,7 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if stream.remote is None or _place(stream.remote, stream.split) == directory:
-        if not os.path.isfile(os.path.join(directory, "index.json")):
-            what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
-            raise MosaicDataError(
-                f'stream "{name}": directory {directory} {what}; correct local, or give remote'
-            )
+        _check_directory(name, directory)
         readers = _read_index(name, stream, defaults)
         if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
             return _opened(name, stream, readers, directory, False, defaults)
@@ -178,6 +178,14 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         ) from error
     readers = _read_index(name, stream, defaults)
     return _opened(name, stream, readers, directory, True, defaults)
+
+
+def _check_directory(name: str, directory: str) -> None:
+    if not os.path.isfile(os.path.join(directory, "index.json")):
+        what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
+        raise MosaicDataError(
+            f'stream "{name}": directory {directory} {what}; correct local, or give remote'
+        )
 
 
 def _opened(

@@ -17,6 +17,7 @@ from mosaic_train.checks.parallel import (
     find_layout,
 )
 from mosaic_train.checks.positions import check_positions
+from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.data import prepare_data
@@ -47,6 +48,8 @@ def prepare_and_check(config: "MosaicJobConfig", *, world_size: int, tell: bool 
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
     _check_configuration(config, model, layout, report)
+    if model is not None and layout is not None:
+        report.attempt(check_precision, config, model, world_size)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()

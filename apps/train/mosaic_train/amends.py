@@ -51,7 +51,7 @@ def _initialize_router_biases(model: Any) -> None:
     from torch import no_grad
     from torchtitan.models.moe.moe import TokenChoiceTopKRouter
 
-    gates = [m.gate for m in model.modules() if isinstance(m, TokenChoiceTopKRouter)]
+    gates: list[Any] = [m.gate for m in model.modules() if isinstance(m, TokenChoiceTopKRouter)]
     biased = [gate for gate in gates if gate.bias is not None]
     if not biased:
         return

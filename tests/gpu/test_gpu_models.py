@@ -16,6 +16,11 @@ MODELS = [
     ("llama4", "debugmodel_irope"),
     ("deepseek_v3", "debugmodel_flex_attn"),
     ("gpt_oss", "debugmodel"),
+    ("llama3_ft", "debugmodel"),
+    ("simple_fsdp.llama3", "debugmodel"),
+    ("simple_fsdp.deepseek_v3", "debugmodel"),
+    ("compiler_toolkit.llama3", "debugmodel"),
+    ("compiler_toolkit.deepseek_v3", "debugmodel"),
 ]
 
 

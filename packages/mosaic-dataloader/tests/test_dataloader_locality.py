@@ -72,6 +72,20 @@ def test_machines_keep_to_their_shards(
     assert sorted(read) == sorted(ids.tolist())
 
 
+def test_turns_are_those_of_the_canonical_nodes_or_untold() -> None:
+    """Around the end of an epoch whose samples the canonical nodes do not divide."""
+    options = settled(shuffle=True, num_canonical_nodes=4)
+    timeline = Timeline(mixture([[7] * 9]), options)  # 63 samples
+    told = 0
+    for start in range(40, 90):
+        turn = timeline.turn(start, start + 8)
+        if turn is not None:
+            told += 1
+            owners = timeline.owners(start, start + 8)
+            assert owners.tolist() == [(turn + n) % 4 for n in range(8)]
+    assert told > 30
+
+
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> None:
     """Two machines, each with a cache of its own; what is in there after an epoch."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nox
 from packaging.requirements import Requirement
-from packaging.version import Version
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests", "lint"]
@@ -198,27 +197,24 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     venv = Path(session.create_tmp(), f"{name}-{end}").resolve()
     package = f"packages/{name}"
     # What the package itself asks for is held, whatever the test tools bring along.
-    bounds = venv.with_suffix(".txt")
-    session.run(
+    bounds, held = venv.with_suffix(".txt"), venv.with_suffix(".held.txt")
+    requirements = _requirements(ROOT / package)
+    # uv alone does not go for the oldest of what others ask for, too: the newest torchvision, which
+    # mosaicml-streaming needs, would decide on torch.
+    held.write_text("\n".join(_lowest(requirements)) if end == "oldest" else "")
+    compiled = _run(
+        session,
         *(UV, "pip", "compile", "--quiet", "--upgrade", "--resolution", resolution),
         *("--python", sys.executable, "--all-extras", "--no-header", "--no-annotate"),
-        *("--output-file", str(bounds), f"{package}/pyproject.toml"),
-        external=True,
-        silent=True,
+        *("--constraint", str(held), "--output-file", str(bounds), f"{package}/pyproject.toml"),
     )
+    if compiled:
+        session.error(f"what {name} says it needs does not go together: raise what uv names above")
     pairs = (line.split("==") for line in bounds.read_text().splitlines() if "==" in line)
     resolved = {distribution: version for distribution, version in pairs}
-    requirements = _requirements(ROOT / package)
     versions = {r.name: resolved[r.name] for r in requirements}
     bounds.write_text("\n".join(f"{n}=={v}" for n, v in versions.items()))
     session.log(f"{name} with the {end}: {' '.join(f'{n} {v}' for n, v in versions.items())}")
-    for requirement in requirements if end == "oldest" else ():
-        lowest = {Version(s.version) for s in requirement.specifier if s.operator == ">="}
-        if lowest and Version(versions[requirement.name]) not in lowest:
-            session.error(
-                f"{name} says {requirement}, but with its other bounds {requirement.name} "
-                f"{versions[requirement.name]} is the oldest that can be had: write that"
-            )
     session.run(
         *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
     )
@@ -237,6 +233,16 @@ def _requirements(package: Path) -> list[Requirement]:
     extras = project.get("optional-dependencies", {}).values()
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     return [Requirement(line) for line in lines]
+
+
+def _lowest(requirements: list[Requirement]) -> list[str]:
+    """The lower bound of each, as the only version."""
+    return [
+        f"{requirement.name}=={bound.version}"
+        for requirement in requirements
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
 
 
 def _with_extras(package: str) -> str:

@@ -3,6 +3,7 @@
 Only `model.name` and `model.flavor` change.
 """
 
+import json
 import re
 
 import pytest
@@ -29,6 +30,29 @@ def test_it_trains(ranks: RankServer, numbered: Numbered, name: str) -> None:
     assert 5 < seen[1] < 10
     assert len(set(seen.values())) == 3
     assert len(run.ledger(0).rows) == 3
+
+
+def test_a_model_of_hugging_faces_trains(ranks: RankServer, numbered: Numbered) -> None:
+    """TorchTitan's `transformers_modeling_backend`, told in its own section what to build."""
+    backend = "transformers_modeling_backend"
+    told = ranks.new_folder("hf")
+    size = {"vocab_size": 2048, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (told / "config.json").write_text(json.dumps(size))
+    options = ["--model.name", backend, "--model.flavor", "debugmodel", "--optimizer.lr", "1e-3"]
+    options += ["--job.custom_config_module", f"torchtitan.experiments.{backend}.job_config"]
+    options += ["--hf_transformers.model", str(told), *stream("a", numbered.local)]
+    run = ranks.train(1, *options).succeeded()
+    seen = losses(run.log(0))
+    assert list(seen) == [1, 2, 3]
+    assert len(set(seen.values())) == 3
+    assert len(run.ledger(0).rows) == 3
+    # The folder is looked into before a rank starts.
+    (told / "config.json").unlink()
+    missing = ranks.train(1, *options, launched_by_us=False)
+    assert missing.codes == [2]
+    (line,) = [line for line in missing.log(0).splitlines() if line.startswith("error: ")]
+    assert f"hf_transformers.model '{told}' cannot be read (" in line
+    assert line.endswith("set it to the name or the folder of a Hugging Face model")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ MODELS = [
     ("llama4", "debugmodel_irope"),
     ("deepseek_v3", "debugmodel_flex_attn"),
     ("gpt_oss", "debugmodel"),
+    ("llama3_ft", "debugmodel"),
+    ("simple_fsdp.llama3", "debugmodel"),
+    ("simple_fsdp.deepseek_v3", "debugmodel"),
+    ("compiler_toolkit.llama3", "debugmodel"),
+    ("compiler_toolkit.deepseek_v3", "debugmodel"),
 ]
 
 
@@ -35,6 +40,8 @@ def train(folder: Path, numbered: Numbered, name: str, flavor: str, *more: str) 
     options = [
         *("--model.name", name, "--model.flavor", flavor, "--optimizer.lr", "1e-3"),
         *("--training.steps", str(STEPS), "--training.local_batch_size", "4"),
+        # Varlen attention has no kernel for float32, and gpt_oss's layers are in bfloat16.
+        *("--training.mixed_precision_param", "bfloat16"),
         *("--mosaic_tokenizer.name", str(write_tokenizer(folder / "tokenizer"))),
     ]
     return train_with_command(1, *options, *stream("a", numbered.local), *more, folder=folder)

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mosaic_train.amends import amend_models
 from mosaic_train.checks.checkpoint import keep_lanes
 from mosaic_train.cpu import adapt_spec, enable_cpu, no_accelerator
 from mosaic_train.environment import RankEnvironment
@@ -70,6 +71,7 @@ def _run(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     if no_accelerator():
         enable_cpu()
     config.model.name = register_spec(config)
+    amend_models(registered_spec(config.model.name))
     if no_accelerator():
         adapt_spec(registered_spec(config.model.name))
     _train(config)

@@ -18,6 +18,7 @@ from mosaic_train.checks.parallel import (
     find_layout,
 )
 from mosaic_train.checks.positions import check_positions
+from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.sketch import sketch_model
 from mosaic_train.checks.speed import check_speed
@@ -54,6 +55,8 @@ def prepare_and_check(
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
     resume = _check_configuration(config, model, layout, ranks_here, report)
+    if model is not None and layout is not None:
+        report.attempt(check_precision, config, model, world_size)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()

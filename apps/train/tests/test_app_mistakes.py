@@ -117,6 +117,28 @@ def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
         assert_one_line(err, expected)
 
 
+def test_number_formats_that_a_model_cannot_take(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine with GPUs, where these fail deep inside otherwise."""
+    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    app.config()
+    single = ["--training.mixed_precision_param", "float32"]
+    gpt_oss = ["--model.name", "gpt_oss"]
+    replicas = ["--nproc-per-node", "2", "--parallelism.data_parallel_replicate_degree", "2"]
+    tensor = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"]
+    for arguments, expected in [
+        (["--model.flavor", "debugmodel_varlen_attn", *single], 'no kernel for float32.*"bfloat16'),
+        ([*gpt_oss, *single], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
+        ([*gpt_oss, *single, *replicas], "layers in bfloat16, which need autocast"),
+        ([*gpt_oss, *tensor], "which only FSDP brings together beside tensor"),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+
 def test_what_needs_a_gpu(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

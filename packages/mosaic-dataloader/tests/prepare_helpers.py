@@ -112,7 +112,7 @@ def write_saved(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
 
     datasets.disable_progress_bars()
     data = datasets.Dataset.from_dict({"text": list(texts)})
-    datasets.DatasetDict({"some": data}).save_to_disk(folder / "saved", num_shards={"some": 2})
+    datasets.DatasetDict({"some": data}).save_to_disk(str(folder / "saved"), num_shards={"some": 2})
     saved = str(folder / "saved")
     return {"input": saved, "input_format": "dataset", "dataset_split": "some"}
 

@@ -114,6 +114,19 @@ def test_windows_are_shuffled_each_in_its_own_way() -> None:
     assert len({tuple(w.tolist()) for w in ids.reshape(10, 100) % 100}) == 10
 
 
+def test_every_epoch_has_its_own_turn_of_a_nodes_shards() -> None:
+    options = settled(
+        shuffle=True, shuffle_algo="feistel", shuffle_block_size=50, num_canonical_nodes=2
+    )
+    data = mixture([[50] * 40])
+    turns = []
+    for epoch in range(3):
+        ids, owners = FeistelOrder(data, options, epoch).rows(0, 2000)
+        turns.append(list(dict.fromkeys((ids[owners == 0] // 50).tolist())))
+    assert len({tuple(turn) for turn in turns}) == 3
+    assert len({frozenset(turn) for turn in turns}) == 1
+
+
 def test_shards_in_use_stay_within_two_windows_and_nodes_keep_theirs() -> None:
     shards, size, block, nodes = 400, 50, 1000, 4
     data = mixture([[size] * shards])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataloader_helpers import loader, numbers, write_rows
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from order_helpers import mixture, settled
 
@@ -57,6 +57,7 @@ def test_machines_keep_to_their_shards(
     # Behind the last whole round, some canonical nodes have one more sample and others none.
     start = epoch * length + min(offset, length)
     batches = (epoch * length + length // canonical * canonical - start) // size
+    assume(batches > 0)
     read = []
     for node in range(nodes):
         ids = []
@@ -67,8 +68,22 @@ def test_machines_keep_to_their_shards(
         assert shards <= own_shards(timeline, epoch, node, nodes, size)
         read += ids
     # Together they read all of it.
-    ids = timeline.rows(start, start + max(0, batches) * size)[0]
+    ids = timeline.rows(start, start + batches * size)[0]
     assert sorted(read) == sorted(ids.tolist())
+
+
+def test_turns_are_those_of_the_canonical_nodes_or_untold() -> None:
+    """Around the end of an epoch whose samples the canonical nodes do not divide."""
+    options = settled(shuffle=True, num_canonical_nodes=4)
+    timeline = Timeline(mixture([[7] * 9]), options)  # 63 samples
+    told = 0
+    for start in range(40, 90):
+        turn = timeline.turn(start, start + 8)
+        if turn is not None:
+            told += 1
+            owners = timeline.owners(start, start + 8)
+            assert owners.tolist() == [(turn + n) % 4 for n in range(8)]
+    assert told > 30
 
 
 @pytest.mark.parametrize("algo", ALGOS)

@@ -16,11 +16,11 @@ from order_helpers import mixture, settled
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order import timeline as timeline_module
-from mosaic_dataloader.order.epoch import build_epoch
+from mosaic_dataloader.order.epoch import EpochOrder, build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.stored import store as store_module
-from mosaic_dataloader.order.stored.recipe import Recipe
+from mosaic_dataloader.order.stored.recipe import Recipe, name_of
 from mosaic_dataloader.order.stored.store import OrderStore
 from mosaic_dataloader.order.timeline import Timeline
 from mosaic_dataloader.shards.locks import RangeLock
@@ -75,6 +75,31 @@ def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: Settled
     other = OrderStore(str(root), Recipe(data, settled(shuffle=True, shuffle_seed=3)))
     other.order(0)
     assert folders(root) == ["0", "5"]
+
+
+def test_an_order_is_found_again_under_its_own_name_only(
+    root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = settled(shuffle=True, num_canonical_nodes=4)
+    others = [
+        (mixture([[50] * 39 + [51], [30, 70] * 30], [1500, 4000]), options),
+        (mixture([[50] * 40, [30, 70] * 30], [1501, 3999]), options),
+        (mixture([[50] * 40 + [30, 70] * 30], [5500]), options),
+        (data, settled(shuffle=True, num_canonical_nodes=2)),
+        (data, settled(shuffle=True, num_canonical_nodes=4, shuffle_seed=1)),
+    ]
+    names = {name_of(Recipe(*recipe).to_json()) for recipe in [(data, options), *others]}
+    assert len(names) == 1 + len(others)
+    assert name_of(Recipe(data, options).to_json()) in names
+    # What is under that name is not what another mixture is given.
+    OrderStore(str(root), Recipe(data, options)).order(0)
+    found = OrderStore(str(root), Recipe(*others[0])).order(0)
+    built = build_epoch(*others[0], 0)
+    assert isinstance(built, EpochOrder)
+    assert np.array_equal(found.ids, built.ids)
+    # The libraries make the order, too.
+    monkeypatch.setattr("mosaic_dataloader.order.stored.recipe.version", lambda library: "99")
+    assert name_of(Recipe(data, options).to_json()) not in names
 
 
 def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:

@@ -1,5 +1,6 @@
 """Is there such a model, in such a size?"""
 
+import copy
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ChosenModel:
     Attributes:
         name: Name and flavor, for messages.
         spec: Its TrainSpec.
-        args: The flavor's model arguments.
+        args: The flavor's model arguments, with what a section of the model's own says.
     """
 
     name: str
@@ -48,7 +49,7 @@ def find_model(config: "MosaicJobConfig") -> ChosenModel:
 
     Raises:
         TrainSpecError: The name is unknown, or not a text model's.
-        TrainError: The flavor is unknown.
+        TrainError: The flavor is unknown, or a section that the model needs is not as it must be.
     """
     spec = registered_spec(register_spec(config))
     flavor = config.model.flavor
@@ -59,8 +60,8 @@ def find_model(config: "MosaicJobConfig") -> ChosenModel:
             f"model.flavor {flavor!r} of {config.model.name} is not known: {hint}"
             f"known are {', '.join(spec.model_args)}"
         )
-    _check_own_section(config)
-    return ChosenModel(f"{config.model.name} {flavor}", spec, spec.model_args[flavor])
+    args = _settle(config, spec.model_args[flavor])
+    return ChosenModel(f"{config.model.name} {flavor}", spec, args)
 
 
 def builds_from_own_section(config: "MosaicJobConfig") -> bool:
@@ -68,10 +69,11 @@ def builds_from_own_section(config: "MosaicJobConfig") -> bool:
     return config.model.name in _OWN_SECTIONS
 
 
-def _check_own_section(config: "MosaicJobConfig") -> None:
+def _settle(config: "MosaicJobConfig", args: Any) -> Any:
+    """The arguments as the trainer will have them, where a section of its own decides them."""
     name = config.model.name
     if not builds_from_own_section(config):
-        return
+        return args
     section, key, module = _OWN_SECTIONS[name]
     if not hasattr(config, section):
         raise TrainError(
@@ -80,3 +82,13 @@ def _check_own_section(config: "MosaicJobConfig") -> None:
         )
     if not getattr(getattr(config, section), key):
         raise TrainError(f"model.name {name!r} needs {section}.{key}: set it")
+    settled = copy.deepcopy(args)
+    try:
+        settled.update_from_config(config)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainError(
+            f"{section}.{key} {getattr(getattr(config, section), key)!r} cannot be read "
+            f"({reason}): set it to the name or the folder of a Hugging Face model"
+        ) from error
+    return settled

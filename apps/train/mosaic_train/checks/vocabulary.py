@@ -41,7 +41,7 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: A
         large = [
             f"{name} has {args.vocab_size}"
             for name, args in model.flavors.items()
-            if getattr(args, "vocab_size", 0) >= needed
+            if (getattr(args, "vocab_size", None) or 0) >= needed
         ]
         raise TrainError(
             f"tokenizer {config.mosaic_tokenizer.name!r} has a vocabulary of {needed}, but "

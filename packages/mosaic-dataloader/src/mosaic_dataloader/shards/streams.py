@@ -12,6 +12,7 @@ from mosaic_dataloader.shards.column import Column, find_column
 from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.index import fetch_index
 from mosaic_dataloader.shards.layout import shard_files
+from mosaic_dataloader.shards.readers import read_index
 from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
 
 if TYPE_CHECKING:
@@ -199,8 +200,13 @@ def _opened(
     if not sum(len(r) for r in readers):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
     columns = {
-        find_column(*_columns(r), stream=name, token_encoding_type=defaults.token_encoding_type)
-        for r in readers
+        find_column(
+            list(names),
+            list(encodings),
+            stream=name,
+            token_encoding_type=defaults.token_encoding_type,
+        )
+        for names, encodings in dict.fromkeys(_columns(r) for r in readers)
     }
     if len(columns) > 1:
         raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
@@ -219,13 +225,13 @@ def _opened(
     )
 
 
-def _columns(reader: "Reader") -> tuple[list[str], list[str]]:
+def _columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and encodings of a shard's columns, whatever its format."""
     described: Any = reader
     if hasattr(reader, "column_names"):
-        return list(described.column_names), list(described.column_encodings)
+        return tuple(described.column_names), tuple(described.column_encodings)
     columns = dict(getattr(reader, "columns", {}))
-    return list(columns), list(columns.values())
+    return tuple(columns), tuple(columns.values())
 
 
 def _content_digest(readers: list["Reader"]) -> str:
@@ -235,7 +241,8 @@ def _content_digest(readers: list["Reader"]) -> str:
         for raw, _ in reader.file_pairs:
             hashes = sorted((raw.hashes or {}).items())
             digest.update(repr((len(reader), raw.bytes, hashes)).encode())
-        digest.update(repr(_columns(reader)).encode())
+        columns = tuple(list(part) for part in _columns(reader))  # spelled as ever
+        digest.update(repr(columns).encode())
     return digest.hexdigest()[:16]
 
 
@@ -286,11 +293,8 @@ def _make_cache(name: str, directory: str) -> None:
 
 
 def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
-    from streaming.base.world import World
-
-    # A world of one: with its real one, only local rank 0 would read and the others would wait.
     try:
-        return stream.get_shards(World(1, 1, 1, 0), defaults.allow_unsafe_types)
+        return read_index(stream, defaults.allow_unsafe_types)
     except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
         path = os.path.join(stream.local, stream.split, "index.json")
         raise MosaicDataError(f'stream "{name}": cannot read {path}: {one_line(error)}') from error

@@ -44,7 +44,9 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
     try:
         config = parse_config()
         with naming_file(config.job.config_file):
-            _run(config, rank)
+            _get_ready(config, rank)
+        # What fails from here on lies in the data and not in the file.
+        _train(config)
     except Exception as error:
         if is_user_error(error):
             if rank.rank:
@@ -60,7 +62,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
     return 0
 
 
-def _run(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
+def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     world_size = int(os.environ["WORLD_SIZE"])
     init_rank_logs(config, rank.rank, world_size)
     if not rank.launched_by_us:
@@ -74,7 +76,6 @@ def _run(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     amend_models(registered_spec(config.model.name))
     if no_accelerator():
         adapt_spec(registered_spec(config.model.name))
-    _train(config)
 
 
 def _train(config: "MosaicJobConfig") -> None:

@@ -54,9 +54,10 @@ def prepare_and_check(
     report = Report()
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
+    if model is not None:
+        report.facts.append(model.name)
+        _check_device(config, model, layout, world_size, report)
     resume = _check_configuration(config, model, layout, ranks_here, report)
-    if model is not None and layout is not None:
-        report.attempt(check_precision, config, model, world_size)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
@@ -75,6 +76,20 @@ def prepare_and_check(
         logger.info("checked %s: %s %s", ", ".join(report.facts), found, took)
 
 
+def _check_device(
+    config: "MosaicJobConfig",
+    model: ChosenModel,
+    layout: Layout | None,
+    world_size: int,
+    report: Report,
+) -> None:
+    before = len(report.errors)
+    report.attempt(check_device, config, model)
+    # Of a model that cannot be trained on this device at all, the number format is no matter.
+    if len(report.errors) == before and layout is not None:
+        report.attempt(check_precision, config, model, world_size)
+
+
 def _check_configuration(
     config: "MosaicJobConfig",
     model: ChosenModel | None,
@@ -89,8 +104,6 @@ def _check_configuration(
     """
     report.attempt(check_speed, config, report)
     if model is not None:
-        report.facts.append(model.name)
-        report.attempt(check_device, config, model)
         report.attempt(check_positions, config, model, report)
     if layout is not None:  # else the degrees are to be changed first
         report.attempt(check_batches, config, layout)

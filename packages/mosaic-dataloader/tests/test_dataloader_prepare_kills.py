@@ -116,7 +116,7 @@ def test_an_object_store_as_output(
     )
     plain = helpers.contents(tmp_path / "plain")
     assert stored(store, "killed/") == plain
-    assert [path.name[0] for path in (tmp_path / "work").iterdir()] == ["."], "only the lock"
+    assert list((tmp_path / "work").iterdir()) == []
 
     # Another machine goes on from what the store knows; a store that was emptied is begun anew.
     monkeypatch.setattr(targets, "_SECONDS_BETWEEN_NOTES", 0.0)

@@ -235,7 +235,7 @@ def test_data_in_place_are_never_written_to(numbered: str, tmp_path: Path) -> No
         ({"local": "/nowhere/at/all"}, ["/nowhere/at/all", "does not exist"]),
         ({"remote": "gopher://a/b"}, ["gopher"]),
         ({"remote": "/nowhere/remote", "download_retry": 0}, ["index.json", "/nowhere/remote"]),
-        ({"local": "x", "proportion": 0.5, "repeat": 2.0}, ["proportion"]),
+        ({"remote": "/x", "proportion": 0.5, "repeat": 2.0}, ["proportion"]),
         ({"lcoal": "x"}, ["lcoal", "local"]),
     ],
 )

@@ -44,7 +44,7 @@ Begin = Callable[[Path, bool], Iterator[Any]]
 
 
 def main(arguments_given: list[str] | None = None) -> None:
-    parser = arguments(__doc__, rounds=3)
+    parser = arguments(__doc__)
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     given = parser.parse_args(arguments_given)
     where = machine()

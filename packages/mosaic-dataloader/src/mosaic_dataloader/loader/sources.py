@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.packing.documents import joined
+from mosaic_dataloader.rows.reader import EncodedBatches
 from mosaic_dataloader.shards.limit import largest_shard
 from mosaic_dataloader.shards.lookahead import LookAhead
 
@@ -40,42 +42,49 @@ def read_here(
             batch waits for its own only.
     """
     ahead = _look_ahead(dataset, requests, predownload)
-    under_way: deque[BatchRequest] = deque()
+    wanted = _noted(requests(), ahead)
+    try:
+        if dataset.rows.has_text:
+            yield from _read_texts(dataset, wanted, group_rows)
+        else:
+            for request in wanted:
+                yield request, *dataset.rows.batch(request.shards, request.places)
+    finally:
+        if ahead:
+            ahead.close()
 
-    def consumed(requests: Iterable[BatchRequest]) -> Iterator[BatchRequest]:
-        for request in requests:
-            if ahead:
-                ahead.consumed(len(request.ids))
-            yield request
+
+def _noted(requests: Iterator[BatchRequest], ahead: LookAhead | None) -> Iterator[BatchRequest]:
+    for request in requests:
+        if ahead:
+            ahead.consumed(len(request.ids))
+        yield request
+
+
+def _read_texts(
+    dataset: "StreamingTextDataset", requests: Iterator[BatchRequest], group_rows: int
+) -> Iterator[Batch]:
+    """Encode one group of batches in a thread, while the one before is written into its rows."""
+    under_way: deque[BatchRequest] = deque()
 
     def places(group: Iterable[BatchRequest]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         for request in group:
             under_way.append(request)
             yield request.shards, request.places
 
-    wanted = consumed(requests())
+    def groups() -> Iterator[EncodedBatches]:
+        length = 1
+        for first in requests:
+            yield dataset.rows.encoded(places(chain([first], islice(requests, length - 1))))
+            length = max(1, min(2 * length, group_rows // max(1, len(first.ids))))
+
+    ready = Background(groups(), depth=1)
     try:
-        if not dataset.rows.has_text:
-            for request in wanted:
-                yield request, *dataset.rows.batch(request.shards, request.places)
-            return
-        for group in _groups(wanted, group_rows):
-            for inputs, labels in dataset.rows.batches(places(group)):
+        for encoded in ready:
+            for inputs, labels in dataset.rows.written(encoded):
                 yield under_way.popleft(), inputs, labels
     finally:
-        if ahead:
-            ahead.close()
-
-
-def _groups(requests: Iterator[BatchRequest], most_rows: int) -> Iterator[Iterable[BatchRequest]]:
-    """Requests in groups that double in length, up to so many rows; at least one in each.
-
-    Each group is to be used up before the next one is asked for.
-    """
-    length = 1
-    for first in requests:
-        yield chain([first], islice(requests, length - 1))
-        length = max(1, min(2 * length, most_rows // max(1, len(first.ids))))
+        ready.close()
 
 
 class WorkerPool:

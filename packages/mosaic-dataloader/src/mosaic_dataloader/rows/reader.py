@@ -32,6 +32,21 @@ class _Draft:
     rows: list[int] = field(default_factory=list)
 
 
+@dataclass
+class EncodedBatches:
+    """Batches whose texts are encoded, and not written into their rows yet.
+
+    Attributes:
+        drafts: The batches.
+        tokens: int64[n] of each text of all of them.
+        failure: Why there are no more; None where nothing failed.
+    """
+
+    drafts: list[_Draft]
+    tokens: Iterator[Int64Array]
+    failure: MosaicDataError | None
+
+
 class RowReader:
     """Turns samples into rows.
 
@@ -79,26 +94,21 @@ class RowReader:
         Raises:
             MosaicDataError: A shard cannot be had or is damaged.
         """
-        return next(self.batches([(shards, places)]))
+        return next(self.written(self.encoded([(shards, places)])))
 
-    def batches(
-        self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Read several batches; texts of all of them are encoded at once.
+    def encoded(self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]) -> EncodedBatches:
+        """Read several batches, and encode the texts of all of them at once.
 
         A tokenizer's threads have more to share out than a single batch's documents.
 
         Args:
-            wanted: Shards and places of each batch, as for ``batch``; used up before the first
-                batch is given.
+            wanted: Shards and places of each batch, as for ``batch``.
 
-        Yields:
-            What ``batch`` returns for each.
-
-        Raises:
-            MosaicDataError: As for ``batch``, after the batches before that one.
+        Returns:
+            The batches up to the first that cannot be read; for ``written``, in any thread.
         """
-        drafts, failure = [], None
+        drafts: list[_Draft] = []
+        failure = None
         for shards, places in wanted:
             try:
                 drafts.append(self._draft(shards, places))
@@ -108,13 +118,23 @@ class RowReader:
             # No file is held while texts are encoded, which takes longer than anything else here.
             self._store.release()
         texts = [text for draft in drafts for text in draft.texts]
-        encoded = iter(self._encode(texts))
-        for draft in drafts:
+        return EncodedBatches(drafts, self._encode(texts), failure)
+
+    def written(self, encoded: EncodedBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Write encoded texts into their rows.
+
+        Yields:
+            What ``batch`` returns for each batch.
+
+        Raises:
+            MosaicDataError: As for ``batch``, after the batches before that one.
+        """
+        for draft in encoded.drafts:
             for row in draft.rows:
-                fill_row(draft.inputs, draft.labels, row, next(encoded), self._pad_id)
+                fill_row(draft.inputs, draft.labels, row, next(encoded.tokens), self._pad_id)
             yield torch.from_numpy(draft.inputs), torch.from_numpy(draft.labels)
-        if failure is not None:
-            raise failure
+        if encoded.failure is not None:
+            raise encoded.failure
 
     def sample(self, sample_id: int) -> torch.Tensor:
         """One sample's token ids, int64[n], at most T+1 of them."""
@@ -123,7 +143,7 @@ class RowReader:
         tokens: NDArray[Any]
         with self._store.reading(shard) as opened:
             if self._is_text(shard):
-                tokens = self._encode([opened.text(place)])[0][: self._seq_len + 1]
+                tokens = next(self._encode([opened.text(place)]))[: self._seq_len + 1]
             else:
                 tokens = opened.tokens(place)[: self._seq_len + 1].astype(np.int64)
         return torch.from_numpy(tokens)
@@ -180,9 +200,9 @@ class RowReader:
         stream = int(bounds.searchsorted(shard, side="right")) - 1
         return self._store.streams[stream].column.kind == "text"
 
-    def _encode(self, texts: list[str]) -> list[Int64Array]:
+    def _encode(self, texts: list[str]) -> Iterator[Int64Array]:
         if not texts:
-            return []
+            return iter(())
         if self._tokenizer is None:
             raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
         return self._tokenizer.encode(texts)

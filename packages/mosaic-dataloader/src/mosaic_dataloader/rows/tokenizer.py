@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,15 @@ class BatchTokenizer:
         # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
         self._fast = getattr(inner, "backend_tokenizer", inner)
 
-    def encode(self, texts: Sequence[str]) -> list[Int64Array]:
-        """Token ids, one int64[n] per text."""
+    def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
+        """Encode texts at once.
+
+        Returns:
+            Token ids, one int64[n] per text. Only when they are asked for are they made arrays of,
+            which holds Python's lock, as encoding does not.
+        """
         if not texts:
-            return []
+            return iter(())
         if hasattr(self._fast, "encode_batch_fast"):
             # A truncation or padding set on the tokenizer would cut or fill documents unseen.
             if self._fast.truncation is not None:
@@ -46,10 +51,10 @@ class BatchTokenizer:
             if self._fast.padding is not None:
                 self._fast.no_padding()
             encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=True)
-            return [np.asarray(e.ids, np.int64) for e in encoded]
+            return (np.asarray(e.ids, np.int64) for e in encoded)
         # A tokenizer written in Python has no batch encoder of its own.
         ids = self._inner(list(texts), truncation=False, padding=False)["input_ids"]
-        return [np.asarray(i, np.int64) for i in ids]
+        return (np.asarray(i, np.int64) for i in ids)
 
     def fingerprint(self) -> str:
         """What identifies the tokenizer: a digest of its whole definition."""

@@ -1,6 +1,7 @@
 """Epochs end to end: from a position in the run to samples."""
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from mosaic_dataloader.order.epoch import Order, build_epoch, require_samples
+from mosaic_dataloader.order.epoch import EpochOrder, Order, build_epoch, require_samples
 from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.stored.files import unmap_gently
 from mosaic_dataloader.order.stored.recipe import Recipe
 from mosaic_dataloader.order.stored.store import OrderStore
 
@@ -90,7 +92,11 @@ class Timeline:
                 order = build_epoch(self.mixture, self.options, number)
             self._orders[number] = order
             while len(self._orders) > self._kept:
-                self._orders.popitem(last=False)
+                _, old = self._orders.popitem(last=False)
+                if isinstance(old, EpochOrder):
+                    # In a thread, lest the batches that follow wait for it.
+                    threading.Thread(target=unmap_gently, args=(old,), daemon=True).start()
+                    del old
         self._orders.move_to_end(number)
         return order
 
@@ -99,15 +105,20 @@ class Timeline:
 
         It begins when a quarter of the first one is read: a run that ends in its first epoch seldom
         has a second one ordered in vain. One that has come to its second is for epochs, and is
-        given all the time there is.
+        given nearly all the time there is: not the first moments, in which the order changes and a
+        process more would be felt.
         """
         if self._stored is None:
             return
         epoch, place = self.locate(position)
         first = epoch == self.origin.epoch
-        if epoch > self._prepared and (not first or place >= self.epoch_length // 4):
+        if epoch > self._prepared and place >= self.epoch_length // (4 if first else 64):
             self._prepared = epoch
             self._stored.prepare(epoch + 1)
+        # Mapped before its turn, so that the change itself costs nothing.
+        late = place >= self.epoch_length // 8 * 7
+        if late and epoch + 1 not in self._orders and self._stored.holds(epoch + 1):
+            self.epoch(epoch + 1)
 
     def _long(self) -> bool:
         evaluated = self.options.feistel and self.options.batching_method == "random"

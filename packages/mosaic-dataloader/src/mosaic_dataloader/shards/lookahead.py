@@ -23,7 +23,7 @@ class LookAhead:
     """
 
     # Requests looked at before a batch is read, which waits for it.
-    _MOST_AT_ONCE = 256
+    _MOST_AT_ONCE = 2048
 
     def __init__(
         self,

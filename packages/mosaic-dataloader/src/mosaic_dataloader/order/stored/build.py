@@ -26,9 +26,7 @@ def main() -> None:
     parser.add_argument("--epoch", type=int, required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--partial", required=True)
-    parser.add_argument("--nice", type=int, default=0)
     given = parser.parse_args()
-    os.nice(given.nice)
     with open(given.recipe, encoding="utf-8") as file:
         recipe = Recipe.from_json(file.read())
     if recipe.options.shuffle:

@@ -1,13 +1,19 @@
 """One epoch's order as files in a folder of its own."""
 
+import mmap
 import os
 import shutil
+import time
 
 import numpy as np
 
 from mosaic_dataloader.order.epoch import EpochOrder
 
 _IDS, _NODES = "ids.npy", "nodes.npy"
+# What is unmapped at a time, and the pause after it, in bytes and seconds.
+_PIECE, _PAUSE = 1 << 20, 1e-3
+# For so long after an epoch's end nothing is done that can wait.
+QUIET_SECONDS = 1.0
 
 
 def write_order(order: EpochOrder, folder: str, partial: str) -> None:
@@ -35,6 +41,22 @@ def map_order(folder: str, num_canonical_nodes: int) -> EpochOrder:
     ids = _map(os.path.join(folder, _IDS))
     nodes = os.path.join(folder, _NODES)
     return EpochOrder(ids, num_canonical_nodes, _map(nodes) if os.path.exists(nodes) else None)
+
+
+def unmap_gently(order: EpochOrder) -> None:
+    """Give back the pages of a mapped order piece by piece.
+
+    Python's lock is held while a map is closed, which takes ten milliseconds and more for one whose
+    pages have all been read: so long nobody could train.
+    """
+    time.sleep(QUIET_SECONDS)
+    for array in (order.ids, order.nodes):
+        mapped = getattr(getattr(array, "base", None), "_mmap", None)
+        if not isinstance(mapped, mmap.mmap):
+            continue
+        for start in range(0, len(mapped), _PIECE):
+            mapped.madvise(mmap.MADV_DONTNEED, start, min(_PIECE, len(mapped) - start))
+            time.sleep(_PAUSE)
 
 
 def _write(path: str, values: np.ndarray) -> None:  # type: ignore[type-arg]

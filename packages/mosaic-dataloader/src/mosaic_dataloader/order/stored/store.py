@@ -6,13 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.forks import starting
 from mosaic_dataloader.order.epoch import EpochOrder
 from mosaic_dataloader.order.stored.build import REFUSED
-from mosaic_dataloader.order.stored.files import map_order
+from mosaic_dataloader.order.stored.files import QUIET_SECONDS, map_order
 from mosaic_dataloader.order.stored.recipe import Recipe, name_of
 from mosaic_dataloader.shards.locks import RangeLock
 
@@ -24,6 +25,8 @@ _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 _POLL_SECONDS = 0.01
 # Somebody uses an order of the recipe; the other bytes of its lock file belong to one epoch each.
 _RECIPE_BYTE = 0
+# An order that is about to be removed: half of one must never be found.
+_GONE = ".partial-gone-"
 
 
 class OrderStore:
@@ -77,11 +80,15 @@ class OrderStore:
                 told += 60.0
             time.sleep(_POLL_SECONDS)
         order = map_order(self._path(epoch), self._nodes)
-        self._forget_epochs(epoch)
+        threading.Thread(target=self._forget_later, args=(epoch,), daemon=True).start()
         if (process := self._building.pop(epoch, None)) is not None:
             # It has renamed its folder and is about to end.
             process.communicate()
         return order
+
+    def holds(self, epoch: int) -> bool:
+        """Whether the order of an epoch is there."""
+        return os.path.isdir(self._path(epoch))
 
     def prepare(self, epoch: int) -> None:
         """Have the order of an epoch built meanwhile, unless it is there or somebody builds it."""
@@ -117,7 +124,10 @@ class OrderStore:
         partial = f"{self._path(epoch)}.partial-{os.getpid()}"
         module = "mosaic_dataloader.order.stored.build"
         command = [sys.executable, "-m", module, "--recipe", self._recipe_path]
-        command += ["--epoch", str(epoch), "--nice", str(nice)]
+        command += ["--epoch", str(epoch)]
+        if nice and (program := shutil.which("nice")):
+            # From its first moment: its imports take longer than many a step.
+            command = [program, "-n", str(nice), *command]
         command += ["--folder", self._path(epoch), "--partial", partial]
         # What can be imported here can be imported there.
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
@@ -162,16 +172,32 @@ class OrderStore:
             self._uses.unlock(_use_byte(old))
             self._used.remove(old)
 
+    def _forget_later(self, epoch: int) -> None:
+        """Remove old orders in a thread, once the batches around the epoch's end are through.
+
+        Files of hundreds of megabytes take a while to remove.
+        """
+        time.sleep(QUIET_SECONDS)
+        try:
+            self._forget_epochs(epoch)
+        except OSError as error:
+            # What is left lies there until the next epoch, or until nobody has used it for long.
+            logger.debug("orders before epoch %d were not removed: %s", epoch, error)
+
     def _forget_epochs(self, epoch: int) -> None:
         """Remove orders that neither this run needs again soon nor anybody else uses."""
         lock = RangeLock(self._lock_path)
         try:
             for name in os.listdir(self._folder):
+                if _GONE in name:  # whoever began to remove it was killed, or is at it
+                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
                 if not re.fullmatch(r"\d+", name) or abs(int(name) - epoch) <= 1:
                     continue
                 if lock.try_exclusive(_use_byte(int(name))):
-                    shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+                    gone = f"{self._path(int(name))}{_GONE}{os.getpid()}"
+                    os.rename(self._path(int(name)), gone)
                     lock.unlock(_use_byte(int(name)))
+                    shutil.rmtree(gone, ignore_errors=True)
         finally:
             lock.close()
 

@@ -387,6 +387,9 @@ def test_progress_for_people(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    # Of a fast machine's rates, a narrow bar would be cut.
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("LINES", "40")
     with Progress("tokenizing", total=2_000_000, initial=500_000) as progress:
         for _ in range(3):
             progress.advance(500_000, text=1_000_000, tokens=250_000)

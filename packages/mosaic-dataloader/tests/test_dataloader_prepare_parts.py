@@ -1,6 +1,7 @@
 """Parts of the preparation: blocks and shards wherever they end, which files, the command."""
 
 import gzip
+import itertools
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 import prepare_helpers as helpers
@@ -387,9 +388,10 @@ def test_progress_for_people(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    # Of a fast machine's rates, a narrow bar would be cut.
-    monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setenv("LINES", "40")
+    # A second at every look: of a fast machine's rates, a narrow bar would be cut.
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))
+    monkeypatch.setattr("mosaic_dataloader.prepare.progress.time", clock)
     with Progress("tokenizing", total=2_000_000, initial=500_000) as progress:
         for _ in range(3):
             progress.advance(500_000, text=1_000_000, tokens=250_000)

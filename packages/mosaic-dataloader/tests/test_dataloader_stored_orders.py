@@ -241,6 +241,14 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
     assert nodes is None or np.array_equal(nodes, before[1])
 
 
+def test_short_epochs_in_memory_start_no_thread(data: Mixture) -> None:
+    timeline = Timeline(data, settled(shuffle=True))
+    before = set(threading.enumerate())
+    for epoch in range(20):
+        timeline.epoch(epoch)
+    assert set(threading.enumerate()) <= before
+
+
 def mapped_pages(array: Any) -> int:
     """KiB of a mapped file's pages that this process has in its page table."""
     address = array.ctypes.data

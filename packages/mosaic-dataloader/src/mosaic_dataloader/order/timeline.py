@@ -93,8 +93,9 @@ class Timeline:
             self._orders[number] = order
             while len(self._orders) > self._kept:
                 _, old = self._orders.popitem(last=False)
-                if isinstance(old, EpochOrder):
-                    # In a thread, lest the batches that follow wait for it.
+                if self._stored is not None and isinstance(old, EpochOrder):
+                    # In a thread, lest the batches that follow wait for it. One that is no map goes
+                    # at once: short epochs end too often for a thread each.
                     threading.Thread(target=unmap_gently, args=(old,), daemon=True).start()
                     del old
         self._orders.move_to_end(number)

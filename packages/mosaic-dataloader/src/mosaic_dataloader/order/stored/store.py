@@ -72,7 +72,7 @@ class OrderStore:
         """
         self._use(epoch)
         told = time.monotonic() + 10.0
-        while not os.path.isdir(self._path(epoch)):
+        while not self.holds(epoch):
             self._start(epoch, nice=0)
             self._check(epoch)
             if time.monotonic() > told:
@@ -93,7 +93,7 @@ class OrderStore:
     def prepare(self, epoch: int) -> None:
         """Have the order of an epoch built meanwhile, unless it is there or somebody builds it."""
         self._use(epoch)
-        if not os.path.isdir(self._path(epoch)):
+        if not self.holds(epoch):
             # Behind whatever else the machine does.
             self._start(epoch, nice=10)
 
@@ -108,7 +108,7 @@ class OrderStore:
         """Start building, unless somebody does."""
         lock = RangeLock(self._lock_path)
         try:
-            if not lock.try_exclusive(_build_byte(epoch)) or os.path.isdir(self._path(epoch)):
+            if not lock.try_exclusive(_build_byte(epoch)) or self.holds(epoch):
                 return
             if epoch in self._building and self._building[epoch].poll() is not None:
                 # It ended without an order; `_check` says why.

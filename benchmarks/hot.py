@@ -24,7 +24,6 @@ from benchmarks.common import (
 )
 from benchmarks.peers import grains, lit, mosaicml, olmo
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
-from mosaic_dataloader.loader.sources import read_here
 
 BATCH = 8
 SEQ_LEN = rows_data.ROW_TOKENS - 1
@@ -54,7 +53,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     contenders: dict[str, Callable[[], Iterator[Any]]] = {
         BARE: lambda: _bare(ours),
         ONE_CALL: lambda: _bare_one_call(ours),
-        MAIN: lambda: read_here(ours.dataset, lambda: ours._requests(0), 64),
+        MAIN: lambda: ours._source(0),
         THREAD: lambda: _cycled(ours),
         STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH),
         LITDATA: lambda: lit.batches(rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS),

@@ -2,7 +2,8 @@
 
 TorchTitan itself measures the wait (`data_loading_times` of its metrics processor). The constant
 batch is one that lies in memory and is handed out again and again, which is as fast as any loader
-could be.
+could be. Steps of 5 ms are measured twice: as TorchTitan does, and around a bare `next`, for which
+the constant batch is an `itertools.repeat`.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +54,22 @@ def main(arguments_given: list[str] | None = None) -> None:
         describe(where),
     ]
     figures: dict[str, Any] = {}
-    simulated = _simulated(given.work, given.rounds, given.simulated)
-    figures["simulated"] = simulated
-    parts += ["", f"Steps of 5 ms (asleep), batch {BATCH} of 2,048 tokens:", ""]
-    parts.append(_table(simulated, {name: [STEP_SECONDS] * given.rounds for name in simulated}))
-    waits, steps = _trained(given.work, given.rounds, given.steps)
+    bare = _simulated(given.work, given.rounds, iter, lambda own: _waits(own, given.simulated))
+    with _trainer(given.work) as trainer:
+        counted = _simulated(
+            given.work,
+            given.rounds,
+            lambda own: trainer.batch_generator(own),
+            lambda own: _waits_as_counted(trainer, own, given.simulated),
+        )
+        waits, steps = _measured(trainer, given.rounds, given.steps)
+    figures["simulated"], figures["simulated_bare"] = counted, bare
     figures["trained"] = {"waits": waits, "steps": steps}
+    asleep = {name: [STEP_SECONDS] * given.rounds for name in counted}
+    of = f"batch {BATCH} of 2,048 tokens"
+    parts += ["", f"Steps of 5 ms (asleep), {of}, the wait as TorchTitan counts it:", ""]
+    parts.append(_table(counted, asleep))
+    parts += ["", "The same around a bare `next`:", "", _table(bare, asleep)]
     parts += ["", "llama3 debugmodel, `debug.toml`, one rank on the CPU:", ""]
     parts.append(_table(waits, steps))
     report(given, "train", "\n".join(parts), figures, where)
@@ -85,7 +97,20 @@ def _table(waits: dict[str, list[float]], steps: dict[str, list[float]]) -> str:
     )
 
 
-def _simulated(work: Path, rounds: int, steps: int) -> dict[str, list[float]]:
+def _simulated(
+    work: Path,
+    rounds: int,
+    begin: Callable[[Any], Iterator[Any]],
+    waits: Callable[[Iterator[Any]], float],
+) -> dict[str, list[float]]:
+    """Mean waits of each round.
+
+    Args:
+        work: Where the data lie.
+        rounds: How many.
+        begin: Makes the iterator of a loader that steps are fed from.
+        waits: Takes some steps and returns their mean wait in seconds.
+    """
     folder = rows_data.mds(work)
 
     def loader(workers: int) -> MosaicParallelAwareDataloader:
@@ -100,12 +125,12 @@ def _simulated(work: Path, rounds: int, steps: int) -> dict[str, list[float]]:
         )
 
     loaders = {OURS: loader(0), OTHER: loader(2)}
-    running: dict[str, Iterator[Any]] = {name: iter(own) for name, own in loaders.items()}
-    running[CONSTANT] = itertools.repeat(next(running[OURS]))
+    running = {name: begin(own) for name, own in loaders.items()}
+    running[CONSTANT] = begin(itertools.repeat(next(running[OURS])))
     for own in running.values():
-        _waits(own, 100)
+        waits(own)
     found = interleaved(
-        {name: lambda own=own: _waits(own, steps) for name, own in running.items()},  # type: ignore[misc]
+        {name: lambda own=own: waits(own) for name, own in running.items()},  # type: ignore[misc]
         rounds,
     )
     for one in loaders.values():
@@ -126,10 +151,17 @@ def _waits(batches: Iterator[Any], steps: int) -> float:
     return waited / steps
 
 
-def _trained(
-    work: Path, rounds: int, steps: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """TorchTitan's own Trainer, fed in turn by either."""
+def _waits_as_counted(trainer: Any, batches: Iterator[Any], steps: int) -> float:
+    """Mean wait in seconds, as TorchTitan counts it."""
+    times = trainer.metrics_processor.data_loading_times
+    times.clear()
+    _waits(batches, steps)
+    return statistics.mean(times)
+
+
+@contextmanager
+def _trainer(work: Path) -> Iterator[Any]:
+    """TorchTitan's own Trainer, of `debug.toml`."""
     import sys
 
     sys.path.insert(0, str(APP))
@@ -170,7 +202,7 @@ def _trained(
 
         trainer: Any = Trainer(config)
         try:
-            return _measured(trainer, rounds, steps)
+            yield trainer
         finally:
             trainer.close()
 
@@ -178,6 +210,7 @@ def _trained(
 def _measured(
     trainer: Any, rounds: int, steps: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Waits and whole steps of training, fed in turn by either."""
     batch = next(iter(trainer.dataloader))
     sources: dict[str, Callable[[], Iterator[Any]]] = {
         CONSTANT: lambda: trainer.batch_generator(_again(batch)),

@@ -135,3 +135,87 @@ def test_idle_work_is_done_while_there_is_no_place() -> None:
     handover.close()
     thread.join(30)
     assert not thread.is_alive()
+
+
+class Consumer:
+    """Takes an item every so often, by a clock that only a sleeping producer moves.
+
+    It stands in for the lock that the producer sleeps on.
+    """
+
+    def __init__(self, handover: Handover[int], every: float):
+        self.handover, self.every = handover, every
+        self.now = self.next_at = 0.0
+        self.sleeps = self.woken = 0
+        self.fewest = handover._depth
+        self._awake = False
+
+    def acquire(self, timeout: float) -> bool:
+        self.sleeps += 1
+        until = self.now + timeout
+        while self.next_at <= until:
+            self.now = self.next_at
+            self.next_at += self.every
+            self.handover.get()
+            self.fewest = min(self.fewest, len(self.handover._items))
+            if self._awake:
+                self._awake = False
+                return True
+        self.now = until
+        return False
+
+    def release(self) -> None:
+        self.woken += 1
+        self._awake = True
+
+
+@pytest.mark.parametrize("every", [0.003, 0.005, 0.02, 0.35])
+@pytest.mark.parametrize("depth", [4, 16])
+def test_a_producer_comes_by_itself_so_that_no_step_pays_for_waking_it(
+    monkeypatch: pytest.MonkeyPatch, depth: int, every: float
+) -> None:
+    handover: Handover[int] = Handover(depth)
+    consumer = Consumer(handover, every)
+    monkeypatch.setattr(handover, "_space", consumer)
+    monkeypatch.setattr(time, "perf_counter", lambda: consumer.now)
+    for number in range(4 * depth):
+        handover.put(number)
+    sleeps = consumer.sleeps
+    consumer.woken, consumer.fewest = 0, depth
+    for number in range(100 * depth):
+        handover.put(number)
+    assert consumer.woken == 0
+    assert consumer.fewest >= depth // 2 - 1
+    # Two or so for half of the places; slow consumers let it look for other things to do as well.
+    assert consumer.sleeps - sleeps < 3 * 200 + 10 * 100 * depth * every
+
+
+def test_a_consumer_that_became_faster_wakes_the_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    handover: Handover[int] = Handover(16)
+    consumer = Consumer(handover, 0.01)
+    monkeypatch.setattr(handover, "_space", consumer)
+    monkeypatch.setattr(time, "perf_counter", lambda: consumer.now)
+    for number in range(160):
+        handover.put(number)
+    consumer.woken, consumer.every = 0, 0.001
+    for number in range(32):
+        handover.put(number)
+    # With some items left.
+    assert consumer.woken >= 1
+    assert consumer.fewest == 4
+    consumer.woken = 0
+    for number in range(160):
+        handover.put(number)
+    assert consumer.woken == 0, "by now it should know"
+
+
+def test_nothing_is_added_to_what_was_closed() -> None:
+    handover: Handover[int] = Handover(4)
+    assert handover.put(1)
+    handover.close()
+    handover.clear()
+    assert not handover.put(2)
+    handover.end(StopIteration())
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            handover.get()

@@ -29,6 +29,7 @@ from mosaic_dataloader.packing.preview import PackedRow, Progress, preview_rows
 from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.shards.limit import warn_of_thrashing
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
+from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY
 from mosaic_dataloader.state.tokens import SumOverRanks
 
@@ -40,6 +41,8 @@ _READY_BYTES = 16 << 20
 _ENCODED_ROWS = 128
 
 Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
+# A batch as it is read: what was asked for, inputs, labels and targets by stream.
+_Read = tuple[BatchRequest | PackedBatch, torch.Tensor, torch.Tensor, Int64Array]
 
 
 class MosaicParallelAwareDataloader:
@@ -227,7 +230,7 @@ class MosaicParallelAwareDataloader:
             raise MosaicDataError(
                 f"settle_tokens needs sum_over_ranks to sum over {self.dp_world_size} ranks"
             )
-        self._books.tokens.settle(self._books.samples_seen, sum_over_ranks)
+        self._books.settle_tokens(sum_over_ranks)
 
     def _settle_alone(self) -> None:
         if self.dp_world_size == 1:
@@ -488,15 +491,18 @@ class MosaicParallelAwareDataloader:
             return Pass()
         return Pass(start, self.drop_last, at_least_one=self._same_pass)
 
-    def _source(self, start: int) -> Iterator[tuple[BatchRequest | PackedBatch, Any, Any]]:
-        """Batches from ``start`` on, made ready in the background."""
+    def _source(self, start: int) -> Iterator[tuple[Rows, Mark]]:
+        """Batches from ``start`` on, made ready in the background, each with its mark."""
+        return _ready(self._read(start), self._books, self._pin)
+
+    def _read(self, start: int) -> Iterator[_Read]:
+        """Batches from ``start`` on, as they are read, each with its targets by stream."""
         self.dataset.store.register()
         ahead = self._predownload
         if self.num_workers and self._workers is None:
             self._workers = WorkerPool(
                 self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
             )
-        pin = self._pin
         if isinstance(self._books, PackedBookkeeping):
             packed = packed_batches(
                 self.dataset,
@@ -508,14 +514,17 @@ class MosaicParallelAwareDataloader:
                 under_way=self.num_workers * (self._prefetch_factor or 2),
             )
             return (
-                (batch, pin(torch.from_numpy(batch.inputs)), pin(torch.from_numpy(batch.labels)))
-                for batch in packed
+                (one, torch.from_numpy(one.inputs), torch.from_numpy(one.labels), one.targets)
+                for one in packed
             )
         if self._workers:
             read = self._workers.read(lambda: self._requests(start), ahead)
         else:
             read = read_here(self.dataset, lambda: self._requests(start), ahead, self._group_rows)
-        return ((request, pin(inputs), pin(labels)) for request, inputs, labels in read)
+        return (
+            (one, rows.inputs, rows.labels, targets_per_stream(one, rows, self.dataset.mixture))
+            for one, rows in read
+        )
 
     @property
     def _predownload(self) -> int:
@@ -539,16 +548,12 @@ class MosaicParallelAwareDataloader:
         # tokenizer that keeps up with training never lets it wait.
         return min(_ENCODED_ROWS, self.batch_size * max(1, self._depth // 2))
 
-    def _counting(
-        self, request: BatchRequest | PackedBatch, labels: torch.Tensor
-    ) -> Callable[[], None]:
-        """What counts a batch. Its targets are counted now: the caller may change the labels."""
-        targets = (
-            request.targets
-            if isinstance(request, PackedBatch)
-            else targets_per_stream(request, labels, self.dataset.mixture)
-        )
-        return lambda: self._books.handed_out(request, targets)
+    def _counting(self) -> Callable[[Mark], None]:
+        """What counts a batch of an iteration that begins, or remembers to once it is confirmed."""
+        reach, unconfirmed = self._books.reach, self._unconfirmed
+        if unconfirmed is None:
+            return reach
+        return lambda mark: unconfirmed.batch(partial(reach, mark))
 
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
@@ -580,11 +585,9 @@ class ValidationDataloader(MosaicParallelAwareDataloader):
     def _start(self) -> int:
         return 0
 
-    def _counting(
-        self, request: BatchRequest | PackedBatch, labels: torch.Tensor
-    ) -> Callable[[], None]:
+    def _counting(self) -> Callable[[Mark], None]:
         """A validation pass leaves no trace."""
-        return lambda: None
+        return lambda mark: None
 
     def _pass_ended(self, start: int) -> None:
         """Likewise."""
@@ -598,40 +601,52 @@ class _Batches:
         self._start = start
         # Workers keep their own batches ready.
         depth = 2 if loader.num_workers else loader._depth
-        self._batches: Background[tuple[BatchRequest | PackedBatch, Any, Any]] = Background(
+        self._batches: Background[tuple[Rows, Mark]] = Background(
             loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
         )
+        self._next, self._count = self._batches.get, loader._counting()
         self._closed = False
 
     def __iter__(self) -> "_Batches":
         return self
 
     def __next__(self) -> Rows:
-        if self._closed:
-            # Its loader began another iteration, or was given another position.
-            raise StopIteration
-        unconfirmed = self._loader._unconfirmed
         try:
-            request, inputs, labels = next(self._batches)
+            rows, mark = self._next()
         except StopIteration:
-            if not self._closed:
-                self._closed = True
-                ended = partial(self._loader._pass_ended, self._start)
-                if unconfirmed is None:
-                    ended()
-                else:
-                    unconfirmed.then(ended)
+            self._ended()
             raise
-        count = self._loader._counting(request, labels)
+        self._count(mark)
+        return rows
+
+    def _ended(self) -> None:
+        # If it was closed, its loader began another iteration, or was given another position.
+        if self._closed:
+            return
+        self._closed = True
+        ended, unconfirmed = self._loader._pass_ended, self._loader._unconfirmed
         if unconfirmed is None:
-            count()
+            ended(self._start)
         else:
-            unconfirmed.batch(count)
-        return {"input": inputs}, labels
+            unconfirmed.then(partial(ended, self._start))
 
     def close(self) -> None:
         self._closed = True
         self._batches.close()
+
+
+def _ready(
+    read: Iterator[_Read], books: Bookkeeping, pin: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[tuple[Rows, Mark]]:
+    """Batches as they are handed out.
+
+    What stands in the books after each is worked out here, in the background, and from labels that
+    nobody has changed yet.
+    """
+    mark = books.mark
+    for request, inputs, labels, targets in read:
+        mark = books.after(mark, request, targets)
+        yield ({"input": pin(inputs)}, pin(labels)), mark
 
 
 def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) -> None:

@@ -5,16 +5,26 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 # How often a producer with nothing to do looks whether there is something else to be done.
 _IDLE_SECONDS = 0.1
+# It does not come by itself more often than this.
+_SHORTEST_PAUSE = 1e-3
 # Waking a waiting thread costs as much as reading a small batch (30 µs and more, with Python's lock
 # to be passed on). A consumer that waits is woken this long after it began to, or when all places
 # are filled: by then there may be several items. For one that trains it makes no difference.
 _GROUP_SECONDS = 300e-6
+
+
+@dataclass(frozen=True)
+class _End:
+    """Why there are no more items."""
+
+    error: BaseException
 
 
 class Handover(Generic[T]):
@@ -29,13 +39,17 @@ class Handover(Generic[T]):
 
     def __init__(self, depth: int):
         self._depth = depth
-        self._items: deque[T] = deque()
+        self._items: deque[T | _End] = deque()
         # Taken while there is nothing to wake up for.
         self._wake, self._space = threading.Lock(), threading.Lock()
         self._wake.acquire()
         self._space.acquire()
         self._waiting_since: float | None = None
-        self._full = False
+        # So many items are left when the producer comes by itself, and when it is woken up.
+        self._half, self._few = depth // 2, max(depth // 4, min(depth // 2, 1))
+        self._asleep = False
+        # Seconds in which half of the places are used up, as far as is known.
+        self._pause = _IDLE_SECONDS
         self._closed = False
 
     def put(self, item: T, idle: Callable[[], None] | None = None) -> bool:
@@ -48,6 +62,8 @@ class Handover(Generic[T]):
         Returns:
             Whether more items are wanted.
         """
+        if self._closed:
+            return False
         self._items.append(item)
         since = self._waiting_since
         if since is not None and (
@@ -55,25 +71,29 @@ class Handover(Generic[T]):
         ):
             self._waiting_since = None
             _release(self._wake)
-        while len(self._items) >= self._depth and not self._closed:
-            # Said first, looked again after: the consumer may have made room in between.
-            self._full = True
-            if len(self._items) < self._depth:
-                break
-            if not self._space.acquire(timeout=_IDLE_SECONDS) and idle:
-                idle()
-        self._full = False
+        if len(self._items) >= self._depth:
+            self._wait_for_room(idle)
         return not self._closed
 
     def get(self) -> T:
-        """The next item, waiting for it if there is none."""
-        if not self._items:
+        """The next item, waiting for it if there is none.
+
+        A training step waits for this, with nothing of it left in the processor's caches: an item
+        that is ready is handed over by as little code as possible.
+
+        Raises:
+            BaseException: What the items ended with, every time they are asked for again.
+        """
+        items = self._items
+        if not items:
             self._wait()
-        item = self._items.popleft()
-        # Half empty and not one short of full: the producer is woken once for several places.
-        if self._full and len(self._items) <= self._depth // 2:
-            self._full = False
+        item = items.popleft()
+        if self._asleep and len(items) <= self._few:
+            self._asleep = False
             _release(self._space)
+        if isinstance(item, _End):
+            self.end(item.error)
+            raise item.error
         return item
 
     def close(self) -> None:
@@ -81,10 +101,37 @@ class Handover(Generic[T]):
         self._closed = True
         _release(self._space)
 
-    def end(self, item: T) -> None:
-        """Add a last item, whether there is a place or not."""
-        self._items.append(item)
+    def clear(self) -> None:
+        """Drop the items that nobody took."""
+        self._items.clear()
+
+    def end(self, error: BaseException) -> None:
+        """Add a last item, whether there is a place or not: what is raised instead of it."""
+        self._items.append(_End(error))
         _release(self._wake)
+
+    def _wait_for_room(self, idle: Callable[[], None] | None) -> None:
+        """Sleep until half of the places are free.
+
+        Waking somebody is the most that handing over can cost (20 µs and more, in a machine whose
+        cores have gone to sleep), and a training step would pay it. So the producer comes by
+        itself after the time that half of the places took the last time. It is woken up only when
+        that was too long.
+        """
+        begun, pause = time.perf_counter(), self._pause
+        while len(self._items) > self._half and not self._closed:
+            # Said first, looked again after: the consumer may have made room in between.
+            self._asleep = True
+            if len(self._items) <= self._half:
+                break
+            if not self._space.acquire(timeout=min(pause, _IDLE_SECONDS)) and idle:
+                idle()
+            left = len(self._items)
+            # At the least: one more may be taken at any moment.
+            pace = (time.perf_counter() - begun) / (self._depth - left + 1)
+            pause = max(_SHORTEST_PAUSE, pace * (left - self._half))
+            self._pause = pace * (self._depth - self._half)
+        self._asleep = False
 
     def _wait(self) -> None:
         self._waiting_since = time.perf_counter()

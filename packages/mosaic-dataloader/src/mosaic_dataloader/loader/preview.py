@@ -90,5 +90,5 @@ def read_origin(
     Raises:
         MosaicDataError: The shard cannot be had or is damaged.
     """
-    inputs, labels = dataset.rows.batch([origin.shard_number], [origin.place])
+    inputs, labels, _ = dataset.rows.batch([origin.shard_number], [origin.place])
     return inputs[0], labels[0]

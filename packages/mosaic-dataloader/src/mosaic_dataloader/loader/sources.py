@@ -14,7 +14,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.packing.documents import joined
-from mosaic_dataloader.rows.reader import EncodedBatches
+from mosaic_dataloader.rows.reader import EncodedBatches, RowBatch
 from mosaic_dataloader.shards.limit import largest_shard
 from mosaic_dataloader.shards.lookahead import LookAhead
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SHARDS_AHEAD = 16
 _BYTES_AHEAD = 256 << 20
 
-Batch = tuple[BatchRequest, torch.Tensor, torch.Tensor]
+Batch = tuple[BatchRequest, RowBatch]
 Requests = Callable[[], Iterator[BatchRequest]]
 
 
@@ -48,7 +48,7 @@ def read_here(
             yield from _read_texts(dataset, wanted, group_rows)
         else:
             for request in wanted:
-                yield request, *dataset.rows.batch(request.shards, request.places)
+                yield request, dataset.rows.batch(request.shards, request.places)
     finally:
         if ahead:
             ahead.close()
@@ -81,8 +81,8 @@ def _read_texts(
     ready = Background(groups(), depth=1)
     try:
         for encoded in ready:
-            for inputs, labels in dataset.rows.written(encoded):
-                yield under_way.popleft(), inputs, labels
+            for rows in dataset.rows.written(encoded):
+                yield under_way.popleft(), rows
     finally:
         ready.close()
 
@@ -149,10 +149,10 @@ class WorkerPool:
     ) -> Iterator[Batch]:
         ahead = _look_ahead(self._dataset, requests, predownload)
         try:
-            for request, (inputs, labels) in answers:
+            for request, (inputs, labels, full) in answers:
                 if ahead:
                     ahead.consumed(len(request.ids))
-                yield request, torch.from_numpy(inputs), torch.from_numpy(labels)
+                yield request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
         finally:
             if ahead:
                 ahead.close()
@@ -191,15 +191,19 @@ class _Fetch(Dataset[Any]):
 
     def __getitem__(
         self, wanted: Any
-    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]] | MosaicDataError:
+    ) -> (
+        tuple[NDArray[np.integer[Any]], NDArray[np.int64]]
+        | tuple[NDArray[np.int64], NDArray[np.int64], bool]
+        | MosaicDataError
+    ):
         try:
             if self._dataset.packing:
                 return joined(self._dataset.documents.read(*wanted))
-            inputs, labels = self._dataset.rows.batch(*wanted)
+            inputs, labels, full = self._dataset.rows.batch(*wanted)
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
             return error
-        return inputs.numpy(), labels.numpy()
+        return inputs.numpy(), labels.numpy(), full
 
 
 def _as_it_is(batch: Any) -> Any:

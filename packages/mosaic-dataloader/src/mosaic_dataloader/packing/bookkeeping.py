@@ -17,6 +17,7 @@ from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, l
 from mosaic_dataloader.packing.size import rows_of_epoch
 from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
+from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
 from mosaic_dataloader.state.tokens import TokenCount
 
@@ -74,7 +75,7 @@ class PackedBookkeeping(Bookkeeping):
             dataset.orders_dir,
             kept=max(4, min(2 + 4 * settled // length, _KEPT_SAMPLES // length)),
         )
-        self._positions = dict(positions or {})
+        self.mark = self.mark._replace(lanes=dict(positions or {}))
         # What a state held of lanes, those of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -122,7 +123,7 @@ class PackedBookkeeping(Bookkeeping):
                 n: self._saved_lane(self._loaded, n, begin) for n in range(self.lane_count)
             }
         if self._layout.world_size == 1 and begin <= self.samples_seen <= row:
-            begin, positions = self.samples_seen, dict(self._positions)
+            begin, positions = self.samples_seen, dict(self.mark.lanes)
         return PackedBookkeeping(
             self._dataset,
             self.order,
@@ -136,7 +137,7 @@ class PackedBookkeeping(Bookkeeping):
 
     def positions(self) -> list[LanePosition]:
         """Where each of the rank's lanes goes on."""
-        return [self._positions.get(lane) or self._first(lane) for lane in self.own_lanes]
+        return [self.mark.lanes.get(lane) or self._first(lane) for lane in self.own_lanes]
 
     def _first(self, lane: int) -> LanePosition:
         """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
@@ -171,15 +172,19 @@ class PackedBookkeeping(Bookkeeping):
             for lane, position in zip(self.own_lanes, self.positions(), strict=True)
         )
 
-    def handed_out(self, request: BatchRequest | PackedBatch, targets: Int64Array) -> None:
-        """Count a batch that the caller has received."""
-        assert isinstance(request, PackedBatch)
-        self.tokens.own += targets
-        self.samples_seen += request.rows * self._layout.world_size
-        self._positions.update(request.lanes)
+    def after(self, before: Mark, batch: BatchRequest | PackedBatch, targets: Int64Array) -> Mark:
+        """Where a run stands after another batch."""
+        assert isinstance(batch, PackedBatch)
+        return Mark(
+            before.samples_seen + batch.rows * self._layout.world_size,
+            before.seen,
+            before.targets + targets,
+            {**before.lanes, **batch.lanes},
+        )
 
     def pass_ended(self, epoch: int) -> None:
         """Note that a finite pass over an epoch, counted from the order's beginning, has ended."""
+        lanes = dict(self.mark.lanes)
         for lane, position in zip(self.own_lanes, self.positions(), strict=True):
             end = self.lanes.first_of_epoch(lane, epoch + 1)
             if position.document >= end:
@@ -188,12 +193,13 @@ class PackedBookkeeping(Bookkeeping):
             ids = self.locate(np.full(len(documents), lane, np.int64), documents)
             counts = self._dataset.mixture.count_per_stream(ids[None])[0]
             finished = counts + np.array(position.finished or 0, np.int64)
-            self._positions[lane] = LanePosition(end, 0, tuple(finished.tolist()))
+            lanes[lane] = LanePosition(end, 0, tuple(finished.tolist()))
+        self.mark = self.mark._replace(lanes=lanes)
 
     def per_stream(self) -> dict[str, int]:
         """Documents of this rank's lanes that were handed out to their ends, by stream name."""
         total = np.zeros(len(self._dataset.mixture.streams), np.int64)
-        for lane in self._positions.values():
+        for lane in self.mark.lanes.values():
             if lane.finished:
                 total += np.array(lane.finished, np.int64)
         names = [s.name for s in self._dataset.mixture.streams]
@@ -249,9 +255,11 @@ class PackedBookkeeping(Bookkeeping):
             tokens=self._tokens(saved, fits=True),
             skipped=saved.skipped,
         )
-        books._positions = {
-            lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
-        }
+        books.mark = books.mark._replace(
+            lanes={
+                lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
+            }
+        )
         keys = map(lane_key, range(books.lane_count))
         books._loaded = {key: state[key] for key in keys if key in state}
         books._loaded_at = saved.samples_seen

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,21 @@ from mosaic_dataloader.rows.tokenizer import BatchTokenizer
 from mosaic_dataloader.shards.store import ShardStore
 
 
+class RowBatch(NamedTuple):
+    """Rows of a batch, freshly allocated: the caller may keep them.
+
+    Attributes:
+        inputs: int64[B, T].
+        labels: int64[B, T].
+        full: Whether every label is a target. It is known where rows are made; looking for it in
+            the labels costs a third of what copying them does.
+    """
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    full: bool
+
+
 @dataclass
 class _Draft:
     """A batch whose texts are not encoded yet.
@@ -22,12 +37,14 @@ class _Draft:
     Attributes:
         inputs: int64[B, T].
         labels: int64[B, T].
+        full: Whether it is known by now that every label is a target.
         texts: Documents that are still to be written.
         rows: The row of each.
     """
 
     inputs: Int64Array
     labels: Int64Array
+    full: bool = False
     texts: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
@@ -79,17 +96,12 @@ class RowReader:
         # Of one dtype, rows are gathered as they are and widened on their way into the tensors.
         self._gather_dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.int64)
 
-    def batch(
-        self, shards: Sequence[int], places: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, shards: Sequence[int], places: Sequence[int]) -> RowBatch:
         """Read a batch.
 
         Args:
             shards: Shard of each of B rows; a negative one is a row of padding.
             places: Place of each within its shard.
-
-        Returns:
-            Inputs and labels, both int64[B, T], freshly allocated: the caller may keep them.
 
         Raises:
             MosaicDataError: A shard cannot be had or is damaged.
@@ -120,7 +132,7 @@ class RowReader:
         texts = [text for draft in drafts for text in draft.texts]
         return EncodedBatches(drafts, self._encode(texts), failure)
 
-    def written(self, encoded: EncodedBatches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def written(self, encoded: EncodedBatches) -> Iterator[RowBatch]:
         """Write encoded texts into their rows.
 
         Yields:
@@ -132,7 +144,10 @@ class RowReader:
         for draft in encoded.drafts:
             for row in draft.rows:
                 fill_row(draft.inputs, draft.labels, row, next(encoded.tokens), self._pad_id)
-            yield torch.from_numpy(draft.inputs), torch.from_numpy(draft.labels)
+            inputs, labels = draft.inputs, draft.labels
+            # Rows are filled from their beginning: one with a last target is full of them.
+            full = draft.full or bool(labels[:, -1].min() >= 0)
+            yield RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
         if encoded.failure is not None:
             raise encoded.failure
 
@@ -151,7 +166,8 @@ class RowReader:
     def _draft(self, shards: Sequence[int], places: Sequence[int]) -> _Draft:
         shape = (len(shards), self._seq_len)
         draft = _Draft(np.empty(shape, np.int64), np.empty(shape, np.int64))
-        if not self._gather(draft.inputs, draft.labels, shards, places):
+        draft.full = self._gather(draft.inputs, draft.labels, shards, places)
+        if not draft.full:
             self._read(draft, np.asarray(shards), np.asarray(places))
         return draft
 

@@ -12,8 +12,9 @@ from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
 from mosaic_dataloader.state.differences import differences
+from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
-from mosaic_dataloader.state.tokens import TokenCount
+from mosaic_dataloader.state.tokens import SumOverRanks, TokenCount
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -35,6 +36,7 @@ class Bookkeeping:
         tokens: Target tokens of each stream; none by default.
 
     Attributes:
+        mark: What was handed out so far.
         tokens: Target tokens of each stream.
     """
 
@@ -50,26 +52,36 @@ class Bookkeeping:
     ):
         self._dataset = dataset
         self.order = order
-        self.samples_seen = samples_seen
         self.origin = origin or Origin()
         self.timeline = Timeline(dataset.mixture, order, self.origin, dataset.orders_dir)
         count = len(dataset.mixture.streams)
-        self._seen = np.array(seen or [0] * count, np.int64)
+        none = np.zeros(count, np.int64)
+        self.mark = Mark(samples_seen, np.array(seen, np.int64) if seen else none, none, {})
         self.skipped = skipped
-        self.tokens = tokens or TokenCount(np.zeros(count, np.int64), samples_seen)
+        self.tokens = tokens or TokenCount(none, samples_seen)
         self._rows = dataset.row_identity()
 
-    def handed_out(self, request: "BatchRequest | PackedBatch", targets: Int64Array) -> None:
-        """Count a batch that the caller has received.
+    @property
+    def samples_seen(self) -> int:
+        """Samples of the order that all ranks together have behind them."""
+        return self.mark.samples_seen
+
+    def after(self, before: Mark, batch: "BatchRequest | PackedBatch", targets: Int64Array) -> Mark:
+        """Where a run stands after another batch. Nothing is counted by that; see ``reach``.
 
         Args:
-            request: What it holds.
+            before: Where it stands before.
+            batch: What the batch holds.
             targets: int64[streams], this rank's target tokens in it.
         """
-        assert isinstance(request, BatchRequest)
-        self.samples_seen = request.stop
-        self._seen += request.per_stream
-        self.tokens.own += targets
+        assert isinstance(batch, BatchRequest)
+        return Mark(
+            batch.stop, before.seen + batch.per_stream, before.targets + targets, before.lanes
+        )
+
+    def reach(self, mark: Mark) -> None:
+        """Count all batches up to a mark: the caller has received them."""
+        self.mark = mark
 
     @property
     def epoch(self) -> int:
@@ -84,11 +96,15 @@ class Bookkeeping:
 
     def skip_to(self, position: int) -> None:
         """Go on to a position without counting what lies before it as seen."""
-        self.samples_seen = position
+        self.mark = self.mark._replace(samples_seen=position)
+
+    def settle_tokens(self, sum_over_ranks: SumOverRanks | None) -> None:
+        """Add the target tokens counted since the last call; see `TokenCount.settle`."""
+        self.tokens.settle(self.mark, sum_over_ranks)
 
     def per_stream(self) -> dict[str, int]:
         """Samples handed out, by stream name."""
-        return self._by_name(self._seen)
+        return self._by_name(self.mark.seen)
 
     def tokens_per_stream(self) -> dict[str, int]:
         """Target tokens that were summed over the ranks, by stream name."""
@@ -212,6 +228,10 @@ class Bookkeeping:
                 "tokens": int(tokens),
             }
             for size, opened, seen, tokens in zip(
-                mixture.streams, self._dataset.streams, self._seen, self.tokens.total, strict=True
+                mixture.streams,
+                self._dataset.streams,
+                self.mark.seen,
+                self.tokens.total,
+                strict=True,
             )
         ]

@@ -1,9 +1,11 @@
 """Real stores on loopback: S3 by boto3 over HTTP, SFTP by an OpenSSH server."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dataloader_helpers import Ranks, joined, loader, numbers, take, write_rows
@@ -230,6 +232,53 @@ def test_a_store_that_trickles_or_answers_late_is_held_to_the_time(
         next(iter(slow))
     slow.close()
     assert slow.samples_seen == 100
+
+
+def test_one_client_serves_all_streams_and_threads(
+    s3: Proxy, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making one takes a tenth of a second and more, of every start."""
+    from mosaic_dataloader.shards import s3 as module
+
+    made: list[str] = []
+    plain = module.S3Objects._create_s3_client
+
+    def counted(self: Any, *given: Any, **options: Any) -> None:
+        made.append(os.environ["S3_ENDPOINT_URL"])
+        plain(self, *given, **options)
+
+    monkeypatch.setattr(module.S3Objects, "_create_s3_client", counted)
+    module.forget_shared()
+    streams = {
+        name: {"remote": REMOTE, "local": str(tmp_path / name)} for name in ("one", "two", "three")
+    }
+    packed = {"cache_dir": str(tmp_path / "plain")}
+    wanted = take(iter(loader({n: {"local": str(rows)} for n in streams}, **packed)), 20)
+    one = loader(streams)
+    assert take(iter(one), 20) == wanted
+    one.close()
+    assert len(made) == 1
+    # Whoever changes the endpoint, or credentials, is not given the old client.
+    other = Proxy(s3.upstream)
+    monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{other.port}")
+    asked = len(s3.requests)
+    moved = loader({n: {**o, "local": f"{o['local']}-2"} for n, o in streams.items()})
+    assert take(iter(moved), 20) == wanted
+    moved.close()
+    assert len(made) == 2
+    assert shard_requests(other)
+    assert len(s3.requests) == asked
+    other.close()
+    # A forked process has connections that are not its own; it makes a client anew.
+    reads, writes = os.pipe()
+    if not os.fork():
+        os.write(writes, str(len(module._shared)).encode())
+        os._exit(0)
+    assert os.read(reads, 9) == b"0"
+    os.wait()
+    os.close(reads)
+    os.close(writes)
+    assert len(module._shared) == 2
 
 
 def test_pauses_grow_and_vary_and_are_bounded(

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from mosaic_dataloader.shards.layout import (
     manifest_paths,
 )
 from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.pool import meanwhile
 from mosaic_dataloader.shards.secrets import redacted
 from mosaic_dataloader.shards.transfer import AbsentError, Transfers
 
@@ -49,10 +50,12 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
         transfers = Transfers(name, stream, directory)
         with _incoming(directory) as folder:
             needed = not os.path.isfile(path)
+            # A distant store takes as long for each as for both.
+            manifest = meanwhile(lambda: _manifest(transfers, folder), "mosaic-manifest")
             arrived = _download(name, transfers, folder, directory, needed=needed)
             if arrived is not None:
                 _accept(name, stream, arrived, path)
-                _fetch_manifest(transfers, folder, directory)
+                _keep_manifest(manifest, directory)
         with open(checked, "w"):
             os.utime(checked)
 
@@ -116,14 +119,24 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
         )
 
 
-def _fetch_manifest(transfers: Transfers, folder: str, directory: str) -> None:
-    """Have the remote's manifest, if it holds one. It serves checks only, so one attempt is made.
+def _manifest(transfers: Transfers, folder: str) -> str:
+    """Fetch the remote's manifest. It serves checks only, so one attempt is made.
 
     Most data sets have none, and repeating what is not there costs seconds.
     """
+    return transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+
+
+def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
+    """Have the remote's manifest in the cache, if it holds one.
+
+    Args:
+        manifest: Gives its path, or raises what fetching it did.
+        directory: The cache directory.
+    """
     path = manifest_paths(directory)[1]
     try:
-        arrived = transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+        arrived = manifest()
     except AbsentError:
         with suppress(FileNotFoundError):
             os.remove(path)

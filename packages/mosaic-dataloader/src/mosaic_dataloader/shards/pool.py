@@ -8,7 +8,10 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 # Seconds that a stop waits for jobs in the middle of a download, all of them together.
 _PATIENCE = 5.0
@@ -38,6 +41,70 @@ class DaemonPool:
     def submit(self, job: Callable[[], None]) -> None:
         """Have a job done; it must not raise."""
         self._jobs.put(job)
+
+
+def side_by_side(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> list[T]:
+    """Results of jobs, in their order, each run in a daemon thread; a single one in this thread.
+
+    Args:
+        jobs: What to do.
+        threads: How many run at a time.
+        name: Of the threads.
+
+    Raises:
+        BaseException: What the first job in the order raised that raised anything; those not
+            begun by then are dropped.
+    """
+    if len(jobs) == 1:
+        return [jobs[0]()]
+    outcomes = [_Outcome(job) for job in jobs]
+    pool = DaemonPool(min(threads, len(jobs)), name)
+    try:
+        for outcome in outcomes:
+            pool.submit(outcome.run)
+        return [outcome.result() for outcome in outcomes]
+    finally:
+        pool.close()
+
+
+def meanwhile(job: Callable[[], T], name: str) -> Callable[[], T]:
+    """Begin a job in a daemon thread.
+
+    Args:
+        job: What to do.
+        name: Of the thread.
+
+    Returns:
+        What waits for its result, or raises what it raised. Nobody has to ask.
+    """
+    outcome = _Outcome(job)
+    threading.Thread(target=outcome.run, name=name, daemon=True).start()
+    return outcome.result
+
+
+class _Outcome(Generic[T]):
+    """What a job run in another thread comes to."""
+
+    def __init__(self, job: Callable[[], T]):
+        self._job = job
+        self._ended = threading.Event()
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._results.append(self._job())
+        except BaseException as error:
+            # Whatever it is, it belongs to whoever wants the result.
+            self._error = error
+        finally:
+            self._ended.set()
+
+    def result(self) -> T:
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
 
 
 def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]", stop: threading.Event) -> None:

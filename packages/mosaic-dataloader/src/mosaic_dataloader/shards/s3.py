@@ -16,6 +16,37 @@ from mosaic_dataloader.shards.faults import DownloadTimeoutError
 _CHUNK = 1 << 18
 # Threads of a process that fetch at a time; a connection is kept for each.
 _CONNECTIONS = 32
+# What S3's clients are made from.
+_SETTINGS = ("AWS_", "S3_", "MOSAICML_STREAMING_AWS_")
+
+_shared: "dict[tuple[Any, ...], S3Objects]" = {}
+_sharing = threading.Lock()
+
+
+def shared_objects(timeout: float) -> "S3Objects":
+    """The client of this process for the present environment.
+
+    Making one takes a tenth of a second and more, and one serves all threads and streams.
+
+    Args:
+        timeout: Seconds to wait for a connection, or for its next byte.
+    """
+    environment = sorted(item for item in os.environ.items() if item[0].startswith(_SETTINGS))
+    key = (timeout, *environment)
+    with _sharing:
+        if key not in _shared:
+            _shared[key] = S3Objects(timeout)
+        return _shared[key]
+
+
+def forget_shared() -> None:
+    """Share no client made so far: those of another process have its connections."""
+    global _sharing
+    _sharing = threading.Lock()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=forget_shared)
 
 
 class S3Objects(S3Downloader):

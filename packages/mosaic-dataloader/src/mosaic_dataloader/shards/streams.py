@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -12,12 +13,16 @@ from mosaic_dataloader.shards.column import Column, find_column
 from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.index import fetch_index
 from mosaic_dataloader.shards.layout import shard_files
+from mosaic_dataloader.shards.pool import side_by_side
 from mosaic_dataloader.shards.readers import read_index
 from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
 
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
+
+# Streams whose indexes are fetched at a time.
+_OPENED_AT_ONCE = 16
 
 STREAM_OPTIONS = (
     "remote",
@@ -95,7 +100,12 @@ def open_streams(
         named = [(f"stream_{i}", _own_copy(s, defaults)) for i, s in enumerate(streams)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
-    opened = [_open(name, stream, defaults) for name, stream in named]
+    # Side by side: their stores answer late, each for itself.
+    opened = side_by_side(
+        [partial(_open, name, stream, defaults) for name, stream in named],
+        _OPENED_AT_ONCE,
+        "mosaic-index",
+    )
     _refuse_shared_caches(opened)
     return opened
 

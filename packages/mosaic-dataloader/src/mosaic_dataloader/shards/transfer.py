@@ -53,8 +53,6 @@ class Transfers:
         self._stream = stream
         self._directory = directory
         self._threads = threading.local()
-        self._guard = threading.Lock()
-        self._s3: CloudDownloader | None = None
 
     @property
     def longest(self) -> float:
@@ -138,16 +136,12 @@ class Transfers:
     def _new_downloader(self) -> "CloudDownloader":
         from streaming.base.storage.download import CloudDownloader, S3Downloader
 
-        from mosaic_dataloader.shards.s3 import S3Objects
+        from mosaic_dataloader.shards.s3 import shared_objects
 
         given = self._stream._downloader
         stock = CloudDownloader.get(self._stream.remote)
         if type(given) is S3Downloader:
-            with self._guard:
-                # Its client may be shared, and costs a tenth of a second to make.
-                if self._s3 is None:
-                    self._s3 = S3Objects(self._stream.download_timeout)
-                return self._s3
+            return shared_objects(self._stream.download_timeout)
         # One of the user's own is kept: nobody here knows how to make another.
         return stock if type(given) is type(stock) else given
 

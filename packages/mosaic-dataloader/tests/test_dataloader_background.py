@@ -157,7 +157,7 @@ class Consumer:
             self.now = self.next_at
             self.next_at += self.every
             self.handover.get()
-            self.fewest = min(self.fewest, len(self.handover._items))
+            self.fewest = min(self.fewest, len(self.handover.items))
             if self._awake:
                 self._awake = False
                 return True

@@ -24,6 +24,9 @@ class Background(Generic[T]):
         depth: Items kept ready.
         setup: Called in the thread before the first item.
         idle: Called in the thread now and then while it has nothing to do.
+
+    Attributes:
+        handover: Where items wait.
     """
 
     def __init__(
@@ -33,15 +36,13 @@ class Background(Generic[T]):
         setup: Callable[[], None] | None = None,
         idle: Callable[[], None] | None = None,
     ):
-        self._items: Handover[T] = Handover(depth)
-        #: The next item; as ``next``, with one call less.
-        self.get = self._items.get
+        self.handover: Handover[T] = Handover(depth)
         thread = threading.Thread(
-            target=_produce, args=(source, self._items, setup, idle), daemon=True
+            target=_produce, args=(source, self.handover, setup, idle), daemon=True
         )
         thread.name = "mosaic-batches"
         thread.start()
-        self.close = weakref.finalize(self, _stop, self._items, thread)
+        self.close = weakref.finalize(self, _stop, self.handover, thread)
 
     def __iter__(self) -> Iterator[T]:
         """Itself."""
@@ -49,7 +50,7 @@ class Background(Generic[T]):
 
     def __next__(self) -> T:
         """The next item; raises what the iterator raised, every time it is asked again."""
-        return self.get()
+        return self.handover.get()
 
 
 def _produce(

@@ -14,6 +14,7 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.loader.confirming import Unconfirmed
+from mosaic_dataloader.loader.handover import End
 from mosaic_dataloader.loader.pinning import pinner
 from mosaic_dataloader.loader.preview import RowOrigin, batch_origins
 from mosaic_dataloader.loader.skip import check_skip, check_skip_given
@@ -493,7 +494,7 @@ class MosaicParallelAwareDataloader:
 
     def _source(self, start: int) -> Iterator[tuple[Rows, Mark]]:
         """Batches from ``start`` on, made ready in the background, each with its mark."""
-        return _ready(self._read(start), self._books, self._pin)
+        return _ready(self._read(start), self._books, self._books.mark, self._pin)
 
     def _read(self, start: int) -> Iterator[_Read]:
         """Batches from ``start`` on, as they are read, each with its targets by stream."""
@@ -550,7 +551,7 @@ class MosaicParallelAwareDataloader:
 
     def _counting(self) -> Callable[[Mark], None]:
         """What counts a batch of an iteration that begins, or remembers to once it is confirmed."""
-        reach, unconfirmed = self._books.reach, self._unconfirmed
+        reach, unconfirmed = self._books.marks.append, self._unconfirmed
         if unconfirmed is None:
             return reach
         return lambda mark: unconfirmed.batch(partial(reach, mark))
@@ -604,24 +605,33 @@ class _Batches:
         self._batches: Background[tuple[Rows, Mark]] = Background(
             loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
         )
-        self._next, self._count = self._batches.get, loader._counting()
+        self._handover, self._count = self._batches.handover, loader._counting()
         self._closed = False
 
     def __iter__(self) -> "_Batches":
         return self
 
     def __next__(self) -> Rows:
-        try:
-            rows, mark = self._next()
-        except StopIteration:
-            self._ended()
-            raise
+        # `Handover.get`, written out: a training step waits for this, with nothing of it left in
+        # the processor's caches, where each call takes microseconds.
+        handover = self._handover
+        items = handover.items
+        if not items:
+            handover.wait()
+        item = items.popleft()
+        if handover.asleep and len(items) <= handover.few:
+            handover.wake()
+        if isinstance(item, End):
+            handover.end(item.error)
+            self._ended(item.error)
+            raise item.error
+        rows, mark = item
         self._count(mark)
         return rows
 
-    def _ended(self) -> None:
+    def _ended(self, error: BaseException) -> None:
         # If it was closed, its loader began another iteration, or was given another position.
-        if self._closed:
+        if self._closed or not isinstance(error, StopIteration):
             return
         self._closed = True
         ended, unconfirmed = self._loader._pass_ended, self._loader._unconfirmed
@@ -636,16 +646,19 @@ class _Batches:
 
 
 def _ready(
-    read: Iterator[_Read], books: Bookkeeping, pin: Callable[[torch.Tensor], torch.Tensor]
+    read: Iterator[_Read],
+    books: Bookkeeping,
+    mark: Mark,
+    pin: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[tuple[Rows, Mark]]:
     """Batches as they are handed out.
 
     What stands in the books after each is worked out here, in the background, and from labels that
     nobody has changed yet.
     """
-    mark = books.mark
     for request, inputs, labels, targets in read:
         mark = books.after(mark, request, targets)
+        books.drop_passed_marks()
         yield ({"input": pin(inputs)}, pin(labels)), mark
 
 

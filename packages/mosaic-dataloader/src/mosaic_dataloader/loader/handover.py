@@ -21,7 +21,7 @@ _GROUP_SECONDS = 300e-6
 
 
 @dataclass(frozen=True)
-class _End:
+class End:
     """Why there are no more items."""
 
     error: BaseException
@@ -35,19 +35,24 @@ class Handover(Generic[T]):
 
     Args:
         depth: Places.
+
+    Attributes:
+        items: What waits to be taken.
+        asleep: Whether the producer sleeps until there is room.
+        few: With so many items left it is woken up.
     """
 
     def __init__(self, depth: int):
         self._depth = depth
-        self._items: deque[T | _End] = deque()
+        self.items: deque[T | End] = deque()
         # Taken while there is nothing to wake up for.
         self._wake, self._space = threading.Lock(), threading.Lock()
         self._wake.acquire()
         self._space.acquire()
         self._waiting_since: float | None = None
         # So many items are left when the producer comes by itself, and when it is woken up.
-        self._half, self._few = depth // 2, max(depth // 4, min(depth // 2, 1))
-        self._asleep = False
+        self._half, self.few = depth // 2, max(depth // 4, min(depth // 2, 1))
+        self.asleep = False
         # Seconds in which half of the places are used up, as far as is known.
         self._pause = _IDLE_SECONDS
         self._closed = False
@@ -64,37 +69,37 @@ class Handover(Generic[T]):
         """
         if self._closed:
             return False
-        self._items.append(item)
+        self.items.append(item)
         since = self._waiting_since
         if since is not None and (
-            len(self._items) >= self._depth or time.perf_counter() - since > _GROUP_SECONDS
+            len(self.items) >= self._depth or time.perf_counter() - since > _GROUP_SECONDS
         ):
             self._waiting_since = None
             _release(self._wake)
-        if len(self._items) >= self._depth:
+        if len(self.items) >= self._depth:
             self._wait_for_room(idle)
         return not self._closed
 
     def get(self) -> T:
         """The next item, waiting for it if there is none.
 
-        A training step waits for this, with nothing of it left in the processor's caches: an item
-        that is ready is handed over by as little code as possible.
-
         Raises:
             BaseException: What the items ended with, every time they are asked for again.
         """
-        items = self._items
-        if not items:
-            self._wait()
-        item = items.popleft()
-        if self._asleep and len(items) <= self._few:
-            self._asleep = False
-            _release(self._space)
-        if isinstance(item, _End):
+        if not self.items:
+            self.wait()
+        item = self.items.popleft()
+        if self.asleep and len(self.items) <= self.few:
+            self.wake()
+        if isinstance(item, End):
             self.end(item.error)
             raise item.error
         return item
+
+    def wake(self) -> None:
+        """Wake the producer up: there is room."""
+        self.asleep = False
+        _release(self._space)
 
     def close(self) -> None:
         """Want no more items; a producer that waits for a place returns at once."""
@@ -103,11 +108,11 @@ class Handover(Generic[T]):
 
     def clear(self) -> None:
         """Drop the items that nobody took."""
-        self._items.clear()
+        self.items.clear()
 
     def end(self, error: BaseException) -> None:
         """Add a last item, whether there is a place or not: what is raised instead of it."""
-        self._items.append(_End(error))
+        self.items.append(End(error))
         _release(self._wake)
 
     def _wait_for_room(self, idle: Callable[[], None] | None) -> None:
@@ -119,25 +124,26 @@ class Handover(Generic[T]):
         that was too long.
         """
         begun, pause = time.perf_counter(), self._pause
-        while len(self._items) > self._half and not self._closed:
+        while len(self.items) > self._half and not self._closed:
             # Said first, looked again after: the consumer may have made room in between.
-            self._asleep = True
-            if len(self._items) <= self._half:
+            self.asleep = True
+            if len(self.items) <= self._half:
                 break
             if not self._space.acquire(timeout=min(pause, _IDLE_SECONDS)) and idle:
                 idle()
-            left = len(self._items)
+            left = len(self.items)
             # At the least: one more may be taken at any moment.
             pace = (time.perf_counter() - begun) / (self._depth - left + 1)
             pause = max(_SHORTEST_PAUSE, pace * (left - self._half))
             self._pause = pace * (self._depth - self._half)
-        self._asleep = False
+        self.asleep = False
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until there is an item."""
         self._waiting_since = time.perf_counter()
         # An item that came too early to wake anybody is found at the second look.
         timeout = _GROUP_SECONDS
-        while not self._items:
+        while not self.items:
             self._wake.acquire(timeout=timeout)
             timeout = -1
         self._waiting_since = None

@@ -75,7 +75,7 @@ class PackedBookkeeping(Bookkeeping):
             dataset.orders_dir,
             kept=max(4, min(2 + 4 * settled // length, _KEPT_SAMPLES // length)),
         )
-        self.mark = self.mark._replace(lanes=dict(positions or {}))
+        self.marks.append(self.mark._replace(lanes=dict(positions or {})))
         # What a state held of lanes, those of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -194,7 +194,7 @@ class PackedBookkeeping(Bookkeeping):
             counts = self._dataset.mixture.count_per_stream(ids[None])[0]
             finished = counts + np.array(position.finished or 0, np.int64)
             lanes[lane] = LanePosition(end, 0, tuple(finished.tolist()))
-        self.mark = self.mark._replace(lanes=lanes)
+        self.marks.append(self.mark._replace(lanes=lanes))
 
     def per_stream(self) -> dict[str, int]:
         """Documents of this rank's lanes that were handed out to their ends, by stream name."""
@@ -255,11 +255,10 @@ class PackedBookkeeping(Bookkeeping):
             tokens=self._tokens(saved, fits=True),
             skipped=saved.skipped,
         )
-        books.mark = books.mark._replace(
-            lanes={
-                lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
-            }
-        )
+        lanes = {
+            lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
+        }
+        books.marks.append(books.mark._replace(lanes=lanes))
         keys = map(lane_key, range(books.lane_count))
         books._loaded = {key: state[key] for key in keys if key in state}
         books._loaded_at = saved.samples_seen

@@ -1,6 +1,7 @@
 """Keeping count: what was handed out, in which order, of which data."""
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ class Bookkeeping:
         tokens: Target tokens of each stream; none by default.
 
     Attributes:
-        mark: What was handed out so far.
+        marks: What was handed out so far is the last one. A batch is counted by adding its mark.
         tokens: Target tokens of each stream.
     """
 
@@ -56,7 +57,8 @@ class Bookkeeping:
         self.timeline = Timeline(dataset.mixture, order, self.origin, dataset.orders_dir)
         count = len(dataset.mixture.streams)
         none = np.zeros(count, np.int64)
-        self.mark = Mark(samples_seen, np.array(seen, np.int64) if seen else none, none, {})
+        begin = Mark(samples_seen, np.array(seen, np.int64) if seen else none, none, {})
+        self.marks: deque[Mark] = deque([begin])
         self.skipped = skipped
         self.tokens = tokens or TokenCount(none, samples_seen)
         self._rows = dataset.row_identity()
@@ -67,7 +69,7 @@ class Bookkeeping:
         return self.mark.samples_seen
 
     def after(self, before: Mark, batch: "BatchRequest | PackedBatch", targets: Int64Array) -> Mark:
-        """Where a run stands after another batch. Nothing is counted by that; see ``reach``.
+        """Where a run stands after another batch. Nothing is counted by that; see ``marks``.
 
         Args:
             before: Where it stands before.
@@ -79,9 +81,16 @@ class Bookkeeping:
             batch.stop, before.seen + batch.per_stream, before.targets + targets, before.lanes
         )
 
-    def reach(self, mark: Mark) -> None:
-        """Count all batches up to a mark: the caller has received them."""
-        self.mark = mark
+    @property
+    def mark(self) -> Mark:
+        """What was handed out so far."""
+        return self.marks[-1]
+
+    def drop_passed_marks(self) -> None:
+        """Forget all marks but the last ones; called in the background, where batches are made."""
+        # One more than is needed: a thread that was given up may do the same at this moment.
+        while len(self.marks) > 2:
+            self.marks.popleft()
 
     @property
     def epoch(self) -> int:
@@ -96,7 +105,7 @@ class Bookkeeping:
 
     def skip_to(self, position: int) -> None:
         """Go on to a position without counting what lies before it as seen."""
-        self.mark = self.mark._replace(samples_seen=position)
+        self.marks.append(self.mark._replace(samples_seen=position))
 
     def settle_tokens(self, sum_over_ranks: SumOverRanks | None) -> None:
         """Add the target tokens counted since the last call; see `TokenCount.settle`."""

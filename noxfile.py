@@ -116,6 +116,15 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Break one line at a time and see that a test fails (`-- WORD …` tries some of them)."""
+    _require_environment(session)
+    command = (sys.executable, "tools/run_mutants.py", *session.posargs)
+    if _run(session, *command, env=_test_env(2)):
+        session.error("a mutant survived or could not be tried")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure this project beside its peers (`-- NAME …` runs some, `-- --help` lists them)."""
     # The peers' requirements do not go together with those of the tools for development.

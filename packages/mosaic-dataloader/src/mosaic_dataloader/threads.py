@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -126,10 +127,8 @@ class ThreadGroup:
 
     def _run(self, job: Callable[[], None]) -> None:
         stop_with(self._stop)
-        try:
+        with suppress(StoppedError):
             job()
-        except StoppedError:
-            pass
 
 
 _groups: "weakref.WeakSet[ThreadGroup]" = weakref.WeakSet()

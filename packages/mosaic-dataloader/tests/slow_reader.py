@@ -5,7 +5,8 @@ a line of JSON: importing costs more than most jobs. The readers are real proces
 such. A job has remote, local, out (the file to print to), batches, and perhaps seconds (per shard
 of a remote directory), workers, worker_start_seconds (that each worker's start takes), batch_size,
 rank, ranks, state (a file that keeps the position), log (of shards fetched), options (of the data
-set), environment, and mounts (arguments of mount(8), in a mount namespace of its own). An error is printed as a line, and ends the job.
+set), environment, and mounts (arguments of mount(8), in a mount namespace of its own). An error is
+printed as a line, and ends the job.
 """
 
 import ctypes

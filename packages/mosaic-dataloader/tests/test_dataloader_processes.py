@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,12 @@ def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_pa
     assert len(claims) == 1
 
     def look() -> str:
-        open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
-        return " ".join(name for name in open_files if ".mosaic" in name)
+        links = []
+        for fd in os.listdir("/proc/self/fd"):
+            # One of them was that of this listing.
+            with suppress(FileNotFoundError):
+                links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        return " ".join(link for link in links if ".mosaic" in link)
 
     def read() -> str:
         with pytest.raises(MosaicDataError, match="forked from"):
@@ -238,20 +242,20 @@ def test_what_is_not_read_is_not_kept_from_others(
     stream = {"s": {"remote": str(store), "local": str(cache)}}
     one = loader(stream, infinite=False)
     held = use(one)
-    present = len(list(cache.glob("*.mds")))
     wait_until(lambda: not pinned(cache, shards(store)), "shards stay pinned")
     # What is open is not opened again for each row.
     _ = one.dataset[0], one.dataset[1]
     assert len(pinned(cache, shards(store))) == 1
     wait_until(lambda: not pinned(cache, shards(store)), "shards stay pinned")
-    # Another one makes room for itself.
+    # Another one makes room for itself, at the latest for the one that is missing now.
+    next(cache.glob("*.mds")).unlink()
     size = max(
         s["raw_data"]["bytes"] for s in json.loads((store / "index.json").read_text())["shards"]
     )
     limit = 5 * size + (store / "index.json").stat().st_size
     other = loader(stream, cache_limit=limit, infinite=False)
     assert len(list(other)) == ROWS // 8
-    assert len(list(cache.glob("*.mds"))) <= 5 < present or use is not finite_pass
+    assert len(list(cache.glob("*.mds"))) <= 5
     other.dataset.close()
     # And whoever was idle reads on.
     assert one.dataset[ROWS - 1][0].item() == ROWS - 1
@@ -280,7 +284,7 @@ def long_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeline_module, "_SHORT", 100)
 
 
-@pytest.mark.parametrize("trouble", ["removed", "cleaned", "file", "full", "readonly", "denied"])
+@pytest.mark.parametrize("trouble", ["removed", "cleaned", "file", "full", "readonly"])
 def test_a_run_outlives_the_folder_of_its_orders(
     store: Path,
     small_disk: Path,
@@ -291,32 +295,29 @@ def test_a_run_outlives_the_folder_of_its_orders(
     orders = small_disk / "orders"
     expected = take(iter(loader(str(store), shuffle_algo="naive", cache_dir="/dev/null")), 50)
     caplog.clear()
-    # The next order is not begun before its epoch.
+    if trouble == "readonly":
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     one = loader(str(store), shuffle_algo="naive", cache_dir=str(small_disk), prefetch_factor=1)
     batches = iter(one)
     rows = take(batches, 2)
-    (recipe,) = orders.iterdir()
+    recipes = list(orders.iterdir()) if orders.exists() else []
+    assert len(recipes) == (trouble != "readonly")
     if trouble == "removed":
         subprocess.run(["rm", "-r", str(orders)], check=True)
     elif trouble == "cleaned":
-        for path in recipe.glob("*/*.npy"):
-            path.unlink()
-        (recipe / "recipe.json").unlink()
+        for path in recipes[0].rglob("*"):
+            if path.is_file():
+                path.unlink()
     elif trouble == "file":
         orders.rename(small_disk / "elsewhere")
         orders.write_text("not a folder")
     elif trouble == "full":
-        with open(small_disk / "filler", "wb") as filler, pytest.raises(OSError, match="No space"):
+        with (
+            open(small_disk / "filler", "wb", 0) as filler,
+            pytest.raises(OSError, match="No space"),
+        ):
             while True:
                 filler.write(bytes(4096))
-                filler.flush()
-    elif trouble == "readonly":
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    else:
-        orders.chmod(0)
-        recipe.chmod(0)
-        if os.access(recipe, os.W_OK):
-            pytest.skip("needs a user whom permissions bind")
     rows += take(batches, 48)
     one.close()
     assert rows == expected
@@ -412,23 +413,27 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     end.set()
 
 
+def own_threads(before: set[threading.Thread]) -> set[str]:
+    return {t.name for t in set(threading.enumerate()) - before if t.name.startswith("mosaic")}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_closing_does_not_wait_for_a_store_that_hangs(
     store: Path, tmp_path: Path, stuck: threading.Event, workers: int
 ) -> None:
+    before = set(threading.enumerate())
     stream = {"s": {"remote": str(store), "local": str(tmp_path / "cache")}}
     one = loader(stream, num_workers=workers, download_timeout=500)
     batches = iter(one)
     time.sleep(0.5)
     assert workers or stuck.wait(30)
+    assert {"mosaic-batches", "mosaic-fetch"} <= own_threads(before)
     begun = time.monotonic()
     one.close()
     del batches
     # It promises not to wait; torch alone would give each worker five seconds.
     assert time.monotonic() - begun < 4
-    names = [thread.name for thread in threading.enumerate()]
-    assert "mosaic-batches" not in names
-    assert "mosaic-fetch" not in names
+    assert own_threads(before) <= {"mosaic-download"}
 
 
 def test_a_pause_between_two_tries_ends_with_the_loader(

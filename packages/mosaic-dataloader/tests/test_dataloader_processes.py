@@ -312,12 +312,10 @@ def test_a_run_outlives_the_folder_of_its_orders(
         orders.rename(small_disk / "elsewhere")
         orders.write_text("not a folder")
     elif trouble == "full":
-        with (
-            open(small_disk / "filler", "wb", 0) as filler,
-            pytest.raises(OSError, match="No space"),
-        ):
+        filler = small_disk / "filler"
+        with filler.open("wb", 0) as file, pytest.raises(OSError, match="No space"):
             while True:
-                filler.write(bytes(4096))
+                file.write(bytes(4096))
     rows += take(batches, 48)
     one.close()
     assert rows == expected

@@ -119,9 +119,10 @@ class UsersWatch:
         if changed != self._changed or stale:
             lock = RangeLock(lock_path(self._directory))
             try:
-                # Somebody else makes room, or was stopped while it did: there is another batch.
+                # Held by somebody who makes room, or was stopped while it did: where nobody limits
+                # the directory, nobody takes it.
                 if not lock.try_exclusive(BUDGET_BYTE):
-                    return self._limited
+                    return True
                 self._limited = bool(live_users(self._directory))
                 self._changed = os.stat(users_root(self._directory)).st_mtime_ns
             finally:

@@ -266,10 +266,11 @@ def test_shards_stay_open_while_an_iteration_runs(store: Path, tmp_path: Path) -
     """Also longer than an idle one would keep them, and beside rows that are looked at."""
     cache = tmp_path / "cache"
     one = loader({"s": {"remote": str(store), "local": str(cache)}}, prefetch_factor=2)
+    # From here on, somebody looks whether it is idle.
+    _ = one.dataset[0]
     batches = iter(one)
     take(batches, 3)
     before = pinned(cache, shards(store))
-    _ = one.dataset[0]
     time.sleep(1.5)
     assert before
     assert set(before) <= set(pinned(cache, shards(store)))

@@ -278,7 +278,11 @@ def test_what_does_not_end_is_named_and_left(
     monkeypatch.setattr(threads, "_QUIET_SECONDS", 0.1)
     monkeypatch.setattr(threads, "_EXIT_SECONDS", 1.0)
     done = threading.Event()
-    groups = [threads.ThreadGroup([done.wait], f"stuck-{number}") for number in range(8)]
+
+    def stuck() -> None:
+        done.wait()
+
+    groups = [threads.ThreadGroup([stuck], f"stuck-{number}") for number in range(8)]
     waiting = threads.ThreadGroup([lambda: threads.sleep(600)], "waiting")
     begun = time.monotonic()
     threads._stop_all()

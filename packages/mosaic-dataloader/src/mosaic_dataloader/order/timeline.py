@@ -61,6 +61,9 @@ class Timeline:
         self._orders_dir = orders_dir
         self._kept = kept
         self._orders: OrderedDict[int, Order] = OrderedDict()
+        # States are saved in one thread while another reads ahead: the one is held for moments, the
+        # other by whoever builds an order, so that none is built twice.
+        self._guard, self._building = threading.Lock(), threading.Lock()
         self._prepared = -1
 
     @cached_property
@@ -84,22 +87,37 @@ class Timeline:
 
     def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
-        order = self._orders.get(number)
-        if order is None:
-            if self._stored is not None:
-                order = self._stored.order(number)
-            else:
-                order = build_epoch(self.mixture, self.options, number)
-            self._orders[number] = order
-            while len(self._orders) > self._kept:
-                _, old = self._orders.popitem(last=False)
-                if self._stored is not None and isinstance(old, EpochOrder):
-                    # In a thread, lest the batches that follow wait for it. One that is no map goes
-                    # at once: short epochs end too often for a thread each.
-                    threading.Thread(target=unmap_gently, args=(old,), daemon=True).start()
-                    del old
-        self._orders.move_to_end(number)
+        order = self._ready(number)
+        if order is not None:
+            return order
+        with self._building:
+            order = self._ready(number)
+            if order is None:
+                if self._stored is not None:
+                    order = self._stored.order(number)
+                else:
+                    order = build_epoch(self.mixture, self.options, number)
+                self._keep(number, order)
         return order
+
+    def _ready(self, number: int) -> Order | None:
+        """The order of an epoch if it is there, now the last one to be let go."""
+        with self._guard:
+            order = self._orders.get(number)
+            if order is not None:
+                self._orders.move_to_end(number)
+            return order
+
+    def _keep(self, number: int, order: Order) -> None:
+        with self._guard:
+            self._orders[number] = order
+            surplus = max(0, len(self._orders) - self._kept)
+            gone = [self._orders.popitem(last=False)[1] for _ in range(surplus)]
+        for old in gone:
+            if self._stored is not None and isinstance(old, EpochOrder):
+                # In a thread, lest the batches that follow wait for it. One that is no map goes
+                # at once: short epochs end too often for a thread each.
+                threading.Thread(target=unmap_gently, args=(old,), daemon=True).start()
 
     def prepare_next(self, position: int) -> None:
         """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
@@ -115,7 +133,8 @@ class Timeline:
         first = epoch == self.origin.epoch
         if epoch > self._prepared and place >= self.epoch_length // (4 if first else 64):
             self._prepared = epoch
-            self._stored.prepare(epoch + 1)
+            with self._building:
+                self._stored.prepare(epoch + 1)
         # Mapped before its turn, so that the change itself costs nothing.
         late = place >= self.epoch_length // 8 * 7
         if late and epoch + 1 not in self._orders and self._stored.holds(epoch + 1):
@@ -186,6 +205,15 @@ class Timeline:
             own = epochs == number
             ids[own] = self.epoch(self.origin.epoch + number).ids_at(places[own])
         return ids
+
+    def next_ids(self, position: int, count: int) -> Int64Array:
+        """Sample ids, int64[n], from a position of the run on: ``count``, or to its epoch's end.
+
+        Which epochs are held ready stays as it is, if this one is among them.
+        """
+        number, place = self.locate(position)
+        order = self._orders.get(number) or self.epoch(number)
+        return order.ids_at(np.arange(place, min(place + count, len(order)), dtype=np.int64))
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 # Shorter epochs are ordered in some milliseconds, in less time than a process takes to start.
 _SHORT = 1 << 15
+# Positions that batches are looked up ahead, at the most; twice as many where shards are fetched.
+LOOKED_UP = 1 << 16
+# Epochs of a few samples are many; then some are built again.
+_MOST_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Timeline:
         origin: Where the sequence begins.
         orders_dir: Where long epochs' orders are kept for all processes of the machine; None to
             keep them in memory.
-        kept: Epochs held ready. Usually the one being read and the next one; a third would only
-            take memory.
+        kept: Epochs held ready, beside the short ones that are looked up ahead. Usually the one
+            being read and the next one; a third would only take memory.
     """
 
     def __init__(
@@ -111,7 +115,9 @@ class Timeline:
     def _keep(self, number: int, order: Order) -> None:
         with self._guard:
             self._orders[number] = order
-            surplus = max(0, len(self._orders) - self._kept)
+            # Of short epochs, several lie between what is handed out and what is looked up.
+            ahead = min(2 * LOOKED_UP // max(1, len(order)), _MOST_KEPT)
+            surplus = max(0, len(self._orders) - self._kept - ahead)
             gone = [self._orders.popitem(last=False)[1] for _ in range(surplus)]
         for old in gone:
             if self._stored is not None and isinstance(old, EpochOrder):

@@ -239,25 +239,20 @@ class PackedBookkeeping(Bookkeeping):
         Raises:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
         """
-        lane_count = saved.identity.packing_lanes
-        if lane_count is not None and lane_count // self._layout.world_size > len(state):
-            # Before anything is made for each of them.
-            raise MosaicDataError(
-                f"the saved data state has {lane_count:,} lanes and {len(state) - 1:,} entries of "
-                f"lanes: every rank saves its own lanes, so join the states of all ranks, as "
-                f"torch.distributed.checkpoint does"
-            )
         books = PackedBookkeeping(
             self._dataset,
             saved.identity.order,
             self._layout,
-            lane_count,
+            saved.identity.packing_lanes,
             saved.samples_seen,
             saved.origin,
             tokens=self._tokens(saved, fits=True),
             skipped=saved.skipped,
         )
         books.timeline.check()
+        for lane in range(self.own_lanes[0], books.lane_count, self._layout.world_size):
+            # Before a list is made of them: there may be as many as the state likes to say.
+            _require_lane(state, lane)
         lanes = {
             lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
         }
@@ -305,12 +300,7 @@ class PackedBookkeeping(Bookkeeping):
         return lane_probes(self.timeline.ids_at(found.ravel()).reshape(found.shape))
 
     def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
-        key = lane_key(lane)
-        if key not in state:
-            raise MosaicDataError(
-                f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
-                f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
-            )
+        key = _require_lane(state, lane)
         saved = SavedLane.from_json(key, state[key], len(self._dataset.mixture.streams))
         if saved.samples_seen != samples_seen:
             raise MosaicDataError(
@@ -337,3 +327,18 @@ class PackedBookkeeping(Bookkeeping):
     def _open_options(self) -> list[str]:
         own = [] if self._dataset.packing_lanes else ["packing_lanes"]
         return [*super()._open_options(), *own]
+
+
+def _require_lane(state: Mapping[str, Any], lane: int) -> str:
+    """The key of a lane that a state holds.
+
+    Raises:
+        MosaicDataError: It does not.
+    """
+    key = lane_key(lane)
+    if key not in state:
+        raise MosaicDataError(
+            f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
+            f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
+        )
+    return key

@@ -462,7 +462,7 @@ def _row_differences(saved: RowIdentity, present: RowIdentity) -> list[str]:
         before = getattr(saved, name)
         if before is None or value is None or before == value:
             continue
-        before, value = ("none" if v == NO_EOS else v for v in (before, value))
+        before, value = (None if v == NO_EOS else v for v in (before, value))
         found.append(f"{name} was {shown(before)} and is now {value!r}")
     return found
 

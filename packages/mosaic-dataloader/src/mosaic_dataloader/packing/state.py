@@ -1,6 +1,6 @@
 """The saved state of one lane, as one JSON text."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.state.json_form import (
@@ -63,7 +63,8 @@ class SavedLane:
 
     def to_json(self) -> str:
         """As JSON, with a checksum over everything else in it."""
-        content = asdict(self)
+        # Not `asdict`: it copies every count, and a run has hundreds of lanes.
+        content = {**vars(self), "finished": list(self.finished)}
         if self.probe is None:
             del content["probe"]
         return sealed(content)
@@ -98,4 +99,4 @@ class SavedLane:
                 f"an earlier checkpoint"
             )
         place = read_fields(_Place, values, key)
-        return cls(finished=tuple(finished), **asdict(place))
+        return cls(finished=tuple(finished), **vars(place))

@@ -14,7 +14,7 @@ A field whose meaning changes, or a form that does, needs the next ``VERSION`` a
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -114,7 +114,7 @@ class Identity:
     def to_content(self) -> dict[str, Any]:
         """As JSON values, without what is not known."""
         content = {
-            "order": asdict(self.order),
+            "order": dict(vars(self.order)),
             "rows": _known(self.rows),
             "streams": [_known(stream) for stream in self.streams],
             "packing_lanes": self.packing_lanes,
@@ -428,7 +428,7 @@ def _order_differences(
 ) -> list[str]:
     found = []
     method_changed = saved.batching_method != present.batching_method
-    for name, value in asdict(present).items():
+    for name, value in vars(present).items():
         before = getattr(saved, name)
         if before == value or name in open_options:
             continue
@@ -458,7 +458,7 @@ def _packing_differences(
 
 def _row_differences(saved: RowIdentity, present: RowIdentity) -> list[str]:
     found = []
-    for name, value in asdict(present).items():
+    for name, value in vars(present).items():
         before = getattr(saved, name)
         if before is None or value is None or before == value:
             continue
@@ -503,7 +503,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _known(part: RowIdentity | StreamIdentity) -> dict[str, Any]:
-    return {name: value for name, value in asdict(part).items() if value is not None}
+    return {name: value for name, value in vars(part).items() if value is not None}
 
 
 def _id_digest(ids: Int64Array) -> str:

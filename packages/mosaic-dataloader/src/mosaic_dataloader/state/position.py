@@ -1,6 +1,6 @@
 """The saved position, as one JSON text."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -84,7 +84,7 @@ class Position:
             **identity,
             "version": VERSION,
             "samples_seen": self.samples_seen,
-            "origin": asdict(self.origin),
+            "origin": dict(vars(self.origin)),
             "epoch_samples": self.epoch_samples,
             "streams": [
                 {**stream, "seen": seen, "tokens": tokens}
@@ -122,7 +122,7 @@ class Position:
             identity=Identity.from_content(content),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
-            **asdict(progress),
+            **vars(progress),
         )
         for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
             if position > read.samples_seen:

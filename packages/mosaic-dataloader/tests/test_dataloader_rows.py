@@ -138,11 +138,11 @@ def test_text_is_tokenized_cut_and_padded(tmp_path: Path, kind: str, num_workers
             assert inputs["input"][row].tolist() == (tokens + [1] * 16)[:16]
             assert labels[row].tolist() == (tokens[1:] + [-100] * 16)[:16]
     assert one.dataset[3].tolist() == [0, 2, 3, 4, 5]
-    identity = one.dataset.row_identity()
+    identity = one.dataset.identity.rows
     twin = PreTrainedTokenizerFast(tokenizer_object=tokenizer(), eos_token="</s>")
-    assert identity == loader(str(tmp_path), tokenizer=twin).dataset.row_identity()
+    assert identity == loader(str(tmp_path), tokenizer=twin).dataset.identity.rows
     twin.add_tokens(["another"])
-    assert identity != loader(str(tmp_path), tokenizer=twin).dataset.row_identity()
+    assert identity != loader(str(tmp_path), tokenizer=twin).dataset.identity.rows
     one.close()
 
 

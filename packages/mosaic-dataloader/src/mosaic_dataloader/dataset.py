@@ -22,6 +22,7 @@ from mosaic_dataloader.shards.limit import check_cache_limit
 from mosaic_dataloader.shards.store import ShardStore
 from mosaic_dataloader.shards.streams import DataStream, StreamDefaults, open_streams
 from mosaic_dataloader.sizes import parse_count
+from mosaic_dataloader.state.identity import DataIdentity
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -198,6 +199,15 @@ class StreamingTextDataset:
     def _open_readers(self) -> None:
         self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
         self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
+        self.identity = DataIdentity(
+            self.store,
+            self.mixture,
+            self.tokenizer,
+            seq_len=self.seq_len,
+            token_encoding_type=self.token_encoding_type,
+            packing=self.packing,
+            eos_id=self.eos_id,
+        )
 
     @property
     def streams(self) -> list[DataStream]:
@@ -220,18 +230,6 @@ class StreamingTextDataset:
             raise IndexError(f"sample {index} of {count}")
         return self.rows.sample(index % count)
 
-    def row_identity(self) -> dict[str, Any]:
-        """What decides the content of a row besides the data, as JSON values."""
-        kinds = {s.column.kind for s in self.streams}
-        identity: dict[str, Any] = {"seq_len": self.seq_len}
-        if "bytes" in kinds:
-            identity["token_encoding_type"] = self.token_encoding_type
-        if "text" in kinds and self.tokenizer is not None:
-            identity["tokenizer"] = self.tokenizer.fingerprint()
-        if self.packing:
-            identity["eos_id"] = self.eos_id
-        return identity
-
     def reopened(self) -> "StreamingTextDataset":
         """The same data set with no file open, for another process."""
         twin = object.__new__(type(self))
@@ -240,7 +238,8 @@ class StreamingTextDataset:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files and threads' locks; ``__setstate__`` opens it anew."""
-        state = {k: v for k, v in self.__dict__.items() if k not in ("store", "rows", "documents")}
+        opened = ("store", "rows", "documents", "identity")
+        state = {k: v for k, v in self.__dict__.items() if k not in opened}
         return {**state, "opened": self.streams}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -423,6 +423,11 @@ class MosaicParallelAwareDataloader:
             MosaicDataError: The state is damaged, of another loader, or was written with other
                 data or options than the present ones; the message says which.
         """
+        if not isinstance(state_dict, Mapping):
+            raise MosaicDataError(
+                f"the saved data state is a {type(state_dict).__name__}, not a mapping; pass what "
+                f"state_dict() returned"
+            )
         if not state_dict:
             return
         if KEY not in state_dict:
@@ -510,8 +515,19 @@ class MosaicParallelAwareDataloader:
 
     def _source(self, start: int) -> Iterator[tuple[Rows, Mark]]:
         """Batches from ``start`` on, made ready in the background, each with its mark."""
-        read = self._read(start)
-        return _ready(read, self._books, self._books.mark, self._pin, self.dataset.store)
+        return _ready(
+            self._read(start),
+            self._books,
+            self._books.mark,
+            self._pin,
+            self.dataset.store,
+            self._after_first_batch,
+        )
+
+    def _after_first_batch(self) -> None:
+        """Begin what the first batch is not to wait for."""
+        if not self._same_pass:
+            self.dataset.identity.read_samples()
 
     def _read(self, start: int) -> Iterator[_Read]:
         """Batches from ``start`` on, as they are read, each with its targets by stream."""
@@ -624,6 +640,7 @@ def _ready(
     mark: Mark,
     pin: Callable[[torch.Tensor], torch.Tensor],
     store: ShardStore,
+    after_first: Callable[[], None],
 ) -> Iterator[tuple[Rows, Mark]]:
     """Batches as they are handed out.
 
@@ -631,11 +648,13 @@ def _ready(
     nobody has changed yet.
     """
     with store.iterating():
-        for request, inputs, labels, targets in read:
+        for number, (request, inputs, labels, targets) in enumerate(read):
             mark = books.after(mark, request, targets)
             yield ({"input": pin(inputs)}, pin(labels)), mark
             # Not before: a thread that was given up is not asked for more.
             books.drop_passed_marks()
+            if not number:
+                after_first()
 
 
 def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) -> None:

@@ -12,11 +12,11 @@ from mosaic_dataloader.order.assign import (
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.timeline import LOOKED_UP, Timeline
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.
-_BLOCK, _GLOBAL_BLOCK = 4096, 1 << 16
+_BLOCK = 4096
 # Rows whose streams are counted at a time: with fewer, calls cost more than what they compute; more
 # leave the processor's cache.
 _COUNTED = 1 << 15
@@ -60,7 +60,7 @@ class Layout:
     @property
     def most_batches(self) -> int:
         """How many batches are looked up together at the most."""
-        return max(1, min(_BLOCK // self.batch_size, _GLOBAL_BLOCK // self.global_batch))
+        return max(1, min(_BLOCK // self.batch_size, LOOKED_UP // self.global_batch))
 
 
 def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterator[BatchRequest]:

@@ -76,10 +76,15 @@ class OrderOptions:
 class SettledOrder:
     """Everything besides the data that decides the order; kept in the state as it stands.
 
+    A new field needs a default: the value by which the order is what it was without the field.
+
     Attributes:
         unit: Rows of a batch in which the order is built; 0 where it does not depend on one.
         device_unit: Rows of one device's part of a unit; 0 unless ``device_per_stream``.
         unit_nodes: Machines over which a unit is laid out; 0 unless ``device_per_stream``.
+
+    Raises:
+        MosaicDataError: A number cannot be; options are checked before, but not what was saved.
     """
 
     shuffle: bool
@@ -90,9 +95,23 @@ class SettledOrder:
     sampling_method: str
     sampling_granularity: int
     batching_method: str
-    unit: int
-    device_unit: int
-    unit_nodes: int
+    unit: int = 0
+    device_unit: int = 0
+    unit_nodes: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("num_canonical_nodes", self.num_canonical_nodes, 1)
+        _at_least("shuffle_block_size", self.shuffle_block_size, 2)
+        if self.batching_method != "random":
+            _at_least("the global batch size", self.unit, 1)
+        if self.batching_method == "device_per_stream":
+            _at_least("the local batch size", self.device_unit, 1)
+            _at_least("the number of nodes", self.unit_nodes, 1)
+            if self.unit % self.device_unit:
+                raise MosaicDataError(
+                    f"the local batch size {self.device_unit} does not divide the global one, "
+                    f"{self.unit}"
+                )
 
     @property
     def feistel(self) -> bool:

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 # Shorter epochs are ordered in some milliseconds, in less time than a process takes to start.
 _SHORT = 1 << 15
+# Positions that batches are looked up ahead, at the most; twice as many where shards are fetched.
+LOOKED_UP = 1 << 16
+# Epochs of a few samples are many; then some are built again.
+_MOST_KEPT = 1024
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Timeline:
         origin: Where the sequence begins.
         orders_dir: Where long epochs' orders are kept for all processes of the machine; None to
             keep them in memory.
-        kept: Epochs held ready. Usually the one being read and the next one; a third would only
-            take memory.
+        kept: Epochs held ready, beside the short ones that are looked up ahead. Usually the one
+            being read and the next one; a third would only take memory.
     """
 
     def __init__(
@@ -63,9 +67,10 @@ class Timeline:
         self.origin = origin or Origin()
         self._orders_dir = orders_dir
         self._kept = kept
-        # Asked by the thread that reads and by those of the trainer.
-        self._guard = threading.RLock()
         self._orders: OrderedDict[int, Order] = OrderedDict()
+        # States are saved in one thread while another reads ahead: the one is held for moments, the
+        # other by whoever builds an order, so that none is built twice.
+        self._guard, self._building = threading.Lock(), threading.Lock()
         reset_in_child(self)
         self._prepared = -1
 
@@ -90,23 +95,19 @@ class Timeline:
 
     def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
-        with self._guard:
-            order = self._orders.get(number)
-            if order is None:
-                order = self._orders[number] = self._built(number)
-                while len(self._orders) > self._kept:
-                    _, old = self._orders.popitem(last=False)
-                    if self._stored is not None and isinstance(old, EpochOrder):
-                        # In a thread, so that the batches that follow do not wait for it. One that
-                        # is not a map goes at once: short epochs end too often for a thread each.
-                        run_async(partial(unmap_gently, old), "mosaic-orders")
-                        del old
-            self._orders.move_to_end(number)
+        order = self._ready(number)
+        if order is not None:
             return order
+        with self._building:
+            order = self._ready(number)
+            if order is None:
+                order = self._built(number)
+                self._keep(number, order)
+        return order
 
     def after_fork(self) -> None:
-        """A thread that does not exist in this child may have held the guard."""
-        self._guard = threading.RLock()
+        """A thread that does not exist in this child may have held the locks."""
+        self._guard, self._building = threading.Lock(), threading.Lock()
 
     def _built(self, number: int) -> Order:
         if self._stored is not None:
@@ -115,6 +116,27 @@ class Timeline:
             except (OSError, LockTimeoutError) as error:
                 self._keep_none(error)
         return build_epoch(self.mixture, self.options, number)
+
+    def _ready(self, number: int) -> Order | None:
+        """The order of an epoch if it is there, now the last one to be let go."""
+        with self._guard:
+            order = self._orders.get(number)
+            if order is not None:
+                self._orders.move_to_end(number)
+            return order
+
+    def _keep(self, number: int, order: Order) -> None:
+        with self._guard:
+            self._orders[number] = order
+            # Of short epochs, several lie between what is handed out and what is looked up.
+            ahead = min(2 * LOOKED_UP // max(1, len(order)), _MOST_KEPT)
+            surplus = max(0, len(self._orders) - self._kept - ahead)
+            gone = [self._orders.popitem(last=False)[1] for _ in range(surplus)]
+        for old in gone:
+            if self._stored is not None and isinstance(old, EpochOrder):
+                # In a thread, so that the batches that follow do not wait for it. One that is not a
+                # map goes at once: short epochs end too often for a thread each.
+                run_async(partial(unmap_gently, old), "mosaic-orders")
 
     def prepare_next(self, position: int) -> None:
         """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
@@ -132,7 +154,8 @@ class Timeline:
         if epoch > self._prepared and place >= self.epoch_length // (4 if first else 64):
             self._prepared = epoch
             try:
-                stored.prepare(epoch + 1)
+                with self._building:
+                    stored.prepare(epoch + 1)
             except (OSError, LockTimeoutError) as error:
                 self._keep_none(error)
                 return
@@ -211,6 +234,15 @@ class Timeline:
             own = epochs == number
             ids[own] = self.epoch(self.origin.epoch + number).ids_at(places[own])
         return ids
+
+    def next_ids(self, position: int, count: int) -> Int64Array:
+        """Sample ids, int64[n], from a position of the run on: ``count``, or to its epoch's end.
+
+        Which epochs are held ready stays as it is, if this one is among them.
+        """
+        number, place = self.locate(position)
+        order = self._orders.get(number) or self.epoch(number)
+        return order.ids_at(np.arange(place, min(place + count, len(order)), dtype=np.int64))
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

@@ -1,7 +1,6 @@
 """Keeping count where documents are packed: rows for the run, a position for each lane."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, l
 from mosaic_dataloader.packing.size import rows_of_epoch
 from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
+from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
 from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
 from mosaic_dataloader.state.tokens import TokenCount
@@ -79,6 +79,7 @@ class PackedBookkeeping(Bookkeeping):
         # What a state held of lanes, those of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
+        self._saved_probes: list[str | None] = []
 
     @cached_property
     def lanes(self) -> Lanes:
@@ -120,7 +121,8 @@ class PackedBookkeeping(Bookkeeping):
         if self._loaded_at <= row and len(self._loaded) == self.lane_count:
             begin = self._loaded_at
             positions = {
-                n: self._saved_lane(self._loaded, n, begin) for n in range(self.lane_count)
+                n: self._lane_position(n, self._saved_lane(self._loaded, n, begin))
+                for n in range(self.lane_count)
             }
         if self._layout.world_size == 1 and begin <= self.samples_seen <= row:
             begin, positions = self.samples_seen, dict(self.mark.lanes)
@@ -137,7 +139,10 @@ class PackedBookkeeping(Bookkeeping):
 
     def positions(self) -> list[LanePosition]:
         """Where each of the rank's lanes goes on."""
-        lanes = self.mark.lanes
+        return self._positions(self.mark)
+
+    def _positions(self, mark: Mark) -> list[LanePosition]:
+        lanes = mark.lanes
         return [lanes.get(lane) or self._first(lane) for lane in self.own_lanes]
 
     def _first(self, lane: int) -> LanePosition:
@@ -206,85 +211,135 @@ class PackedBookkeeping(Bookkeeping):
         names = [s.name for s in self._dataset.mixture.streams]
         return dict(zip(names, total.tolist(), strict=True))
 
-    def position(self) -> Position:
-        """What a checkpoint holds of the whole run; the same on all ranks."""
-        return replace(super().position(), packing_lanes=self.lane_count)
-
     def state(self) -> dict[str, str]:
         """The entries of a checkpoint: the run's, and one for each of the rank's lanes."""
+        mark = self.mark
+        own = self._positions(mark)
         lanes = np.array(self.own_lanes, np.int64)
-        own = self.positions()
-        positions = self.lanes.positions(lanes, np.array([p.document for p in own], np.int64))
+        places = self.lanes.positions(lanes, np.array([p.document for p in own], np.int64))
+        begun = self._begun(mark)
+        probes = self._lane_probes(own) if begun else [None] * len(own)
         none = (0,) * len(self._dataset.mixture.streams)
         entries = {
             lane_key(lane): SavedLane(
-                place, position.offset, position.finished or none, self.samples_seen
+                place, position.offset, position.finished or none, mark.samples_seen, probed
             ).to_json()
-            for lane, place, position in zip(self.own_lanes, positions.tolist(), own, strict=True)
+            for lane, place, position, probed in zip(
+                self.own_lanes, places.tolist(), own, probes, strict=True
+            )
         }
-        return {**super().state(), **entries}
+        return {KEY: self._position(mark).to_json(), **entries}
 
-    def continued(self, state: Mapping[str, Any]) -> "PackedBookkeeping":
-        """The books of the run that a saved state belongs to, for the present data.
+    def _resumed(self, saved: Position, state: Mapping[str, Any]) -> "PackedBookkeeping":
+        """The books of a run of the same data and options.
 
         Args:
-            state: The run's entry and those of at least this rank's lanes.
+            saved: The run's entry.
+            state: The entries of at least this rank's lanes.
 
         Raises:
-            MosaicDataError: The state cannot be read, lacks one of these lanes, or its run had
-                other data or options.
+            MosaicDataError: The state lacks one of these lanes, or one is not of this run.
         """
-        saved = Position.from_json(state[KEY])
-        if not self._fits(saved):
-            return PackedBookkeeping(
-                self._dataset,
-                self.order,
-                self._layout,
-                self.lane_count,
-                saved.samples_seen,
-                Origin(saved.samples_seen, saved.epoch),
-                tokens=self._tokens(saved, fits=False),
-                skipped=saved.skipped,
-            )
         books = PackedBookkeeping(
             self._dataset,
-            SettledOrder(**saved.order),
+            saved.identity.order,
             self._layout,
-            saved.packing_lanes,
+            saved.identity.packing_lanes,
             saved.samples_seen,
-            Origin(**saved.origin),
+            saved.origin,
             tokens=self._tokens(saved, fits=True),
             skipped=saved.skipped,
         )
+        books.timeline.check()
+        for lane in range(self.own_lanes[0], books.lane_count, self._layout.world_size):
+            # Before a list is made of them: there may be as many as the state likes to say.
+            _require_lane(state, lane)
         lanes = {
             lane: books._saved_lane(state, lane, saved.samples_seen) for lane in books.own_lanes
         }
-        books.marks.append(books.mark._replace(lanes=lanes))
+        books._saved_probes = [saved_lane.probe for saved_lane in lanes.values()]
+        positions = {lane: books._lane_position(lane, one) for lane, one in lanes.items()}
+        books.marks.append(books.mark._replace(lanes=positions))
         keys = map(lane_key, range(books.lane_count))
         books._loaded = {key: state[key] for key in keys if key in state}
         books._loaded_at = saved.samples_seen
         return books
 
-    def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> LanePosition:
-        key = lane_key(lane)
-        if key not in state:
-            raise MosaicDataError(
-                f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
-                f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
-            )
-        saved = SavedLane.from_json(key, state[key])
+    def _restarted(self, saved: Position) -> "PackedBookkeeping":
+        """The books of a run whose epoch begins anew, with what is now."""
+        return PackedBookkeeping(
+            self._dataset,
+            self.order,
+            self._layout,
+            self.lane_count,
+            saved.samples_seen,
+            Origin(saved.samples_seen, saved.epoch),
+            tokens=self._tokens(saved, fits=False),
+            skipped=saved.skipped,
+        )
+
+    def _follows(self, saved: Position) -> bool:
+        """Whether the order gives each of this rank's lanes the documents that were to follow."""
+        known = [number for number, one in enumerate(self._saved_probes) if one is not None]
+        if not known:
+            return True
+        present = self._lane_probes(self._positions(self.mark))
+        return all(present[number] == self._saved_probes[number] for number in known)
+
+    def _probe(self, mark: Mark) -> None:
+        """Rows tell no documents: the lanes have probes of their own."""
+
+    def _lane_probes(self, positions: Sequence[LanePosition]) -> list[str]:
+        """The probes of this rank's lanes, where they stand at ``positions``."""
+        lanes = np.repeat(np.array(self.own_lanes, np.int64), PROBED_IN_LANE)
+        first = np.array([position.document for position in positions], np.int64)[:, None]
+        documents = first + np.arange(PROBED_IN_LANE)
+        found = self.lanes.positions(lanes, documents.ravel()).reshape(documents.shape)
+        # The first one again in place of those of a later epoch, whose order may not exist yet.
+        length = self._dataset.mixture.epoch_samples
+        found = np.where(found // length == found[:, :1] // length, found, found[:, :1])
+        return lane_probes(self.timeline.ids_at(found.ravel()).reshape(found.shape))
+
+    def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
+        key = _require_lane(state, lane)
+        saved = SavedLane.from_json(key, state[key], len(self._dataset.mixture.streams))
         if saved.samples_seen != samples_seen:
             raise MosaicDataError(
                 f"the saved data state's {key} was saved after {saved.samples_seen:,} rows and its "
                 f'"{KEY}" after {samples_seen:,}; take both from the same checkpoint'
             )
-        document = self.lanes.document(lane, saved.position)
-        return LanePosition(document, saved.offset, saved.finished)
+        return saved
 
-    def _epoch_samples(self) -> int:
+    def _lane_position(self, lane: int, saved: SavedLane) -> LanePosition:
+        return LanePosition(self.lanes.document(lane, saved.position), saved.offset, saved.finished)
+
+    @property
+    def _lane_count(self) -> int | None:
+        return self.lane_count
+
+    def _begun(self, mark: Mark) -> bool:
+        """Whether a row of the present order was handed out."""
+        return mark.samples_seen > self.origin.samples
+
+    def _epoch_samples(self, begun: bool) -> int:
         """About how many rows an epoch gives, by the sizes that the indexes tell."""
         return rows_of_epoch(self._dataset)
 
     def _open_options(self) -> list[str]:
         own = [] if self._dataset.packing_lanes else ["packing_lanes"]
         return [*super()._open_options(), *own]
+
+
+def _require_lane(state: Mapping[str, Any], lane: int) -> str:
+    """The key of a lane that a state holds.
+
+    Raises:
+        MosaicDataError: It does not.
+    """
+    key = lane_key(lane)
+    if key not in state:
+        raise MosaicDataError(
+            f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
+            f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
+        )
+    return key

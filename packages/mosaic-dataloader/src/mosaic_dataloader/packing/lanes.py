@@ -12,6 +12,8 @@ from mosaic_dataloader.order.mixture import Int64Array
 _UNIT = 960
 # Lanes of a rank, so that the run may go on with more ranks.
 _SPARE = 4
+# No other number of ranks is proposed that is so many times as large.
+_FARTHEST = 1000
 
 
 def default_lanes(dp_world_size: int) -> int:
@@ -32,9 +34,10 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     """
     if lanes % dp_world_size == 0:
         return
-    divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
-    below = max((n for n in divisors if n < dp_world_size), default=1)
-    above = min((n for n in divisors if n > dp_world_size), default=below)
+    below = next(n for n in range(min(lanes, dp_world_size - 1), 0, -1) if lanes % n == 0)
+    # Lanes that a state names may be any number.
+    most = min(lanes, _FARTHEST * dp_world_size)
+    above = next((n for n in range(dp_world_size + 1, most + 1) if lanes % n == 0), below)
     near = f"{below} or {above}" if above > below else f"{below}"
     advice = (
         f"the run was begun with {lanes} lanes and keeps them: continue it with {near} ranks"

@@ -13,7 +13,6 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.corpus import Corpus
 from mosaic_dataloader.prepare.counts import Counts
 from mosaic_dataloader.prepare.encode import EncoderSpec, Result
-from mosaic_dataloader.prepare.identity import TokenizerIdentity
 from mosaic_dataloader.prepare.journal import Journal
 from mosaic_dataloader.prepare.manifest import FILE_NAME, manifest_text
 from mosaic_dataloader.prepare.mds import ShardFormat
@@ -24,6 +23,7 @@ from mosaic_dataloader.prepare.rows import Buffer, RowBuffer, SampleBuffer
 from mosaic_dataloader.prepare.targets import Target
 from mosaic_dataloader.prepare.tokenizers import refuse_bad
 from mosaic_dataloader.prepare.writer import SHARDS_UNDER_WAY, SplitWriter
+from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity
 
 logger = logging.getLogger("mosaic_dataloader.prepare")
 

@@ -10,13 +10,13 @@ from mosaic_dataloader.prepare.corpus.corpus import open_corpus
 from mosaic_dataloader.prepare.dataset import write_dataset
 from mosaic_dataloader.prepare.encode import EncoderSpec
 from mosaic_dataloader.prepare.hashes import KNOWN
-from mosaic_dataloader.prepare.identity import TokenizerIdentity
 from mosaic_dataloader.prepare.manifest import FILE_NAME, manifest_text, read_manifest
 from mosaic_dataloader.prepare.options import PrepareOptions
 from mosaic_dataloader.prepare.publish import directory_lock, publish
 from mosaic_dataloader.prepare.report import PrepareReport
 from mosaic_dataloader.prepare.targets import open_target
 from mosaic_dataloader.prepare.tokenizers import file_identity, load_tokenizer, train_tokenizer
+from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity
 
 logger = logging.getLogger("mosaic_dataloader.prepare")
 

@@ -15,9 +15,9 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.blocks import Bad
 from mosaic_dataloader.prepare.corpus.corpus import Corpus
 from mosaic_dataloader.prepare.encode import EncoderSpec
-from mosaic_dataloader.prepare.identity import TokenizerIdentity, identify_tokenizer
 from mosaic_dataloader.prepare.options import PrepareOptions
 from mosaic_dataloader.prepare.progress import Progress
+from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
 
 logger = logging.getLogger("mosaic_dataloader.prepare")
 

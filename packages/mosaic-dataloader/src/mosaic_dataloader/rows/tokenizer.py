@@ -1,7 +1,5 @@
 """Tokenizing documents in batches, whatever kind of tokenizer was handed in."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +16,10 @@ class BatchTokenizer:
         tokenizer: A ``transformers`` tokenizer, a ``tokenizers.Tokenizer``, or an object that has
             one of these as its attribute ``tokenizer`` (TorchTitan's tokenizers do).
 
+    Attributes:
+        inner: The tokenizer that encodes.
+        fast: The Rust tokenizer in it, or itself.
+
     Raises:
         MosaicDataError: It is none of these.
     """
@@ -31,9 +33,9 @@ class BatchTokenizer:
                 f"a tokenizer of type {type(tokenizer).__name__} cannot encode batches; pass a "
                 f"transformers tokenizer or a tokenizers.Tokenizer"
             )
-        self._inner = inner
+        self.inner = inner
         # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
-        self._fast = getattr(inner, "backend_tokenizer", inner)
+        self.fast = getattr(inner, "backend_tokenizer", inner)
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -44,32 +46,17 @@ class BatchTokenizer:
         """
         if not texts:
             return iter(())
-        if hasattr(self._fast, "encode_batch_fast"):
+        if hasattr(self.fast, "encode_batch_fast"):
             # A truncation or padding set on the tokenizer would cut or fill documents unseen.
-            if self._fast.truncation is not None:
-                self._fast.no_truncation()
-            if self._fast.padding is not None:
-                self._fast.no_padding()
-            encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=True)
+            if self.fast.truncation is not None:
+                self.fast.no_truncation()
+            if self.fast.padding is not None:
+                self.fast.no_padding()
+            encoded = self.fast.encode_batch_fast(list(texts), add_special_tokens=True)
             return (np.asarray(e.ids, np.int64) for e in encoded)
         # A tokenizer written in Python has no batch encoder of its own.
-        ids = self._inner(list(texts), truncation=False, padding=False)["input_ids"]
+        ids = self.inner(list(texts), truncation=False, padding=False)["input_ids"]
         return (np.asarray(i, np.int64) for i in ids)
-
-    def fingerprint(self) -> str:
-        """What identifies the tokenizer: a digest of its whole definition."""
-        if hasattr(self._fast, "to_str"):
-            definition = json.loads(self._fast.to_str())
-            # These change while a tokenizer is used, not what it makes of a text here.
-            definition.pop("truncation", None)
-            definition.pop("padding", None)
-            text = json.dumps(definition, sort_keys=True)
-        else:
-            text = json.dumps(
-                [type(self._inner).__name__, sorted(self._inner.get_vocab().items())],
-                ensure_ascii=True,
-            )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def pad_token_id(tokenizer: Any) -> int:

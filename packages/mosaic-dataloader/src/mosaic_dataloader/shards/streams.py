@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,6 @@ class DataStream:
     column: Column
     directory: str
     fetched: bool
-    digest: str = field(default="")
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ def _opened(
             stream=name,
             token_encoding_type=defaults.token_encoding_type,
         )
-        for names, encodings in dict.fromkeys(_columns(r) for r in readers)
+        for names, encodings in dict.fromkeys(shard_columns(r) for r in readers)
     }
     if len(columns) > 1:
         raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
@@ -237,30 +236,16 @@ def _opened(
                 f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
                 f"one of those or leave validate_hash out"
             )
-    return DataStream(
-        name, stream, readers, columns.pop(), directory, fetched, _content_digest(readers)
-    )
+    return DataStream(name, stream, readers, columns.pop(), directory, fetched)
 
 
-def _columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
+def shard_columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and encodings of a shard's columns, whatever its format."""
     described: Any = reader
     if hasattr(reader, "column_names"):
         return tuple(described.column_names), tuple(described.column_encodings)
     columns = dict(getattr(reader, "columns", {}))
     return tuple(columns), tuple(columns.values())
-
-
-def _content_digest(readers: list["Reader"]) -> str:
-    """What identifies a stream's data without its place: counts, sizes and hashes of its shards."""
-    digest = hashlib.sha256()
-    for reader in readers:
-        for raw, _ in reader.file_pairs:
-            hashes = sorted((raw.hashes or {}).items())
-            digest.update(repr((len(reader), raw.bytes, hashes)).encode())
-        columns = tuple(list(part) for part in _columns(reader))  # spelled as ever
-        digest.update(repr(columns).encode())
-    return digest.hexdigest()[:16]
 
 
 def _raw_path(directory: str, reader: "Reader") -> str:

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Origin, Timeline
-from mosaic_dataloader.state.differences import differences
+from mosaic_dataloader.state.identity import compare, order_difference, probe
 from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
 from mosaic_dataloader.state.tokens import SumOverRanks, TokenCount
@@ -62,7 +62,6 @@ class Bookkeeping:
         self.marks: deque[Mark] = deque([begin])
         self.skipped = skipped
         self.tokens = tokens or TokenCount(none, samples_seen)
-        self._rows = dataset.row_identity()
 
     def snapshot(self) -> Self:
         """These books as they stand now, whatever another thread hands out from here on."""
@@ -131,22 +130,25 @@ class Bookkeeping:
         names = [s.name for s in self._dataset.mixture.streams]
         return dict(zip(names, counts.tolist(), strict=True))
 
-    def position(self) -> Position:
-        """What a checkpoint holds."""
-        return Position(
-            samples_seen=self.samples_seen,
-            origin={"samples": self.origin.samples, "epoch": self.origin.epoch},
-            epoch_samples=self._epoch_samples(),
-            order=self.order.to_dict(),
-            rows=self._rows,
-            streams=tuple(self._stream_entries()),
-            skipped=self.skipped,
-            tokens_at=self.tokens.at,
-        )
-
     def state(self) -> dict[str, str]:
         """The entries of a checkpoint."""
-        return {KEY: self.position().to_json()}
+        mark = self.mark
+        return {KEY: self._position(mark).to_json()}
+
+    def _position(self, mark: Mark) -> Position:
+        """What a checkpoint holds of the whole run; the same on all ranks."""
+        begun, lanes = self._begun(mark), self._lane_count
+        return Position(
+            samples_seen=mark.samples_seen,
+            origin=self.origin,
+            epoch_samples=self._epoch_samples(begun),
+            identity=self._dataset.identity.to_save(self.order, lanes, begun=begun),
+            seen=tuple(mark.seen.tolist()),
+            tokens=tuple(self.tokens.total.tolist()),
+            skipped=self.skipped,
+            tokens_at=self.tokens.at,
+            probe=self._probe(mark) if begun else None,
+        )
 
     def continued(self, state: Mapping[str, Any]) -> "Bookkeeping":
         """The books of the run that a saved state belongs to, for the present data.
@@ -155,35 +157,14 @@ class Bookkeeping:
             MosaicDataError: The state cannot be read, or its run had other data or options.
         """
         saved = Position.from_json(state[KEY])
-        if self._fits(saved):
-            return Bookkeeping(
-                self._dataset,
-                SettledOrder(**saved.order),
-                saved.samples_seen,
-                Origin(**saved.origin),
-                [s["seen"] for s in saved.streams],
-                saved.skipped,
-                self._tokens(saved, fits=True),
-            )
-        return Bookkeeping(
-            self._dataset,
-            self.order,
-            saved.samples_seen,
-            Origin(saved.samples_seen, saved.epoch),
-            self._carried_over(saved, "seen"),
-            saved.skipped,
-            self._tokens(saved, fits=False),
-        )
-
-    def _fits(self, saved: Position) -> bool:
-        """Whether a run can continue; if not, and that is wanted, its epoch is to begin anew.
-
-        Raises:
-            MosaicDataError: It cannot, and beginning anew was not asked for.
-        """
-        found = differences(saved, self.position(), open_options=self._open_options())
+        known = self._dataset.identity
+        present = known.to_compare(self.order, self._lane_count, saved.identity)
+        found = compare(saved.identity, present, self._open_options())
         if not found:
-            return True
+            books = self._resumed(saved, state)
+            if books._follows(saved):
+                return books
+            found = [order_difference(saved.identity, saved.samples_seen)]
         what = "; ".join(found)
         if self._dataset.on_data_change != "restart_epoch":
             raise MosaicDataError(
@@ -197,16 +178,60 @@ class Bookkeeping:
             saved.epoch,
             saved.samples_seen,
         )
-        return False
+        return self._restarted(saved)
 
-    def _epoch_samples(self) -> int:
-        """Samples in an epoch; 0 before the first one is counted.
+    def _resumed(self, saved: Position, state: Mapping[str, Any]) -> "Bookkeeping":
+        """The books of a run of the same data and options."""
+        return Bookkeeping(
+            self._dataset,
+            saved.identity.order,
+            saved.samples_seen,
+            saved.origin,
+            list(saved.seen),
+            saved.skipped,
+            self._tokens(saved, fits=True),
+        )
+
+    def _restarted(self, saved: Position) -> "Bookkeeping":
+        """The books of a run whose epoch begins anew, with what is now."""
+        return Bookkeeping(
+            self._dataset,
+            self.order,
+            saved.samples_seen,
+            Origin(saved.samples_seen, saved.epoch),
+            self._carried_over(saved, saved.seen),
+            saved.skipped,
+            self._tokens(saved, fits=False),
+        )
+
+    def _follows(self, saved: Position) -> bool:
+        """Whether the order gives the samples that were to follow the saved position.
+
+        The order is built for it, a moment before the first batch would have it built.
+        """
+        if saved.probe is None:
+            return True
+        self.timeline.check()
+        return self._probe(self.mark) == saved.probe
+
+    def _probe(self, mark: Mark) -> str | None:
+        return probe(self.timeline, mark.samples_seen)
+
+    @property
+    def _lane_count(self) -> int | None:
+        return None
+
+    def _begun(self, mark: Mark) -> bool:
+        """Whether a batch of the present order was handed out.
 
         Until then the order need not exist: under this layout it may not even be possible, while
         the state that is to be loaded has one that is.
         """
-        begin = max(self.origin.samples, self.skipped)
-        return self.timeline.epoch_length if self.samples_seen > begin else 0
+        return mark.samples_seen > max(self.origin.samples, self.skipped)
+
+    def _epoch_samples(self, begun: bool) -> int:
+        """Samples in an epoch; 0 before the first one is counted."""
+        return self.timeline.epoch_length if begun else 0
 
     def _open_options(self) -> list[str]:
         """Options left to their defaults; a saved value stands for them."""
@@ -214,9 +239,10 @@ class Bookkeeping:
         names = ("num_canonical_nodes", "shuffle_block_size")
         return [name for name in names if getattr(given, name) is None]
 
-    def _carried_over(self, saved: Position, count: str) -> list[int]:
+    def _carried_over(self, saved: Position, counts: Sequence[int]) -> list[int]:
         """Counts of streams that still go by the same name; others start at 0."""
-        before = {s["name"]: int(s.get(count, 0)) for s in saved.streams}
+        names = [stream.name for stream in saved.identity.streams]
+        before = dict(zip(names, counts, strict=True))
         return [before.get(s.name, 0) for s in self._dataset.mixture.streams]
 
     def _tokens(self, saved: Position, *, fits: bool) -> TokenCount:
@@ -228,27 +254,5 @@ class Bookkeeping:
                 saved.samples_seen,
             )
         # Streams of data that fit are the same in their order, and may have other names by now.
-        in_order = [int(s.get("tokens", 0)) for s in saved.streams]
-        total = in_order if fits else self._carried_over(saved, "tokens")
+        total = saved.tokens if fits else self._carried_over(saved, saved.tokens)
         return TokenCount(np.array(total, np.int64), saved.tokens_at, saved.samples_seen)
-
-    def _stream_entries(self) -> list[dict[str, Any]]:
-        mixture = self._dataset.mixture
-        return [
-            {
-                "name": size.name,
-                "samples": size.samples,
-                "shards": len(size.samples_per_shard),
-                "choose": size.choose,
-                "digest": opened.digest,
-                "seen": int(seen),
-                "tokens": int(tokens),
-            }
-            for size, opened, seen, tokens in zip(
-                mixture.streams,
-                self._dataset.streams,
-                self.mark.seen,
-                self.tokens.total,
-                strict=True,
-            )
-        ]

@@ -1,15 +1,37 @@
 """The saved position, as one JSON text."""
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.timeline import Origin
+from mosaic_dataloader.state.identity import MIGRATIONS, VERSION, Identity
+from mosaic_dataloader.state.json_form import (
+    damaged,
+    parsed,
+    read_fields,
+    read_list,
+    sealed,
+    shown,
+    unsealed,
+)
 
-VERSION = 1
 KEY = "mosaic"
+
+
+@dataclass(frozen=True)
+class _Progress:
+    samples_seen: int
+    epoch_samples: int
+    skipped: int = 0
+    tokens_at: int = 0
+    probe: str | None = None
+
+
+@dataclass(frozen=True)
+class _Counts:
+    seen: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,107 +41,129 @@ class Position:
     Attributes:
         samples_seen: Samples of the order that are behind: handed out by all ranks together since
             the run began, or skipped at its start. If documents are packed, rows handed out.
-        origin: ``{"samples", "epoch"}``: the position at which the present order begins and the
-            epoch that begins there.
+        origin: The position at which the present order begins, and the epoch that begins there.
         epoch_samples: Samples in one epoch of that order; 0 where none was counted yet. If
             documents are packed, about how many rows an epoch gives.
-        order: Settled order options (see ``SettledOrder``).
-        rows: What decides the content of a row: sequence length, tokenizer, token encoding.
-        streams: One entry per stream: name, samples, shards, choose, digest, seen, tokens. If
-            documents are packed, what was seen is counted lane by lane, and here it is 0.
-        packing_lanes: Lanes in which documents are packed; None if they are not.
+        identity: The run that it is a position of.
+        seen: Samples of each stream that were handed out. If documents are packed, what was seen is
+            counted lane by lane, and here it is 0.
+        tokens: Target tokens of each stream.
         skipped: Samples of the order that were left out before the run's first batch; they count
             in ``samples_seen`` and in no stream's ``seen``. If documents are packed, these are
             documents, which ``samples_seen`` does not count.
-        tokens_at: The position up to which the streams' ``tokens`` are counted.
+        tokens_at: The position up to which ``tokens`` are counted.
+        probe: Digest of the sample ids that come next (see ``identity.probe``); None before the
+            first batch, and in states of version 1. If documents are packed, each lane has its own.
     """
 
     samples_seen: int
-    origin: Mapping[str, int]
+    origin: Origin
     epoch_samples: int
-    order: Mapping[str, Any]
-    rows: Mapping[str, Any]
-    streams: tuple[Mapping[str, Any], ...]
-    packing_lanes: int | None = None
+    identity: Identity
+    seen: tuple[int, ...]
+    tokens: tuple[int, ...]
     skipped: int = 0
     tokens_at: int = 0
+    probe: str | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch that the next sample belongs to."""
-        since = self.samples_seen - self.origin["samples"]
-        if self.packing_lanes is not None and not any(self.origin.values()):
+        since = self.samples_seen - self.origin.samples
+        if self.identity.packing_lanes is not None and self.origin == Origin():
             # Documents that were skipped, as the rows that they would have given, about.
-            documents = sum(int(s["choose"]) for s in self.streams)
-            since += self.skipped * self.epoch_samples // documents
+            documents = sum(s.choose for s in self.identity.streams)
+            since += self.skipped * self.epoch_samples // max(1, documents)
         # No length is known before the first batch, of which a run may skip samples.
-        return self.origin["epoch"] + (since // self.epoch_samples if self.epoch_samples else 0)
+        return self.origin.epoch + (since // self.epoch_samples if self.epoch_samples else 0)
 
     def to_json(self) -> str:
         """The position as JSON, with a checksum over everything else in it."""
+        identity = self.identity.to_content()
         content: dict[str, Any] = {
+            **identity,
             "version": VERSION,
             "samples_seen": self.samples_seen,
-            "origin": dict(self.origin),
+            "origin": dict(vars(self.origin)),
             "epoch_samples": self.epoch_samples,
-            "order": dict(self.order),
-            "rows": dict(self.rows),
-            "streams": [dict(s) for s in self.streams],
+            "streams": [
+                {**stream, "seen": seen, "tokens": tokens}
+                for stream, seen, tokens in zip(
+                    identity["streams"], self.seen, self.tokens, strict=True
+                )
+            ],
             "skipped": self.skipped,
             "tokens_at": self.tokens_at,
         }
-        if self.packing_lanes is not None:
-            content["packing_lanes"] = self.packing_lanes
-        return json.dumps({**content, "checksum": checksum(content)}, sort_keys=True)
+        if self.probe is not None:
+            content["probe"] = self.probe
+        return sealed(content)
 
     @classmethod
     def from_json(cls, text: object) -> "Position":
-        """Read a saved position.
+        """Read a saved position of this version or an older one.
 
         Raises:
-            MosaicDataError: The text is truncated, was changed, or comes from a newer release.
+            MosaicDataError: The text is truncated, was changed, comes from a newer release, or
+                holds something else than a position.
         """
-        if not isinstance(text, str):
-            raise MosaicDataError(
-                f"the saved data position is a {type(text).__name__}, not text; the checkpoint was "
-                f"written by another loader"
-            )
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise MosaicDataError(
-                f"the saved data position is no JSON ({error}); the checkpoint is truncated or "
-                f"damaged, load an earlier one"
-            ) from error
-        if not isinstance(content, dict) or not isinstance(content.get("version"), int):
-            raise MosaicDataError(
-                "the saved data position has no version; it is not one of this loader's"
-            )
-        if content["version"] > VERSION:
-            raise MosaicDataError(
-                f"the saved data position has format version {content['version']}, this release "
-                f"reads up to {VERSION}; install a newer mosaic-dataloader"
-            )
-        if content.pop("checksum", None) != checksum(content):
-            raise MosaicDataError(
-                "the saved data position does not match its checksum; the checkpoint is damaged or "
-                "was edited, load an earlier one"
-            )
-        return cls(
-            samples_seen=content["samples_seen"],
-            origin=content["origin"],
-            epoch_samples=content["epoch_samples"],
-            order=content["order"],
-            rows=content["rows"],
-            streams=tuple(content["streams"]),
-            packing_lanes=content.get("packing_lanes"),
-            # Both came later than the format.
-            skipped=content.get("skipped", 0),
-            tokens_at=content.get("tokens_at", 0),
+        content = _content(text)
+        while (version := content.pop("version")) < VERSION:
+            content = {**MIGRATIONS[version](content), "version": version + 1}
+        own, origin = _picked(_Progress, content), content.pop("origin", None)
+        progress = read_fields(_Progress, own, "it")
+        counts = [
+            read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
+            for number, stream in enumerate(read_list(content.get("streams"), "streams"))
+            if isinstance(stream, dict)
+        ]
+        read = cls(
+            origin=read_fields(Origin, origin, "origin"),
+            identity=Identity.from_content(content),
+            seen=tuple(c.seen for c in counts),
+            tokens=tuple(c.tokens for c in counts),
+            **vars(progress),
         )
+        for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
+            if position > read.samples_seen:
+                raise damaged(f"{name} {position:,} lies behind samples_seen {read.samples_seen:,}")
+        return read
 
 
-def checksum(content: Mapping[str, Any]) -> str:
-    """A short digest of JSON values."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+def _content(text: object) -> dict[str, Any]:
+    """The values of a saved position whose version and checksum are right."""
+    if not isinstance(text, str):
+        raise MosaicDataError(
+            f"the saved data position is a {type(text).__name__}, not text; the checkpoint was "
+            f"written by another loader"
+        )
+    try:
+        content = parsed(text)
+    except ValueError as error:
+        raise MosaicDataError(
+            f"the saved data position is no JSON ({error}); the checkpoint is truncated or "
+            f"damaged, load an earlier one"
+        ) from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise MosaicDataError(
+            "the saved data position has no version; it is not one of this loader's"
+        )
+    if version > VERSION:
+        raise MosaicDataError(
+            f"the saved data position has format version {shown(version)}, this release reads up "
+            f"to {VERSION}; install a newer mosaic-dataloader"
+        )
+    values = unsealed(content)
+    if values is None:
+        raise MosaicDataError(
+            "the saved data position does not match its checksum; the checkpoint is damaged or "
+            "was edited, load an earlier one"
+        )
+    return values
+
+
+def _picked(cls: type[_Progress] | type[_Counts], content: dict[str, Any]) -> dict[str, Any]:
+    """Take out the values that belong to the fields of a class."""
+    names = [field.name for field in fields(cls) if field.name in content]
+    return {name: content.pop(name) for name in names}

@@ -6,6 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+
 # Letters, cases, accents, digits, spaces, line ends, punctuation, code, other scripts, an emoji:
 # tokenizers of one vocabulary that treat any of these differently are told apart.
 _PROBE = (
@@ -13,6 +15,10 @@ _PROBE = (
     "\tdef Größe(x_1):\n        return {'ï': x_1 ** -2}  # naïve café 北京 привет नमस्ते 🙂\n"
     "https://example.org/a?b=c&d=%20 <tag/>   end "
 )
+# Characters that normalizations change: composed and not, ligatures, full width, odd spaces.
+_FORMS = "e\u0301 \u00e9 \ufb01 \uff21 \u2460 \u338f \u00a0 \u200b \u3000 \u1e9e \u0130 \u00ad\tx"
+# Entries of the vocabulary that are encoded again, so that other merges show.
+_ENTRIES = 512
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,34 @@ def _without_limits(fast: Any) -> Any:
     twin.no_truncation()
     twin.no_padding()
     return twin
+
+
+def encoding_digest(tokenizer: BatchTokenizer) -> str:
+    """Digest of all that a tokenizer makes of text, as the loader encodes it.
+
+    Beyond the fingerprint, this is added tokens, special tokens that it puts around a text, and
+    merges and normalizations that the fingerprint's probe does not show.
+    """
+    vocabulary: dict[str, int] = tokenizer.inner.get_vocab()
+    entries = sorted(vocabulary.items())
+    step = max(1, len(entries) // _ENTRIES)
+    words = " ".join(entry.strip("Ġ▁#") for entry, _ in entries[::step])
+    ids = [encoded.tolist() for encoded in tokenizer.encode([_PROBE, _FORMS, words, ""])]
+    return hashlib.sha256(json.dumps([entries, ids]).encode()).hexdigest()[:16]
+
+
+def definition_digest(tokenizer: BatchTokenizer) -> str:
+    """Digest of a tokenizer's definition, which states of version 1 hold.
+
+    It changes with the release of `tokenizers` that writes the definition.
+    """
+    if hasattr(tokenizer.fast, "to_str"):
+        definition = json.loads(tokenizer.fast.to_str())
+        # These change while a tokenizer is used, not what it makes of a text here.
+        definition.pop("truncation", None)
+        definition.pop("padding", None)
+        text = json.dumps(definition, sort_keys=True)
+    else:
+        inner = tokenizer.inner
+        text = json.dumps([type(inner).__name__, sorted(inner.get_vocab().items())])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

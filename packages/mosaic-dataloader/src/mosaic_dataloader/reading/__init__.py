@@ -1,0 +1,1 @@
+"""From samples to rows: what texts become, and by which tokenizer."""

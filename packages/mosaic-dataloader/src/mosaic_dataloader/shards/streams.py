@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
-from mosaic_dataloader.shards.faults import one_line
-from mosaic_dataloader.shards.index import fetch_index
+from mosaic_dataloader.shards.contents import path_in_stream, refuse_link_outside
+from mosaic_dataloader.shards.faults import Damaged, InvalidIndexError, one_line
+from mosaic_dataloader.shards.index import discard_index, fetch_index
 from mosaic_dataloader.shards.layout import shard_files
 from mosaic_dataloader.shards.pool import side_by_side
 from mosaic_dataloader.shards.readers import read_index
@@ -36,6 +37,10 @@ STREAM_OPTIONS = (
     "validate_hash",
     "keep_zip",
 )
+
+
+class UnusableIndexError(MosaicDataError):
+    """An index is there and is not one."""
 
 
 @dataclass
@@ -182,12 +187,18 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     _make_cache(name, directory)
     try:
         fetch_index(name, stream, directory)
+        try:
+            readers = _read_index(name, stream, defaults)
+        except UnusableIndexError:
+            # The copy here is damaged: what comes from the remote was checked when it arrived.
+            discard_index(directory)
+            fetch_index(name, stream, directory)
+            readers = _read_index(name, stream, defaults)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
-    readers = _read_index(name, stream, defaults)
     return _opened(name, stream, readers, directory, True, defaults)
 
 
@@ -257,7 +268,7 @@ def _content_digest(readers: list["Reader"]) -> str:
 
 
 def _raw_path(directory: str, reader: "Reader") -> str:
-    return os.path.join(directory, reader.file_pairs[-1][0].basename)
+    return path_in_stream(directory, reader.file_pairs[-1][0].basename)
 
 
 def _place(remote: str, split: str) -> str:
@@ -272,7 +283,7 @@ def _complete_and_unwritable(stream: "Stream", directory: str) -> bool:
     if not os.path.isfile(os.path.join(directory, "index.json")):
         return False
     return all(
-        all(os.path.isfile(os.path.join(directory, raw)) for raw in files.raw)
+        all(os.path.isfile(path_in_stream(directory, raw)) for raw in files.raw)
         for files in shard_files(directory)
     )
 
@@ -293,8 +304,13 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 
 
 def _make_cache(name: str, directory: str) -> None:
+    own = os.path.join(directory, ".mosaic")
+    if os.path.islink(own):
+        raise MosaicDataError(
+            f'stream "{name}": {own} is a symbolic link; remove it, or choose another local'
+        )
     try:
-        os.makedirs(os.path.join(directory, ".mosaic"), exist_ok=True)
+        os.makedirs(own, exist_ok=True)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot write to its cache directory {directory} ({error.strerror}); '
@@ -303,8 +319,16 @@ def _make_cache(name: str, directory: str) -> None:
 
 
 def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
+    directory = os.path.join(stream.local, stream.split)
+    path = os.path.join(directory, "index.json")
     try:
+        refuse_link_outside(os.path.realpath(directory), "index.json")
         return read_index(stream, defaults.allow_unsafe_types)
-    except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
-        path = os.path.join(stream.local, stream.split, "index.json")
+    except (Damaged, InvalidIndexError) as error:
+        raise UnusableIndexError(
+            f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
+        ) from error
+    except MosaicDataError as error:
+        raise MosaicDataError(f'stream "{name}": {error}') from None
+    except (ValueError, OSError) as error:
         raise MosaicDataError(f'stream "{name}": cannot read {path}: {one_line(error)}') from error

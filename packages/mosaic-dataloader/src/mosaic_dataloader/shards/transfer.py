@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.contents import refuse_link_outside
 from mosaic_dataloader.shards.faults import (
     DownloadTimeoutError,
     advice,
@@ -96,6 +98,8 @@ class Transfers:
                 self._try(file, path)
                 check(path)
                 return path
+            except MosaicDataError as error:
+                raise MosaicDataError(f"{subject(self._name, what, self._stream)}: {error}") from None
             except Exception as error:
                 # Object stores raise errors of their own of every kind.
                 with contextlib.suppress(OSError):
@@ -116,7 +120,11 @@ class Transfers:
 
     def _try(self, file: str, path: str) -> None:
         downloader = self._downloader()
-        remote = os.path.join(str(self._stream.remote), self._stream.split, file)
+        root = os.path.join(str(self._stream.remote), self._stream.split)
+        if not urlsplit(root).scheme:
+            # A directory of this machine's, which a file name of its index must not lead out of.
+            refuse_link_outside(os.path.realpath(root), file)
+        remote = os.path.join(root, file)
         timeout = self._stream.download_timeout
         try:
             _within(timeout, lambda: downloader.download(remote, path, timeout))

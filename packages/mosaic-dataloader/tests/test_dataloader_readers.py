@@ -13,7 +13,6 @@ from streaming.base.world import World
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_dataloader.shards.readers import read_index
 
-
 _PARTS = ("data", "meta")
 
 

@@ -1,7 +1,7 @@
 """What an index says, read as data from outside: checked before anything is done by it.
 
 Whoever wrote the index chose its names and sizes. So no name may lead out of the stream's
-directory, and no size is believed that the rest of the index, or later the file itself, contradicts.
+directory, and no size is believed that the rest of the index or the file itself contradicts.
 """
 
 import json

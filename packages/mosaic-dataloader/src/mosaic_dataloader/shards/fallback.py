@@ -51,7 +51,9 @@ class ReaderShard:
             or (np.diff(self._offsets) < 0).any()
             or int(self._offsets[-1]) > length
         ):
-            raise MosaicDataError(f"{meta} does not fit {data}: its offsets are damaged; restore it")
+            raise MosaicDataError(
+                f"{meta} does not fit {data}: its offsets are damaged; restore it"
+            )
 
     def tokens(self, index: int) -> NDArray[Any]:
         """Token ids of one sample, 1-D.

@@ -171,7 +171,8 @@ class ShardFetcher:
         def accept(path: str) -> None:
             self._check(path, zipped or raw)
             if zipped:
-                unpack(path, unpacked, self._data.readers[shard].compression, raw.bytes)
+                compression = str(self._data.readers[shard].compression)
+                unpack(path, unpacked, compression, raw.bytes)
 
         packed = self._kept(kept, folder, accept) if zipped else None
         arrived = packed or self._transfers.bring(

@@ -16,7 +16,12 @@ from mosaic_dataloader.shards.index import discard_index, fetch_index
 from mosaic_dataloader.shards.layout import shard_files
 from mosaic_dataloader.shards.pool import side_by_side
 from mosaic_dataloader.shards.readers import read_index
-from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
+from mosaic_dataloader.shards.secrets import (
+    hide_secrets_of,
+    printable,
+    redacted,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -123,6 +128,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
         )
     options = {key: value for key, value in options.items() if value is not None}
     remote, local = options.get("remote"), options.get("local")
+    hide_secrets_of(str(remote))
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
     if not remote:
@@ -145,6 +151,9 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
 def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
+    if own._local is None and own.remote is not None:
+        # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
+        own.local = _cache_directory(own.remote, defaults.cache_dir)
     for weight in ("proportion", "repeat", "choose"):
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)

@@ -20,7 +20,7 @@ from mosaic_dataloader.shards.faults import (
     is_lasting,
     one_line,
 )
-from mosaic_dataloader.shards.secrets import printable, redacted
+from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -55,6 +55,7 @@ class Transfers:
         self._stream = stream
         self._directory = directory
         self._threads = threading.local()
+        hide_secrets_of(str(stream.remote))
 
     @property
     def longest(self) -> float:
@@ -99,7 +100,8 @@ class Transfers:
                 check(path)
                 return path
             except MosaicDataError as error:
-                raise MosaicDataError(f"{subject(self._name, what, self._stream)}: {error}") from None
+                about = subject(self._name, what, self._stream)
+                raise MosaicDataError(f"{about}: {error}") from None
             except Exception as error:
                 # Object stores raise errors of their own of every kind.
                 with contextlib.suppress(OSError):

@@ -39,7 +39,7 @@ def unpack(packed: str, unpacked: str, compression: str, size: int) -> None:
     # Memory that nothing was written to takes none.
     buffer = np.empty(size, np.uint8)
     try:
-        length = ALGORITHMS[compression.partition(":")[0]](data, buffer)
+        length = ALGORITHMS[compression.partition(":")[0]](data, buffer.data)
     except cramjam.DecompressionError as error:
         # A full buffer is one reason of several, which the libraries word each in their own way.
         raise Damaged(
@@ -48,4 +48,4 @@ def unpack(packed: str, unpacked: str, compression: str, size: int) -> None:
     if length != size:
         raise Damaged(f"it unpacks to {length} bytes where the index says {size}")
     with open(unpacked, "wb") as out:
-        out.write(buffer)
+        out.write(buffer.data)

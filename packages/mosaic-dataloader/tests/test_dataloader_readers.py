@@ -13,6 +13,8 @@ from streaming.base.world import World
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_dataloader.shards.readers import read_index
 
+_PARTS = ("data", "meta")
+
 
 def write(folder: Path, encoding: str = "ndarray:int32:5", **options: Any) -> dict[str, Any]:
     """Several shards; returns their index."""
@@ -27,7 +29,14 @@ def write(folder: Path, encoding: str = "ndarray:int32:5", **options: Any) -> di
 
 def merge(folder: Path, *indexes: dict[str, Any]) -> Stream:
     folder.mkdir()
-    shards = [shard for index in indexes for shard in index["shards"]]
+    shards = []
+    for part, index in enumerate(indexes):
+        for shard in json.loads(json.dumps(index["shards"])):
+            # As mosaicml-streaming's own merging names them.
+            for file in (shard.get(f"{kind}_{of}") for kind in ("raw", "zip") for of in _PARTS):
+                if file:
+                    file["basename"] = f"{part}/{file['basename']}"
+            shards.append(shard)
     (folder / "index.json").write_text(json.dumps({"version": 2, "shards": shards}))
     return Stream(local=str(folder), split="")
 

@@ -1,6 +1,5 @@
 """The streams and the run, as tables."""
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,14 @@ _HEADER = (
 
 def stream_table(config: "MosaicJobConfig", start: Start) -> str:
     """One line for each stream: what it holds, and what an epoch and the whole run take of it."""
+    from mosaic_dataloader.prepared import prepared_tokens
+
     dataset = start.loader.dataset
     epochs = run_epochs(config, start)
     whole = sum(size.choose for size in dataset.mixture.streams)
     rows = [_HEADER]
     for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
-        tokens = _tokens(opened.directory)
+        tokens = prepared_tokens(opened)
         rows.append(
             (
                 opened.name,
@@ -92,21 +93,6 @@ def _weight(config: "MosaicJobConfig", name: str) -> str:
         if value is not None:
             return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
     return "all of it"
-
-
-def _tokens(directory: str) -> int | None:
-    """Tokens by what `mosaic-prepare` has noted beside the shards, if it made them."""
-    from mosaic_dataloader.shards.layout import manifest_paths
-
-    for path in manifest_paths(directory):
-        try:
-            with open(path, encoding="utf-8") as file:
-                tokens = json.load(file)["facts"]["tokens"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        # Text has none of its own.
-        return int(tokens) or None
-    return None
 
 
 def _bytes(count: float) -> str:

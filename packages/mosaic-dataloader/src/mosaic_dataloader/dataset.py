@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.own_folder import own_temporary_folder
 from mosaic_dataloader.packing.documents import DocumentReader
 from mosaic_dataloader.prepared import check_prepared
 from mosaic_dataloader.rows.reader import RowReader
@@ -37,8 +37,11 @@ def default_cache_dir() -> str:
 
     The temporary directory is on the machine's own disk on most clusters, the home directory is
     not.
+
+    Raises:
+        MosaicDataError: What has that folder's name is not this user's alone.
     """
-    return os.path.join(tempfile.gettempdir(), f"mosaic-dataloader-{os.getuid()}")
+    return own_temporary_folder("mosaic-dataloader", "cache_dir")
 
 
 class StreamingTextDataset:

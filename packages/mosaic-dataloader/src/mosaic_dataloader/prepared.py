@@ -7,12 +7,17 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
+from mosaic_dataloader.shards.contents import refuse_link_outside, shown
 from mosaic_dataloader.shards.layout import manifest_paths
 from mosaic_dataloader.shards.streams import DataStream
+
+# Of a tokenizer; a Hugging Face name or a directory's.
+_LONGEST_NAME = 512
 
 logger = logging.getLogger(__name__)
 # A logger of its own: every process warns, and whoever tells it in another way silences this one.
@@ -63,21 +68,54 @@ def check_prepared(
 
 
 def _manifest(stream: DataStream) -> dict[str, Any]:
-    """A stream's manifest; empty if it has none, or one of something else."""
+    """A stream's manifest; empty if it has none, or one of something else.
+
+    What is read of it has the types that `mosaic-prepare` writes.
+    """
     for path in manifest_paths(stream.directory):
         if not os.path.isfile(path):
             continue
         try:
+            refuse_link_outside(stream.directory, os.path.relpath(path, stream.directory))
             with open(path, encoding="utf-8") as file:
                 note = json.load(file)
-        except (OSError, ValueError) as error:
+            if isinstance(note, dict) and note.get("complete") is True:
+                _check_types(note)
+                return note
+        except (OSError, ValueError, RecursionError) as error:
             raise MosaicDataError(
                 f'stream "{stream.name}": cannot read {path} ({error}); copy it again, or delete '
                 f"it to do without its checks"
             ) from error
-        if isinstance(note, dict) and note.get("complete") is True:
-            return note
     return {}
+
+
+def _check_types(note: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value that `mosaic-prepare` does not write."""
+    for key in ("facts", "options"):
+        if not isinstance(note.get(key, {}), dict):
+            raise ValueError(f"{key} is {shown(note[key])}, not a mapping")
+    numbers = {
+        "facts.largest": note.get("facts", {}).get("largest", -1),
+        "facts.tokens": note.get("facts", {}).get("tokens", 0),
+    }
+    if note.get("form") == "rows":
+        numbers["options.seq_len"] = note.get("options", {}).get("seq_len", 1)
+    made = note.get("tokenizer")
+    if made is not None:
+        wanted = {field.name for field in fields(TokenizerIdentity)}
+        if not isinstance(made, dict) or set(made) != wanted:
+            raise ValueError(f"tokenizer is {shown(made)}, which describes none")
+        for key in ("name", "fingerprint"):
+            if not isinstance(made[key], str) or len(made[key]) > _LONGEST_NAME:
+                raise ValueError(f"tokenizer.{key} is {shown(made[key])}, not a text")
+        numbers["tokenizer.vocab_size"] = made["vocab_size"]
+        numbers["tokenizer.eos_id"] = -1 if made["eos_id"] is None else made["eos_id"]
+    for key, value in numbers.items():
+        if type(value) is not int or not -1 <= value < 1 << 63:
+            raise ValueError(f"{key} is {shown(value)}, not a whole number")
+    if "options.seq_len" in numbers and numbers["options.seq_len"] < 1:
+        raise ValueError(f"options.seq_len is {numbers['options.seq_len']}, not a row's length")
 
 
 def _compare(
@@ -115,6 +153,16 @@ def _refuse_rows(name: str, note: Mapping[str, Any]) -> None:
             f'stream "{name}" was prepared as full rows, and packing = true would join them as if '
             f"they were documents; set packing to false, or prepare the data with --form documents"
         )
+
+
+def prepared_tokens(stream: DataStream) -> int | None:
+    """Tokens of a stream by what `mosaic-prepare` noted; None where it is text, or noted nothing.
+
+    Raises:
+        MosaicDataError: There is a note that cannot be read.
+    """
+    # Text has none of its own.
+    return _manifest(stream).get("facts", {}).get("tokens") or None
 
 
 def prepared_row_length(stream: DataStream) -> int | None:

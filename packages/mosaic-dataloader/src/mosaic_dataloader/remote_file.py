@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mosaic_dataloader.shards.faults import is_absent
+from mosaic_dataloader.shards.secrets import hide_secrets_of
 
 
 def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
@@ -19,6 +20,7 @@ def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
     """
     from streaming.base.storage.download import CloudDownloader
 
+    hide_secrets_of(url)
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "file")
         try:

@@ -6,6 +6,7 @@ from typing import Any
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.prepare.corpus.opening import reason
 from mosaic_dataloader.remote_file import fetch_bytes
+from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted
 
 # One attempt and its repetitions, a second, two and four apart.
 _ATTEMPTS = 4
@@ -25,11 +26,13 @@ class RemoteStore:
     def __init__(self, url: str, staging: Path):
         from streaming.base.storage.upload import UPLOADERS, CloudUploader
 
+        hide_secrets_of(url)
         scheme = url.split("://")[0]
         if scheme not in UPLOADERS:
             known = ", ".join(f"{name}://" for name in UPLOADERS if name and ":" not in name)
             raise MosaicDataError(
-                f"prepare: output {url!r}: cannot write to {scheme}://; use a directory or {known}"
+                f"prepare: output {redacted(url)!r}: cannot write to {scheme}://; use a directory "
+                f"or {known}"
             )
         self.url = url.rstrip("/")
         self._staging = staging
@@ -39,7 +42,7 @@ class RemoteStore:
             )
         except Exception as error:
             # Each store's client has errors of its own.
-            raise MosaicDataError(f"prepare: cannot write to {url}: {reason(error)}") from error
+            raise _error(f"cannot write to {url}", error) from printable(error)
 
     def save(self, name: str, data: bytes) -> None:
         """Put a file; when this returns, it is there.
@@ -55,10 +58,9 @@ class RemoteStore:
             self._uploader.upload_file(name)
         except Exception as error:
             # As above.
-            raise MosaicDataError(
-                f"prepare: cannot upload {self.url}/{name}: {reason(error)}; run the same command "
-                f"again to go on"
-            ) from error
+            raise _error(
+                f"cannot upload {self.url}/{name}", error, "; run the same command again to go on"
+            ) from printable(error)
 
 
 def load(url: str) -> bytes | None:
@@ -71,4 +73,8 @@ def load(url: str) -> bytes | None:
         return fetch_bytes(url)
     except Exception as error:
         # As above.
-        raise MosaicDataError(f"prepare: cannot read {url}: {reason(error)}") from error
+        raise _error(f"cannot read {url}", error) from printable(error)
+
+
+def _error(what: str, error: Exception, advice: str = "") -> MosaicDataError:
+    return MosaicDataError(redacted(f"prepare: {what}: {reason(error)}{advice}"))

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.own_folder import own_temporary_folder
 from mosaic_dataloader.prepare.journal import FILE_NAME as JOURNAL
 from mosaic_dataloader.prepare.journal import Entry, Journal
 from mosaic_dataloader.prepare.manifest import (
@@ -251,7 +251,7 @@ def open_target(options: PrepareOptions) -> Target:
 
 def default_work_dir() -> Path:
     """A folder of this user's in the temporary directory."""
-    return Path(tempfile.gettempdir(), f"mosaic-prepare-{os.getuid()}")
+    return Path(own_temporary_folder("mosaic-prepare", "work_dir"))
 
 
 def _file_of(entry: Entry) -> tuple[str, int]:

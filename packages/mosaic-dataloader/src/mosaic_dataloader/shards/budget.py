@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.contents import path_in_stream
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
 from mosaic_dataloader.shards.layout import (
     BUDGET_BYTE,
@@ -101,7 +102,7 @@ def usage(directory: str) -> int:
     # Shards by their names: a merged index has them in folders of their own.
     for name in ("index.json", *(n for files in shard_files(directory) for n in files.names)):
         with contextlib.suppress(FileNotFoundError):
-            total += os.stat(os.path.join(directory, name)).st_size
+            total += os.lstat(os.path.join(directory, name)).st_size
     return total
 
 
@@ -111,7 +112,7 @@ def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
         for shard, files in enumerate(shard_files(directory)):
             for name in files.names:
                 with contextlib.suppress(FileNotFoundError):
-                    yield os.stat(os.path.join(directory, name)).st_mtime_ns, directory, shard
+                    yield os.lstat(os.path.join(directory, name)).st_mtime_ns, directory, shard
                     break
 
 
@@ -123,9 +124,9 @@ def _evict(directory: str, shard: int) -> int:
             return 0
         freed = 0
         for name in shard_files(directory)[shard].names:
-            path = os.path.join(directory, name)
+            path = path_in_stream(directory, name)
             with contextlib.suppress(FileNotFoundError):
-                size = os.stat(path).st_size
+                size = os.lstat(path).st_size
                 os.remove(path)
                 freed += size
         return freed

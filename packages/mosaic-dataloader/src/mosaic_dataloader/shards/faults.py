@@ -42,6 +42,8 @@ _DENIED = (
 )
 # What the program or its options are wrong in.
 _MISTAKES = ("ImportError", "ParamValidationError", "TypeError", "ValueError")
+# Some libraries quote a whole answer, or a whole file.
+_LONGEST_TEXT = 1000
 # Local trouble that a second try meets again.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS,)
@@ -50,6 +52,10 @@ _LASTING = (*_FULL, *_UNWRITABLE, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLON
 
 class Damaged(Exception):
     """What arrived is not what the index says."""
+
+
+class InvalidIndexError(ValueError):
+    """An index says what no index of shards can say; downloading it again would not help."""
 
 
 class DownloadTimeoutError(Exception):
@@ -61,6 +67,8 @@ def one_line(error: BaseException) -> str:
     text = redacted(" ".join(str(error).split()))
     # boto3 tries once here; how often all was tried is told beside it.
     text = text.replace(" (reached max retries: 0)", "")
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -101,7 +109,7 @@ def advice(error: BaseException, directory: str) -> str:
         error: What ended the last try.
         directory: The cache directory.
     """
-    if isinstance(error, Damaged) or _is_a(error, "FlexibleChecksumError"):
+    if isinstance(error, Damaged | InvalidIndexError) or _is_a(error, "FlexibleChecksumError"):
         return "restore it in the store, or write its index anew"
     if isinstance(error, DownloadTimeoutError):
         return "see why the store is slow, or raise download_timeout"

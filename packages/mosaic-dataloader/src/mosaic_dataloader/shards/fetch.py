@@ -4,12 +4,14 @@ import contextlib
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.budget import reserved
+from mosaic_dataloader.shards.contents import path_in_stream
 from mosaic_dataloader.shards.faults import Damaged, advice, one_line
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
 from mosaic_dataloader.shards.layout import fetch_byte, lock_path
@@ -17,6 +19,7 @@ from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, LockTimeoutError, locke
 from mosaic_dataloader.shards.secrets import printable
 from mosaic_dataloader.shards.streams import DataStream
 from mosaic_dataloader.shards.transfer import Transfers, subject
+from mosaic_dataloader.shards.unpack import unpack
 
 if TYPE_CHECKING:
     from streaming.base.format import FileInfo
@@ -46,12 +49,16 @@ class ShardFetcher:
 
     def path(self, shard: int) -> str:
         """Where the uncompressed shard lies, or will."""
-        return os.path.join(self._data.directory, self._raw(shard).basename)
+        return path_in_stream(self._data.directory, self._raw(shard).basename)
 
     def present(self, shard: int) -> bool:
-        """Whether the shard is there in full length."""
+        """Whether the shard is there in full length.
+
+        Raises:
+            MosaicDataError: One of its files lies elsewhere, behind a symbolic link.
+        """
         return all(
-            _size(os.path.join(self._data.directory, raw.basename)) == raw.bytes
+            _size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
             for raw, _ in self._data.readers[shard].file_pairs
         )
 
@@ -61,16 +68,15 @@ class ShardFetcher:
         Raises:
             MosaicDataError: It cannot be had, or is not what the index says.
         """
-        if self.present(shard) and self._is_sound(shard):
-            return
         if not self._data.fetched:
-            path = self.path(shard)
-            what = "is missing" if _size(path) is None else "is not as long as its index says"
-            raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
+            self._require_in_place(shard)
+            return
         # As long as another process may take that does not give up either.
         timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
         begun = time.monotonic()
         try:
+            if self.present(shard) and self._is_sound(shard):
+                return
             self._sweep()
             with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
                 if self.present(shard) and self._is_sound(shard):
@@ -88,6 +94,25 @@ class ShardFetcher:
         except OSError as error:
             raise self._failure(shard, error) from printable(error)
 
+    def _require_in_place(self, shard: int) -> None:
+        """See that a shard which is read where it lies is there; it is not ours to replace."""
+        for raw, _ in self._data.readers[shard].file_pairs:
+            path = path_in_stream(self._data.directory, raw.basename)
+            try:
+                size = _size(path)
+            except OSError as error:
+                raise self._unreadable(path, error) from error
+            if size != raw.bytes:
+                what = "is not as long as its index says"
+                what = {None: "is missing", -1: "is not a file"}.get(size, what)
+                raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
+
+    def _unreadable(self, path: str, error: OSError) -> MosaicDataError:
+        return MosaicDataError(
+            f'stream "{self._data.name}": cannot read {path} ({error.strerror}); let this user '
+            f"read it, or restore it"
+        )
+
     def _is_sound(self, shard: int) -> bool:
         """Whether a shard that is present has the hash in the index, if one is asked for.
 
@@ -97,9 +122,6 @@ class ShardFetcher:
         raw = self._raw(shard)
         # With compression the index may know only the packed form's hash.
         if shard in self._sound or self._data.stream.validate_hash not in (raw.hashes or {}):
-            return True
-        if not self._data.fetched:
-            # See check_in_place: it is not this loader's to replace.
             return True
         try:
             sound = self._hash_fits(self.path(shard), raw)
@@ -114,7 +136,7 @@ class ShardFetcher:
         """Remove what is there of a shard and is not what it should be."""
         whole = self.present(shard)
         for raw, _ in self._data.readers[shard].file_pairs:
-            path = os.path.join(self._data.directory, raw.basename)
+            path = path_in_stream(self._data.directory, raw.basename)
             if whole or _size(path) not in (None, raw.bytes):
                 logger.warning(
                     'stream "%s": %s is not what its index says; it is fetched again',
@@ -143,19 +165,20 @@ class ShardFetcher:
 
     def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> None:
         directory, folder = self._data.directory, self._incoming(shard)
-        kept = os.path.join(directory, zipped.basename) if zipped else ""
+        kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
 
         def accept(path: str) -> None:
             self._check(path, zipped or raw)
             if zipped:
-                self._unpack(shard, path, unpacked, raw)
+                compression = str(self._data.readers[shard].compression)
+                unpack(path, unpacked, compression, raw.bytes)
 
         packed = self._kept(kept, folder, accept) if zipped else None
         arrived = packed or self._transfers.bring(
             (zipped or raw).basename, folder, f"shard {raw.basename}", accept
         )
-        final = os.path.join(directory, raw.basename)
+        final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
@@ -179,23 +202,6 @@ class ShardFetcher:
                 os.remove(link)
             return None
         return link
-
-    def _unpack(self, shard: int, packed: str, unpacked: str, raw: "FileInfo") -> None:
-        from streaming.base.compression import decompress
-
-        with open(packed, "rb") as file:
-            data = file.read()
-        try:
-            data = decompress(self._data.readers[shard].compression, data)
-        except MemoryError:
-            raise
-        except Exception as error:
-            # Each compression has errors of its own.
-            raise Damaged(f"it does not unpack ({one_line(error)})") from error
-        if len(data) != raw.bytes:
-            raise Damaged(f"it unpacks to {len(data)} bytes where the index says {raw.bytes}")
-        with open(unpacked, "wb") as out:
-            out.write(data)
 
     def _check(self, path: str, info: "FileInfo") -> None:
         size = _size(path)
@@ -225,10 +231,13 @@ class ShardFetcher:
         # With compression the index may know only the packed form's hash.
         if self._data.fetched or self._data.stream.validate_hash not in (raw.hashes or {}):
             return
+        path = self.path(shard)
         try:
-            self._check(self.path(shard), raw)
+            self._check(path, raw)
         except Damaged as error:
             raise self._failure(shard, error) from error
+        except OSError as error:
+            raise self._unreadable(path, error) from error
 
     def _sweep(self) -> None:
         """Remove what killed processes left half-fetched; whoever still works holds its lock."""
@@ -253,7 +262,9 @@ class ShardFetcher:
 
 
 def _size(path: str) -> int | None:
+    """Bytes of a file; None if there is none, -1 if it is something else than a file."""
     try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    return info.st_size if stat.S_ISREG(info.st_mode) else -1

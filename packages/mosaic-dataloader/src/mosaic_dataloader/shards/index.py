@@ -1,7 +1,6 @@
 """The index of a cache directory: fetched once, and compared with its remote at every start."""
 
 import filecmp
-import json
 import logging
 import os
 import shutil
@@ -11,7 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.faults import Damaged, one_line
+from mosaic_dataloader.shards.contents import load_index
+from mosaic_dataloader.shards.faults import Damaged, InvalidIndexError
 from mosaic_dataloader.shards.layout import (
     INDEX_BYTE,
     incoming_root,
@@ -58,8 +58,10 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
             if arrived is not None:
                 _accept(name, stream, arrived, path)
                 _keep_manifest(manifest, directory)
-        with open(checked, "w"):
-            os.utime(checked)
+        # Others may write to a shared cache: whatever this may be a link to is left alone.
+        note = os.open(checked, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        os.utime(note)
+        os.close(note)
 
 
 def _download(
@@ -93,13 +95,16 @@ def _incoming(directory: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard_index(directory: str) -> None:
+    """Forget the index of a cache directory, which is then fetched like a new one."""
+    with locked(lock_path(directory), INDEX_BYTE), suppress(FileNotFoundError):
+        os.remove(os.path.join(directory, "index.json"))
+
+
 def _check(path: str) -> None:
     _arrived(path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            json.load(file)
-    except ValueError as error:
-        raise Damaged(f"it is no JSON ({one_line(error)})") from error
+    # All of it, so that none is kept that cannot be used.
+    load_index(path)
 
 
 def _arrived(path: str) -> None:
@@ -112,6 +117,9 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
         os.replace(arrived, path)
         return
     same = filecmp.cmp(arrived, path, shallow=False)
+    if not same and not _usable(path):
+        os.replace(arrived, path)
+        return
     os.remove(arrived)
     if not same:
         raise MosaicDataError(
@@ -119,6 +127,14 @@ def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
             f"{redacted(os.path.join(str(stream.remote), stream.split))} holds (their indexes "
             f"differ); delete that directory or choose another local"
         )
+
+
+def _usable(path: str) -> bool:
+    try:
+        load_index(path)
+    except (Damaged, InvalidIndexError):
+        return False
+    return True
 
 
 def _manifest(transfers: Transfers, folder: str) -> str:

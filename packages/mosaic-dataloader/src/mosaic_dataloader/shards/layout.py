@@ -10,10 +10,13 @@
     .mosaic/users/<id>       a running loader that limits the cache
 """
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cache
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.contents import load_index
+from mosaic_dataloader.shards.faults import Damaged, InvalidIndexError
 
 # Bytes of the lock file.
 INDEX_BYTE = 0
@@ -78,9 +81,17 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
     """The files of every shard of a cache directory, by its index.
 
     Any directory can be asked for, also one that only another loader of the machine uses.
+
+    Raises:
+        MosaicDataError: Its index cannot be used.
     """
-    with open(os.path.join(directory, "index.json"), encoding="utf-8") as file:
-        shards = json.load(file)["shards"]
+    path = os.path.join(directory, "index.json")
+    try:
+        shards = load_index(path)
+    except (Damaged, InvalidIndexError) as error:
+        raise MosaicDataError(
+            f"cannot read {path}: {error}; delete it to have it fetched again"
+        ) from error
 
     def names(shard: dict[str, dict[str, str] | None], *keys: str) -> tuple[str, ...]:
         return tuple(file["basename"] for key in keys if (file := shard.get(key)))

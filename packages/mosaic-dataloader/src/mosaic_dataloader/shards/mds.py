@@ -5,6 +5,7 @@ samples, ``uint32[samples + 1]`` offsets, a header, then the samples. A sample b
 ``uint32`` size for each column of no fixed size, followed by the values of all columns.
 """
 
+import math
 import os
 import struct
 from typing import Any
@@ -55,7 +56,11 @@ class MappedShard:
         self._offsets: NDArray[np.uint32] = np.frombuffer(self._map, "<u4", samples + 1, 4)
         if int(self._offsets[-1]) != length:
             raise MosaicDataError(f"{path} is not as long as its own offsets say; it is damaged")
-        self.uniform = self._uniform_rows(samples)
+        # Wider than the offsets, lest a step back look like a long one forward.
+        strides = np.diff(self._offsets.astype(np.int64))
+        if int(self._offsets[0]) < 4 * (samples + 2) or (strides < 0).any():
+            raise MosaicDataError(f"{path}: its offsets are damaged; restore it")
+        self.uniform = self._uniform_rows(samples, strides)
 
     def tokens(self, index: int) -> NDArray[Any]:
         """Token ids of one sample, a view into the map of the stored dtype, 1-D.
@@ -70,7 +75,7 @@ class MappedShard:
         if self._column.kind == "bytes":
             assert self._column.dtype is not None
             return self._array(begin, end, self._column.dtype, index)
-        dtype, begin = self._ndarray_header(begin)
+        dtype, begin = self._ndarray_header(begin, end, index)
         return self._array(begin, end, dtype, index)
 
     def text(self, index: int) -> str:
@@ -79,7 +84,7 @@ class MappedShard:
         try:
             return bytes(self._map[begin:end]).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise MosaicDataError(f"{self._path}, sample {index}: its text is damaged") from error
+            raise self._damaged(index, "its text is") from error
 
     def close(self) -> None:
         """Unmap the file. Views handed out before must be gone, or they keep it mapped."""
@@ -90,6 +95,8 @@ class MappedShard:
         """Where the column's value of one sample lies, as byte offsets."""
         begin, stop = int(self._offsets[index]), int(self._offsets[index + 1])
         position = begin + 4 * sum(size is None for size in self._sizes)
+        if position > stop:
+            raise self._damaged(index, "its sizes are")
         header = begin
         for number, fixed in enumerate(self._sizes):
             if fixed is None:
@@ -99,24 +106,40 @@ class MappedShard:
                 size = fixed
             if number == self._column.index:
                 if not begin <= position <= position + size <= stop:
-                    raise MosaicDataError(f"{self._path}, sample {index}: its sizes are damaged")
+                    raise self._damaged(index, "its sizes are")
                 return position, position + size
             position += size
         raise AssertionError("the column is one of the shard's columns")
 
-    def _ndarray_header(self, begin: int) -> tuple[np.dtype[Any], int]:
+    def _ndarray_header(self, begin: int, end: int, index: int) -> tuple[np.dtype[Any], int]:
         """Dtype of an ``ndarray`` value and the offset of its first element."""
         dtype = self._column.dtype
+        # A byte for the dtype, one for the shape's own form.
+        if begin + (dtype is None) + self._column.has_shape > end:
+            raise self._damaged(index, "its array's header is")
         if dtype is None:
             code = int(self._map[begin])
             if code not in _DTYPE_OF_CODE:
-                raise MosaicDataError(f'{self._path}: "tokens" holds values that are no integers')
+                raise MosaicDataError(
+                    f'{self._path}, sample {index}: "tokens" holds values that are not integers'
+                )
             dtype = np.dtype(_DTYPE_OF_CODE[code])
             begin += 1
         if self._column.has_shape:
-            packed = int(self._map[begin])
-            begin += 1 + (packed >> 2) * (1 << (packed & 3))
+            form = int(self._map[begin])
+            axes, width = form >> 2, 1 << (form & 3)
+            first = begin + 1 + axes * width
+            shape = [
+                int.from_bytes(self._map[at : at + width].tobytes(), "little")
+                for at in range(begin + 1, first, width)
+            ]
+            if not axes or math.prod(shape) * dtype.itemsize != end - first:
+                raise self._damaged(index, "its array's shape is")
+            begin = first
         return dtype, begin
+
+    def _damaged(self, index: int, what: str) -> MosaicDataError:
+        return MosaicDataError(f"{self._path}, sample {index}: {what} damaged; restore the shard")
 
     def _array(self, begin: int, end: int, dtype: np.dtype[Any], index: int) -> NDArray[Any]:
         count, rest = divmod(end - begin, dtype.itemsize)
@@ -127,14 +150,13 @@ class MappedShard:
             )
         return np.frombuffer(self._map, dtype, count, begin)
 
-    def _uniform_rows(self, samples: int) -> NDArray[Any] | None:
+    def _uniform_rows(self, samples: int, strides: NDArray[np.int64]) -> NDArray[Any] | None:
         """All token rows as one 2-D view, where they are laid out alike; else None.
 
         Gathering from it costs no Python object per sample.
         """
         if self._column.kind == "text" or not samples:
             return None
-        strides = np.diff(self._offsets.astype(np.int64))
         stride = int(strides[0])
         if len(self._sizes) > 1 or (strides != stride).any():
             return None
@@ -142,7 +164,7 @@ class MappedShard:
         dtype, first = (
             (self._column.dtype, begin)
             if self._column.kind == "bytes"
-            else self._ndarray_header(begin)
+            else self._ndarray_header(begin, end, 0)
         )
         assert dtype is not None
         lead = first - int(self._offsets[0])
@@ -174,5 +196,16 @@ def _mapped(path: str, length: int) -> NDArray[np.uint8]:
     except RuntimeError as error:
         if not os.path.exists(path):
             raise FileNotFoundError(path) from error
-        raise
+        raise MosaicDataError(
+            f"cannot read {path} ({_reason(path, error)}); let this user read it, or restore it"
+        ) from error
     return mapped
+
+
+def _reason(path: str, error: RuntimeError) -> str:
+    """Why a file cannot be mapped: PyTorch's own words for it quote several lines."""
+    try:
+        with open(path, "rb"):
+            return str(error).partition("\n")[0]
+    except OSError as cause:
+        return str(cause.strerror)

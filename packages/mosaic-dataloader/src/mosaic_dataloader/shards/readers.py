@@ -6,17 +6,17 @@ their files and sizes.
 """
 
 import gc
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mosaic_dataloader.shards.contents import load_index
+
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
-_VERSION = 2
 _SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
 
 
@@ -25,21 +25,15 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no JSON, of another version, or has columns of a type that is not safe.
-        KeyError: Something is missing in it.
-        TypeError: It holds something else than an index of shards.
+        Damaged: It is not JSON.
+        InvalidIndexError: It is not an index of shards; see `load_index`.
+        ValueError: It has columns of a type that is not safe.
     """
     path = os.path.join(str(stream.local), str(stream.split), "index.json")
     with _no_collection():
-        with open(path, encoding="utf-8") as file:
-            try:
-                index = json.load(file)
-            except ValueError as error:
-                raise ValueError(f"it is empty or damaged ({error})") from error
-        if index["version"] != _VERSION:
-            raise ValueError(f"version {index['version']} is not supported, only {_VERSION}")
+        shards = load_index(path)
         made = _Maker(str(stream.local), str(stream.split), allow_unsafe_types)
-        return [made.reader(info) for info in index["shards"]]
+        return [made.reader(info) for info in shards]
 
 
 @contextmanager
@@ -67,10 +61,6 @@ class _Maker:
     def reader(self, info: dict[str, Any]) -> "Reader":
         if info["format"] != "mds":
             return self._foreign(info)
-        if info["version"] != _VERSION:
-            raise ValueError(
-                f"a shard of version {info['version']} is not supported, only {_VERSION}"
-            )
         options = {k: v for k, v in info.items() if k not in ("version", "format")}
         shared = self._shared
         known = all(options[key] == shared.get(key) for key in _SHARED)

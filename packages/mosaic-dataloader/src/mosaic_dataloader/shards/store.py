@@ -18,6 +18,7 @@ from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.shards.contents import path_in_stream
 from mosaic_dataloader.shards.fallback import ReaderShard
 from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.fetch import ShardFetcher
@@ -242,7 +243,7 @@ class ShardStore:
             try:
                 if data.fetched:
                     self._touch(fetcher.path(place))
-                opened = _opened(data, place, fetcher.path(place))
+                opened = _opened(data, place)
             except BaseException as error:
                 self._unpin(stream, place)
                 if isinstance(error, FileNotFoundError):
@@ -300,8 +301,10 @@ def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
         del store
 
 
-def _opened(data: DataStream, place: int, path: str) -> OpenShard:
+def _opened(data: DataStream, place: int) -> OpenShard:
     reader = data.readers[place]
+    paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
     if hasattr(reader, "column_sizes"):
-        return MappedShard(path, len(reader), reader.column_sizes, data.column)
-    return ReaderShard(reader, data.column)
+        return MappedShard(paths[0], len(reader), reader.column_sizes, data.column)
+    meta, samples = paths
+    return ReaderShard(reader, data.column, samples, meta)

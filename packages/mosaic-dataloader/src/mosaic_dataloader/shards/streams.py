@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
-from mosaic_dataloader.shards.faults import one_line
-from mosaic_dataloader.shards.index import fetch_index
+from mosaic_dataloader.shards.contents import path_in_stream, refuse_link_outside
+from mosaic_dataloader.shards.faults import Damaged, InvalidIndexError, one_line
+from mosaic_dataloader.shards.index import discard_index, fetch_index
 from mosaic_dataloader.shards.layout import shard_files
 from mosaic_dataloader.shards.readers import read_index
-from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
+from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted, without_secrets
 from mosaic_dataloader.threads import map_concurrent
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ STREAM_OPTIONS = (
     "validate_hash",
     "keep_zip",
 )
+
+
+class UnusableIndexError(MosaicDataError):
+    """An index is there and is not one."""
 
 
 @dataclass
@@ -119,6 +124,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
         )
     options = {key: value for key, value in options.items() if value is not None}
     remote, local = options.get("remote"), options.get("local")
+    hide_secrets_of(str(remote))
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
     if not remote:
@@ -141,6 +147,10 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
 def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
+    hide_secrets_of(str(own.remote))
+    if own._local is None and own.remote is not None:
+        # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
+        own.local = _cache_directory(own.remote, defaults.cache_dir)
     for weight in ("proportion", "repeat", "choose"):
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)
@@ -188,12 +198,18 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     _make_cache(name, directory)
     try:
         fetch_index(name, stream, directory)
+        try:
+            readers = _read_index(name, stream, defaults)
+        except UnusableIndexError:
+            # The copy here is damaged: what comes from the remote was checked when it arrived.
+            discard_index(directory)
+            fetch_index(name, stream, directory)
+            readers = _read_index(name, stream, defaults)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
-    readers = _read_index(name, stream, defaults)
     return _opened(name, stream, readers, directory, True, defaults)
 
 
@@ -226,17 +242,40 @@ def _opened(
     }
     if len(columns) > 1:
         raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
-    wanted = stream.validate_hash
-    for reader in readers:
-        raw, zipped = reader.file_pairs[0]
+    if stream.validate_hash:
+        _check_hash(name, stream.validate_hash, readers)
+    if not fetched:
+        _check_lengths(name, directory, readers)
+    return DataStream(name, stream, readers, columns.pop(), directory, fetched)
+
+
+def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
+    from streaming.base.hashing import is_hash
+
+    for raw, zipped in (pair for reader in readers for pair in reader.file_pairs):
         known = (zipped or raw).hashes
-        if wanted and wanted not in known:
-            have = ", ".join(sorted(known)) or "none"
+        if wanted not in known or not is_hash(wanted):
+            have = ", ".join(filter(is_hash, sorted(known))) or "none"
             raise MosaicDataError(
                 f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
                 f"one of those or leave validate_hash out"
             )
-    return DataStream(name, stream, readers, columns.pop(), directory, fetched)
+
+
+def _check_lengths(name: str, directory: str, readers: list["Reader"]) -> None:
+    """See that files which are read in place are as long as stated, before much is made of it."""
+    for raw, _ in (pair for reader in readers for pair in reader.file_pairs):
+        path = path_in_stream(directory, raw.basename)
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise MosaicDataError(
+                f'stream "{name}": cannot read {path} ({error.strerror}); restore it'
+            ) from error
+        if size != raw.bytes:
+            raise MosaicDataError(
+                f'stream "{name}": {path} is not as long as its index says; restore it'
+            )
 
 
 def shard_columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -249,7 +288,7 @@ def shard_columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _raw_path(directory: str, reader: "Reader") -> str:
-    return os.path.join(directory, reader.file_pairs[-1][0].basename)
+    return path_in_stream(directory, reader.file_pairs[-1][0].basename)
 
 
 def _place(remote: str, split: str) -> str:
@@ -264,7 +303,7 @@ def _complete_and_unwritable(stream: "Stream", directory: str) -> bool:
     if not os.path.isfile(os.path.join(directory, "index.json")):
         return False
     return all(
-        all(os.path.isfile(os.path.join(directory, raw)) for raw in files.raw)
+        all(os.path.isfile(path_in_stream(directory, raw)) for raw in files.raw)
         for files in shard_files(directory)
     )
 
@@ -285,8 +324,13 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 
 
 def _make_cache(name: str, directory: str) -> None:
+    own = os.path.join(directory, ".mosaic")
+    if os.path.islink(own):
+        raise MosaicDataError(
+            f'stream "{name}": {own} is a symbolic link; remove it, or choose another local'
+        )
     try:
-        os.makedirs(os.path.join(directory, ".mosaic"), exist_ok=True)
+        os.makedirs(own, exist_ok=True)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot write to its cache directory {directory} ({error.strerror}); '
@@ -295,8 +339,16 @@ def _make_cache(name: str, directory: str) -> None:
 
 
 def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
+    directory = os.path.join(stream.local, stream.split)
+    path = os.path.join(directory, "index.json")
     try:
+        refuse_link_outside(os.path.realpath(directory), "index.json")
         return read_index(stream, defaults.allow_unsafe_types)
-    except (ValueError, KeyError, TypeError, AssertionError, OSError) as error:
-        path = os.path.join(stream.local, stream.split, "index.json")
+    except (Damaged, InvalidIndexError) as error:
+        raise UnusableIndexError(
+            f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
+        ) from error
+    except MosaicDataError as error:
+        raise MosaicDataError(f'stream "{name}": {error}') from None
+    except (ValueError, OSError) as error:
         raise MosaicDataError(f'stream "{name}": cannot read {path}: {one_line(error)}') from error

@@ -8,10 +8,12 @@ import random
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.forks import reset_in_child
+from mosaic_dataloader.shards.contents import refuse_link_outside
 from mosaic_dataloader.shards.faults import (
     DownloadTimeoutError,
     advice,
@@ -19,7 +21,7 @@ from mosaic_dataloader.shards.faults import (
     is_lasting,
     one_line,
 )
-from mosaic_dataloader.shards.secrets import printable, redacted
+from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -54,6 +56,7 @@ class Transfers:
         self._stream = stream
         self._directory = directory
         self._threads = threading.local()
+        hide_secrets_of(str(stream.remote))
         reset_in_child(self)
 
     def after_fork(self) -> None:
@@ -104,6 +107,9 @@ class Transfers:
                 self._try(file, path)
                 check(path)
                 return path
+            except MosaicDataError as error:
+                about = subject(self._name, what, self._stream)
+                raise MosaicDataError(f"{about}: {error}") from None
             except Exception as error:
                 # Object stores raise errors of their own of every kind.
                 with contextlib.suppress(OSError):
@@ -124,7 +130,11 @@ class Transfers:
 
     def _try(self, file: str, path: str) -> None:
         downloader = self._downloader()
-        remote = os.path.join(str(self._stream.remote), self._stream.split, file)
+        root = os.path.join(str(self._stream.remote), self._stream.split)
+        if not urlsplit(root).scheme:
+            # A directory of this machine's, which a file name of its index must not lead out of.
+            refuse_link_outside(os.path.realpath(root), file)
+        remote = os.path.join(root, file)
         timeout = self._stream.download_timeout
         try:
             _within(timeout, lambda: downloader.download(remote, path, timeout))

@@ -31,10 +31,10 @@ from mosaic_dataloader.reading.tokenizer_identity import (
     identify_tokenizer,
 )
 from mosaic_dataloader.rows.tokenizer import BatchTokenizer
-from mosaic_dataloader.shards.pool import meanwhile, side_by_side
 from mosaic_dataloader.shards.store import ShardStore
 from mosaic_dataloader.shards.streams import DataStream, shard_columns
 from mosaic_dataloader.state.json_form import read_fields, read_list, shown
+from mosaic_dataloader.threads import map_concurrent, run_async
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +285,7 @@ class DataIdentity:
     def read_samples(self) -> None:
         """Begin to read the samples that identify streams without hashes, in the background."""
         if self._reading is None:
-            self._reading = meanwhile(self._read, "mosaic-identity")
+            self._reading = run_async(self._read, "mosaic-identity")
 
     def _run(
         self,
@@ -342,7 +342,7 @@ class DataIdentity:
         if not wanted:
             return found
         jobs = [partial(self._content_digest, *one) for one in wanted]
-        digests = side_by_side(jobs, _READ_AT_ONCE, "mosaic-identity")
+        digests = map_concurrent(jobs, _READ_AT_ONCE, "mosaic-identity")
         for (number, _), digest in zip(wanted, digests, strict=True):
             found[number] = digest
         return found

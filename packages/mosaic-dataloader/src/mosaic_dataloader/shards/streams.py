@@ -2,10 +2,11 @@
 
 import copy
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -20,6 +21,9 @@ from mosaic_dataloader.shards.secrets import printable, redacted, without_secret
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
+
+# Its own logger: every process warns, and whoever reports it once for all silences this one.
+no_hashes_logger = logging.getLogger("mosaic_dataloader.no_hashes")
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
@@ -50,6 +54,9 @@ class DataStream:
         directory: Where its shard files are, or are put.
         fetched: Whether shards come from elsewhere into ``directory``; otherwise they are read in
             place and nothing is ever written beside them.
+        digest: What identifies the data, without their place.
+        compared: Whether the cached index was compared with the remote's; False while the remote
+            has been out of reach.
     """
 
     name: str
@@ -59,6 +66,13 @@ class DataStream:
     directory: str
     fetched: bool
     digest: str = field(default="")
+    compared: bool = True
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the index has hashes of all shards, as the store has them."""
+        pairs = (pair for reader in self.readers for pair in reader.file_pairs)
+        return all((zipped or raw).hashes for raw, zipped in pairs)
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,21 @@ def open_streams(
         "mosaic-index",
     )
     _refuse_shared_caches(opened)
+    _warn_of_no_hashes(tuple(s.name for s in opened if s.fetched and not s.hashed))
     return opened
+
+
+@cache
+def _warn_of_no_hashes(names: tuple[str, ...]) -> None:
+    """Say, once in a process, of which caches little is known."""
+    if names:
+        no_hashes_logger.warning(
+            '%s "%s": without hashes in the index, shards are told from those of a data set that '
+            "was written again at the same remote by size and time only; write them with "
+            'hashes=["xxh64"] (mosaic-prepare: --hashes xxh64)',
+            "stream" if len(names) == 1 else "streams",
+            '", "'.join(names),
+        )
 
 
 def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
@@ -181,14 +209,16 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         return _opened(name, stream, readers, directory, False, defaults)
     _make_cache(name, directory)
     try:
-        fetch_index(name, stream, directory)
+        compared = fetch_index(name, stream, directory)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
     readers = _read_index(name, stream, defaults)
-    return _opened(name, stream, readers, directory, True, defaults)
+    opened = _opened(name, stream, readers, directory, True, defaults)
+    opened.compared = compared
+    return opened
 
 
 def _check_directory(name: str, directory: str) -> None:

@@ -222,7 +222,7 @@ class StreamingTextDataset:
 
     def row_identity(self) -> dict[str, Any]:
         """What decides the content of a row besides the data, as JSON values."""
-        kinds = {s.column.kind for s in self.streams}
+        kinds = {column.kind for s in self.streams for column in s.distinct_columns}
         identity: dict[str, Any] = {"seq_len": self.seq_len}
         if "bytes" in kinds:
             identity["token_encoding_type"] = self.token_encoding_type

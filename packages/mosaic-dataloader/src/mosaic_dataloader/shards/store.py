@@ -227,5 +227,5 @@ class ShardStore:
 def _opened(data: DataStream, place: int, path: str) -> OpenShard:
     reader = data.readers[place]
     if hasattr(reader, "column_sizes"):
-        return MappedShard(path, len(reader), reader.column_sizes, data.column)
-    return ReaderShard(reader, data.column)
+        return MappedShard(path, len(reader), reader.column_sizes, data.columns[place])
+    return ReaderShard(reader, data.columns[place])

@@ -6,8 +6,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
@@ -50,7 +52,8 @@ class DataStream:
         name: How messages call it.
         stream: mosaicml-streaming's stream, of this loader alone; downloads and decompresses.
         readers: Its shard readers, in order.
-        column: The column that rows are read from.
+        columns: The column that rows are read from, as each shard describes it; one object where
+            shards describe it alike.
         directory: Where its shard files are, or are put.
         fetched: Whether shards come from elsewhere into ``directory``; otherwise they are read in
             place and nothing is ever written beside them.
@@ -62,11 +65,26 @@ class DataStream:
     name: str
     stream: "Stream"
     readers: list["Reader"]
-    column: Column
+    columns: list[Column]
     directory: str
     fetched: bool
     digest: str = field(default="")
     compared: bool = True
+
+    @property
+    def column(self) -> Column:
+        """The first shard's column; all hold tokens, or all text."""
+        return self.columns[0]
+
+    @cached_property
+    def distinct_columns(self) -> list[Column]:
+        """Each description that a shard has of the column, once."""
+        return list({id(column): column for column in self.columns}.values())
+
+    @property
+    def dtypes(self) -> set[np.dtype[Any] | None]:
+        """Dtypes of the stored token ids; None for text and where each value has its own."""
+        return {column.dtype for column in self.distinct_columns}
 
     @property
     def hashed(self) -> bool:
@@ -239,17 +257,7 @@ def _opened(
 ) -> DataStream:
     if not sum(len(r) for r in readers):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
-    columns = {
-        find_column(
-            list(names),
-            list(encodings),
-            stream=name,
-            token_encoding_type=defaults.token_encoding_type,
-        )
-        for names, encodings in dict.fromkeys(_columns(r) for r in readers)
-    }
-    if len(columns) > 1:
-        raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
+    columns = _find_columns(name, readers, defaults.token_encoding_type)
     wanted = stream.validate_hash
     for reader in readers:
         raw, zipped = reader.file_pairs[0]
@@ -261,8 +269,51 @@ def _opened(
                 f"one of those or leave validate_hash out"
             )
     return DataStream(
-        name, stream, readers, columns.pop(), directory, fetched, _content_digest(readers)
+        name, stream, readers, columns, directory, fetched, _content_digest(readers)
     )
+
+
+def _find_columns(
+    name: str, readers: list["Reader"], token_encoding_type: str
+) -> list[Column]:
+    """The column to read of each shard: a merged index may hold shards that differ.
+
+    Raises:
+        MosaicDataError: A shard has none, or some hold tokens and others only text.
+    """
+    found: list[Column] = []
+    known: dict[Any, Column] = {}
+    before = None
+    for reader in readers:
+        described = _columns(reader)
+        if described != before:
+            before = described
+            try:
+                known[described] = known.get(described) or find_column(
+                    list(described[0]),
+                    list(described[1]),
+                    stream=name,
+                    token_encoding_type=token_encoding_type,
+                )
+            except MosaicDataError as error:
+                if not found:
+                    raise
+                raise MosaicDataError(
+                    f"{error}; that is {_basename(reader)}, while {_basename(readers[0])} can be read"
+                ) from error
+        column = known[described]
+        if found and column.kind != found[0].kind and "text" in (column.kind, found[0].kind):
+            raise MosaicDataError(
+                f'stream "{name}": {_basename(readers[0])} holds "{found[0].name}", but '
+                f'{_basename(reader)} holds "{column.name}"; put tokens and text into streams of '
+                f"their own"
+            )
+        found.append(column)
+    return found
+
+
+def _basename(reader: "Reader") -> str:
+    return str(reader.file_pairs[0][0].basename)
 
 
 def _columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:

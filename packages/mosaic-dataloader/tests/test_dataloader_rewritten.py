@@ -14,7 +14,7 @@ from dataloader_helpers import loader, numbers, write_rows
 from store_support.s3 import CREDENTIALS, client, s3_server
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards.streams import _warn_of_no_hashes
+from mosaic_dataloader.shards.streams import warn_at_start
 from mosaic_dataloader.shards.transfer import Transfers
 
 ROWS = 60
@@ -137,7 +137,9 @@ def test_with_hashes_it_is_noticed_at_the_next_start(
     for path in new.glob("shard.*"):
         shutil.copy(path, old)
     put(old)
-    with pytest.raises(MosaicDataError, match=r"(xxh64 is not the one in the|bytes arrived where the) index"):
+    with pytest.raises(
+        MosaicDataError, match=r"(xxh64 is not the one in the|bytes arrived where the) index"
+    ):
         read(remote, cache)
 
 
@@ -199,7 +201,7 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
         """Comparisons made by one that asked before so many others ended."""
         from mosaic_dataloader.shards import index as module
 
-        number, *rest = json.loads(noted.read_text())
+        number, *_ = json.loads(noted.read_text())
         real, looks = module._read_checked, iter([-ended, 0])
 
         def read_checked(directory: str) -> Any:
@@ -219,7 +221,7 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
 def test_streams_without_hashes_are_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _warn_of_no_hashes.cache_clear()
+    warn_at_start.cache_clear()
     plain, hashed = str(rows(tmp_path, 0)), str(rows(tmp_path, 100, hashes=["xxh64"]))
     streams = {
         name: {"remote": remote, "local": str(tmp_path / name)}
@@ -230,6 +232,6 @@ def test_streams_without_hashes_are_named_once(
         loader(streams).close()
     told = [r.getMessage() for r in caplog.records]
     assert len(told) == 1, told
-    assert told[0].startswith('streams "one", "three": without hashes in the index')
+    assert told[0].startswith('streams "one", "three": the index has no hashes')
     assert 'hashes=["xxh64"]' in told[0]
     assert os.listdir(tmp_path / "one") != []

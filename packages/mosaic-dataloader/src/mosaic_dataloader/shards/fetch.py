@@ -278,7 +278,10 @@ class ShardFetcher:
         try:
             self._check(self.path(shard), raw)
         except Damaged as error:
-            raise self._failure(shard, error) from error
+            raise MosaicDataError(
+                f'stream "{self._data.name}": {self.path(shard)} is damaged: {error}; restore it, '
+                f"or write its index again"
+            ) from error
 
     def _sweep(self) -> None:
         """Remove what killed processes left half-fetched; whoever still works holds its lock."""

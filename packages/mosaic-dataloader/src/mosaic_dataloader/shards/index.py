@@ -104,6 +104,11 @@ def _compare(
     """Have the remote's index in the directory.
 
     Args:
+        name: How messages call the stream.
+        stream: The stream.
+        transfers: Its downloads.
+        folder: For what arrives.
+        directory: The cache directory.
         known: The version of the index that is here, as far as the store told it.
 
     Returns:
@@ -264,4 +269,3 @@ def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
         logger.warning("%s. What its rows were made with is not checked", error)
     else:
         os.replace(arrived, path)
-

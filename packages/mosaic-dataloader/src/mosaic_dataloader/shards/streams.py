@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mosaic_dataloader import given
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
 from mosaic_dataloader.shards.faults import one_line
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
-# Its own logger: every process warns, and whoever reports it once for all silences this one.
-no_hashes_logger = logging.getLogger("mosaic_dataloader.no_hashes")
+# Its own logger: every process warns, and whoever wants it once for all silences it in the others.
+at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
@@ -42,6 +43,7 @@ STREAM_OPTIONS = (
     "validate_hash",
     "keep_zip",
 )
+_WEIGHTS = ("proportion", "repeat", "choose")
 
 
 @dataclass
@@ -129,7 +131,8 @@ def open_streams(
     if isinstance(streams, Mapping):
         named = [(name, _from_options(name, dict(o), defaults)) for name, o in streams.items()]
     else:
-        named = [(f"stream_{i}", _own_copy(s, defaults)) for i, s in enumerate(streams)]
+        names = [f"stream_{i}" for i in range(len(streams))]
+        named = [(n, _own_copy(n, s, defaults)) for n, s in zip(names, streams, strict=True)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
     # Side by side: their stores answer late, each for itself.
@@ -139,20 +142,25 @@ def open_streams(
         "mosaic-index",
     )
     _refuse_shared_caches(opened)
-    _warn_of_no_hashes(tuple(s.name for s in opened if s.fetched and not s.hashed))
+    _warn_of_no_hashes(opened)
     return opened
 
 
 @cache
-def _warn_of_no_hashes(names: tuple[str, ...]) -> None:
-    """Say, once in a process, of which caches little is known."""
+def warn_at_start(line: str) -> None:
+    """Say something about the data, once in this process however often they are opened."""
+    at_start_logger.warning("%s", line)
+
+
+def _warn_of_no_hashes(streams: list[DataStream]) -> None:
+    """Name the streams whose cached shards are told from others by little."""
+    names = [stream.name for stream in streams if stream.fetched and not stream.hashed]
     if names:
-        no_hashes_logger.warning(
-            '%s "%s": without hashes in the index, shards are told from those of a data set that '
-            "was written again at the same remote by size and time only; write them with "
-            'hashes=["xxh64"] (mosaic-prepare: --hashes xxh64)',
-            "stream" if len(names) == 1 else "streams",
-            '", "'.join(names),
+        which = f'stream{"s" if len(names) > 1 else ""} "' + '", "'.join(names) + '"'
+        warn_at_start(
+            f"{which}: the index has no hashes, so that only size and time tell cached shards from "
+            f"those of a data set written again at the same remote; write it with "
+            f'hashes=["xxh64"], as mosaic-prepare does'
         )
 
 
@@ -162,7 +170,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
         raise MosaicDataError(
             f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
         )
-    options = {key: value for key, value in options.items() if value is not None}
+    options = _checked(name, {key: value for key, value in options.items() if value is not None})
     remote, local = options.get("remote"), options.get("local")
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
@@ -183,10 +191,44 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     return stream
 
 
-def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
+def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A stream's options with paths resolved.
+
+    Raises:
+        MosaicDataError: A value is of a kind or size that the option does not take.
+    """
+    checked = dict(options)
+    for key, value in options.items():
+        where = f'stream "{name}": {key}'
+        if key in ("remote", "local"):
+            checked[key] = given.place(where, value)
+        elif key in ("proportion", "repeat"):
+            checked[key] = given.number(where, value)
+        elif key in ("choose", "download_retry"):
+            checked[key] = given.integer(where, value, 0)
+        elif key == "download_timeout":
+            checked[key] = given.number(where, value, above=0)
+        elif key == "keep_zip":
+            checked[key] = given.flag(where, value)
+        elif not isinstance(value, str):
+            raise MosaicDataError(f"{where} = {value!r} must be text")
+    weights = [key for key in _WEIGHTS if key in options]
+    if len(weights) > 1:
+        raise MosaicDataError(
+            f'stream "{name}" has {" and ".join(weights)}; a stream takes only one of proportion, '
+            f"repeat and choose"
+        )
+    return checked
+
+
+def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
-    for weight in ("proportion", "repeat", "choose"):
+    options = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
+    options |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
+    checked = _checked(name, {key: v for key, v in options.items() if v is not None})
+    own.remote, own.local = checked.get("remote"), checked["local"]
+    for weight in _WEIGHTS:
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)
     own.apply_default(defaults.for_stream())
@@ -225,6 +267,9 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         # Another user's cache, or one on read-only storage: as good as data in place.
         readers = _read_index(name, stream, defaults)
         return _opened(name, stream, readers, directory, False, defaults)
+    source = _place(stream.remote, stream.split)
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
+        _check_directory(name, source)
     _make_cache(name, directory)
     try:
         compared = fetch_index(name, stream, directory)
@@ -240,11 +285,31 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
 
 
 def _check_directory(name: str, directory: str) -> None:
-    if not os.path.isfile(os.path.join(directory, "index.json")):
-        what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
+    if os.path.isfile(os.path.join(directory, "index.json")):
+        return
+    if not os.path.isdir(directory):
         raise MosaicDataError(
-            f'stream "{name}": directory {directory} {what}; correct local, or give remote'
+            f'stream "{name}": directory {directory} does not exist; correct local, or give remote'
         )
+    splits = _folders_with_index(directory)
+    if splits:
+        first = "train" if "train" in splits else splits[0]
+        shown = ", ".join(splits[:3]) + (", …" if len(splits) > 3 else "")
+        raise MosaicDataError(
+            f'stream "{name}": directory {directory} holds no index.json, but folders in it do '
+            f'({shown}); choose one, as with split = "{first}", or merge their indexes'
+        )
+    raise MosaicDataError(
+        f'stream "{name}": directory {directory} holds no index.json; correct local, or give remote'
+    )
+
+
+def _folders_with_index(directory: str) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if os.path.isfile(os.path.join(entry.path, "index.json"))
+    )
 
 
 def _opened(
@@ -268,14 +333,10 @@ def _opened(
                 f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
                 f"one of those or leave validate_hash out"
             )
-    return DataStream(
-        name, stream, readers, columns, directory, fetched, _content_digest(readers)
-    )
+    return DataStream(name, stream, readers, columns, directory, fetched, _content_digest(readers))
 
 
-def _find_columns(
-    name: str, readers: list["Reader"], token_encoding_type: str
-) -> list[Column]:
+def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
     """The column to read of each shard: a merged index may hold shards that differ.
 
     Raises:
@@ -298,8 +359,9 @@ def _find_columns(
             except MosaicDataError as error:
                 if not found:
                     raise
+                first, here = _basename(readers[0]), _basename(reader)
                 raise MosaicDataError(
-                    f"{error}; that is {_basename(reader)}, while {_basename(readers[0])} can be read"
+                    f"{error}; that is {here}, while {first} can be read"
                 ) from error
         column = known[described]
         if found and column.kind != found[0].kind and "text" in (column.kind, found[0].kind):

@@ -82,6 +82,4 @@ def download(
 
 def _of_file(found: os.stat_result) -> Version:
     # A copy that keeps times is a new file all the same.
-    return Version(
-        f"{found.st_size}-{found.st_mtime_ns}", f"{found.st_ino}-{found.st_ctime_ns}"
-    )
+    return Version(f"{found.st_size}-{found.st_mtime_ns}", f"{found.st_ino}-{found.st_ctime_ns}")

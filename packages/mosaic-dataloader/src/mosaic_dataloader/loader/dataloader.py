@@ -108,7 +108,6 @@ class MosaicParallelAwareDataloader:
         skip_samples: int = 0,
     ):
         _check(dp_rank, dp_world_size, batch_size, num_nodes)
-        _check_workers(num_workers, prefetch_factor, persistent_workers)
         for name, value in (
             ("pin_memory", pin_memory),
             ("persistent_workers", persistent_workers),
@@ -117,6 +116,7 @@ class MosaicParallelAwareDataloader:
             ("confirm_batches", confirm_batches),
         ):
             flag(name, value)
+        _check_workers(num_workers, prefetch_factor, persistent_workers)
         self.dataset = dataset
         self.dp_rank = dp_rank
         self.dp_world_size = dp_world_size

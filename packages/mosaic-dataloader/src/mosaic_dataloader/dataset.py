@@ -77,8 +77,9 @@ class StreamingTextDataset:
         download_retry: Further attempts after a failed download that may succeed later; what is
             missing or denied fails at once. The pauses between them grow from 1 s to 30 s.
         download_timeout: Seconds that one attempt may take, from its beginning to its last byte.
-        validate_hash: Hash algorithm to check shards with; the index must hold it. Shards are
-            checked when they arrive, and once by each process that finds them in the cache.
+        validate_hash: Hash algorithm to check shards with; the index must hold it. By default the
+            fastest one that it holds. Shards are checked when they arrive, and once by each process
+            that finds them in the cache; those read in place only where this is given.
         keep_zip: Keep the compressed form of fetched shards.
         allow_unsafe_types: Accept shards with pickled columns.
         on_data_change: What to do when a checkpoint was written with other data, mixture or

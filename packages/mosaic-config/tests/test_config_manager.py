@@ -205,7 +205,7 @@ def test_home_directories_are_expanded_in_every_path(
         "job": ("dump_folder", "save_config_file"),
         "profiling": ("save_traces_folder", "save_memory_snapshot_folder"),
         "metrics": ("save_tb_folder",),
-        "model": ("hf_assets_path", "tokenizer_path"),
+        "model": ("hf_assets_path",),
         "checkpoint": ("folder", "initial_load_path"),
         "comm": ("save_traces_folder",),
         "training": ("dataset_path",),

@@ -295,7 +295,9 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     streams = [s.stream for s in opened]
     samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
     try:
-        Stream.apply_weights(streams, samples, epoch_size, seed)
+        # Of weights that leave no sample, the line below says it; numpy would warn of 0 / 0.
+        with np.errstate(invalid="ignore"):
+            Stream.apply_weights(streams, samples, epoch_size, seed)
     except (ValueError, OverflowError) as error:
         raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
     sizes = [

@@ -30,16 +30,19 @@ def loss_rank(config: Any, world_size: int) -> int:
     return (world_size // stages) * (stages - 1)
 
 
-def init_rank_logs(config: Any, rank: int, world_size: int) -> None:
+def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -> None:
     """TorchTitan's log; informational lines only from the rank that has the loss.
 
     `LOG_RANK` (a list such as `0,4`, as TorchTitan's own start script has it) chooses others.
-    Warnings and errors are printed by every rank, with its number.
+    Warnings and errors are printed by every rank, with its number; those about the data only once,
+    by rank 0 where no `launcher` has printed them.
     """
     from torchtitan.tools.logging import init_logger
 
     init_logger()
     _leave_row_lengths_to_the_checks()
+    if launcher or rank:
+        logging.getLogger("mosaic_dataloader.at_start").setLevel(logging.ERROR)
     if not os.environ.get("LOG_RANK"):
         # In a pipeline the others have none to print. TorchTitan looks here too, and warns of a
         # loss that nobody sees.

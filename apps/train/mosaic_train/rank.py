@@ -64,7 +64,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
 
 def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     world_size = int(os.environ["WORLD_SIZE"])
-    init_rank_logs(config, rank.rank, world_size)
+    init_rank_logs(config, rank.rank, world_size, launcher=rank.launched_by_us)
     if not rank.launched_by_us:
         ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
         tell = rank.rank == 0

@@ -194,3 +194,47 @@ def test_help_lists_the_options_and_loads_no_data_library(tmp_path: Path) -> Non
         "--training.steps INT",
     ]:
         assert option in done.stdout, option
+
+
+def test_home_directories_are_expanded_in_every_path(
+    parse: Any, error: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every option that is a path by its name: TorchTitan's, the loader's and those of streams."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {
+        "job": ("dump_folder", "save_config_file"),
+        "profiling": ("save_traces_folder", "save_memory_snapshot_folder"),
+        "metrics": ("save_tb_folder",),
+        "model": ("hf_assets_path",),
+        "checkpoint": ("folder", "initial_load_path"),
+        "comm": ("save_traces_folder",),
+        "training": ("dataset_path",),
+        "validation": ("dataset_path",),
+    }
+    streams = {"a": {"remote": "~/r", "local": "~root/l"}, "b": {"local": "data~"}}
+    dataset = {"streams": streams, "cache_dir": "~"}
+    tables: dict[str, Any] = {
+        section: {key: f"~/{key}" for key in keys} for section, keys in paths.items()
+    }
+    config = parse({**tables, "mosaic_dataloader": {"dataset": dataset}})
+    for section, keys in paths.items():
+        for key in keys:
+            assert getattr(getattr(config, section), key) == f"{tmp_path}/{key}"
+    found = config.mosaic_dataloader.dataset
+    assert (found.streams["a"].remote, found.cache_dir) == (f"{tmp_path}/r", str(tmp_path))
+    assert not (found.streams["a"].local or "~").startswith("~")
+    assert found.streams["b"].local == "data~"
+    # A shell leaves it in the middle of a word.
+    (tmp_path / "job.toml").write_text(DATA)
+    assert MosaicConfigManager().parse_args(["--config-path=~/job.toml"]).job.config_file == str(
+        tmp_path / "job.toml"
+    )
+    text = error(
+        {"mosaic_dataloader": {"dataset": {"streams": {"a": {"local": "~no-such-user/x"}}}}},
+        "--job.dump_folder",
+        "~no-such-user",
+    )
+    for part in ("[job] dump_folder = '~no-such-user'", "dataset.streams.a] local"):
+        assert part in text
+    # Text is left as it is.
+    assert parse(DATA, "--job.description", "~").job.description == "~"

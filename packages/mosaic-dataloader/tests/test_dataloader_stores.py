@@ -81,7 +81,7 @@ def test_ranks_on_s3_read_as_from_a_directory_and_fetch_each_shard_once(
     asked = shard_requests(s3)
     assert len(asked) == len(list(rows.glob("*.zstd")))
     assert set(asked.values()) == {1}
-    assert all(line.startswith(b"GET ") for line in s3.requests), "one request is enough"
+    assert all(line.startswith(b"GET ") for line in asked), "one request is enough"
     assert leftovers(tmp_path / "cache") == []
 
 

@@ -57,10 +57,11 @@ def mean_tokens(stream: Any) -> float | None:
     """Tokens in a row of an opened stream, on average, by the sizes in its index.
 
     Returns:
-        None where the sizes do not tell: text, arrays of any type, and rows of several columns.
+        None where the sizes do not tell: text, arrays of any or several types, and rows of several
+        columns.
     """
     column = stream.column
-    if column.kind == "text" or column.dtype is None:
+    if column.kind == "text" or stream.dtypes != {column.dtype} or column.dtype is None:
         return None
     readers = [reader for reader in stream.readers if hasattr(reader, "column_sizes")]
     if len(readers) < len(stream.readers):  # another format than MDS

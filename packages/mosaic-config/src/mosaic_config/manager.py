@@ -17,6 +17,7 @@ from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
 from mosaic_config.named_options import take_named_options
 from mosaic_config.options import parse_options, print_section
+from mosaic_config.schema import Path, dotted
 from mosaic_config.strict import build_strictly
 from mosaic_config.toml_file import read_toml
 from mosaic_config.validate import validate
@@ -54,6 +55,9 @@ class MosaicConfigManager(ConfigManager):
         """
         root, given, base = self._read(sys.argv[1:] if args is None else args)
         self.config = parse_options(root, given, base)
+        problems = list(_expand_home(self.config))
+        if problems:
+            raise ConfigError.of_file(problems, self.config.job.config_file)
         self._validate_config()
         validate(self.config)
         return self.config
@@ -75,6 +79,8 @@ class MosaicConfigManager(ConfigManager):
         """Return the configuration's class, the options left to parse, and the file's values."""
         given = read_arguments(args)
         path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
+        # A shell leaves it in `--config-path=~/job.toml`.
+        path = os.path.expanduser(path) if path else path
         data = read_toml(path) if path else {}
         root = self._class_for(given, data)
         given = take_named_options(root, _with_config_file(given, path), data)
@@ -113,6 +119,41 @@ class MosaicConfigManager(ConfigManager):
             )
         with _quiet_about_assets(self.config.mosaic_tokenizer.name is not None):
             super()._validate_config()
+
+
+def _is_path(key: str) -> bool:
+    """Whether an option holds a path, by its name; TorchTitan's and a custom module's, too."""
+    return key in ("folder", "remote", "local") or key.endswith(
+        ("_folder", "_path", "_file", "_dir")
+    )
+
+
+def _expand_home(section: Any, place: Path = ()) -> Iterator[str]:
+    """Replace `~` and `~user` at the start of every path; no library below does.
+
+    Args:
+        section: The configuration, or a section of it; changed in place.
+        place: Where it stands.
+
+    Yields:
+        A sentence for each path whose home directory is not known.
+    """
+    for key, value in list(vars(section).items()):
+        where = (*place, key)
+        if is_dataclass(value) and where != ("mosaic_prepare",):  # resolves its own
+            yield from _expand_home(value, where)
+        elif key == "streams" and isinstance(value, dict):
+            for name, stream in value.items():
+                yield from _expand_home(stream, (*where, name))
+        elif _is_path(key) and isinstance(value, str) and value.startswith("~"):
+            expanded = os.path.expanduser(value)
+            setattr(section, key, expanded)
+            if expanded.startswith("~"):
+                user = value.partition("/")[0]
+                yield (
+                    f"[{dotted(place)}] {key} = {value!r}: there is no home directory for "
+                    f"{user!r}; write the path in full"
+                )
 
 
 def _with_config_file(given: Sequence[Given], path: str | None) -> list[Given]:

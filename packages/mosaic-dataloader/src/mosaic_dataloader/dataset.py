@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mosaic_dataloader import given
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
@@ -20,7 +21,12 @@ from mosaic_dataloader.rows.tokenizer import BatchTokenizer, eos_token_id, pad_t
 from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.shards.limit import check_cache_limit
 from mosaic_dataloader.shards.store import ShardStore
-from mosaic_dataloader.shards.streams import DataStream, StreamDefaults, open_streams
+from mosaic_dataloader.shards.streams import (
+    DataStream,
+    StreamDefaults,
+    open_streams,
+    warn_at_start,
+)
 from mosaic_dataloader.sizes import parse_count
 from mosaic_dataloader.state.identity import DataIdentity
 
@@ -75,8 +81,9 @@ class StreamingTextDataset:
         download_retry: Further attempts after a failed download that may succeed later; what is
             missing or denied fails at once. The pauses between them grow from 1 s to 30 s.
         download_timeout: Seconds that one attempt may take, from its beginning to its last byte.
-        validate_hash: Hash algorithm to check shards with; the index must hold it. Shards are
-            checked when they arrive, and once by each process that finds them in the cache.
+        validate_hash: Hash algorithm to check shards with; the index must hold it. By default the
+            fastest one that it holds. Shards are checked when they arrive, and once by each process
+            that finds them in the cache; those read in place only where this is given.
         keep_zip: Keep the compressed form of fetched shards.
         allow_unsafe_types: Accept shards with pickled columns.
         on_data_change: What to do when a checkpoint was written with other data, mixture or
@@ -132,10 +139,16 @@ class StreamingTextDataset:
         packing: bool = False,
         packing_lanes: int | None = None,
     ):
-        if seq_len < 1:
-            raise MosaicDataError(f"seq_len = {seq_len} must be at least 1")
-        if predownload is not None and predownload < 0:
-            raise MosaicDataError(f"predownload = {predownload} must not be negative")
+        seq_len = given.integer("seq_len", seq_len, 1)
+        if predownload is not None:
+            predownload = given.integer("predownload", predownload, 0)
+        for name, value in (
+            ("keep_zip", keep_zip),
+            ("allow_unsafe_types", allow_unsafe_types),
+            ("shuffle", shuffle),
+            ("packing", packing),
+        ):
+            given.flag(name, value)
         if token_encoding_type not in TOKEN_ENCODING_TYPES:
             raise MosaicDataError(
                 f"token_encoding_type = {token_encoding_type!r} is not one of "
@@ -151,8 +164,7 @@ class StreamingTextDataset:
         self.order_options = OrderOptions(
             shuffle=shuffle,
             shuffle_algo=shuffle_algo,
-            # numpy integers are no JSON.
-            shuffle_seed=int(shuffle_seed),
+            shuffle_seed=shuffle_seed,
             shuffle_block_size=shuffle_block_size,
             num_canonical_nodes=num_canonical_nodes,
             sampling_method=sampling_method,
@@ -163,14 +175,16 @@ class StreamingTextDataset:
         self.predownload = predownload
         self.on_data_change = on_data_change
         self.token_encoding_type = token_encoding_type
-        cache_dir = cache_dir or default_cache_dir()
+        cache_dir = given.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
+        if "://" in cache_dir:
+            raise MosaicDataError(f"cache_dir = {cache_dir!r} must be a directory on this machine")
         self.orders_dir = os.path.join(cache_dir, "orders")
         opened = open_streams(
             streams or {"data": {"remote": remote, "local": local, "split": split}},
             StreamDefaults(
                 split=split if streams else None,
-                download_retry=download_retry,
-                download_timeout=download_timeout,
+                download_retry=given.integer("download_retry", download_retry, 0),
+                download_timeout=given.number("download_timeout", download_timeout, above=0),
                 validate_hash=validate_hash,
                 keep_zip=keep_zip,
                 allow_unsafe_types=allow_unsafe_types,
@@ -179,7 +193,7 @@ class StreamingTextDataset:
             ),
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
-        self.mixture = _weigh(opened, size, shuffle_seed)
+        self.mixture = _weigh(opened, size, self.order_options.shuffle_seed)
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
@@ -266,8 +280,8 @@ def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> No
             f"packing_lanes = {lanes} has no meaning without packing; set packing = true, or leave "
             f"it out"
         )
-    if lanes is not None and lanes < 1:
-        raise MosaicDataError(f"packing_lanes = {lanes} must be at least 1")
+    if lanes is not None:
+        given.integer("packing_lanes", lanes, 1)
     if packing and batching_method != "random":
         raise MosaicDataError(
             f"packing = true cannot keep batching_method = {batching_method!r}: a packed row may "
@@ -279,10 +293,13 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     """Resolve proportion, repeat, choose and epoch_size, by mosaicml-streaming's own rules."""
     from streaming import Stream
 
+    _check_weights(opened, epoch_size)
     streams = [s.stream for s in opened]
     samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
     try:
-        Stream.apply_weights(streams, samples, epoch_size, seed)
+        # Of weights that leave no sample, the line below says it; numpy would warn of 0 / 0.
+        with np.errstate(invalid="ignore"):
+            Stream.apply_weights(streams, samples, epoch_size, seed)
     except (ValueError, OverflowError) as error:
         raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
     sizes = [
@@ -292,4 +309,40 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     mixture = Mixture(tuple(sizes))
     if mixture.epoch_samples < 1:
         raise MosaicDataError("the streams' weights leave no sample in an epoch; raise them")
+    for data, one in zip(opened, sizes, strict=True):
+        if not one.choose:
+            kind, weight = next(iter(_weights(data).items()))
+            warn_at_start(
+                f'stream "{data.name}" gives no sample to an epoch: {kind} = {weight:g}, of '
+                f"{one.samples:,} samples; raise it, or remove the stream"
+            )
     return mixture
+
+
+def _weights(data: DataStream) -> dict[str, float]:
+    """The weights of a stream that were given."""
+    all_three = {key: getattr(data.stream, f"_{key}") for key in ("proportion", "repeat", "choose")}
+    return {key: value for key, value in all_three.items() if value is not None}
+
+
+def _check_weights(opened: list[DataStream], epoch_size: int | None) -> None:
+    """See that the weights of the streams go together (mosaicml-streaming's rules)."""
+    relative = [s.name for s in opened if "proportion" in _weights(s)]
+    absolute = [s for s in opened if "proportion" not in _weights(s)]
+    if relative and absolute:
+        has = next(iter(_weights(absolute[0])), "no proportion")
+        raise MosaicDataError(
+            f'stream "{absolute[0].name}" has {has}, but stream "{relative[0]}" has proportion; '
+            f"give every stream a proportion, or none"
+        )
+    if relative and not any(_weights(s)["proportion"] for s in opened):
+        raise MosaicDataError(
+            "the streams' proportions are all 0; give at least one stream more than 0"
+        )
+    counted = [s for s in absolute if _weights(s)]
+    if counted and epoch_size is not None:
+        raise MosaicDataError(
+            f'epoch_size cannot be kept: stream "{counted[0].name}" has '
+            f"{next(iter(_weights(counted[0])))}, which fixes a number of samples; remove one of "
+            f"them"
+        )

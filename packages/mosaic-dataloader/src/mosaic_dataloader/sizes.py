@@ -1,5 +1,6 @@
 """Sizes as people write them."""
 
+import math
 import re
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -30,7 +31,10 @@ def _parse(option: str, value: int | str, units: dict[str, int], examples: str) 
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:
         raise MosaicDataError(f"{option} = {value!r} is no size; write for example {examples}")
-    size = int(float(match[1]) * units[match[2].lower()]) if match[2] else int(float(match[1]))
+    wanted = float(match[1]) * units[match[2].lower()]
+    if not math.isfinite(wanted):
+        raise MosaicDataError(f"{option} = {value!r} is too large")
+    size = int(wanted)
     if size < 1:
         raise MosaicDataError(f"{option} = {value!r} must be at least 1")
     return size

@@ -136,9 +136,9 @@ class MosaicDataset:
 
     validate_hash: str | None = None
     """
-    Hash algorithm that downloaded shards are checked with, such as "xxh64"; one of those that
-    they were written with. Each process also checks once what it finds in the cache. None: only
-    sizes are checked.
+    Hash algorithm that shards are checked with, such as "xxh64"; one of those that they were
+    written with. Each process also checks once what it finds in the cache. None: the fastest of
+    those in the index; shards that are read in place are not hashed then.
     """
 
     keep_zip: bool = False

@@ -12,11 +12,12 @@ import torch
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.given import flag, integer
 from mosaic_dataloader.loader.confirming import Unconfirmed
 from mosaic_dataloader.loader.pinning import pinner
 from mosaic_dataloader.loader.prefetch import PrefetchIterator, prefetch
 from mosaic_dataloader.loader.preview import RowOrigin, batch_origins
-from mosaic_dataloader.loader.skip import check_skip, check_skip_given
+from mosaic_dataloader.loader.skip import check_skip
 from mosaic_dataloader.loader.sources import WorkerPool, read_here
 from mosaic_dataloader.loader.targets import targets_per_stream
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
@@ -107,6 +108,14 @@ class MosaicParallelAwareDataloader:
         skip_samples: int = 0,
     ):
         _check(dp_rank, dp_world_size, batch_size, num_nodes)
+        for name, value in (
+            ("pin_memory", pin_memory),
+            ("persistent_workers", persistent_workers),
+            ("drop_last", drop_last),
+            ("infinite", infinite),
+            ("confirm_batches", confirm_batches),
+        ):
+            flag(name, value)
         _check_workers(num_workers, prefetch_factor, persistent_workers)
         self.dataset = dataset
         self.dp_rank = dp_rank
@@ -124,8 +133,7 @@ class MosaicParallelAwareDataloader:
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[PrefetchIterator[Rows, Mark]] | None = None
-        check_skip_given(skip_samples)
-        self.skip_samples = skip_samples
+        self.skip_samples = skip_samples = integer("skip_samples", skip_samples, 0)
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
         self._books: Bookkeeping = (
@@ -663,16 +671,14 @@ def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) ->
         ("batch_size", batch_size),
         ("num_nodes", num_nodes),
     ):
-        if value < 1:
-            raise MosaicDataError(f"{name} = {value} must be at least 1")
-    if not 0 <= dp_rank < dp_world_size:
+        integer(name, value, 1)
+    if integer("dp_rank", dp_rank, 0) >= dp_world_size:
         raise MosaicDataError(f"dp_rank = {dp_rank} is not among {dp_world_size} ranks")
 
 
 def _check_workers(num_workers: int, prefetch_factor: int | None, persistent: bool) -> None:
-    if num_workers < 0:
-        raise MosaicDataError(f"num_workers = {num_workers} must not be negative")
-    if prefetch_factor is not None and prefetch_factor < 1:
-        raise MosaicDataError(f"prefetch_factor = {prefetch_factor} must be at least 1")
+    integer("num_workers", num_workers, 0)
+    if prefetch_factor is not None:
+        integer("prefetch_factor", prefetch_factor, 1)
     if persistent and not num_workers:
         raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")

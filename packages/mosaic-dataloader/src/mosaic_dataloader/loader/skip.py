@@ -4,16 +4,6 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.options import SettledOrder
 
 
-def check_skip_given(skip_samples: int) -> None:
-    """See that the option can be used at all.
-
-    Raises:
-        MosaicDataError: It cannot.
-    """
-    if skip_samples < 0:
-        raise MosaicDataError(f"skip_samples = {skip_samples} must not be negative")
-
-
 def check_skip(skip_samples: int, order: SettledOrder) -> None:
     """See that a run may begin there.
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.given import integer
 
 SHUFFLE_ALGOS = ("py1e", "py1s", "py2s", "py1br", "naive", "feistel")
 BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")
@@ -31,11 +32,16 @@ class OrderOptions:
         _one_of("shuffle_algo", self.shuffle_algo, SHUFFLE_ALGOS)
         _one_of("batching_method", self.batching_method, BATCHING_METHODS)
         _one_of("sampling_method", self.sampling_method, SAMPLING_METHODS)
-        _at_least("shuffle_seed", self.shuffle_seed, 0)
-        _at_least("sampling_granularity", self.sampling_granularity, 1)
-        # py1e and py1br draw their block from [0.75, 1.25) times this size, which is empty for 1.
-        _at_least("shuffle_block_size", self.shuffle_block_size, 2)
-        _at_least("num_canonical_nodes", self.num_canonical_nodes, 1)
+        for name, least in (
+            ("shuffle_seed", 0),
+            ("sampling_granularity", 1),
+            # py1e and py1br draw their block from [0.75, 1.25) times this, which is empty for 1.
+            ("shuffle_block_size", 2),
+            ("num_canonical_nodes", 1),
+        ):
+            if (value := getattr(self, name)) is not None:
+                # As a plain int: numpy's are no JSON.
+                object.__setattr__(self, name, integer(name, value, least))
 
     def settle(self, *, num_nodes: int, global_batch: int, local_batch: int) -> "SettledOrder":
         """Fill in what is left open, from the layout of the first start.
@@ -100,13 +106,13 @@ class SettledOrder:
     unit_nodes: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("num_canonical_nodes", self.num_canonical_nodes, 1)
-        _at_least("shuffle_block_size", self.shuffle_block_size, 2)
+        integer("num_canonical_nodes", self.num_canonical_nodes, 1)
+        integer("shuffle_block_size", self.shuffle_block_size, 2)
         if self.batching_method != "random":
-            _at_least("the global batch size", self.unit, 1)
+            integer("the global batch size", self.unit, 1)
         if self.batching_method == "device_per_stream":
-            _at_least("the local batch size", self.device_unit, 1)
-            _at_least("the number of nodes", self.unit_nodes, 1)
+            integer("the local batch size", self.device_unit, 1)
+            integer("the number of nodes", self.unit_nodes, 1)
             if self.unit % self.device_unit:
                 raise MosaicDataError(
                     f"the local batch size {self.device_unit} does not divide the global one, "
@@ -131,8 +137,3 @@ class SettledOrder:
 def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
     if value not in valid:
         raise MosaicDataError(f"{name} = {value!r} is not one of {', '.join(valid)}")
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise MosaicDataError(f"{name} = {value} must be at least {least}")

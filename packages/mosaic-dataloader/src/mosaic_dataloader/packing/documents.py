@@ -39,9 +39,11 @@ class DocumentReader:
         self._mixture = mixture
         self._tokenizer = tokenizer
         self._eos_id = eos_id
-        dtypes = [
-            np.dtype(np.int32) if s.column.kind == "text" else s.column.dtype for s in store.streams
-        ]
+        dtypes = {
+            np.dtype(np.int32) if s.column.kind == "text" else dtype
+            for s in store.streams
+            for dtype in s.dtypes
+        }
         narrow = all(d is not None and np.can_cast(d, np.int32) for d in dtypes)
         self.dtype: np.dtype[np.integer[Any]] = np.dtype(np.int32 if narrow else np.int64)
         self._text = np.array([s.column.kind == "text" for s in store.streams])

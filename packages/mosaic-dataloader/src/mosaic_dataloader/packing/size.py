@@ -1,5 +1,6 @@
 """How long documents are, as far as that is known before any is read."""
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,10 +14,12 @@ def tokens_per_stream(dataset: "StreamingTextDataset") -> list[float]:
     """Tokens that one epoch draws from each stream, about."""
     tokens = []
     for stream, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
-        dtype = stream.column.dtype
-        token = _BYTES_PER_TOKEN if dtype is None else float(dtype.itemsize)
-        stored = sum(reader.get_raw_size() for reader in stream.readers)
-        tokens.append(size.choose * stored / token / size.samples)
+        stored: Counter[float] = Counter()
+        for reader, column in zip(stream.readers, stream.columns, strict=True):
+            token = _BYTES_PER_TOKEN if column.dtype is None else float(column.dtype.itemsize)
+            stored[token] += reader.get_raw_size()
+        drawn = sum(size.choose * count / token for token, count in stored.items())
+        tokens.append(drawn / size.samples)
     return tokens
 
 

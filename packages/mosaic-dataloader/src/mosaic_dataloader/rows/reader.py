@@ -92,7 +92,7 @@ class RowReader:
         self._tokenizer = tokenizer
         self._pad_id = pad_id
         self.has_text = any(s.column.kind == "text" for s in store.streams)
-        dtypes = {s.column.dtype for s in store.streams}
+        dtypes = {dtype for s in store.streams for dtype in s.dtypes}
         # Of one dtype, rows are gathered as they are and widened on their way into the tensors.
         self._gather_dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.int64)
 

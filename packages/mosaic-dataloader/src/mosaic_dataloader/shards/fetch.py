@@ -1,30 +1,44 @@
 """Bringing one shard into its cache directory, once per machine."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.budget import reserved
 from mosaic_dataloader.shards.contents import path_in_stream
 from mosaic_dataloader.shards.faults import Damaged, advice, one_line
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
-from mosaic_dataloader.shards.layout import fetch_byte, lock_path
+from mosaic_dataloader.shards.index import fetch_index
+from mosaic_dataloader.shards.layout import fetch_byte, lock_path, shard_version_path
 from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, LockTimeoutError, locked
 from mosaic_dataloader.shards.secrets import printable
 from mosaic_dataloader.shards.streams import DataStream
 from mosaic_dataloader.shards.transfer import Transfers, subject
 from mosaic_dataloader.shards.unpack import unpack
+from mosaic_dataloader.shards.versions import Version
 
 if TYPE_CHECKING:
     from streaming.base.format import FileInfo
 
 logger = logging.getLogger(__name__)
+
+# Gigabytes a second (xxhash) come before what does well to reach one; these are all that
+# mosaicml-streaming writes.
+_FASTEST_FIRST = (
+    *("xxh3_64", "xxh128", "xxh3_128", "xxh64", "xxh32"),
+    *("sha1", "sha256", "md5", "blake2b", "sha224", "sha512", "sha384", "blake2s"),
+    *("sha3_224", "sha3_256", "sha3_384", "sha3_512"),
+)
 
 
 class ShardFetcher:
@@ -42,6 +56,8 @@ class ShardFetcher:
         self._data = data
         self._transfers = Transfers(data.name, data.stream, data.directory)
         self._swept = False
+        # Of shards on their way, where the index has no hashes.
+        self._versions: dict[int, Version] = {}
         # Fetched, or found with the right hash, by this process.
         self._sound: set[int] = set()
         # When a fetch failed in this process, and how.
@@ -114,14 +130,14 @@ class ShardFetcher:
         )
 
     def _is_sound(self, shard: int) -> bool:
-        """Whether a shard that is present has the hash in the index, if one is asked for.
+        """Whether a shard that is present has the hash in the index, if there is one.
 
-        It may have come here another way: mosaicml-streaming leaves a shard in place that failed
-        its check.
+        Looked at once by each process, before it first reads the shard. Another loader may have
+        put it there: mosaicml-streaming leaves a shard in place that failed its check.
         """
         raw = self._raw(shard)
         # With compression the index may know only the packed form's hash.
-        if shard in self._sound or self._data.stream.validate_hash not in (raw.hashes or {}):
+        if shard in self._sound or self._algorithm(raw) is None:
             return True
         try:
             sound = self._hash_fits(self.path(shard), raw)
@@ -147,6 +163,12 @@ class ShardFetcher:
                     os.remove(path)
 
     def _fetch(self, shard: int) -> None:
+        if not self._data.compared:
+            # The store was out of reach at the start. If it is back, so may other data be.
+            self._data.compared = fetch_index(
+                self._data.name, self._data.stream, self._data.directory
+            )
+        self._versions.pop(shard, None)
         folder = self._incoming(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
@@ -156,6 +178,7 @@ class ShardFetcher:
             with reserved(self._data.directory, shard, size, patience):
                 for raw, zipped in self._data.readers[shard].file_pairs:
                     self._fetch_file(shard, raw, zipped)
+                self._note_version(shard)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
             raise
@@ -176,7 +199,11 @@ class ShardFetcher:
 
         packed = self._kept(kept, folder, accept) if zipped else None
         arrived = packed or self._transfers.bring(
-            (zipped or raw).basename, folder, f"shard {raw.basename}", accept
+            (zipped or raw).basename,
+            folder,
+            f"shard {raw.basename}",
+            accept,
+            note=None if (zipped or raw).hashes else partial(self._arrived, shard),
         )
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
@@ -189,6 +216,22 @@ class ShardFetcher:
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
+
+    def _arrived(self, shard: int, version: Version | None) -> None:
+        """Note which version of a shard arrived; of several files, the first one's."""
+        if version is not None:
+            self._versions.setdefault(shard, version)
+
+    def _note_version(self, shard: int) -> None:
+        """Leave the version of a shard that is in place now for later starts to compare."""
+        version = self._versions.pop(shard, None)
+        if version is None:
+            return
+        path = shard_version_path(self._data.directory, shard)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            file.write(version.content)
+        os.replace(f"{path}.new", path)
 
     @staticmethod
     def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
@@ -209,17 +252,24 @@ class ShardFetcher:
             arrived = "nothing" if size is None else f"{size} bytes"
             raise Damaged(f"{arrived} arrived where the index says {info.bytes} bytes")
         if not self._hash_fits(path, info):
-            raise Damaged(f"its {self._data.stream.validate_hash} is not the one in the index")
+            raise Damaged(f"its {self._algorithm(info)} is not the one in the index")
+
+    def _algorithm(self, info: "FileInfo") -> str | None:
+        """The hash to compare a file by: the one asked for, else the fastest in the index."""
+        known = set(info.hashes or ())
+        asked = self._data.stream.validate_hash
+        if asked:
+            return asked if asked in known else None
+        return next((name for name in _FASTEST_FIRST if name in known), None)
 
     def _hash_fits(self, path: str, info: "FileInfo") -> bool:
-        """Whether a file has the hash in the index; true where none is asked for."""
-        algorithm = self._data.stream.validate_hash
-        if not algorithm:
+        """Whether a file has the hash in the index; true where there is none to compare."""
+        algorithm = self._algorithm(info)
+        if algorithm is None:
             return True
-        from streaming.base.hashing import get_hash
-
+        begin = getattr(xxhash, algorithm, None) or partial(hashlib.new, algorithm)
         with open(path, "rb") as file:
-            return bool(get_hash(algorithm, file.read()) == info.hashes[algorithm])
+            return hashlib.file_digest(file, begin).hexdigest() == info.hashes[algorithm]
 
     def check_in_place(self, shard: int) -> None:
         """Check the hash of a shard that is read where it lies, if ``validate_hash`` asks for it.
@@ -235,7 +285,10 @@ class ShardFetcher:
         try:
             self._check(path, raw)
         except Damaged as error:
-            raise self._failure(shard, error) from error
+            raise MosaicDataError(
+                f'stream "{self._data.name}": {path} is damaged: {error}; restore it, or write its '
+                f"index again"
+            ) from error
         except OSError as error:
             raise self._unreadable(path, error) from error
 

@@ -1,12 +1,14 @@
 """The index of a cache directory: fetched once, and compared with its remote at every start."""
 
 import filecmp
+import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -17,69 +19,208 @@ from mosaic_dataloader.shards.layout import (
     incoming_root,
     lock_path,
     manifest_paths,
+    shard_files,
+    shard_version_path,
 )
 from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.shards.secrets import redacted
 from mosaic_dataloader.shards.transfer import AbsentError, Transfers
-from mosaic_dataloader.threads import run_async
+from mosaic_dataloader.shards.versions import Version
+from mosaic_dataloader.threads import map_concurrent, run_async
 
 if TYPE_CHECKING:
     from streaming import Stream
 
 logger = logging.getLogger(__name__)
 
-# The ranks of a machine start together; one look at the remote serves them all.
-_FRESH_SECONDS = 60.0
+# Shards asked about at a time.
+_ASKED_AT_ONCE = 16
 
 
-def fetch_index(name: str, stream: "Stream", directory: str) -> None:
+@dataclass(frozen=True)
+class _Checked:
+    """What `.mosaic/checked` says of the last comparison with the remote.
+
+    Attributes:
+        number: How many comparisons have ended.
+        reached: Whether the remote could be reached for it.
+        version: What the store last said of the index; None where it says nothing.
+    """
+
+    number: int = 0
+    reached: bool = False
+    version: Version | None = None
+
+
+def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
     """Have ``index.json`` in a cache directory, and be sure that it is the remote's.
 
-    A cache that holds shards of other data would mix them with the remote's: if the index differs,
-    the cache is refused. A remote that cannot be reached is only warned of where an index is there
-    already: a complete cache works without it.
+    A cache that holds shards of other data would mix them with the remote's, so it is refused: if
+    the indexes differ, and also if the index was written again with the same bytes and a cached
+    shard without hashes is not known to be the one that the store has now. A remote that cannot be
+    reached is only warned of where an index is there already: a complete cache works without it.
+
+    Returns:
+        Whether the remote could be reached.
 
     Raises:
         MosaicDataError: There is no index to be had, or the cache belongs to other data.
     """
     path = os.path.join(directory, "index.json")
-    checked = os.path.join(directory, ".mosaic", "checked")
     transfers = Transfers(name, stream, directory)
     # As long as another process may take that does not give up either.
     timeout = LOCK_TIMEOUT + transfers.longest
+    before = _read_checked(directory)
     with locked(lock_path(directory), INDEX_BYTE, timeout):
-        if os.path.isfile(path) and _age(checked) < _FRESH_SECONDS:
-            return
+        checked = _read_checked(directory)
+        if os.path.isfile(path) and checked.number >= before.number + 2:
+            # The ranks of a machine start together. Of two comparisons that ended since this one
+            # was asked for, the second also began since then: it serves this one, too.
+            return checked.reached
+        reached = True
         with _incoming(directory) as folder:
-            needed = not os.path.isfile(path)
             # A distant store takes as long for each as for both.
             manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
-            arrived = _download(name, transfers, folder, directory, needed=needed)
-            if arrived is not None:
-                _accept(name, stream, arrived, path)
+            try:
+                version = _compare(name, stream, transfers, folder, directory, checked.version)
+            except _UnreachableError as error:
+                logger.warning("%s. Going on with the one in %s", error, directory)
+                version, reached = checked.version, False
+            else:
                 _keep_manifest(manifest, directory)
-        # Others may write to a shared cache: whatever this may be a link to is left alone.
-        note = os.open(checked, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        os.utime(note)
-        os.close(note)
+        _write_checked(directory, _Checked(checked.number + 1, reached, version))
+        return reached
 
 
-def _download(
-    name: str, transfers: Transfers, folder: str, directory: str, *, needed: bool
-) -> str | None:
+class _UnreachableError(Exception):
+    """The remote cannot be compared with the index that is here."""
+
+
+def _compare(
+    name: str,
+    stream: "Stream",
+    transfers: Transfers,
+    folder: str,
+    directory: str,
+    known: Version | None,
+) -> Version | None:
+    """Have the remote's index in the directory.
+
+    Args:
+        name: How messages call the stream.
+        stream: The stream.
+        transfers: Its downloads.
+        folder: For what arrives.
+        directory: The cache directory.
+        known: The version of the index that is here, as far as the store told it.
+
+    Returns:
+        The version of the remote's index.
+
+    Raises:
+        MosaicDataError: There is none to be had, or the cache belongs to other data.
+        _UnreachableError: The remote cannot be asked, but there is an index.
+    """
+    path = os.path.join(directory, "index.json")
+    needed = not os.path.isfile(path)
+    versions: list[Version | None] = []
     try:
+        if not needed and known is not None and transfers.version("index.json") == known:
+            return known
         arrived = transfers.bring(
-            "index.json", folder, "index.json", _check, attempts=None if needed else 1
+            "index.json",
+            folder,
+            "index.json",
+            _check,
+            attempts=None if needed else 1,
+            note=versions.append,
         )
     except MosaicDataError as error:
         if needed:
             raise
-        logger.warning("%s. Going on with the one in %s", error, directory)
+        raise _UnreachableError(str(error)) from error
+    version = versions[-1]
+    same = not needed and filecmp.cmp(arrived, path, shallow=False)
+    if needed or not (same or _usable(path)):
+        os.replace(arrived, path)
+        # What was said of an index that is gone is of no use.
+        shard_files.cache_clear()
+        return version
+    if not same:
+        raise _other_data(name, stream, directory, "their indexes differ")
+    if known is not None and version != known:
+        _compare_shards(name, stream, transfers, directory)
+    return version
+
+
+def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory: str) -> None:
+    """Compare the cached shards that have no hashes with what the store says of them now.
+
+    Their sizes alone do not tell them from those of a data set written in their place.
+
+    Raises:
+        MosaicDataError: One of them is another one, or may be.
+    """
+
+    def compare(file: str, noted: str | None) -> None:
+        try:
+            version = transfers.version(file)
+        except AbsentError:
+            version = None
+        except MosaicDataError as error:
+            raise _UnreachableError(str(error)) from error
+        if version is None or version.content != noted:
+            raise _other_data(
+                name,
+                stream,
+                directory,
+                f"the index was written again, and nothing shows that {file} is still the same; "
+                f'hashes=["xxh64"] in the index would',
+            )
+
+    jobs = []
+    for shard, files in enumerate(shard_files(directory)):
+        cached = any(os.path.isfile(os.path.join(directory, file)) for file in files.names)
+        if cached and not files.hashed:
+            noted = read_shard_version(directory, shard)
+            jobs += [partial(compare, file, noted) for file in (files.zipped or files.raw)[:1]]
+    map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
+
+
+def _other_data(name: str, stream: "Stream", directory: str, why: str) -> MosaicDataError:
+    remote = redacted(os.path.join(str(stream.remote), stream.split))
+    return MosaicDataError(
+        f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
+        f"directory or choose another local"
+    )
+
+
+def read_shard_version(directory: str, shard: int) -> str | None:
+    """What the store said of a shard's content when it was fetched; None where it said nothing."""
+    try:
+        with open(shard_version_path(directory, shard), encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
         return None
-    # Out of the folder, which some downloaders leave notes of their own in.
-    kept = os.path.join(directory, ".mosaic", "index.json")
-    os.replace(arrived, kept)
-    return kept
+
+
+def _read_checked(directory: str) -> _Checked:
+    try:
+        with open(os.path.join(directory, ".mosaic", "checked"), encoding="utf-8") as file:
+            number, reached, version = json.load(file)
+        return _Checked(int(number), bool(reached), Version(*version) if version else None)
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        # Never compared, or not by this release.
+        return _Checked()
+
+
+def _write_checked(directory: str, checked: _Checked) -> None:
+    path = os.path.join(directory, ".mosaic", "checked")
+    # Others may write to a shared cache: whatever this may be a link to is left alone.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(f"{path}.new", flags, 0o666), "w", encoding="utf-8") as file:
+        json.dump([checked.number, checked.reached, checked.version], file)
+    os.replace(f"{path}.new", path)
 
 
 @contextmanager
@@ -110,23 +251,6 @@ def _check(path: str) -> None:
 def _arrived(path: str) -> None:
     if not os.path.isfile(path):
         raise Damaged("nothing arrived")
-
-
-def _accept(name: str, stream: "Stream", arrived: str, path: str) -> None:
-    if not os.path.isfile(path):
-        os.replace(arrived, path)
-        return
-    same = filecmp.cmp(arrived, path, shallow=False)
-    if not same and not _usable(path):
-        os.replace(arrived, path)
-        return
-    os.remove(arrived)
-    if not same:
-        raise MosaicDataError(
-            f'stream "{name}": {os.path.dirname(path)} caches other data than '
-            f"{redacted(os.path.join(str(stream.remote), stream.split))} holds (their indexes "
-            f"differ); delete that directory or choose another local"
-        )
 
 
 def _usable(path: str) -> bool:
@@ -162,10 +286,3 @@ def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
         logger.warning("%s. What its rows were made with is not checked", error)
     else:
         os.replace(arrived, path)
-
-
-def _age(path: str) -> float:
-    try:
-        return time.time() - os.stat(path).st_mtime
-    except FileNotFoundError:
-        return float("inf")

@@ -8,11 +8,14 @@
     .mosaic/incoming/7/      shard 7 on its way
     .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
     .mosaic/users/<id>       a running loader that limits the cache
+    .mosaic/checked          the last comparison of the index with the remote's
+    .mosaic/versions/7       what the store said of shard 7, where the index has no hashes
 """
 
 import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.contents import load_index
@@ -52,6 +55,11 @@ def users_root(directory: str) -> str:
     return os.path.join(directory, ".mosaic", "users")
 
 
+def shard_version_path(directory: str, shard: int) -> str:
+    """Where the version of a shard without hashes is noted."""
+    return os.path.join(directory, ".mosaic", "versions", str(shard))
+
+
 def manifest_paths(directory: str) -> tuple[str, str]:
     """Where a manifest may be: beside shards that are read in place, or fetched from a remote."""
     name = "manifest.json"
@@ -65,10 +73,12 @@ class ShardFiles:
     Attributes:
         raw: The uncompressed ones.
         zipped: The compressed ones, which may be kept beside them.
+        hashed: Whether the index has hashes of what the store has of it.
     """
 
     raw: tuple[str, ...]
     zipped: tuple[str, ...]
+    hashed: bool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,10 +103,14 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
             f"cannot read {path}: {error}; delete it to have it fetched again"
         ) from error
 
-    def names(shard: dict[str, dict[str, str] | None], *keys: str) -> tuple[str, ...]:
+    def names(shard: dict[str, Any], *keys: str) -> tuple[str, ...]:
         return tuple(file["basename"] for key in keys if (file := shard.get(key)))
 
     return tuple(
-        ShardFiles(names(s, "raw_data", "raw_meta"), names(s, "zip_data", "zip_meta"))
+        ShardFiles(
+            names(s, "raw_data", "raw_meta"),
+            names(s, "zip_data", "zip_meta"),
+            bool((s.get("zip_data") or s["raw_data"]).get("hashes")),
+        )
         for s in shards
     )

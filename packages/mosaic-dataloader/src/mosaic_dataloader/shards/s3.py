@@ -4,12 +4,14 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from streaming.base.storage.download import S3Downloader
 
 from mosaic_dataloader.shards.faults import DownloadTimeoutError
+from mosaic_dataloader.shards.versions import Version
 
 # What is asked of a connection at a time: few enough calls to cost nothing, and often enough a
 # look at the clock.
@@ -61,23 +63,41 @@ class S3Objects(S3Downloader):
 
     Args:
         timeout: Seconds to wait for a connection, or for its next byte.
+
+    Attributes:
+        arrived: The version of each downloaded file, by its local path, until somebody takes it.
     """
 
     def __init__(self, timeout: float):
         super().__init__()  # type: ignore[no-untyped-call]
+        self.arrived: dict[str, Version] = {}
         self._guard = threading.Lock()
         # Before any clock runs: importing the SDK takes a second.
         self._client(timeout)
 
     def _download_file_impl(self, remote: str, local: str, timeout: float) -> None:
+        self._request(lambda client: self._get(client, remote, local, timeout), timeout)
+
+    def version(self, remote: str, timeout: float) -> Version:
+        """The version of an object, by one request without its bytes."""
+        found: list[Version] = []
+
+        def head(client: Any) -> None:
+            found.append(_version(client.head_object(**self._object(remote))))
+
+        self._request(head, timeout)
+        return found[-1]
+
+    def _request(self, send: Callable[[Any], None], timeout: float) -> None:
+        """Send a request with the client, or unsigned where credentials do not help."""
         from botocore.exceptions import ClientError, NoCredentialsError
 
         client = self._client(timeout)
         try:
-            self._get(client, remote, local, timeout)
+            send(client)
         except NoCredentialsError:
             # Public buckets need none.
-            self._get(self._client(timeout, unsigned=True), remote, local, timeout)
+            send(self._client(timeout, unsigned=True))
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status in (400, 403):
@@ -88,7 +108,7 @@ class S3Objects(S3Downloader):
             # Credentials that a public bucket does not know.
             unsigned = self._client(timeout, unsigned=True)
             try:
-                self._get(unsigned, remote, local, timeout)
+                send(unsigned)
             except ClientError:
                 self._forget(unsigned)
                 raise error from None
@@ -103,11 +123,7 @@ class S3Objects(S3Downloader):
 
     def _get(self, client: Any, remote: str, local: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        url = urlsplit(remote)
-        extra = {}
-        if url.netloc in self._requester_pays_buckets:
-            extra["RequestPayer"] = "requester"
-        answer = client.get_object(Bucket=url.netloc, Key=url.path.lstrip("/"), **extra)
+        answer = client.get_object(**self._object(remote))
         with contextlib.closing(answer["Body"]) as body, open(local, "wb") as out:
             # The body knows its length and refuses to end before.
             for chunk in body.iter_chunks(_CHUNK):
@@ -115,6 +131,14 @@ class S3Objects(S3Downloader):
                 # Nobody waits any longer; a connection that still trickles is let go.
                 if time.monotonic() > deadline:
                     raise DownloadTimeoutError(f"it took longer than {timeout:g} s")
+        self.arrived[local] = _version(answer)
+
+    def _object(self, remote: str) -> dict[str, str]:
+        url = urlsplit(remote)
+        extra = {}
+        if url.netloc in self._requester_pays_buckets:
+            extra["RequestPayer"] = "requester"
+        return {"Bucket": url.netloc, "Key": url.path.lstrip("/"), **extra}
 
     def _client(self, timeout: float, *, unsigned: bool = False) -> Any:
         with self._guard:
@@ -137,3 +161,9 @@ class S3Objects(S3Downloader):
         self._s3_client = Session().client(
             "s3", config=config, endpoint_url=os.environ.get("S3_ENDPOINT_URL")
         )
+
+
+def _version(answer: dict[str, Any]) -> Version:
+    # Seconds are all that LastModified has; a bucket with versions says more.
+    written = f"{answer.get('LastModified')} {answer.get('VersionId', '')}"
+    return Version(f"{answer.get('ContentLength')}-{answer.get('ETag')}", written)

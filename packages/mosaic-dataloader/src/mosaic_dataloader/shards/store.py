@@ -305,6 +305,6 @@ def _opened(data: DataStream, place: int) -> OpenShard:
     reader = data.readers[place]
     paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
     if hasattr(reader, "column_sizes"):
-        return MappedShard(paths[0], len(reader), reader.column_sizes, data.column)
+        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place])
     meta, samples = paths
-    return ReaderShard(reader, data.column, samples, meta)
+    return ReaderShard(reader, data.columns[place], samples, meta)

@@ -2,12 +2,16 @@
 
 import copy
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mosaic_dataloader import given
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.column import Column, find_column
 from mosaic_dataloader.shards.contents import path_in_stream, refuse_link_outside
@@ -21,6 +25,9 @@ from mosaic_dataloader.threads import map_concurrent
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
+
+# Its own logger: every process warns, and whoever wants it once for all silences it in the others.
+at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
@@ -39,6 +46,7 @@ STREAM_OPTIONS = (
     "validate_hash",
     "keep_zip",
 )
+_WEIGHTS = ("proportion", "repeat", "choose")
 
 
 class UnusableIndexError(MosaicDataError):
@@ -53,18 +61,43 @@ class DataStream:
         name: How messages call it.
         stream: mosaicml-streaming's stream, of this loader alone; downloads and decompresses.
         readers: Its shard readers, in order.
-        column: The column that rows are read from.
+        columns: The column that rows are read from, as each shard describes it; one object where
+            shards describe it alike.
         directory: Where its shard files are, or are put.
         fetched: Whether shards come from elsewhere into ``directory``; otherwise they are read in
             place and nothing is ever written beside them.
+        compared: Whether the cached index was compared with the remote's; False while the remote
+            has been out of reach.
     """
 
     name: str
     stream: "Stream"
     readers: list["Reader"]
-    column: Column
+    columns: list[Column]
     directory: str
     fetched: bool
+    compared: bool = True
+
+    @property
+    def column(self) -> Column:
+        """The first shard's column; all hold tokens, or all text."""
+        return self.columns[0]
+
+    @cached_property
+    def distinct_columns(self) -> list[Column]:
+        """Each description that a shard has of the column, once."""
+        return list({id(column): column for column in self.columns}.values())
+
+    @property
+    def dtypes(self) -> set[np.dtype[Any] | None]:
+        """Dtypes of the stored token ids; None for text and where each value has its own."""
+        return {column.dtype for column in self.distinct_columns}
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the index has hashes of all shards, as the store has them."""
+        pairs = (pair for reader in self.readers for pair in reader.file_pairs)
+        return all((zipped or raw).hashes for raw, zipped in pairs)
 
 
 @dataclass(frozen=True)
@@ -103,7 +136,8 @@ def open_streams(
     if isinstance(streams, Mapping):
         named = [(name, _from_options(name, dict(o), defaults)) for name, o in streams.items()]
     else:
-        named = [(f"stream_{i}", _own_copy(s, defaults)) for i, s in enumerate(streams)]
+        names = [f"stream_{i}" for i in range(len(streams))]
+        named = [(n, _own_copy(n, s, defaults)) for n, s in zip(names, streams, strict=True)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
     # Side by side: their stores answer late, each for itself.
@@ -113,7 +147,26 @@ def open_streams(
         "mosaic-index",
     )
     _refuse_shared_caches(opened)
+    _warn_of_no_hashes(opened)
     return opened
+
+
+@cache
+def warn_at_start(line: str) -> None:
+    """Say something about the data, once in this process however often they are opened."""
+    at_start_logger.warning("%s", line)
+
+
+def _warn_of_no_hashes(streams: list[DataStream]) -> None:
+    """Name the streams whose cached shards are told from others by little."""
+    names = [stream.name for stream in streams if stream.fetched and not stream.hashed]
+    if names:
+        which = f'stream{"s" if len(names) > 1 else ""} "' + '", "'.join(names) + '"'
+        warn_at_start(
+            f"{which}: the index has no hashes, so that only size and time tell cached shards from "
+            f"those of a data set written again at the same remote; write it with "
+            f'hashes=["xxh64"], as mosaic-prepare does'
+        )
 
 
 def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
@@ -122,7 +175,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
         raise MosaicDataError(
             f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
         )
-    options = {key: value for key, value in options.items() if value is not None}
+    options = _checked(name, {key: value for key, value in options.items() if value is not None})
     remote, local = options.get("remote"), options.get("local")
     hide_secrets_of(str(remote))
     if not remote and not local:
@@ -144,14 +197,48 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     return stream
 
 
-def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
+def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A stream's options with paths resolved.
+
+    Raises:
+        MosaicDataError: A value is of a kind or size that the option does not take.
+    """
+    checked = dict(options)
+    for key, value in options.items():
+        where = f'stream "{name}": {key}'
+        if key in ("remote", "local"):
+            checked[key] = given.place(where, value)
+        elif key in ("proportion", "repeat"):
+            checked[key] = given.number(where, value)
+        elif key in ("choose", "download_retry"):
+            checked[key] = given.integer(where, value, 0)
+        elif key == "download_timeout":
+            checked[key] = given.number(where, value, above=0)
+        elif key == "keep_zip":
+            checked[key] = given.flag(where, value)
+        elif not isinstance(value, str):
+            raise MosaicDataError(f"{where} = {value!r} must be text")
+    weights = [key for key in _WEIGHTS if key in options]
+    if len(weights) > 1:
+        raise MosaicDataError(
+            f'stream "{name}" has {" and ".join(weights)}; a stream takes only one of proportion, '
+            f"repeat and choose"
+        )
+    return checked
+
+
+def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
     hide_secrets_of(str(own.remote))
     if own._local is None and own.remote is not None:
         # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
         own.local = _cache_directory(own.remote, defaults.cache_dir)
-    for weight in ("proportion", "repeat", "choose"):
+    options = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
+    options |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
+    checked = _checked(name, {key: v for key, v in options.items() if v is not None})
+    own.remote, own.local = checked.get("remote"), checked["local"]
+    for weight in _WEIGHTS:
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)
     own.apply_default(defaults.for_stream())
@@ -195,30 +282,55 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         # Another user's cache, or one on read-only storage: as good as data in place.
         readers = _read_index(name, stream, defaults)
         return _opened(name, stream, readers, directory, False, defaults)
+    source = _place(stream.remote, stream.split)
+    if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
+        _check_directory(name, source)
     _make_cache(name, directory)
     try:
-        fetch_index(name, stream, directory)
+        compared = fetch_index(name, stream, directory)
         try:
             readers = _read_index(name, stream, defaults)
         except UnusableIndexError:
             # The copy here is damaged: what comes from the remote was checked when it arrived.
             discard_index(directory)
-            fetch_index(name, stream, directory)
+            compared = fetch_index(name, stream, directory)
             readers = _read_index(name, stream, defaults)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
-    return _opened(name, stream, readers, directory, True, defaults)
+    opened = _opened(name, stream, readers, directory, True, defaults)
+    opened.compared = compared
+    return opened
 
 
 def _check_directory(name: str, directory: str) -> None:
-    if not os.path.isfile(os.path.join(directory, "index.json")):
-        what = "holds no index.json" if os.path.isdir(directory) else "does not exist"
+    if os.path.isfile(os.path.join(directory, "index.json")):
+        return
+    if not os.path.isdir(directory):
         raise MosaicDataError(
-            f'stream "{name}": directory {directory} {what}; correct local, or give remote'
+            f'stream "{name}": directory {directory} does not exist; correct local, or give remote'
         )
+    splits = _folders_with_index(directory)
+    if splits:
+        first = "train" if "train" in splits else splits[0]
+        shown = ", ".join(splits[:3]) + (", …" if len(splits) > 3 else "")
+        raise MosaicDataError(
+            f'stream "{name}": directory {directory} holds no index.json, but folders in it do '
+            f'({shown}); choose one, as with split = "{first}", or merge their indexes'
+        )
+    raise MosaicDataError(
+        f'stream "{name}": directory {directory} holds no index.json; correct local, or give remote'
+    )
+
+
+def _folders_with_index(directory: str) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if os.path.isfile(os.path.join(entry.path, "index.json"))
+    )
 
 
 def _opened(
@@ -231,22 +343,12 @@ def _opened(
 ) -> DataStream:
     if not sum(len(r) for r in readers):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
-    columns = {
-        find_column(
-            list(names),
-            list(encodings),
-            stream=name,
-            token_encoding_type=defaults.token_encoding_type,
-        )
-        for names, encodings in dict.fromkeys(shard_columns(r) for r in readers)
-    }
-    if len(columns) > 1:
-        raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
+    columns = _find_columns(name, readers, defaults.token_encoding_type)
     if stream.validate_hash:
         _check_hash(name, stream.validate_hash, readers)
     if not fetched:
         _check_lengths(name, directory, readers)
-    return DataStream(name, stream, readers, columns.pop(), directory, fetched)
+    return DataStream(name, stream, readers, columns, directory, fetched)
 
 
 def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
@@ -260,6 +362,48 @@ def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
                 f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
                 f"one of those or leave validate_hash out"
             )
+
+
+def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
+    """The column to read of each shard: a merged index may hold shards that differ.
+
+    Raises:
+        MosaicDataError: A shard has none, or some hold tokens and others only text.
+    """
+    found: list[Column] = []
+    known: dict[Any, Column] = {}
+    before = None
+    for reader in readers:
+        described = shard_columns(reader)
+        if described != before:
+            before = described
+            try:
+                known[described] = known.get(described) or find_column(
+                    list(described[0]),
+                    list(described[1]),
+                    stream=name,
+                    token_encoding_type=token_encoding_type,
+                )
+            except MosaicDataError as error:
+                if not found:
+                    raise
+                first, here = _basename(readers[0]), _basename(reader)
+                raise MosaicDataError(
+                    f"{error}; that is {here}, while {first} can be read"
+                ) from error
+        column = known[described]
+        if found and column.kind != found[0].kind and "text" in (column.kind, found[0].kind):
+            raise MosaicDataError(
+                f'stream "{name}": {_basename(readers[0])} holds "{found[0].name}", but '
+                f'{_basename(reader)} holds "{column.name}"; put tokens and text into streams of '
+                f"their own"
+            )
+        found.append(column)
+    return found
+
+
+def _basename(reader: "Reader") -> str:
+    return str(reader.file_pairs[0][0].basename)
 
 
 def _check_lengths(name: str, directory: str, readers: list["Reader"]) -> None:

@@ -7,7 +7,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from mosaic_dataloader import threads
@@ -22,12 +22,15 @@ from mosaic_dataloader.shards.faults import (
     one_line,
 )
 from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted
+from mosaic_dataloader.shards.versions import Version, download, version_of
 
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.storage import CloudDownloader
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds before the second try, at the most; each further pause is twice as long.
 _FIRST_PAUSE = 1.0
@@ -79,6 +82,7 @@ class Transfers:
         what: str,
         check: Callable[[str], None],
         attempts: int | None = None,
+        note: Callable[[Version | None], None] | None = None,
     ) -> str:
         """Download a file.
 
@@ -91,6 +95,8 @@ class Transfers:
             what: What messages call it.
             check: Called with its path; raises ``Damaged`` if it is not what it should be.
             attempts: How often to try at most; by default as the stream says.
+            note: Called with the version that arrived, None where the store does not say. Asking
+                for it costs a request at some stores.
 
         Returns:
             Its path.
@@ -104,8 +110,10 @@ class Transfers:
             # One that was given up may still write to its own.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:
-                self._try(file, path)
+                version = self._try(file, path, ask=note is not None)
                 check(path)
+                if note is not None:
+                    note(version)
                 return path
             except MosaicDataError as error:
                 about = subject(self._name, what, self._stream)
@@ -128,16 +136,38 @@ class Transfers:
             threads.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _try(self, file: str, path: str) -> None:
-        downloader = self._downloader()
+    def version(self, file: str) -> Version | None:
+        """What the store says about the present version of a file; None where it cannot.
+
+        Args:
+            file: Its name at the remote.
+
+        Raises:
+            AbsentError: The store does not have it.
+            MosaicDataError: The store does not answer; it is asked once.
+        """
+        timeout = self._stream.download_timeout
+        try:
+            return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
+        except Exception as error:
+            raise self._error(file, error, 1) from printable(error)
+
+    def _try(self, file: str, path: str, *, ask: bool) -> Version | None:
+        remote, timeout = self._address(file), self._stream.download_timeout
+        return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask))
+
+    def _address(self, file: str) -> str:
         root = os.path.join(str(self._stream.remote), self._stream.split)
         if not urlsplit(root).scheme:
             # A directory of this machine's, which a file name of its index must not lead out of.
             refuse_link_outside(os.path.realpath(root), file)
-        remote = os.path.join(root, file)
-        timeout = self._stream.download_timeout
+        return os.path.join(root, file)
+
+    def _with_downloader(self, job: Callable[["CloudDownloader"], T]) -> T:
+        """Do what needs the store, within the time that one attempt may take."""
+        downloader = self._downloader()
         try:
-            _within(timeout, lambda: downloader.download(remote, path, timeout))
+            return _within(self._stream.download_timeout, lambda: job(downloader))
         except BaseException:
             # Its connection may be what is broken; where it is given up, this ends it.
             self._threads.downloader = None
@@ -182,8 +212,8 @@ def _longest_pause(attempt: int) -> float:
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt - 1, 10))
 
 
-def _within(seconds: float, job: Callable[[], None]) -> None:
-    """Run a job, but wait for it no longer than so many seconds.
+def _within(seconds: float, job: Callable[[], T]) -> T:
+    """Run a job, but wait for it no longer than so many seconds; its result.
 
     Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
     runs in a thread of its own, which is left behind where it hangs.
@@ -192,12 +222,13 @@ def _within(seconds: float, job: Callable[[], None]) -> None:
         DownloadTimeoutError: It took longer.
         StoppedError: The waiting thread was stopped.
     """
+    results: list[T] = []
     errors: list[BaseException] = []
     done = threading.Event()
 
     def run() -> None:
         try:
-            job()
+            results.append(job())
         except BaseException as error:
             errors.append(error)
         finally:
@@ -208,3 +239,4 @@ def _within(seconds: float, job: Callable[[], None]) -> None:
         raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
     if errors:
         raise errors[0]
+    return results[0]

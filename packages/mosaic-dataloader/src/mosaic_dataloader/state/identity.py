@@ -243,7 +243,7 @@ class DataIdentity:
     @cached_property
     def rows(self) -> RowIdentity:
         """What decides the content of a row."""
-        raw = any(s.column.kind == "bytes" for s in self._store.streams)
+        raw = any(c.kind == "bytes" for s in self._store.streams for c in s.distinct_columns)
         rows = RowIdentity(
             self._seq_len,
             token_encoding_type=self._token_encoding_type if raw else None,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,28 @@ from mosaic_dataloader.order.mixture import Int64Array
 
 
 class BatchTokenizer:
-    """Token ids of documents, as the tokenizer itself encodes them, special tokens included.
+    """Token ids of documents.
+
+    Text that happens to spell a special token is text like any other, so that no document ends in
+    its middle because of what it says.
 
     Args:
         tokenizer: A ``transformers`` tokenizer, a ``tokenizers.Tokenizer``, or an object that has
             one of these as its attribute ``tokenizer`` (TorchTitan's tokenizers do).
+        add_special_tokens: Add those that the tokenizer itself adds to a text, such as BOS.
+        parse_special_tokens: Make special tokens of text that spells them.
 
     Raises:
         MosaicDataError: It is none of these.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        add_special_tokens: bool = True,
+        parse_special_tokens: bool = False,
+    ):
         inner = tokenizer
         while not _encodes_batches(inner) and hasattr(inner, "tokenizer"):
             inner = inner.tokenizer
@@ -34,6 +45,8 @@ class BatchTokenizer:
         self._inner = inner
         # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
         self._fast = getattr(inner, "backend_tokenizer", inner)
+        self._add_special = add_special_tokens
+        self._parse_special = parse_special_tokens
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -42,19 +55,54 @@ class BatchTokenizer:
             Token ids, one int64[n] per text. Only when they are asked for are they made arrays of,
             which holds Python's lock, as encoding does not.
         """
+        return (np.asarray(ids, np.int64) for ids in self.ids(texts))
+
+    def ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
+        """Encode texts at once.
+
+        Returns:
+            A list of token ids for each text, made when it is asked for.
+        """
         if not texts:
-            return iter(())
+            return ()
         if hasattr(self._fast, "encode_batch_fast"):
             # A truncation or padding set on the tokenizer would cut or fill documents unseen.
             if self._fast.truncation is not None:
                 self._fast.no_truncation()
             if self._fast.padding is not None:
                 self._fast.no_padding()
-            encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=True)
-            return (np.asarray(e.ids, np.int64) for e in encoded)
-        # A tokenizer written in Python has no batch encoder of its own.
-        ids = self._inner(list(texts), truncation=False, padding=False)["input_ids"]
-        return (np.asarray(i, np.int64) for i in ids)
+            # Whoever handed the tokenizer in may use it for something else, too.
+            before = self._fast.encode_special_tokens
+            self._fast.encode_special_tokens = not self._parse_special
+            try:
+                encoded = self._fast.encode_batch_fast(
+                    list(texts), add_special_tokens=self._add_special
+                )
+            finally:
+                self._fast.encode_special_tokens = before
+            return (e.ids for e in encoded)
+        if not hasattr(self._inner, "tokens_trie"):
+            # None of transformers' Python tokenizers: it is what it is called like one.
+            ids: list[list[int]] = self._inner(
+                list(texts),
+                add_special_tokens=self._add_special,
+                truncation=False,
+                padding=False,
+            )["input_ids"]
+            return ids
+        splitter = self._inner if self._parse_special else _without_special_tokens(self._inner)
+        return [self._slow(splitter, text) for text in texts]
+
+    def _slow(self, splitter: Any, text: str) -> list[int]:
+        """Encode with a tokenizer written in Python, which has no batch encoder of its own.
+
+        Its batch call does not hand ``split_special_tokens`` on.
+        """
+        tokens = splitter.tokenize(text, split_special_tokens=False)
+        ids: list[int] = self._inner.convert_tokens_to_ids(tokens)
+        if self._add_special:
+            ids = self._inner.build_inputs_with_special_tokens(ids)
+        return ids
 
     def fingerprint(self) -> str:
         """What identifies the tokenizer: a digest of its whole definition."""
@@ -70,6 +118,26 @@ class BatchTokenizer:
                 ensure_ascii=True,
             )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_special_tokens(slow: Any) -> Any:
+    """A copy of a Python tokenizer that finds no special tokens in a text, but all other tokens.
+
+    ``split_special_tokens`` would make text of every added token, and some classes look for special
+    tokens in ways of their own. The copy shares what is large.
+    """
+    copy = object.__new__(type(slow))
+    copy.__dict__.update(slow.__dict__)
+    plain = {i: token for i, token in slow.added_tokens_decoder.items() if not token.special}
+    copy._added_tokens_decoder = plain
+    copy._added_tokens_encoder = {token.content: i for i, token in plain.items()}
+    copy.tokens_trie = type(slow.tokens_trie)()
+    for token in plain.values():
+        copy.tokens_trie.add(token.content)
+    # Some tokenize by the help of their token for the unknown.
+    known = slow._special_tokens_map
+    copy._special_tokens_map = {**dict.fromkeys(known), "unk_token": known.get("unk_token")}
+    return copy
 
 
 def pad_token_id(tokenizer: Any) -> int:

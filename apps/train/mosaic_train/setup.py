@@ -25,6 +25,7 @@ from mosaic_train.checks.speed import check_speed
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
+from mosaic_train.spec import vocabulary_of
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -141,4 +142,11 @@ def _check_data(
             report.attempt(check_vocabulary, config, model, tokenizer)
         report.attempt(check_document_masks, config, model, tokenizer)
     # Without a layout the data can be opened all the same, by a single rank.
-    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report, resume=resume)
+    check_datasets(
+        config,
+        layout or Layout(dp_world_size=1),
+        tokenizer,
+        report,
+        resume=resume,
+        vocab_size=None if model is None else vocabulary_of(model.args),
+    )

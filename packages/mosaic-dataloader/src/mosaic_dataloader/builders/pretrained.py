@@ -289,9 +289,7 @@ def _lies_in(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _why(
-    name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: Exception
-) -> str:
+def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: Exception) -> str:
     """Why it could not be loaded: the file or the package that is missing, if that can be told."""
     text = _one_line(error)
     if isinstance(error, ValueError) and "trust_remote_code" in text:

@@ -1,5 +1,6 @@
 """Tokenizing documents in batches, whatever kind of tokenizer was handed in."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,11 +43,20 @@ class BatchTokenizer:
                 f"a tokenizer of type {type(tokenizer).__name__} cannot encode batches; pass a "
                 f"transformers tokenizer or a tokenizers.Tokenizer"
             )
-        self._inner = inner
-        # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
-        self._fast = getattr(inner, "backend_tokenizer", inner)
         self._add_special = add_special_tokens
         self._parse_special = parse_special_tokens
+        fast = getattr(inner, "backend_tokenizer", inner)
+        self._fast: Any = None
+        self._slow: Any = None
+        if hasattr(fast, "encode_batch_fast"):
+            # The Rust tokenizer encodes a batch on all cores without holding Python's lock. While
+            # it does, nobody can change a setting: whoever handed it in keeps another one.
+            self._fast = copy.deepcopy(fast)
+            # Set on the tokenizer, these would cut or fill documents unseen.
+            self._fast.no_truncation()
+            self._fast.no_padding()
+        else:
+            self._slow = inner
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -65,48 +75,40 @@ class BatchTokenizer:
         """
         if not texts:
             return ()
-        if hasattr(self._fast, "encode_batch_fast"):
-            # A truncation or padding set on the tokenizer would cut or fill documents unseen.
-            if self._fast.truncation is not None:
-                self._fast.no_truncation()
-            if self._fast.padding is not None:
-                self._fast.no_padding()
-            # Whoever handed the tokenizer in may use it for something else, too.
-            before = self._fast.encode_special_tokens
-            self._fast.encode_special_tokens = not self._parse_special
-            try:
-                encoded = self._fast.encode_batch_fast(
-                    list(texts), add_special_tokens=self._add_special
-                )
-            finally:
-                self._fast.encode_special_tokens = before
+        if self._fast is not None:
+            if self._fast.encode_special_tokens == self._parse_special:
+                # Here, since it is lost on the way to another process.
+                self._fast.encode_special_tokens = not self._parse_special
+            encoded = self._fast.encode_batch_fast(
+                list(texts), add_special_tokens=self._add_special
+            )
             return (e.ids for e in encoded)
-        if not hasattr(self._inner, "tokens_trie"):
-            # None of transformers' Python tokenizers: it is what it is called like one.
-            ids: list[list[int]] = self._inner(
+        if not hasattr(self._slow, "tokens_trie"):
+            # Something that is called like transformers' tokenizers, and is none of them.
+            ids: list[list[int]] = self._slow(
                 list(texts),
                 add_special_tokens=self._add_special,
                 truncation=False,
                 padding=False,
             )["input_ids"]
             return ids
-        splitter = self._inner if self._parse_special else _without_special_tokens(self._inner)
-        return [self._slow(splitter, text) for text in texts]
+        splitter = self._slow if self._parse_special else _without_special_tokens(self._slow)
+        return [self._ids_by(splitter, text) for text in texts]
 
-    def _slow(self, splitter: Any, text: str) -> list[int]:
+    def _ids_by(self, splitter: Any, text: str) -> list[int]:
         """Encode with a tokenizer written in Python, which has no batch encoder of its own.
 
         Its batch call does not hand ``split_special_tokens`` on.
         """
         tokens = splitter.tokenize(text, split_special_tokens=False)
-        ids: list[int] = self._inner.convert_tokens_to_ids(tokens)
+        ids: list[int] = self._slow.convert_tokens_to_ids(tokens)
         if self._add_special:
-            ids = self._inner.build_inputs_with_special_tokens(ids)
+            ids = self._slow.build_inputs_with_special_tokens(ids)
         return ids
 
     def fingerprint(self) -> str:
         """What identifies the tokenizer: a digest of its whole definition."""
-        if hasattr(self._fast, "to_str"):
+        if self._fast is not None:
             definition = json.loads(self._fast.to_str())
             # These change while a tokenizer is used, not what it makes of a text here.
             definition.pop("truncation", None)
@@ -114,7 +116,7 @@ class BatchTokenizer:
             text = json.dumps(definition, sort_keys=True)
         else:
             text = json.dumps(
-                [type(self._inner).__name__, sorted(self._inner.get_vocab().items())],
+                [type(self._slow).__name__, sorted(self._slow.get_vocab().items())],
                 ensure_ascii=True,
             )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -126,18 +128,18 @@ def _without_special_tokens(slow: Any) -> Any:
     ``split_special_tokens`` would make text of every added token, and some classes look for special
     tokens in ways of their own. The copy shares what is large.
     """
-    copy = object.__new__(type(slow))
-    copy.__dict__.update(slow.__dict__)
+    twin = object.__new__(type(slow))
+    twin.__dict__.update(slow.__dict__)
     plain = {i: token for i, token in slow.added_tokens_decoder.items() if not token.special}
-    copy._added_tokens_decoder = plain
-    copy._added_tokens_encoder = {token.content: i for i, token in plain.items()}
-    copy.tokens_trie = type(slow.tokens_trie)()
+    twin._added_tokens_decoder = plain
+    twin._added_tokens_encoder = {token.content: i for i, token in plain.items()}
+    twin.tokens_trie = type(slow.tokens_trie)()
     for token in plain.values():
-        copy.tokens_trie.add(token.content)
+        twin.tokens_trie.add(token.content)
     # Some tokenize by the help of their token for the unknown.
     known = slow._special_tokens_map
-    copy._special_tokens_map = {**dict.fromkeys(known), "unk_token": known.get("unk_token")}
-    return copy
+    twin._special_tokens_map = {**dict.fromkeys(known), "unk_token": known.get("unk_token")}
+    return twin
 
 
 def pad_token_id(tokenizer: Any) -> int:

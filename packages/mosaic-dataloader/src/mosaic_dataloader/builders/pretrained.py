@@ -321,12 +321,14 @@ def _what_is_missing(folder: str, kind: Any) -> str:
             Tokenizer.from_file(os.path.join(folder, _DEFINITION))
         except Exception as error:  # what the parser raises
             return f"its {_DEFINITION} is damaged ({_one_line(error)[:100]}): copy it again"
-    elif any(file.endswith(".model") for file in present):
-        if importlib.util.find_spec("sentencepiece") is None:
-            return (
-                f"the package sentencepiece, which reads its {_either(present)}, is not installed: "
-                f"install it, or add the {_DEFINITION} that save_pretrained() writes where it is"
-            )
+    elif (
+        any(file.endswith(".model") for file in present)
+        and importlib.util.find_spec("sentencepiece") is None
+    ):
+        return (
+            f"the package sentencepiece, which reads its {_either(present)}, is not installed: "
+            f"install it, or add the {_DEFINITION} that save_pretrained() writes where it is"
+        )
     return ""
 
 

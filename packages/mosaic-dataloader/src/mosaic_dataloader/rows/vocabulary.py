@@ -5,6 +5,7 @@ stream nor sample. So ids are compared with the vocabulary where rows are made o
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,23 +29,32 @@ def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
     """Find a token id that is negative or beyond the vocabulary.
 
     Args:
-        ids: Integers of any shape.
+        ids: integer[n].
         vocab_size: Ids that are embedded; None refuses only negative ones.
 
     Returns:
-        Its place in the flattened ids; -1 where there is none.
+        Its place; -1 where there is none.
     """
-    if not ids.size:
+    unsigned, limit = _bounds(ids.dtype, vocab_size)
+    if unsigned is None or not len(ids):
         return -1
-    # Negative ids become the largest of all: a single maximum finds both kinds.
-    bits = 8 * ids.dtype.itemsize
-    unsigned = ids.view(f"u{ids.dtype.itemsize}")
-    limit = 1 << (bits - (ids.dtype.kind == "i"))
-    if vocab_size is not None:
-        limit = min(limit, vocab_size)
-    if limit >> bits or int(unsigned.max()) < limit:
+    looked_at = ids.view(unsigned)
+    # One pass and as few calls as can be: every batch comes through here.
+    if np.maximum.reduce(looked_at) < limit:
         return -1
-    return int((unsigned >= limit).argmax())
+    return int((looked_at >= limit).argmax())
+
+
+@cache
+def _bounds(dtype: np.dtype[Any], vocab_size: int | None) -> tuple[np.dtype[Any] | None, int]:
+    """As what to look at ids of a type, and the least that is refused; None to refuse nothing.
+
+    As unsigned numbers negative ids are the largest of all, so that one comparison finds both.
+    """
+    bits = 8 * dtype.itemsize
+    refused = 1 << (bits - 1 if dtype.kind == "i" else bits)
+    limit = refused if vocab_size is None else min(refused, vocab_size)
+    return (None if limit >> bits else np.dtype(f"u{dtype.itemsize}")), limit
 
 
 def outside_error(
@@ -135,17 +145,24 @@ def _likely_type(
 ) -> str | None:
     """The type that the tokens of a `bytes` column were written in, if it is not the given one.
 
-    Ids read as too wide a type are absurd. Read as too narrow a type each is followed by zeros; of
-    ids that really are so narrow, several together hardly ever make one of the vocabulary.
+    Read as too wide a type, ids are absurd. Read as too narrow a type, each is followed by zeros;
+    of ids that really are so narrow, several together hardly ever make one of the vocabulary.
     """
     if column.kind != "bytes" or column.dtype is None or vocab_size is None:
         return None
-    fits = [name for name in TOKEN_ENCODING_TYPES if _all_inside(samples, name, vocab_size)]
-    # Narrow types fit many vocabularies as such. Of two equally wide ones the unsigned is usual.
-    best = max(fits, key=lambda name: (np.dtype(name).itemsize, name), default=None)
-    if best is None or np.dtype(best).itemsize == column.dtype.itemsize:
+    fits = [np.dtype(n) for n in TOKEN_ENCODING_TYPES if _all_inside(samples, n, vocab_size)]
+    if vocab_size > 256:
+        fits = [dtype for dtype in fits if dtype.itemsize > 1]  # any byte would be inside
+    # Of two equally wide ones the usual.
+    best = max(fits, key=lambda d: (d.itemsize, (d.kind == "u") == (d.itemsize < 4)), default=None)
+    if best is None or best.itemsize == column.dtype.itemsize:
         return None
-    return best
+    if best.itemsize < column.dtype.itemsize:
+        # Ids of another tokenizer are large; several in one are larger than one can be.
+        packed = np.concatenate(samples).view(f"u{column.dtype.itemsize}") >> (8 * best.itemsize)
+        if np.count_nonzero(packed) < len(packed) / 2:
+            return None
+    return best.name
 
 
 def _all_inside(samples: Sequence[NDArray[Any]], name: str, vocab_size: int) -> bool:

@@ -328,7 +328,7 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
         assert found == [[*ids, fast.eos_token_id] for ids in expected]
         parsed = BatchTokenizer(tokenizer, add_special_tokens=False, parse_special_tokens=True)
         again = pickle.loads(pickle.dumps(parsed))
-        assert list(again.ids(["</s>a<|im|>"]))[0][0] == fast.eos_token_id
+        assert next(iter(again.ids(["</s>a<|im|>"])))[0] == fast.eos_token_id
         # The setting of a Rust tokenizer does not pass from process to process by itself.
         kept = pickle.loads(pickle.dumps(BatchTokenizer(tokenizer, add_special_tokens=False)))
         assert list(kept.ids(TEXTS)) == expected

@@ -462,6 +462,20 @@ def test_first_rows_outside_the_vocabulary_are_named_and_nothing_else_said_of_th
     assert (code, lines) == (0, [])
 
 
+def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.spec import register_spec, registered_spec
+
+    held = f"[mosaic_validation_dataloader.dataset.streams.held]\nlocal = '{app.data}/data'\n"
+    path = str(app.config(extra=held))
+    config = MosaicConfigManager().parse_args(["--config-path", path])
+    spec = registered_spec(register_spec(config))
+    for build in (spec.build_dataloader_fn, spec.build_validation_dataloader_fn):
+        loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
+        assert loader.dataset.vocab_size == spec.model_args["debugmodel"].vocab_size == 2048
+        loader.dataset.close()
+
+
 def test_a_distant_first_shard_is_fetched_only_if_that_is_quick(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

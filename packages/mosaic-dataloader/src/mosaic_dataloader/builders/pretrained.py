@@ -174,14 +174,17 @@ def _find(name: str, file: str, kwargs: Mapping[str, Any]) -> str | None:
     """Path of one of a tokenizer's files, fetched if need be; None where there is no such file."""
     from transformers.utils import cached_file
 
-    found: str | None = cached_file(
-        name,
-        file,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **{key: kwargs[key] for key in _WHERE if key in kwargs},
-    )
+    try:
+        found: str | None = cached_file(
+            name,
+            file,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **{key: kwargs[key] for key in _WHERE if key in kwargs},
+        )
+    except (OSError, ValueError) as error:  # a name or a revision that the hub does not take
+        raise MosaicDataError(_named(error)) from error
     return found
 
 
@@ -291,17 +294,14 @@ def _lies_in(path: str, folder: str) -> bool:
 
 def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: Exception) -> str:
     """Why it could not be loaded: the file or the package that is missing, if that can be told."""
-    text = _one_line(error)
-    if isinstance(error, ValueError) and "trust_remote_code" in text:
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):
         return _CODE
     if os.path.isdir(name) and (kind is not None or not named):
         folder = os.path.join(name, kwargs.get("subfolder") or "")
         reason = _what_is_missing(folder, kind)
         if reason:
             return reason
-    if len(text) > _LONGEST_REASON:
-        text = text[:_LONGEST_REASON] + "…"
-    return f"{type(error).__name__}: {text}"
+    return _named(error)
 
 
 def _what_is_missing(folder: str, kind: Any) -> str:
@@ -330,6 +330,13 @@ def _what_is_missing(folder: str, kind: Any) -> str:
             f"install it, or add the {_DEFINITION} that save_pretrained() writes where it is"
         )
     return ""
+
+
+def _named(error: Exception) -> str:
+    text = _one_line(error)
+    if len(text) > _LONGEST_REASON:
+        text = text[:_LONGEST_REASON] + "…"
+    return f"{type(error).__name__}: {text}"
 
 
 def _either(files: Iterable[str]) -> str:

@@ -131,6 +131,7 @@ def _check_data(
     resume: bool,
 ) -> None:
     before = len(report.errors)
+    vocab_size = None if model is None else vocabulary_of(model.args)
     tokenizer = report.attempt(load_tokenizer, config)
     if len(report.errors) > before:
         # Text cannot be opened without one; its absence is told already.
@@ -139,7 +140,11 @@ def _check_data(
         tokenizer = Tokenizer(models.BPE())
     elif model is not None:
         if tokenizer is not None:
+            errors = len(report.errors)
             report.attempt(check_vocabulary, config, model, tokenizer)
+            if len(report.errors) > errors:
+                # Of rows that this tokenizer made, the same would be said once more.
+                vocab_size = None
         report.attempt(check_document_masks, config, model, tokenizer)
     # Without a layout the data can be opened all the same, by a single rank.
     check_datasets(
@@ -148,5 +153,5 @@ def _check_data(
         tokenizer,
         report,
         resume=resume,
-        vocab_size=None if model is None else vocabulary_of(model.args),
+        vocab_size=vocab_size,
     )

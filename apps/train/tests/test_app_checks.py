@@ -445,7 +445,7 @@ def test_first_rows_outside_the_vocabulary_are_named_and_nothing_else_said_of_th
     large = write_rows(app.folder / "large", [[5] * 33] * 9 + [[7] * 32 + [2048]], "ndarray:int32")
     code, out, lines = outcome(
         *("--mosaic_dataloader.dataset.streams.words.local", str(as_bytes)),
-        "--validation.enable",
+        *("--validation.enable", "--validation.seq_len", "32"),
         *("--mosaic_validation_dataloader.dataset.streams.held.local", str(large)),
     )
     assert (code, len(lines)) == (2, 2), lines

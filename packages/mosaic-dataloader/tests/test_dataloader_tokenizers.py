@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,11 +43,16 @@ def write(folder: Path, **files: Any) -> str:
 
 
 @pytest.fixture
-def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: object) -> str:
-        raise AssertionError("stdin was asked")
+def nothing_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    questions: list[object] = []
 
-    monkeypatch.setattr("builtins.input", asked)
+    def ask(*question: object) -> str:
+        questions.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", ask)
+    yield
+    assert questions == []
 
 
 BRINGS_CODE = {
@@ -332,6 +338,16 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
         # The setting of a Rust tokenizer does not pass from process to process by itself.
         kept = pickle.loads(pickle.dumps(BatchTokenizer(tokenizer, add_special_tokens=False)))
         assert list(kept.ids(TEXTS)) == expected
+
+
+def test_a_tokenizer_that_is_handed_in_keeps_its_settings() -> None:
+    own = Tokenizer.from_str(DEFINITION)
+    own.add_special_tokens(["</s>"])
+    own.enable_truncation(1)
+    assert list(BatchTokenizer(own).ids(["</s>a"])) != [[1]]
+    assert own.encode("</s>").ids == [1]
+    assert own.truncation is not None
+    assert not own.encode_special_tokens
 
 
 def test_tokenizers_with_ways_of_their_own_to_spare_special_tokens(tmp_path: Path) -> None:

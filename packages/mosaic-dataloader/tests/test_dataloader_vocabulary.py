@@ -182,6 +182,15 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
         for vocab_size in (200, 2048, 30_000):
             with pytest.raises(MosaicDataError, match=r"shard\.00000\.mds.*the type that the"):
                 check_first_samples(dataset, 0, vocab_size)
+        if dtype != "uint16":
+            # Of these any two bytes are inside the vocabulary.
+            larger = rng.integers(0, 128_000, (SAMPLES, 36)).astype(dtype)
+            local = write(
+                tmp_path / f"larger{number}", [r.tobytes() for r in larger].__getitem__, "bytes"
+            )
+            dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=dtype)
+            with pytest.raises(MosaicDataError, match="the type that the"):
+                check_first_samples(dataset, 0, 70_000)
         # A stream of zeros tells nothing.
         zeros = write(tmp_path / f"zeros{number}", lambda n: bytes(8 * 36), "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=zeros, token_encoding_type=dtype)

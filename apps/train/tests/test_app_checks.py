@@ -470,7 +470,8 @@ def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
     path = str(app.config(extra=held))
     config = MosaicConfigManager().parse_args(["--config-path", path])
     spec = registered_spec(register_spec(config))
-    for build in (spec.build_dataloader_fn, spec.build_validation_dataloader_fn):
+    validation = spec.build_validator_fn.keywords["build_validation_dataloader_fn"]
+    for build in (spec.build_dataloader_fn, validation):
         loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
         assert loader.dataset.vocab_size == spec.model_args["debugmodel"].vocab_size == 2048
         loader.dataset.close()

@@ -25,6 +25,7 @@ from mosaic_train.checks.speed import check_speed
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
+from mosaic_train.spec import vocabulary_of
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -130,6 +131,7 @@ def _check_data(
     resume: bool,
 ) -> None:
     before = len(report.errors)
+    vocab_size = None if model is None else vocabulary_of(model.args)
     tokenizer = report.attempt(load_tokenizer, config)
     if len(report.errors) > before:
         # Text cannot be opened without one; its absence is told already.
@@ -138,7 +140,18 @@ def _check_data(
         tokenizer = Tokenizer(models.BPE())
     elif model is not None:
         if tokenizer is not None:
+            errors = len(report.errors)
             report.attempt(check_vocabulary, config, model, tokenizer)
+            if len(report.errors) > errors:
+                # Of rows that this tokenizer made, the same would be said once more.
+                vocab_size = None
         report.attempt(check_document_masks, config, model, tokenizer)
     # Without a layout the data can be opened all the same, by a single rank.
-    check_datasets(config, layout or Layout(dp_world_size=1), tokenizer, report, resume=resume)
+    check_datasets(
+        config,
+        layout or Layout(dp_world_size=1),
+        tokenizer,
+        report,
+        resume=resume,
+        vocab_size=vocab_size,
+    )

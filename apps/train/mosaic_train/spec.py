@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
@@ -50,13 +51,23 @@ def register_spec(config: "MosaicJobConfig") -> str:
         "build_validation_dataloader_fn": build_mosaic_validation_dataloader,
     }
     name = register_mosaic_train_spec(config.model.name, **builders)
-    # Only now is it known which metrics processor the spec brings along.
+    # Only now is it known what the model embeds, and which metrics processor the spec brings along.
+    spec = registered_spec(name)
+    vocab_size = vocabulary_of(spec.model_args.get(config.model.flavor))
+    builders["build_validation_dataloader_fn"] = partial(
+        build_mosaic_validation_dataloader, vocab_size=vocab_size
+    )
     join = DataMetricsJoin(
-        build_mosaic_dataloader, registered_spec(name).build_metrics_processor_fn
+        partial(build_mosaic_dataloader, vocab_size=vocab_size), spec.build_metrics_processor_fn
     )
     builders["build_dataloader_fn"] = join.build_dataloader
     builders["build_metrics_processor_fn"] = join.build_metrics_processor
     return register_mosaic_train_spec(name, **builders)
+
+
+def vocabulary_of(model_args: Any) -> int | None:
+    """Token ids that a model embeds; None if its arguments do not say, or there are none."""
+    return getattr(model_args, "vocab_size", None)
 
 
 def registered_spec(name: str) -> Any:

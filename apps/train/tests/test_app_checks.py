@@ -16,7 +16,7 @@ from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDatase
 from mosaic_dataloader.order.assign import rows_of_rank
 from mosaic_dataloader.order.deal import node_of
 from mosaic_train import cli
-from mosaic_train.checks import caches, filesystems
+from mosaic_train.checks import caches, filesystems, vocabulary
 from mosaic_train.checks.locality import check_locality, shards_read
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.rows import check_rows, mean_tokens
@@ -432,3 +432,67 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
     assert large(2, 1, "--parallelism.tensor_parallel_degree", "2") != []
     (line,) = large(4, 1, "--parallelism.data_parallel_replicate_degree", "4")
     assert "shared by 1 rank(s), a rank keeps 128.5 GB" in line
+
+
+def test_first_rows_outside_the_vocabulary_are_named_and_nothing_else_said_of_them(
+    app: Any, outcome: Any
+) -> None:
+    """For every stream; ids read as a wrong type look like rows that are too short."""
+    app.config()
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(3, 390, 36).tolist() for _ in range(200)]
+    as_bytes = write_rows(app.folder / "bytes", rows, "bytes")
+    large = write_rows(app.folder / "large", [[5] * 33] * 9 + [[7] * 32 + [2048]], "ndarray:int32")
+    code, out, lines = outcome(
+        *("--mosaic_dataloader.dataset.streams.words.local", str(as_bytes)),
+        *("--validation.enable", "--validation.seq_len", "32"),
+        *("--mosaic_validation_dataloader.dataset.streams.held.local", str(large)),
+    )
+    assert (code, len(lines)) == (2, 2), lines
+    assert 'stream "words": token id ' in lines[0]
+    assert "token_encoding_type = 'int64' is not what the tokens were written in" in lines[0]
+    assert "set 'uint16'" in lines[0]
+    assert 'stream "held", shard shard.00000.mds, sample 9 of the shard' in lines[1]
+    assert "token id 2048 is outside the model's vocabulary of 2,048" in lines[1]
+    assert "padding" not in out
+    code, out, lines = outcome(
+        *("--mosaic_dataloader.dataset.streams.words.local", str(as_bytes)),
+        *("--mosaic_dataloader.dataset.token_encoding_type", "uint16"),
+    )
+    assert (code, lines) == (0, [])
+
+
+def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.spec import register_spec, registered_spec
+
+    held = f"[mosaic_validation_dataloader.dataset.streams.held]\nlocal = '{app.data}/data'\n"
+    path = str(app.config(extra=held))
+    config = MosaicConfigManager().parse_args(["--config-path", path])
+    spec = registered_spec(register_spec(config))
+    validation = spec.build_validator_fn.keywords["build_validation_dataloader_fn"]
+    for build in (spec.build_dataloader_fn, validation):
+        loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
+        assert loader.dataset.vocab_size == spec.model_args["debugmodel"].vocab_size == 2048
+        loader.dataset.close()
+
+
+def test_a_distant_first_shard_is_fetched_only_if_that_is_quick(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_rows(app.folder / "rows", [[5] * 33] * 9 + [[9000] * 33], "ndarray:int32")
+
+    def looked_at(cache: str, most: int) -> tuple[set[str], bool]:
+        monkeypatch.setattr(vocabulary, "_FETCHED_BYTES", most)
+        local = app.folder / cache
+        dataset = StreamingTextDataset(seq_len=32, remote=str(rows), local=str(local))
+        report = Report()
+        refused = vocabulary.check_first_rows(dataset, 2048, report)
+        assert len(report.errors) == len(refused)
+        dataset.close()
+        return refused, (local / "shard.00000.mds").exists()
+
+    assert looked_at("far", 100) == (set(), False)
+    assert looked_at("near", 1 << 20) == ({"data"}, True)
+    # What is there already costs nothing.
+    assert looked_at("near", 0) == ({"data"}, True)

@@ -190,6 +190,23 @@ def test_attention_between_documents(
     assert_one_line(err, "masks.*set mosaic_tokenizer.name")
 
 
+def test_a_tokenizers_code_is_refused_and_nothing_asked(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = app.folder / "own"
+    shutil.copytree(app.data / "tokenizer", own)
+    ran = app.folder / "RAN"
+    (own / "mine.py").write_text(f"open({str(ran)!r}, 'w')")
+    code_in = {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    (own / "tokenizer_config.json").write_text(json.dumps(code_in))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("stdin was asked"))
+    app.config()
+    code, err = outcome(app, capfd, "--mosaic_tokenizer.name", str(own))
+    assert code == 2
+    assert_one_line(err, "set trust_remote_code = true")
+    assert not ran.exists()
+
+
 def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     from mosaic_dataloader.prepare import PrepareOptions, prepare
 

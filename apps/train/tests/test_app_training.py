@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from streaming import MDSWriter
 
 TWO = ("--nproc-per-node", "2")
 
@@ -102,3 +104,25 @@ def test_sigterm_ends_the_ranks(app: Any) -> None:
     assert "Traceback" not in output
     wait_until_gone(app)
     assert not list(Path(app.folder).glob("out/checkpoint/*"))
+
+
+def test_a_later_row_outside_the_vocabulary_is_named_by_the_rank(app: Any) -> None:
+    """Beyond the rows that the checks look at; and again by a run that is resumed there."""
+    out = app.folder / "late"
+    with MDSWriter(out=str(out), columns={"tokens": "ndarray:int32"}) as writer:
+        for number in range(60):
+            writer.write({"tokens": np.full(33, 5000 if number == 45 else 5, np.int32)})
+    config = app.config(("shuffle = true", "shuffle = false"))
+    arguments = ["--config-path", config, "--training.steps", "12", "--checkpoint.interval", "5"]
+    arguments += ["--training.local_batch_size", "5"]
+    arguments += ["--mosaic_dataloader.dataset.streams.words.local", out]
+    for first_step in (1, 6):
+        run = app.run(app.command(*arguments))
+        assert run.returncode == 2, run.stdout + run.stderr
+        (line,) = app.error_lines(run.stderr)
+        assert 'stream "words", shard shard.00000.mds, sample 45 of the shard' in line
+        assert "token id 5000 is outside the model's vocabulary of 2,048" in line
+        assert "Traceback" not in run.stderr
+        # Nine steps of five rows come before it.
+        steps = app.losses(run.stdout + run.stderr)
+        assert (min(steps), max(steps)) == (first_step, 9)

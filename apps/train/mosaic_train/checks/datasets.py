@@ -12,6 +12,7 @@ from mosaic_train.checks.locality import check_locality
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.rows import check_rows
+from mosaic_train.checks.vocabulary import check_first_rows
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -24,6 +25,7 @@ def check_datasets(
     report: Report,
     *,
     resume: bool = True,
+    vocab_size: int | None = None,
 ) -> None:
     """Build the loaders as the first rank will, and look at their data.
 
@@ -35,6 +37,7 @@ def check_datasets(
         tokenizer: Encodes text.
         report: Where mistakes and costs are noted.
         resume: Whether to look at the position in the checkpoint, too.
+        vocab_size: Token ids that the model embeds; None where that is not known.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
 
@@ -44,7 +47,8 @@ def check_datasets(
             if resume:
                 report.attempt(_check_position, config, training, report)
             report.attempt(check_amount, config, training, report)
-            check_rows(training.dataset, report)
+            wrong = check_first_rows(training.dataset, vocab_size, report)
+            check_rows(training.dataset, report, skip=wrong)
             check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
     if not config.validation.enable:
         return
@@ -53,7 +57,8 @@ def check_datasets(
     with _opened(section, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
-            check_rows(validation.dataset, report, task="validation")
+            wrong = check_first_rows(validation.dataset, vocab_size, report)
+            check_rows(validation.dataset, report, task="validation", skip=wrong)
             check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
 
 

@@ -103,6 +103,9 @@ class StreamingTextDataset:
         packing_lanes: Lanes in which documents are packed; the number of ranks must divide it. By
             default the smallest multiple of 960 that is at least 4 times the ranks of the run's
             first start.
+        vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
+            one, raises an error that names stream, shard, sample and id, in place of an index error
+            in the model. None, where the model is not known, refuses only negative ids.
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
@@ -138,6 +141,7 @@ class StreamingTextDataset:
         batching_method: str = "random",
         packing: bool = False,
         packing_lanes: int | None = None,
+        vocab_size: int | None = None,
     ):
         seq_len = given.integer("seq_len", seq_len, 1)
         if predownload is not None:
@@ -171,6 +175,9 @@ class StreamingTextDataset:
             sampling_granularity=sampling_granularity,
             batching_method=batching_method,
         )
+        if vocab_size is not None and vocab_size < 1:
+            raise MosaicDataError(f"vocab_size = {vocab_size} must be at least 1")
+        self.vocab_size = vocab_size
         self.seq_len = seq_len
         self.predownload = predownload
         self.on_data_change = on_data_change
@@ -214,7 +221,9 @@ class StreamingTextDataset:
         self._open_readers()
 
     def _open_readers(self) -> None:
-        self.rows = RowReader(self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id)
+        self.rows = RowReader(
+            self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id, self.vocab_size
+        )
         self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
         self.identity = DataIdentity(
             self.store,

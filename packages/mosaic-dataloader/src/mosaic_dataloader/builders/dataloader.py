@@ -17,7 +17,12 @@ VALIDATION = "mosaic_validation_dataloader"
 
 
 def build_mosaic_dataloader(
-    *, dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: Any
+    *,
+    dp_world_size: int,
+    dp_rank: int,
+    tokenizer: Any,
+    job_config: Any,
+    vocab_size: int | None = None,
 ) -> MosaicParallelAwareDataloader:
     """Build the training loader from ``[mosaic_dataloader]`` and ``[training]``.
 
@@ -27,13 +32,15 @@ def build_mosaic_dataloader(
         tokenizer: Encodes text columns; None where all streams hold tokens.
         job_config: Read by attribute: ``mosaic_dataloader``, ``training.local_batch_size``,
             ``training.seq_len``.
+        vocab_size: Token ids that the model embeds, which its arguments know and the configuration
+            does not; see ``StreamingTextDataset``.
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
     """
     training = section(job_config, "training")
     options = as_options(section(job_config, TRAINING))
-    dataset = build_dataset(job_config, tokenizer, TRAINING, training.seq_len)
+    dataset = build_dataset(job_config, tokenizer, TRAINING, training.seq_len, vocab_size)
     return MosaicParallelAwareDataloader(
         dataset,
         dp_rank=dp_rank,
@@ -45,7 +52,12 @@ def build_mosaic_dataloader(
 
 
 def build_mosaic_validation_dataloader(
-    *, dp_world_size: int, dp_rank: int, tokenizer: Any, job_config: Any
+    *,
+    dp_world_size: int,
+    dp_rank: int,
+    tokenizer: Any,
+    job_config: Any,
+    vocab_size: int | None = None,
 ) -> ValidationDataloader:
     """Build the validation loader from ``[mosaic_validation_dataloader]`` and ``[validation]``.
 
@@ -57,7 +69,7 @@ def build_mosaic_validation_dataloader(
     """
     validation = section(job_config, "validation")
     options = as_options(section(job_config, VALIDATION))
-    dataset = build_dataset(job_config, tokenizer, VALIDATION, validation.seq_len)
+    dataset = build_dataset(job_config, tokenizer, VALIDATION, validation.seq_len, vocab_size)
     return ValidationDataloader(
         dataset,
         dp_rank=dp_rank,
@@ -69,7 +81,9 @@ def build_mosaic_validation_dataloader(
     )
 
 
-def build_dataset(job_config: Any, tokenizer: Any, name: str, seq_len: int) -> StreamingTextDataset:
+def build_dataset(
+    job_config: Any, tokenizer: Any, name: str, seq_len: int, vocab_size: int | None = None
+) -> StreamingTextDataset:
     """Open the data of one loader section, without starting anything.
 
     Args:
@@ -77,6 +91,7 @@ def build_dataset(job_config: Any, tokenizer: Any, name: str, seq_len: int) -> S
         tokenizer: See ``build_mosaic_dataloader``.
         name: ``mosaic_dataloader`` or ``mosaic_validation_dataloader``.
         seq_len: Tokens in a row.
+        vocab_size: See ``build_mosaic_dataloader``.
 
     Raises:
         MosaicDataError: An option or the data cannot be used.
@@ -107,12 +122,17 @@ def build_dataset(job_config: Any, tokenizer: Any, name: str, seq_len: int) -> S
         "self",
         "tokenizer",
         "seq_len",
+        "vocab_size",
     }
     unknown = sorted(set(options) - known)
     if unknown:
         raise MosaicDataError(f"[{name}.dataset] has no option {unknown[0]!r}")
     return StreamingTextDataset(
-        tokenizer=tokenizer, seq_len=seq_len, streams=streams or None, **options
+        tokenizer=tokenizer,
+        seq_len=seq_len,
+        streams=streams or None,
+        vocab_size=vocab_size,
+        **options,
     )
 
 

@@ -1,6 +1,6 @@
 """Packed batches of one rank."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.packing.buffers import LaneBuffer, Piece
+from mosaic_dataloader.packing.buffers import LaneBuffer, Piece, TokenOutside
 from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
 from mosaic_dataloader.packing.state import LanePosition
@@ -53,11 +53,12 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes and padding of a batch."""
+    """Sizes and padding of a batch, and the token ids that the model embeds."""
 
     batch_size: int
     seq_len: int
     pad_id: int
+    vocab_size: int | None = None
 
 
 class LaneRows:
@@ -72,6 +73,8 @@ class LaneRows:
         shape: Of a batch.
         most_empty: Documents without a token, one after the other in a lane, with which the lane
             is given up.
+        outside: Makes an error of a lane, the number of a document in it, and one of its token ids
+            that the model does not embed.
         pieces: Note what rows are made of.
     """
 
@@ -85,10 +88,12 @@ class LaneRows:
         streams: int,
         shape: Shape,
         most_empty: int,
+        outside: Callable[[int, int, int], MosaicDataError],
         pieces: bool = False,
     ):
         self._lanes = lanes
-        self._buffers = [LaneBuffer(start, streams) for start in starts]
+        self._buffers = [LaneBuffer(start, streams, shape.vocab_size) for start in starts]
+        self._outside = outside
         self._ends = ends
         self._slot = slot
         self._streams = streams
@@ -146,7 +151,12 @@ class LaneRows:
                 continue
             if self._notes_pieces:
                 pieces.append((self._lanes[slot], buffer.pieces(count)))
-            fill_row(inputs, labels, row, buffer.take(count, targets), self._shape.pad_id)
+            try:
+                tokens = buffer.take(count, targets)
+            except TokenOutside as bad:
+                lane = self._lanes[slot]
+                raise self._outside(lane, bad.document, bad.token_id) from bad
+            fill_row(inputs, labels, row, tokens, self._shape.pad_id)
             after[self._lanes[slot]] = buffer.position
             plan.made(slot)
             self._slot = (self._slot + 1) % len(self._lanes)

@@ -8,6 +8,7 @@ import numpy as np
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.state import LanePosition
+from mosaic_dataloader.rows.vocabulary import first_outside
 
 
 class Piece(NamedTuple):
@@ -30,15 +31,31 @@ class Piece(NamedTuple):
     length: int
 
 
+class TokenOutside(Exception):
+    """A row would hold a token id that the model does not embed.
+
+    Args:
+        document: Number of the document within its lane.
+        token_id: The id.
+    """
+
+    def __init__(self, document: int, token_id: int):
+        super().__init__(document, token_id)
+        self.document = document
+        self.token_id = token_id
+
+
 class LaneBuffer:
     """Joins documents that arrive in order, and cuts rows from them.
 
     Args:
         position: Where the lane goes on; the first document that arrives is the one it names.
         streams: How many streams there are.
+        vocab_size: Token ids that the model embeds; None if that is not known.
     """
 
-    def __init__(self, position: LanePosition, streams: int):
+    def __init__(self, position: LanePosition, streams: int, vocab_size: int | None = None):
+        self._vocab_size = vocab_size
         self._document = position.document
         # Tokens of the first document that lie behind; it may not have arrived yet.
         self._offset = position.offset
@@ -80,6 +97,9 @@ class LaneBuffer:
 
         Returns:
             integer[count].
+
+        Raises:
+            TokenOutside: One of them is negative or beyond the vocabulary. Nothing is taken.
         """
         pieces: list[Tokens] = []
         missing, offset = count, self._offset
@@ -92,8 +112,13 @@ class LaneBuffer:
             offset = 0
             if not missing:
                 break
+        taken = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        bad = first_outside(taken, self._vocab_size)
+        if bad >= 0:
+            owner = next(p for p in self.pieces(count) if bad < p.begin + p.tokens)
+            raise TokenOutside(owner.document, int(taken[bad]))
         self._advance(count - 1)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return taken
 
     def pieces(self, count: int) -> list[Piece]:
         """What `take` would take, document by document; empty ones give none.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader.sources import WorkerPool, shards_held_ready
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.batches import Arrival, LaneRows, PackedBatch, Shape
@@ -15,6 +16,7 @@ from mosaic_dataloader.packing.documents import Tokens, separated
 from mosaic_dataloader.packing.lookahead import LaneLookAhead
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
 from mosaic_dataloader.packing.size import mean_tokens
+from mosaic_dataloader.rows.vocabulary import outside_error
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -103,14 +105,28 @@ def packed_batches(
         # Enough for what workers have under way, and as much again for those that wait for it.
         ahead=max(2 * batch_size, 2 * (under_way + 1) * block_rows),
     )
+
+    def outside(lane: int, document: int, token_id: int) -> MosaicDataError:
+        ids = books.locate(np.array([lane], np.int64), np.array([document], np.int64))
+        shards, places = dataset.mixture.locate(ids)
+        return outside_error(
+            dataset.streams,
+            dataset.mixture,
+            dataset.vocab_size,
+            int(shards[0]),
+            int(places[0]),
+            token_id,
+        )
+
     rows = LaneRows(
         lanes,
         starts,
         ends,
         slot=slot,
         streams=len(dataset.mixture.streams),
-        shape=Shape(batch_size, dataset.seq_len, dataset.pad_id),
+        shape=Shape(batch_size, dataset.seq_len, dataset.pad_id, dataset.vocab_size),
         most_empty=dataset.mixture.epoch_samples,
+        outside=outside,
         pieces=pieces,
     )
     requests = _Requests(dataset, books, plan)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from mosaic_dataloader.builders.pretrained import load_pretrained
 from mosaic_dataloader.prepare.corpus.blocks import Bad, Block, Position
 from mosaic_dataloader.prepare.counts import Counts
 from mosaic_dataloader.prepare.mds import Tokens, text_sample, token_sample
+from mosaic_dataloader.rows.tokenizer import BatchTokenizer
 
 # Documents that are tokenized at a time.
 _BATCH_BYTES = 1 << 20
@@ -179,25 +181,15 @@ class BlockEncoder:
 
 def _batch_encoder(spec: EncoderSpec) -> Callable[[list[str]], Iterable[list[int]]]:
     """A function from texts to lists of token ids, without special tokens."""
+    tokenizer: Any
     if spec.slow is not None:
-        from transformers import AutoTokenizer
-
         name, kwargs = spec.slow
-        slow = AutoTokenizer.from_pretrained(name, **kwargs)
-        return lambda texts: slow(
-            texts,
-            add_special_tokens=False,
-            split_special_tokens=not spec.parse_special,
-            truncation=False,
-        )["input_ids"]
-    from tokenizers import Tokenizer
+        tokenizer = load_pretrained(name, kwargs)
+    else:
+        from tokenizers import Tokenizer
 
-    assert spec.definition is not None
-    fast = Tokenizer.from_str(spec.definition)
-    fast.encode_special_tokens = not spec.parse_special
-
-    def encode(texts: list[str]) -> Iterable[list[int]]:
-        for encoding in fast.encode_batch_fast(texts, add_special_tokens=False):
-            yield encoding.ids
-
-    return encode
+        assert spec.definition is not None
+        tokenizer = Tokenizer.from_str(spec.definition)
+    return BatchTokenizer(
+        tokenizer, add_special_tokens=False, parse_special_tokens=spec.parse_special
+    ).ids

@@ -12,6 +12,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.rows.fill import fill_padding, fill_row
 from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+from mosaic_dataloader.rows.vocabulary import first_outside, outside_error
 from mosaic_dataloader.shards.store import ShardStore
 
 
@@ -40,6 +41,7 @@ class _Draft:
         full: Whether it is known by now that every label is a target.
         texts: Documents that are still to be written.
         rows: The row of each.
+        origins: Shard of each, and place within it.
     """
 
     inputs: Int64Array
@@ -47,6 +49,7 @@ class _Draft:
     full: bool = False
     texts: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
+    origins: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -73,6 +76,7 @@ class RowReader:
         seq_len: Tokens in a row, T.
         tokenizer: For text; None where all streams hold tokens.
         pad_id: Token id of padded inputs.
+        vocab_size: Token ids that the model embeds; None if that is not known.
 
     Attributes:
         has_text: Whether a stream holds text, which is to be encoded.
@@ -85,12 +89,14 @@ class RowReader:
         seq_len: int,
         tokenizer: BatchTokenizer | None,
         pad_id: int,
+        vocab_size: int | None = None,
     ):
         self._store = store
         self._mixture = mixture
         self._seq_len = seq_len
         self._tokenizer = tokenizer
         self._pad_id = pad_id
+        self._vocab_size = vocab_size
         self.has_text = any(s.column.kind == "text" for s in store.streams)
         dtypes = {dtype for s in store.streams for dtype in s.dtypes}
         # Of one dtype, rows are gathered as they are and widened on their way into the tensors.
@@ -104,7 +110,8 @@ class RowReader:
             places: Place of each within its shard.
 
         Raises:
-            MosaicDataError: A shard cannot be had or is damaged.
+            MosaicDataError: A shard cannot be had or is damaged, or a token id is negative or
+                beyond the vocabulary.
         """
         return next(self.written(self.encoded([(shards, places)])))
 
@@ -142,8 +149,10 @@ class RowReader:
             MosaicDataError: As for ``batch``, after the batches before that one.
         """
         for draft in encoded.drafts:
-            for row in draft.rows:
-                fill_row(draft.inputs, draft.labels, row, next(encoded.tokens), self._pad_id)
+            for row, origin in zip(draft.rows, draft.origins, strict=True):
+                tokens = next(encoded.tokens)[: self._seq_len + 1]
+                self._check(tokens, *origin)
+                fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
             inputs, labels = draft.inputs, draft.labels
             # Rows are filled from their beginning: one with a last target is full of them.
             full = draft.full or bool(labels[:, -1].min() >= 0)
@@ -187,6 +196,10 @@ class RowReader:
             return True
         # From a buffer that stays in the processor's cache, twice into place.
         gathered = np.concatenate(rows, dtype=self._gather_dtype, casting="unsafe")
+        bad = first_outside(gathered, self._vocab_size)
+        if bad >= 0:
+            row, token_id = bad // (self._seq_len + 1), int(gathered[bad])
+            raise self._outside(shards[row], places[row], token_id)
         gathered = gathered.reshape(len(rows), self._seq_len + 1)
         inputs[...] = gathered[:, :-1]
         labels[...] = gathered[:, 1:]
@@ -207,9 +220,22 @@ class RowReader:
                 if self._is_text(shard):
                     draft.texts += [opened.text(place) for place in wanted]
                     draft.rows += rows
+                    draft.origins += [(shard, place) for place in wanted]
                     continue
                 for row, place in zip(rows, wanted, strict=True):
-                    fill_row(inputs, labels, row, opened.tokens(place), self._pad_id)
+                    tokens = opened.tokens(place)[: self._seq_len + 1]
+                    self._check(tokens, shard, place)
+                    fill_row(inputs, labels, row, tokens, self._pad_id)
+
+    def _check(self, tokens: NDArray[Any], shard: int, place: int) -> None:
+        bad = first_outside(tokens, self._vocab_size)
+        if bad >= 0:
+            raise self._outside(shard, place, int(tokens[bad]))
+
+    def _outside(self, shard: int, place: int, token_id: int) -> MosaicDataError:
+        return outside_error(
+            self._store.streams, self._mixture, self._vocab_size, shard, place, token_id
+        )
 
     def _is_text(self, shard: int) -> bool:
         bounds = self._mixture.stream_shards

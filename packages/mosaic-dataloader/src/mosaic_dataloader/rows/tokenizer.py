@@ -1,6 +1,7 @@
 """Tokenizing documents in batches, whatever kind of tokenizer was handed in."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,16 @@ from mosaic_dataloader.order.mixture import Int64Array
 
 
 class BatchTokenizer:
-    """Token ids of documents, as the tokenizer itself encodes them, special tokens included.
+    """Token ids of documents.
+
+    Text that happens to spell a special token is text like any other, so that no document ends in
+    its middle because of what it says.
 
     Args:
         tokenizer: A ``transformers`` tokenizer, a ``tokenizers.Tokenizer``, or an object that has
             one of these as its attribute ``tokenizer`` (TorchTitan's tokenizers do).
+        add_special_tokens: Add those that the tokenizer itself adds to a text, such as BOS.
+        parse_special_tokens: Make special tokens of text that spells them.
 
     Attributes:
         inner: The tokenizer that encodes.
@@ -24,7 +30,13 @@ class BatchTokenizer:
         MosaicDataError: It is none of these.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        add_special_tokens: bool = True,
+        parse_special_tokens: bool = False,
+    ):
         inner = tokenizer
         while not _encodes_batches(inner) and hasattr(inner, "tokenizer"):
             inner = inner.tokenizer
@@ -34,8 +46,17 @@ class BatchTokenizer:
                 f"transformers tokenizer or a tokenizers.Tokenizer"
             )
         self.inner = inner
-        # The Rust tokenizer encodes a batch on all cores without holding Python's lock.
+        self._add_special = add_special_tokens
+        self._parse_special = parse_special_tokens
         self.fast = getattr(inner, "backend_tokenizer", inner)
+        self._is_fast = hasattr(self.fast, "encode_batch_fast")
+        if self._is_fast:
+            # The Rust tokenizer encodes a batch on all cores without holding Python's lock. While
+            # it does, nobody can change a setting: whoever handed it in keeps another one.
+            self.fast = copy.deepcopy(self.fast)
+            # Set on the tokenizer, these would cut or fill documents unseen.
+            self.fast.no_truncation()
+            self.fast.no_padding()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -44,19 +65,64 @@ class BatchTokenizer:
             Token ids, one int64[n] per text. Only when they are asked for are they made arrays of,
             which holds Python's lock, as encoding does not.
         """
+        return (np.asarray(ids, np.int64) for ids in self.ids(texts))
+
+    def ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
+        """Encode texts at once.
+
+        Returns:
+            A list of token ids for each text, made when it is asked for.
+        """
         if not texts:
-            return iter(())
-        if hasattr(self.fast, "encode_batch_fast"):
-            # A truncation or padding set on the tokenizer would cut or fill documents unseen.
-            if self.fast.truncation is not None:
-                self.fast.no_truncation()
-            if self.fast.padding is not None:
-                self.fast.no_padding()
-            encoded = self.fast.encode_batch_fast(list(texts), add_special_tokens=True)
-            return (np.asarray(e.ids, np.int64) for e in encoded)
-        # A tokenizer written in Python has no batch encoder of its own.
-        ids = self.inner(list(texts), truncation=False, padding=False)["input_ids"]
-        return (np.asarray(i, np.int64) for i in ids)
+            return ()
+        if self._is_fast:
+            if self.fast.encode_special_tokens == self._parse_special:
+                # Here, since it is lost on the way to another process.
+                self.fast.encode_special_tokens = not self._parse_special
+            encoded = self.fast.encode_batch_fast(list(texts), add_special_tokens=self._add_special)
+            return (e.ids for e in encoded)
+        if not hasattr(self.inner, "tokens_trie"):
+            # Something that is called like transformers' tokenizers, and is none of them.
+            ids: list[list[int]] = self.inner(
+                list(texts),
+                add_special_tokens=self._add_special,
+                truncation=False,
+                padding=False,
+            )["input_ids"]
+            return ids
+        splitter = self.inner if self._parse_special else _without_special_tokens(self.inner)
+        return [self._ids_by(splitter, text) for text in texts]
+
+    def _ids_by(self, splitter: Any, text: str) -> list[int]:
+        """Encode with a tokenizer written in Python, which has no batch encoder of its own.
+
+        Its batch call does not hand ``split_special_tokens`` on.
+        """
+        tokens = splitter.tokenize(text, split_special_tokens=False)
+        ids: list[int] = self.inner.convert_tokens_to_ids(tokens)
+        if self._add_special:
+            ids = self.inner.build_inputs_with_special_tokens(ids)
+        return ids
+
+
+def _without_special_tokens(slow: Any) -> Any:
+    """A copy of a Python tokenizer that finds no special tokens in a text, but all other tokens.
+
+    ``split_special_tokens`` would make text of every added token, and some classes look for special
+    tokens in ways of their own. The copy shares what is large.
+    """
+    twin = object.__new__(type(slow))
+    twin.__dict__.update(slow.__dict__)
+    plain = {i: token for i, token in slow.added_tokens_decoder.items() if not token.special}
+    twin._added_tokens_decoder = plain
+    twin._added_tokens_encoder = {token.content: i for i, token in plain.items()}
+    twin.tokens_trie = type(slow.tokens_trie)()
+    for token in plain.values():
+        twin.tokens_trie.add(token.content)
+    # Some tokenize by the help of their token for the unknown.
+    known = slow._special_tokens_map
+    twin._special_tokens_map = {**dict.fromkeys(known), "unk_token": known.get("unk_token")}
+    return twin
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -291,35 +291,32 @@ def test_every_name_is_accounted_for(tmp_path: Path, cpu: None) -> None:
         assert small <= {flavor for name, flavor in tried if name in alike}
 
 
-# Flex and varlen attention cannot be trained on CPU; the other flavors are the smallest of each.
-@pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
-@pytest.mark.parametrize(
-    ("name", "flavor"), [(name, flavor) for name, flavor, kind, _ in FLAVORS if kind == "sdpa"]
-)
-def test_two_ranks_share_it_and_one_goes_on(
+# Flex and varlen attention cannot be trained on CPU.
+TRAINED = [(name, flavor, False) for name, flavor, kind, _ in FLAVORS if kind == "sdpa"]
+
+
+@pytest.mark.parametrize(("name", "flavor", "tied"), [*TRAINED, (BACKEND, "debugmodel", True)])
+def test_two_ranks_share_it_and_one_resumes(
     ranks: RankServer, numbered: Numbered, name: str, flavor: str, tied: bool
 ) -> None:
     """What two GPUs get by default is FSDP; its checkpoint is read by a single rank."""
-    if tied and name != BACKEND:  # where a file says whether embedding and output are one weight
-        pytest.skip("its flavors say it")
     options = ["--model.name", name, "--model.flavor", flavor, "--training.steps", "2"]
-    options += ["--training.global_batch_size", "4", "--checkpoint.enable"]
-    options += ["--checkpoint.interval", "1", *stream("a", numbered.local)]
+    options += ["--training.global_batch_size", "4", "--training.local_batch_size", "2"]
+    options += ["--checkpoint.enable", "--checkpoint.interval", "1", *stream("a", numbered.local)]
+    shrink: str | None = name
     if name == BACKEND:
-        told = ranks.new_folder("hf")
+        told, shrink = ranks.new_folder("hf"), None
         size = {"vocab_size": 2048, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
         (told / "config.json").write_text(json.dumps(size | {"tie_word_embeddings": tied}))
         options += ["--job.custom_config_module", f"torchtitan.experiments.{BACKEND}.job_config"]
         options += ["--hf_transformers.model", str(told)]
-    shrink = None if name == BACKEND else name
-    small = "--training.local_batch_size=2"
-    two = ranks.train(2, *options, small, shrink=shrink).succeeded()
+    two = ranks.train(2, *options, shrink=shrink).succeeded()
     assert "Applied FSDP" in two.log(0) or "dp mode=fully_shard" in two.log(0)
     folder = ranks.new_folder("one")
     target = folder / "out" / "checkpoint"
     target.mkdir(parents=True)
     (target / "step-1").symlink_to(two.folder / "out" / "checkpoint" / "step-1")
-    one = ranks.train(1, *options, small, folder=folder, shrink=shrink).succeeded()
+    one = ranks.train(1, *options, folder=folder, shrink=shrink).succeeded()
     seen, after = ({s: float(v) for s, v in STEP.findall(run.log(0))} for run in (two, one))
     assert list(seen) == ["1", "2"]
     assert after == {"2": pytest.approx(seen["2"], rel=1e-3)}

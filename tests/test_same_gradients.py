@@ -52,6 +52,7 @@ MODELS = {
     # Experts have a bias each, which follows how many tokens they were given.
     "small_experts": ["ddp2_accumulated", "pp2_accumulated"],
     "small_own_loss": ["pp2_accumulated"],
+    "small_averaging": ["fsdp2_accumulated"],
 }
 
 

@@ -1,13 +1,15 @@
 """`experimental.custom_import`: small models of several kinds, and a loss of a spec's own.
 
 `small_tied` is qwen3 whose output is its embedding, `small_experts` deepseek_v3 with a bias per
-expert, `small_own_loss` llama3 with a loss that is not TorchTitan's.
+expert, `small_own_loss` llama3 with a loss that is not TorchTitan's, `small_averaging` llama3 whose
+FSDP was set up by somebody who did not know that gradients are to be summed.
 """
 
 import dataclasses
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import fully_shard
 from torchtitan.components.loss import IGNORE_INDEX
 from torchtitan.models import deepseek_v3, llama3, qwen3
 from torchtitan.models.moe import MoEArgs
@@ -30,6 +32,16 @@ def smoothed_loss(pred: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def build_smoothed_loss(job_config: Any, **others: Any) -> Any:
     return smoothed_loss
+
+
+def parallelize_as_usual(model: Any, parallel_dims: Any, job_config: Any) -> Any:
+    """FSDP as PyTorch's own examples apply it."""
+    if parallel_dims.fsdp_enabled:
+        mesh = parallel_dims.get_mesh("fsdp")
+        for layer in model.layers.values():
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    return model
 
 
 def tied_args() -> Any:
@@ -70,6 +82,7 @@ if "small_tied" not in _extra_train_specs:
         ("small_tied", qwen3, tied_args(), {}),
         ("small_experts", deepseek_v3, expert_args(), {}),
         ("small_own_loss", llama3, tiny_args(), {"build_loss_fn": build_smoothed_loss}),
+        ("small_averaging", llama3, tiny_args(), {"parallelize_fn": parallelize_as_usual}),
     ):
         spec = dataclasses.replace(
             module.get_train_spec(),

@@ -12,6 +12,7 @@ import functools
 from typing import Any
 
 from mosaic_train.torchtitan_patches import (
+    backend_names,
     cpu,
     fsdp_sums,
     gradient_scale,
@@ -27,6 +28,7 @@ __all__ = ["ANSWERS", "check_torchtitan", "patch_model", "patch_spec", "patch_to
 ANSWERS = tuple(
     answer
     for patch in (
+        backend_names,
         irope_masks,
         router_biases,
         gradient_scale,
@@ -95,6 +97,7 @@ class _Parallelize:
         patch_model(model)
         with tied_weights.tied_weights_in_one_group(model):
             model = self._parallelize(model, *args, **kwargs)
+        backend_names.name_children(model)
         fsdp_sums.sum_gradients(model)
         if cpu.no_accelerator():
             cpu.reduce_by_plain_sums(model)

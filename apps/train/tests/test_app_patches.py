@@ -65,7 +65,7 @@ def test_the_value_of_a_loss_is_left_as_it_is() -> None:
         loss_fn.scale, values.grad = scale, None
         loss = loss_fn(values, power=2)
         loss.backward()
-        assert float(loss) == 5
+        assert loss.item() == 5
         assert values.grad is not None
         assert values.grad.tolist() == [2 * scale, 4 * scale]
 

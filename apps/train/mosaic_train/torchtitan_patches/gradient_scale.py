@@ -14,13 +14,13 @@ go once upstream divides before the backward passes of a pipeline (issue 2972, P
 the average (issue 2318).
 """
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from mosaic_train.torchtitan_patches.upstream import Answers
-
-if TYPE_CHECKING:
-    import torch
 
 ANSWERS = (
     Answers(
@@ -55,7 +55,7 @@ class ScaledLoss:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of the function itself."""
         loss = self._loss_fn(*args, **kwargs)
-        return loss if self.scale == 1.0 else _scale_gradient(loss, self.scale)
+        return loss if self.scale == 1.0 else _Scale.apply(loss, self.scale)
 
 
 def scale_loss(spec: Any) -> None:
@@ -76,6 +76,7 @@ def scale_gradients() -> None:
     if hasattr(original, "mosaic_scale"):
         return
 
+    @functools.wraps(original)  # the mark of the other patch of this method included
     def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
         if not isinstance(self.loss_fn, ScaledLoss):
             raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
@@ -99,20 +100,17 @@ def _averages_gradients(model: Any) -> bool:
     return isinstance(model, (DDP, DistributedDataParallel))
 
 
-def _scale_gradient(loss: "torch.Tensor", scale: float) -> "torch.Tensor":
-    import torch
+class _Scale(torch.autograd.Function):
+    """Hands on a value; multiplies its gradient."""
 
-    class Scale(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
-            return value.view_as(value)
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.scale = scale
+        return value.view_as(value)
 
-        @staticmethod
-        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-            return gradients[0] * scale
-
-    scaled: torch.Tensor = Scale.apply(loss)
-    return scaled
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * ctx.scale, None
 
 
 class _BuildLoss:

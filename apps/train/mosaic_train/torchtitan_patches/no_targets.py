@@ -10,6 +10,7 @@ rank takes no part in it. A loss that really is NaN shows in `loss_metrics/globa
 This can go once upstream keeps its divisors from being 0.
 """
 
+import functools
 from typing import Any
 
 from mosaic_train.torchtitan_patches.upstream import Answers
@@ -34,6 +35,7 @@ def allow_no_targets() -> None:
     if hasattr(original, "mosaic_targets"):
         return
 
+    @functools.wraps(original)  # the mark of the other patch of this method included
     def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
         # A number, or a tensor of one where no rank has other rows.
         tokens = max(float(global_valid_tokens), 1.0)

@@ -176,9 +176,9 @@ def _trainer(work: Path) -> Iterator[Any]:
     ):
         os.environ[name] = value
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.cpu import enable_cpu, parallelize_on_cpu
     from mosaic_train.setup import prepare_and_check
     from mosaic_train.spec import register_spec, registered_spec
+    from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
 
     data = work.resolve() / "train"
     with tempfile.TemporaryDirectory() as folder:
@@ -195,9 +195,9 @@ def _trainer(work: Path) -> Iterator[Any]:
             ]
         )
         prepare_and_check(config, world_size=1, ranks_here=1)
-        enable_cpu()
+        patch_torchtitan()
         config.model.name = register_spec(config)
-        parallelize_on_cpu(registered_spec(config.model.name))
+        patch_spec(registered_spec(config.model.name))
         from torchtitan.train import Trainer
 
         trainer: Any = Trainer(config)

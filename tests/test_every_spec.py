@@ -1,8 +1,11 @@
 """Spec by spec: TorchTitan's text models get the project's data, and compute with them on CPU.
 
-In one process and without ranks; `test_models.py` trains some of them as a user does.
+Most of it in one process and without ranks, then each under FSDP; `test_models.py` trains some of
+them as they are.
 """
 
+import json
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from integration_support.client import Numbered, RankServer, stream
 from streaming import MDSWriter
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -27,18 +31,21 @@ from torchtitan.train import Trainer
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from mosaic_config import MosaicConfigManager
-from mosaic_train.amends import amend
 from mosaic_train.checks.model import find_model
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
-from mosaic_train.cpu import adapt_spec
-from mosaic_train.cpu.experts import count_integers_on_cpu
 from mosaic_train.errors import TrainError
 from mosaic_train.spec import register_spec, registered_spec
+from mosaic_train.torchtitan_patches import patch_model
+from mosaic_train.torchtitan_patches.cpu.experts import (
+    count_integers_on_cpu,
+    run_experts_one_by_one,
+)
 from mosaic_trainspec import TrainSpecError
 from mosaic_trainspec.model_inputs import prepare_model_inputs
 
 SEQ_LEN, ROWS = 32, 2
 BACKEND = "transformers_modeling_backend"
+STEP = re.compile(r"step:\s*(\d+).*?loss:\s*([\d.]+)")
 #: What flex attention was called with since the test began.
 FLEX_MASKS: list[BlockMask] = []
 #: How attention goes, and the embeddings: what the flavors of each text model say of themselves.
@@ -174,7 +181,7 @@ def test_it_takes_our_batches(
 
     # From here as TorchTitan's Trainer: spec, tokenizer, loader, model.
     spec = registered_spec(register_spec(config))
-    adapt_spec(spec)
+    run_experts_one_by_one(spec.model_args)
     tokenizer = spec.build_tokenizer_fn(config)
     assert tokenizer.get_vocab_size() == embedded
     assert tokenizer.eos_id == 1
@@ -200,7 +207,7 @@ def test_it_takes_our_batches(
         args.moe_inter_dim = 64
     with torch.device("meta"):
         model = spec.model_cls(args)
-    amend(model)
+    patch_model(model)
     torch.manual_seed(7)
     model.to_empty(device="cpu")
     with torch.no_grad():
@@ -282,3 +289,34 @@ def test_every_name_is_accounted_for(tmp_path: Path, cpu: None) -> None:
             name for name, other in specs.items() if issubclass(spec.model_cls, other.model_cls)
         }
         assert small <= {flavor for name, flavor in tried if name in alike}
+
+
+# Flex and varlen attention cannot be trained on CPU.
+TRAINED = [(name, flavor, False) for name, flavor, kind, _ in FLAVORS if kind == "sdpa"]
+
+
+@pytest.mark.parametrize(("name", "flavor", "tied"), [*TRAINED, (BACKEND, "debugmodel", True)])
+def test_two_ranks_share_it_and_one_resumes(
+    ranks: RankServer, numbered: Numbered, name: str, flavor: str, tied: bool
+) -> None:
+    """What two GPUs get by default is FSDP; its checkpoint is read by a single rank."""
+    options = ["--model.name", name, "--model.flavor", flavor, "--training.steps", "2"]
+    options += ["--training.global_batch_size", "4", "--training.local_batch_size", "2"]
+    options += ["--checkpoint.enable", "--checkpoint.interval", "1", *stream("a", numbered.local)]
+    shrink: str | None = name
+    if name == BACKEND:
+        told, shrink = ranks.new_folder("hf"), None
+        size = {"vocab_size": 2048, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+        (told / "config.json").write_text(json.dumps(size | {"tie_word_embeddings": tied}))
+        options += ["--job.custom_config_module", f"torchtitan.experiments.{BACKEND}.job_config"]
+        options += ["--hf_transformers.model", str(told)]
+    two = ranks.train(2, *options, shrink=shrink).succeeded()
+    assert "Applied FSDP" in two.log(0) or "dp mode=fully_shard" in two.log(0)
+    folder = ranks.new_folder("one")
+    target = folder / "out" / "checkpoint"
+    target.mkdir(parents=True)
+    (target / "step-1").symlink_to(two.folder / "out" / "checkpoint" / "step-1")
+    one = ranks.train(1, *options, folder=folder, shrink=shrink).succeeded()
+    seen, after = ({s: float(v) for s, v in STEP.findall(run.log(0))} for run in (two, one))
+    assert list(seen) == ["1", "2"]
+    assert after == {"2": pytest.approx(seen["2"], rel=1e-3)}

@@ -63,9 +63,11 @@ def build_recorded_metrics(*arguments: Any, **options: Any) -> Any:
     processor = build_metrics_processor(*arguments, **options)
     log, log_validation = processor.log, processor.log_validation
 
-    def noted_log(step: int, global_avg_loss: float, *others: Any, **more: Any) -> None:
-        note("trained", step=step, loss=float(global_avg_loss))
-        log(step, global_avg_loss, *others, **more)
+    def noted_log(
+        step: int, global_avg_loss: float, global_max_loss: float, grad_norm: float, **more: Any
+    ) -> None:
+        note("trained", step=step, loss=global_avg_loss, max=global_max_loss, norm=grad_norm)
+        log(step, global_avg_loss, global_max_loss, grad_norm, **more)
 
     def noted_validation(loss: float, step: int, extra_metrics: dict[str, Any]) -> None:
         note("validated", step=step, loss=loss, **extra_metrics)
@@ -92,5 +94,7 @@ if "tiny" not in _extra_train_specs:
             build_metrics_processor_fn=build_recorded_metrics,
         ),
     )
+    #: The loader's own builder, for rows of other things than their numbers.
+    build_unrecorded = mosaic_dataloader.build_mosaic_dataloader
     # The app takes the builder from here each time it registers its spec.
-    mosaic_dataloader.build_mosaic_dataloader = recorded(mosaic_dataloader.build_mosaic_dataloader)
+    mosaic_dataloader.build_mosaic_dataloader = recorded(build_unrecorded)

@@ -17,19 +17,38 @@ from torchtitan.components.checkpoint import CheckpointManager
 from torchtitan.components.lr_scheduler import build_lr_schedulers
 from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.models.llama3 import Transformer
+from torchtitan.protocols.train_spec import get_train_spec
 
+from integration_support import recording
 from integration_support.ledger import LEDGER, note
 from integration_support.recording import recorded, tiny_args
 from mosaic_config import MosaicConfigManager
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
 
-def app(argv: list[str], launched_by_us: bool = True) -> int:
-    """Be a rank of the app, with this command line."""
+def app(
+    argv: list[str],
+    launched_by_us: bool = True,
+    record_batches: bool = True,
+    shrink: str | None = None,
+) -> int:
+    """Be a rank of the app, with this command line.
+
+    Args:
+        argv: The command line.
+        launched_by_us: Whether the app's own launcher is said to have started the rank.
+        record_batches: Note each batch, whose rows are then of one token each.
+        shrink: A model of TorchTitan's whose flavors are cut to two layers, of few experts.
+    """
     import torchtitan.train
 
+    import mosaic_dataloader
     from mosaic_train import cli
 
+    if shrink is not None:
+        cut_layers(shrink)
+    if not record_batches:
+        mosaic_dataloader.build_mosaic_dataloader = recording.build_unrecorded
     if launched_by_us:
         os.environ["MOSAIC_TRAIN_LAUNCHER_PID"] = str(os.getppid())
     else:
@@ -43,6 +62,16 @@ def app(argv: list[str], launched_by_us: bool = True) -> int:
     if code == 0:
         end_together()
     return code
+
+
+def cut_layers(name: str) -> None:
+    """Make a model of TorchTitan's small, in this process."""
+    for args in get_train_spec(name).model_args.values():
+        args.n_layers = 2
+        if hasattr(args, "moe_inter_dim"):
+            args.moe_inter_dim = 64
+        if getattr(args, "moe_args", None) is not None:
+            args.moe_args.num_experts, args.moe_args.top_k = 4, 2
 
 
 def end_together() -> None:

@@ -24,7 +24,7 @@ from streaming.base import compression, shuffle  # noqa: F401
 from streaming.base.storage import download  # noqa: F401
 
 import mosaic_dataloader.builders.dataloader  # noqa: F401
-import mosaic_train.cpu  # noqa: F401
+import mosaic_train.torchtitan_patches  # noqa: F401
 from mosaic_train.cli import main
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)

@@ -103,7 +103,9 @@ def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
         raise TrainError("give a configuration: --config-path FILE (--help tells how)")
 
     from mosaic_config import MosaicConfigManager
+    from mosaic_train.torchtitan_patches import check_torchtitan
 
+    check_torchtitan()
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)
     with naming_file(config.job.config_file):
         name_checkpoint_folder(config)

@@ -7,9 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.amends import amend_models
 from mosaic_train.checks.checkpoint import keep_lanes
-from mosaic_train.cpu import adapt_spec, enable_cpu, no_accelerator
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -21,6 +19,7 @@ from mosaic_train.errors import (
 from mosaic_train.logs import init_rank_logs
 from mosaic_train.setup import prepare_and_check
 from mosaic_train.spec import register_spec, registered_spec
+from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -70,12 +69,9 @@ def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
         tell = rank.rank == 0
         prepare_and_check(config, world_size=world_size, ranks_here=ranks_here, tell=tell)
     keep_lanes(config)
-    if no_accelerator():
-        enable_cpu()
+    patch_torchtitan()
     config.model.name = register_spec(config)
-    amend_models(registered_spec(config.model.name))
-    if no_accelerator():
-        adapt_spec(registered_spec(config.model.name))
+    patch_spec(registered_spec(config.model.name))
 
 
 def _train(config: "MosaicJobConfig") -> None:

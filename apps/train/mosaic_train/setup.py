@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
+from mosaic_train.checks.combinations import check_combinations
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.masks import check_document_masks
@@ -111,6 +112,7 @@ def _check_configuration(
         report.attempt(check_sequence, config)
         if model is not None:
             report.attempt(check_heads, config, model)
+            report.attempt(check_combinations, config, model)
     sketch = None if model is None else report.attempt(sketch_model, config, model)
     if model is not None and sketch is not None and layout is not None:
         report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)

@@ -421,7 +421,8 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
         return report.warnings
 
     monkeypatch.setattr(memory, "no_accelerator", lambda: True)
-    monkeypatch.setattr("mosaic_train.cpu.memory.machine_bytes", lambda: 40 * 10**9)
+    place = "mosaic_train.torchtitan_patches.cpu.memory.machine_bytes"
+    monkeypatch.setattr(place, lambda: 40 * 10**9)
     (line,) = large(2, 1)
     assert "8.03 billion parameters; by estimate, at 16 bytes each" in line
     assert "shared by 2 rank(s), a rank keeps 64.2 GB and has 40.0 GB" in line

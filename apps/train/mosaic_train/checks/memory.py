@@ -6,7 +6,7 @@ from mosaic_train.checks.model import ChosenModel
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.sketch import Sketch
-from mosaic_train.cpu import no_accelerator
+from mosaic_train.torchtitan_patches.cpu import no_accelerator
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -64,7 +64,7 @@ def bytes_per_parameter(config: "MosaicJobConfig") -> int:
 def _bytes_per_rank(ranks_here: int) -> int | None:
     """Memory of the smallest device, or a rank's share of the machine's; None: not told."""
     if no_accelerator():
-        from mosaic_train.cpu.memory import machine_bytes
+        from mosaic_train.torchtitan_patches.cpu.memory import machine_bytes
 
         return machine_bytes() // ranks_here
     import torch

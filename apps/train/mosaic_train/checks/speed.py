@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mosaic_train.checks.report import Report
-from mosaic_train.cpu import no_accelerator
+from mosaic_train.torchtitan_patches.cpu import no_accelerator
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

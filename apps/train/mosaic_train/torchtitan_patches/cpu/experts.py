@@ -1,8 +1,23 @@
-"""Mixtures of experts without an accelerator."""
+"""Mixtures of experts without an accelerator.
+
+This can go once upstream counts with `torch.bincount`, and qwen3 leaves out grouped_mm by itself.
+"""
 
 import functools
 from collections.abc import Mapping
 from typing import Any
+
+from mosaic_train.torchtitan_patches.upstream import Answers
+
+ANSWERS = (
+    Answers("models/moe/moe.py", 348, "num_tokens_per_expert = torch.histc("),
+    Answers("models/moe/moe.py", 399, "num_tokens_per_expert = torch.histc("),
+    Answers(
+        "models/moe/moe.py",
+        37,
+        "use_grouped_mm: bool = True  # grouped mm or for-loop for the experts computation",
+    ),
+)
 
 
 def count_integers_on_cpu() -> None:

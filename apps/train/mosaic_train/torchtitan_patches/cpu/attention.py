@@ -2,13 +2,17 @@
 
 from typing import Any
 
+from mosaic_train.torchtitan_patches.upstream import Answers
+
+ANSWERS = (Answers("models/attention.py", 191, "return F.scaled_dot_product_attention("),)
+
 
 def attend_to_own_heads() -> None:
     """Have attention over DTensors computed on each rank's own heads.
 
     PyTorch's fused attention for CPU has no sharding strategy. It needs none where heads are shared
     out: each is computed for itself. Models that keep DTensors up to there (qwen3) need this; the
-    others hand over plain tensors.
+    others hand over plain tensors. This can go once PyTorch has that strategy.
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard
     from torchtitan.models.attention import ScaledDotProductAttentionWrapper as Attention

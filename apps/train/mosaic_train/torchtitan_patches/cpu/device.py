@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mosaic_train.cpu import memory
+from mosaic_train.torchtitan_patches.cpu import memory
 
 
 class CpuDevice(types.ModuleType):

@@ -1,0 +1,123 @@
+"""The gradient of the mean loss per target, under pipeline parallelism and DDP as under FSDP.
+
+The Trainer sums the losses of all targets and divides by their number over all ranks and
+micro-batches. Two layouts miss that:
+
+- Under pipeline parallelism the backward passes run inside `pp_schedule.step`, before the division:
+  gradients are those of the summed loss.
+- Under DDP `replicate` averages the gradients over the ranks, which the division has done already.
+  To have it sum instead would not do: with gradient accumulation it reduces, once for each
+  micro-batch, what was accumulated so far, and only an average leaves that as it is.
+
+Either is corrected where the gradient begins, at the loss, whose value is left as it is. This can
+go once upstream divides before the backward passes of a pipeline (issue 2972, PR 2323) and knows of
+the average (issue 2318).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mosaic_train.torchtitan_patches.upstream import Answers
+
+ANSWERS = (
+    Answers(
+        "train.py",
+        523,
+        "(torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
+    ),
+    Answers("train.py", 538, "loss = loss_sum / global_valid_tokens"),
+    Answers("distributed/pipeline_parallel.py", 209, "scale_grads=False,"),
+    Answers(
+        "models/llama3/infra/parallelize.py",
+        372,
+        "replicate(model, device_mesh=dp_mesh, bucket_cap_mb=100)",
+    ),
+)
+
+
+class ScaledLoss:
+    """A loss function whose gradient is multiplied by a number.
+
+    Args:
+        loss_fn: Any; what it returns is handed on with its value unchanged.
+
+    Attributes:
+        scale: What the gradient is multiplied by.
+    """
+
+    def __init__(self, loss_fn: Callable[..., Any]) -> None:
+        self._loss_fn = loss_fn
+        self.scale = 1.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss of the function itself."""
+        loss = self._loss_fn(*args, **kwargs)
+        return loss if self.scale == 1.0 else _Scale.apply(loss, self.scale)
+
+
+def scale_loss(spec: Any) -> None:
+    """Have a spec's loss functions take a scale. Changes the spec in place.
+
+    Args:
+        spec: Our own TrainSpec.
+    """
+    if not isinstance(spec.build_loss_fn, _BuildLoss):
+        spec.build_loss_fn = _BuildLoss(spec.build_loss_fn)
+
+
+def scale_gradients() -> None:
+    """Have the Trainer set the scale for each micro-batch."""
+    from torchtitan.train import Trainer
+
+    original: Any = Trainer.forward_backward_step
+    if hasattr(original, "mosaic_scale"):
+        return
+
+    @functools.wraps(original)  # the mark of the other patch of this method included
+    def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
+        if not isinstance(self.loss_fn, ScaledLoss):
+            raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
+        scale = 1.0
+        if self.parallel_dims.pp_enabled:
+            scale /= float(global_valid_tokens)
+        if any(map(_averages_gradients, self.model_parts)):
+            scale *= self.parallel_dims.dp_replicate
+        self.loss_fn.scale = scale
+        return original(self, global_valid_tokens=global_valid_tokens, **batch)
+
+    forward_backward_step.mosaic_scale = True  # type: ignore[attr-defined]
+    Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
+
+
+def _averages_gradients(model: Any) -> bool:
+    """Whether a model was given to DDP, as a function or as a wrapper."""
+    from torch.distributed._composable.replicate import DDP
+    from torch.nn.parallel import DistributedDataParallel
+
+    return isinstance(model, (DDP, DistributedDataParallel))
+
+
+class _Scale(torch.autograd.Function):
+    """Hands on a value; multiplies its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.scale = scale
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0] * ctx.scale, None
+
+
+class _BuildLoss:
+    """Calls the spec's own function, and gives its loss a scale."""
+
+    def __init__(self, build: Callable[..., Any]) -> None:
+        self._build = build
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ScaledLoss:
+        return ScaledLoss(self._build(*args, **kwargs))

@@ -1,0 +1,77 @@
+"""Models whose output layer has the embedding's weight (qwen3 up to 4B), under FSDP.
+
+`apply_fsdp` makes one group of the embedding and another of the last norm and the output, but a
+weight can be in one group only. Here all three are one group, with the options of the second: the
+weight is needed at both ends of the model, so that it stays whole from one to the other. This can
+go once upstream makes that group itself.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mosaic_train.torchtitan_patches.upstream import Answers
+
+_LLAMA3 = "models/llama3/infra/parallelize.py"
+_LLAMA4 = "models/llama4/infra/parallelize.py"
+_BACKEND = "experiments/transformers_modeling_backend/infra/parallelize.py"
+ANSWERS = tuple(
+    answer
+    for path, embedding, output in ((_LLAMA3, 336, 352), (_LLAMA4, 375, 422), (_BACKEND, 331, 376))
+    for answer in (
+        Answers(path, embedding, "model.tok_embeddings,"),
+        Answers(path, output, "[model.norm, model.output],"),
+    )
+)
+
+
+def has_tied_weights(model: Any) -> bool:
+    """Whether a model's output layer has the embedding's weight.
+
+    Args:
+        model: A whole model, before it is parallelized.
+    """
+    embedding, output = getattr(model, "tok_embeddings", None), getattr(model, "output", None)
+    weight = getattr(embedding, "weight", None)
+    return weight is not None and weight is getattr(output, "weight", None)
+
+
+@contextmanager
+def tied_weights_in_one_group(model: Any) -> Iterator[None]:
+    """Have FSDP, if it is applied inside, put a model's tied layers into one group.
+
+    Args:
+        model: Any model, before it is parallelized.
+    """
+    if not has_tied_weights(model):
+        yield
+        return
+    from torch.distributed.fsdp import fully_shard
+
+    embedding, output = model.tok_embeddings, model.output
+
+    def shard(modules: Any, **options: Any) -> Any:
+        if modules is embedding:
+            return embedding  # with the output, which comes later
+        if isinstance(modules, list) and output in modules:
+            # Tensor parallelism has given each a weight of its own; both are cut alike.
+            output.weight = embedding.weight
+            modules = [embedding, *modules]
+        return fully_shard(modules, **options)
+
+    # Modules have copied the function's name, TorchTitan's and those of models of one's own.
+    users = [m for m in list(sys.modules.values()) if _names(m).get("fully_shard") is fully_shard]
+    users = [m for m in users if not m.__name__.startswith("torch.")]
+    for user in users:
+        user.fully_shard = shard  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for user in users:
+            user.fully_shard = fully_shard  # type: ignore[attr-defined]
+
+
+def _names(module: Any) -> dict[str, Any]:
+    # Not by getattr: some modules import others when asked for a name.
+    return getattr(module, "__dict__", {})

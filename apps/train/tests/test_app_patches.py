@@ -1,0 +1,129 @@
+"""Corrections of TorchTitan are made only to the code that they answer."""
+
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import mosaic_train.torchtitan_patches as patches
+from mosaic_config import MosaicJobConfig
+from mosaic_train import cli
+from mosaic_train.checks.combinations import check_combinations
+from mosaic_train.checks.model import find_model
+from mosaic_train.errors import TrainError
+from mosaic_train.torchtitan_patches import gradient_scale, tied_weights, upstream
+
+
+def test_every_patch_names_what_it_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patches.check_torchtitan()
+    found = pkgutil.walk_packages(patches.__path__, f"{patches.__name__}.")
+    modules = [importlib.import_module(each.name) for each in found]
+    # The others are no patches: they check these, make a package of them, or serve one of them.
+    plain = {"upstream", "cpu", "device", "memory"}
+    named = [module for module in modules if module.__name__.split(".")[-1] not in plain]
+    assert {answer for module in named for answer in module.ANSWERS} == set(patches.ANSWERS)
+    for module in named:
+        assert "can go once" in " ".join(inspect.getsource(module).split()), module
+
+    def told() -> str:
+        assert cli.main(["--config-path", "no-such-file.toml"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    # Each line of each patch is compared, before anything else is looked at.
+    for answer in patches.ANSWERS:
+        other = upstream.Answers(answer.path, answer.line, f"{answer.text} # as it was")
+        with monkeypatch.context() as patch:
+            patch.setattr(patches, "ANSWERS", (*patches.ANSWERS, other))
+            line = told()
+        assert f"line {answer.line} of torchtitan/{answer.path} is {answer.text!r}" in line
+        assert line.endswith("install torchtitan 0.2.2 anew")
+    gone = upstream.Answers("no/such/file.py", 1, "x = 1")
+    with monkeypatch.context() as patch:
+        patch.setattr(patches, "ANSWERS", (gone,))
+        assert "line 1 of torchtitan/no/such/file.py is ''" in told()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.3")
+    assert told() == (
+        "error: torchtitan 0.2.3 is installed, but this app corrects the code of 0.2.2: install "
+        "torchtitan 0.2.2"
+    )
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.2+cu130")
+    patches.check_torchtitan()
+
+
+def test_the_value_of_a_loss_is_left_as_it_is() -> None:
+    loss_fn = gradient_scale.ScaledLoss(lambda x, *, power: (x**power).sum())
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    for scale in (1.0, 0.25):
+        loss_fn.scale, values.grad = scale, None
+        loss = loss_fn(values, power=2)
+        loss.backward()
+        assert loss.item() == 5
+        assert values.grad is not None
+        assert values.grad.tolist() == [2 * scale, 4 * scale]
+
+
+def config(name: str, flavor: str, **degrees: int) -> Any:
+    made: Any = MosaicJobConfig()
+    made.model.name, made.model.flavor = name, flavor
+    for kind, degree in degrees.items():
+        setattr(made.parallelism, f"{kind}_degree", degree)
+    return made
+
+
+def refusal(made: Any) -> str | None:
+    try:
+        check_combinations(made, find_model(made))
+    except TrainError as error:
+        return str(error)
+    return None
+
+
+def test_kinds_of_parallelism_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine: list[dict[str, int]] = [
+        {"pipeline_parallel": 2},
+        {"data_parallel_replicate": 2, "data_parallel_shard": 1},
+        {"data_parallel_replicate": 2, "data_parallel_shard": 2, "tensor_parallel": 2},
+        {"tensor_parallel": 2, "pipeline_parallel": 2, "data_parallel_shard": 1},
+    ]
+    for degrees in fine:
+        assert refusal(config("llama3", "debugmodel", **degrees)) is None
+    assert refusal(config("qwen3", "debugmodel", data_parallel_shard=2)) is None
+    assert refusal(config("qwen3", "debugmodel_moe", pipeline_parallel=2)) == (
+        "TorchTitan cannot cut qwen3 debugmodel_moe into the stages of a pipeline: set "
+        "parallelism.pipeline_parallel_degree to 1"
+    )
+    alone = {"data_parallel_replicate": 2, "data_parallel_shard": 1}
+    for name in ("llama3", "deepseek_v3"):
+        both = config(name, "debugmodel", **alone, tensor_parallel=2, pipeline_parallel=4)
+        assert refusal(both) == (
+            "parallelism.data_parallel_replicate_degree 2 without sharding goes with no other kind "
+            "of parallelism (tensor_parallel_degree 2, pipeline_parallel_degree 4): set "
+            "parallelism.data_parallel_shard_degree to 2 or more, or "
+            "parallelism.data_parallel_replicate_degree to 1"
+        )
+    assert refusal(config("simple_fsdp.llama3", "debugmodel", **alone, tensor_parallel=2)) is None
+    # A model of one's own that cuts itself, with tied weights.
+    made = config("llama3", "debugmodel", pipeline_parallel=2)
+    chosen = find_model(made)
+    monkeypatch.setattr(chosen.args, "enable_weight_tying", True, raising=False)
+    with pytest.raises(TrainError, match="has one weight for its embedding and its output"):
+        check_combinations(made, chosen)
+
+
+def test_tied_weights_are_found_where_the_same_weight_serves_twice() -> None:
+    model: Any = SimpleNamespace(
+        tok_embeddings=torch.nn.Embedding(4, 2), output=torch.nn.Linear(2, 4, bias=False)
+    )
+    assert not tied_weights.has_tied_weights(model)
+    model.output.weight = model.tok_embeddings.weight
+    assert tied_weights.has_tied_weights(model)
+    model.output = None  # the first stage of a pipeline
+    assert not tied_weights.has_tied_weights(model)

@@ -849,7 +849,7 @@ def check_schedule(run: Run) -> None:
     from torchtitan.components.lr_scheduler import build_lr_schedulers
 
     optimizer: Any = [torch.optim.SGD([torch.zeros(1)], lr=1.0)]
-    (schedule,) = build_lr_schedulers(optimizer, options, steps).schedulers
+    schedule: Any = build_lr_schedulers(optimizer, options, steps).schedulers[0]
     try:
         # Each step asks for the factor of the next one, the last one too.
         factors = [schedule.lr_lambdas[0](step) for step in (steps - 1, steps)]

@@ -93,6 +93,8 @@ def check_dump_folder(config: "MosaicJobConfig") -> None:
     Raises:
         TrainError: There is one, or it cannot.
     """
+    if config.comm.mode != "default":  # a dry run, which writes nothing
+        return
     RunLock(config.job.dump_folder).release()
     if not config.checkpoint.enable:
         return
@@ -156,20 +158,22 @@ def explain_full_disk(error: BaseException, folder: str) -> str | None:
         error: What ended the run.
         folder: The dump folder.
     """
-    for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            place = cause.filename or folder
-        elif any(os.strerror(number) in str(cause) for number in _FULL) or (
-            "write" in str(cause) and _is_full(folder)
-        ):
-            place = folder
-        else:
-            continue
-        return (
-            f"no space left on the disk of {place}: free some, or lower checkpoint.keep_latest_k, "
-            "and start again; the run continues from its last complete checkpoint"
-        )
-    return None
+    causes = list(_causes(error))
+    places = [
+        str(cause.filename or folder)
+        for cause in causes
+        if isinstance(cause, OSError) and cause.errno in _FULL
+    ]
+    words = [os.strerror(number) for number in _FULL]
+    told = any(word in str(cause) for cause in causes for word in words)
+    failed = told or any("write" in str(cause) for cause in causes) and _is_full(folder)
+    if not places and not failed:
+        return None
+    place = places[0] if places else folder
+    return (
+        f"no space left on the disk of {place}: free some, or lower checkpoint.keep_latest_k, and "
+        "start again; the run continues from its last complete checkpoint"
+    )
 
 
 def _nearest(folder: Path) -> Path:

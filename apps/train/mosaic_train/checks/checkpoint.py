@@ -227,6 +227,8 @@ def complete_steps(config: "MosaicJobConfig") -> list[int]:
 
 def _steps(folder: Path) -> list[int]:
     """Steps with a complete checkpoint, as TorchTitan counts them."""
+    if not folder.is_dir():
+        return []
     return [
         int(match[1])
         for path in folder.iterdir()

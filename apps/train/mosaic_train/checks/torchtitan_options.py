@@ -874,8 +874,9 @@ def _check_limit(limit: Limit, run: Run) -> None:
     value = value_of(run.config, limit.option)
     if limit.values.accepts(value):
         return
-    near = difflib.get_close_matches(str(value), limit.values.names, n=1, cutoff=0.5)
-    hint = f'; did you mean "{near[0]}"?' if near else ""
+    names = {name.lower(): name for name in limit.values.names}
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    hint = f'; did you mean "{names[near[0]]}"?' if near else ""
     raise TrainError(f"{limit.option} must be {limit.values.text}, got {value!r}{hint}")
 
 

@@ -143,8 +143,8 @@ def check_disk(config: "MosaicJobConfig", sketch: Sketch, machines: int, report:
     report.warn(
         f"job.dump_folder {folder} has {room / _GB:,.1f} GB of room, but a checkpoint of "
         f"{sketch.parameters / 1e9:,.2f} billion parameters at {each} bytes takes "
-        f"{size / _GB:,.1f} GB, and as many as {saves} more are there at a time: the disk will be "
-        f"full, and training will stop, after {room // size} of them; choose a --job.dump_folder "
+        f"{size / _GB:,.1f} GB, and room for {saves} is needed: the disk will be full, and "
+        f"training will stop, after {room // size} of them; choose a --job.dump_folder "
         "on a larger disk" + (", or lower checkpoint.keep_latest_k" if saves > 2 else "")
     )
 
@@ -166,7 +166,7 @@ def explain_full_disk(error: BaseException, folder: str) -> str | None:
     ]
     words = [os.strerror(number) for number in _FULL]
     told = any(word in str(cause) for cause in causes for word in words)
-    failed = told or any("write" in str(cause) for cause in causes) and _is_full(folder)
+    failed = told or (any("write" in str(cause) for cause in causes) and _is_full(folder))
     if not places and not failed:
         return None
     place = places[0] if places else folder

@@ -426,6 +426,7 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
     """The first command a second time; with more steps, those that are left are counted."""
     from mosaic_config import MosaicConfigManager
     from mosaic_dataloader import build_mosaic_dataloader
+    from mosaic_train.checks.vocabulary import load_tokenizer
     from mosaic_train.setup import prepare_and_check
 
     path = str(app.config())
@@ -440,8 +441,9 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
 
     for name, options in (("rows", []), ("packed", app.packing())):
         arguments = [*options, "--checkpoint.folder", name]
+        made = config(*arguments)
         loader = build_mosaic_dataloader(
-            dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config(*arguments)
+            dp_world_size=1, dp_rank=0, tokenizer=load_tokenizer(made), job_config=made
         )
         batches = iter(loader)
         for _ in range(3):

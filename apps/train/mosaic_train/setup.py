@@ -63,7 +63,7 @@ def prepare_and_check(
         _check_device(config, model, layout, world_size, report)
     run = Run(config, model, layout, world_size)
     check_options(run, report)
-    report.attempt(check_schedule, run)
+    report.attempt(check_schedule, run, report)
     check_unused(config, report)
     if tell:
         report.attempt(check_dump_folder, config)

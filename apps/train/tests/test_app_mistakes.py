@@ -131,7 +131,10 @@ def test_values_that_only_a_rank_would_refuse(
         (["--optimizer.name", "AdmW"], 'config.toml: optimizer.name must be "Adam" or "AdamW"'),
         (["--checkpoint.keep_latest_k", "1"], "checkpoint.keep_latest_k must be 0 .* got 1"),
         (["--metrics.enable_wandb"], "wandb is not installed"),
-        (["--training.steps", "200"], "goes beyond lr_scheduler.total_steps 100"),
+        (
+            ["--training.steps", "200", "--lr_scheduler.decay_ratio", "0"],
+            "goes beyond lr_scheduler.total_steps 100, after which there is no learning rate",
+        ),
         (["--job.dump_folder", str(blocked)], "dump_folder .*file: it cannot be made"),
         (["--checkpoint.load_step", "3"], "load_step 3: there is no checkpoint folder"),
         (

@@ -827,14 +827,18 @@ def check_options(run: Run, report: Report) -> None:
             report.attempt(_refuse, conflict)
 
 
-def check_schedule(run: Run) -> None:
+def check_schedule(run: Run, report: Report) -> None:
     """See that the learning rate is one at every step, with TorchTitan's own schedule.
 
     Behind `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
     fails an assertion.
 
+    Args:
+        run: The run.
+        report: Takes a warning where it falls below zero.
+
     Raises:
-        TrainError: It is not.
+        TrainError: TorchTitan would fail.
     """
     options, steps = run.config.lr_scheduler, run.config.training.steps
     total = options.total_steps
@@ -850,16 +854,17 @@ def check_schedule(run: Run) -> None:
 
     optimizer: Any = [torch.optim.SGD([torch.zeros(1)], lr=1.0)]
     schedule: Any = build_lr_schedulers(optimizer, options, steps).schedulers[0]
+    beyond = f"training.steps {steps} goes beyond lr_scheduler.total_steps {total}"
+    remedy = "raise lr_scheduler.total_steps, or lower training.steps"
     try:
         # Each step asks for the factor of the next one, the last one too.
-        factors = [schedule.lr_lambdas[0](step) for step in (steps - 1, steps)]
-    except AssertionError:
-        factors = [-1.0]
-    if factors[0] < 0:
+        last, _ = (schedule.lr_lambdas[0](step) for step in (steps - 1, steps))
+    except AssertionError as error:
         raise TrainError(
-            f"training.steps {steps} goes beyond lr_scheduler.total_steps {total}, after which the "
-            "learning rate is below zero: raise lr_scheduler.total_steps, or lower training.steps"
-        )
+            f"{beyond}, after which there is no learning rate (the schedule has no decay): {remedy}"
+        ) from error
+    if last < 0:
+        report.warn(f"{beyond}, after which the learning rate is below zero: {remedy}")
 
 
 def value_of(config: "MosaicJobConfig", option: str) -> Any:

@@ -444,6 +444,10 @@ def test_a_learning_rate_below_zero(model: ChosenModel) -> None:
             'layers_per_stage 3 makes 3 stages of the 6 layers .*"1F1B" wants 1 on each',
         ),
         (
+            {"parallelism__pipeline_parallel_layers_per_stage": 2},
+            'layers_per_stage 2 makes 4 stages .*"1F1B" wants 1 on each',
+        ),
+        (
             {
                 "parallelism__pipeline_parallel_schedule": "Interleaved1F1B",
                 "parallelism__pipeline_parallel_layers_per_stage": 4,

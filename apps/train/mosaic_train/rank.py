@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import keep_lanes
+from mosaic_train.dump_folder import RunLock, explain_full_disk
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
     EXIT_FAILURE,
     EXIT_USER_ERROR,
+    TrainError,
     is_user_error,
     naming_file,
     print_error,
@@ -40,13 +42,22 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         The exit code. On failure the process ends here and now: threads that wait for a peer or a
         download must not keep it alive.
     """
+    config: MosaicJobConfig | None = None
     try:
         config = parse_config()
         with naming_file(config.job.config_file):
             _get_ready(config, rank)
+            # Held until this process ends. A dry run writes nothing.
+            owns = not rank.rank and config.comm.mode == "default"
+            _lock = RunLock(config.job.dump_folder) if owns else None
         # What fails from here on lies in the data and not in the file.
         _train(config)
-    except Exception as error:
+    except BaseException as error:  # torch's errors of checkpoints are no `Exception`
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        if config is not None and not is_user_error(error):
+            full = explain_full_disk(error, config.job.dump_folder)
+            error = error if full is None else TrainError(full)
         if is_user_error(error):
             if rank.rank:
                 time.sleep(SECONDS_FOR_RANK_0)

@@ -5,7 +5,6 @@ import time
 from typing import TYPE_CHECKING
 
 from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
-from mosaic_train.checks.combinations import check_combinations
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.device import check_device
 from mosaic_train.checks.masks import check_document_masks
@@ -15,17 +14,22 @@ from mosaic_train.checks.parallel import (
     Layout,
     check_batches,
     check_heads,
+    check_replicas,
     check_sequence,
     find_layout,
 )
+from mosaic_train.checks.pipeline import check_pipeline
 from mosaic_train.checks.positions import check_positions
 from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.sketch import sketch_model
 from mosaic_train.checks.speed import check_speed
+from mosaic_train.checks.torchtitan_options import Run, check_options, check_schedule
+from mosaic_train.checks.unused import check_unused
 from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.checks.weights import check_weights
 from mosaic_train.data import prepare_data
+from mosaic_train.dump_folder import check_disk, check_dump_folder
 from mosaic_train.spec import vocabulary_of
 
 if TYPE_CHECKING:
@@ -59,7 +63,14 @@ def prepare_and_check(
     if model is not None:
         report.facts.append(model.name)
         _check_device(config, model, layout, world_size, report)
-    resume = _check_configuration(config, model, layout, ranks_here, report)
+    run = Run(config, model, layout, world_size)
+    check_options(run, report)
+    report.attempt(check_schedule, run, report)
+    check_unused(config, report)
+    if tell:
+        report.attempt(check_dump_folder, config)
+    machines = world_size // ranks_here
+    resume = _check_configuration(config, model, layout, ranks_here, machines, report)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
@@ -97,6 +108,7 @@ def _check_configuration(
     model: ChosenModel | None,
     layout: Layout | None,
     ranks_here: int,
+    machines: int,
     report: Report,
 ) -> bool:
     """Check what needs no data.
@@ -112,12 +124,14 @@ def _check_configuration(
         report.attempt(check_sequence, config)
         if model is not None:
             report.attempt(check_heads, config, model)
-            report.attempt(check_combinations, config, model)
+            report.attempt(check_replicas, config, model)
+            report.attempt(check_pipeline, config, model)
     sketch = None if model is None else report.attempt(sketch_model, config, model)
     if model is not None and sketch is not None and layout is not None:
         report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
     before = len(report.errors)
     if model is not None and sketch is not None:
+        report.attempt(check_disk, config, sketch, machines, report)
         report.attempt(check_weights, config, model, sketch)
     report.attempt(check_checkpoint, config)
     report.attempt(keep_lanes, config)

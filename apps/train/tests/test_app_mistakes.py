@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,67 @@ def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
         code, err = outcome(app, capfd, *arguments)
         assert code == 2, arguments
         assert_one_line(err, expected)
+
+
+def test_values_that_only_a_rank_would_refuse(
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kind one, through the whole launcher; `test_app_options` has them all."""
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    app.config()
+    blocked = app.folder / "file"
+    blocked.write_text("")
+    for arguments, expected in [
+        (["--optimizer.name", "AdmW"], 'config.toml: optimizer.name must be "Adam" or "AdamW"'),
+        (["--checkpoint.keep_latest_k", "1"], "checkpoint.keep_latest_k must be 0 .* got 1"),
+        (["--metrics.enable_wandb"], "wandb is not installed"),
+        (
+            ["--training.steps", "200", "--lr_scheduler.decay_ratio", "0"],
+            "goes beyond lr_scheduler.total_steps 100, after which there is no learning rate",
+        ),
+        (["--job.dump_folder", str(blocked)], "dump_folder .*file: it cannot be made"),
+        (["--checkpoint.load_step", "3"], "load_step 3: there is no checkpoint folder"),
+        (
+            [
+                *("--model.name", "qwen3", "--nproc-per-node", "2"),
+                *("--parallelism.pipeline_parallel_degree", "2"),
+            ],
+            "qwen3 debugmodel cannot be cut into stages",
+        ),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+
+def test_one_mistake_of_several_streams_is_one_line(
+    app: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An option that all share is told of once, and each stream's own mistake for itself."""
+    more = "[mosaic_dataloader.dataset.streams.{0}]\nlocal = '{1}/{0}'\nremote = '{2}'\n"
+    names = ("one", "two")
+    app.config(extra="".join(more.format(n, app.folder, app.data / "data") for n in names))
+    code, err = outcome(app, capfd, "--mosaic_dataloader.dataset.cache_limit", "10")
+    assert code == 2
+    assert_one_line(err, "cache_limit = 10 is 10 bytes, too few for four of the largest shards")
+
+    texts = app.folder / "raw"
+    with MDSWriter(columns={"text": "str"}, out=str(texts)) as writer:
+        for _ in range(8):
+            writer.write({"text": "some words"})
+    app.config(
+        (f'local = "{app.data}/data"', f'local = "{texts}"'),
+        (f'name = "{app.data}/tokenizer"', ""),
+        extra="".join(
+            f"[mosaic_dataloader.dataset.streams.{n}]\nlocal = '{texts}'\n" for n in names
+        ),
+    )
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(
+        err, r'stream "words" holds text; set mosaic_tokenizer.name .*for stream "one", "two"\)'
+    )
 
 
 def test_number_formats_that_a_model_cannot_take(
@@ -338,6 +400,98 @@ def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     code, err = outcome(app, capfd)
     assert code == 2
     assert_one_line(err, "step-6 cannot be read")
+
+
+def test_checkpoints_that_hold_something_else(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = app.folder / "out" / "checkpoint"
+    app.config()
+    new = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
+    model_only = ["--checkpoint.initial_load_model_only"]
+    in_hf = ["--checkpoint.initial_load_in_hf"]
+    weights_in_hf = app.folder / "hf"
+    weights_in_hf.mkdir()
+    (weights_in_hf / "model-00001-of-00001.safetensors").write_text("")
+    full = ["optimizer.x", "lr_scheduler.x", "train_state", "dataloader.mosaic"]
+    for arguments, expected in [
+        ([*new, str(app.folder)], r"holds no checkpoint: name the directory of one step"),
+        ([*new, str(weights_in_hf)], "Hugging Face's format: set checkpoint.initial_load_in_hf"),
+        ([*new, str(app.data), *in_hf], r"holds no \*.safetensors"),
+        ([*in_hf, *model_only, "--model.hf_assets_path", "no/where"], "hf_assets_path 'no/where'"),
+    ]:
+        code, err = outcome(app, capfd, *arguments)
+        assert code == 2, arguments
+        assert_one_line(err, expected)
+
+    write_checkpoint(folder / "step-40", full, **weights())
+    code, err = outcome(app, capfd, *new, str(folder))
+    assert code == 2
+    assert_one_line(err, r"holds no checkpoint: name one of those in it, such as .*/step-40")
+
+    # What `last_save_in_hf` writes is the latest one, for TorchTitan too.
+    last = folder / "step-80"
+    last.mkdir()
+    (last / "model.safetensors.index.json").write_text("{}")
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(
+        err, "step-80 holds the model only, in Hugging Face's format.*--checkpoint.load_step 40, or"
+    )
+    (folder / "step-60").mkdir()
+    code, err = outcome(app, capfd, "--checkpoint.load_step", "60")
+    assert code == 2
+    assert_one_line(err, "step-60 was not written to its end: .*--checkpoint.load_step 40")
+
+
+def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first command a second time; with more steps, those that are left are counted."""
+    from mosaic_config import MosaicConfigManager
+    from mosaic_dataloader import build_mosaic_dataloader
+    from mosaic_train.checks.vocabulary import load_tokenizer
+    from mosaic_train.setup import prepare_and_check
+
+    path = str(app.config())
+
+    def config(*arguments: str) -> Any:
+        return MosaicConfigManager().parse_args(["--config-path", path, *arguments])
+
+    logged: list[str] = []
+
+    def tell(text: str, *rest: object) -> None:
+        logged.append(text % rest)
+
+    for name, options in (("rows", []), ("packed", app.packing())):
+        arguments = [*options, "--checkpoint.folder", name]
+        made = config(*arguments)
+        loader = build_mosaic_dataloader(
+            dp_world_size=1, dp_rank=0, tokenizer=load_tokenizer(made), job_config=made
+        )
+        batches = iter(loader)
+        for _ in range(3):
+            next(batches)
+        state = {"dataloader": loader.state_dict(), "train_state": {"step": 3}}
+        loader.close()
+        folder = app.folder / "out" / name / "step-3"
+        write_checkpoint(folder, ["optimizer.x", "lr_scheduler.x"], **weights(), **state)
+        for steps in ("3", "2"):
+            code, err = outcome(app, capfd, *arguments, "--training.steps", steps)
+            assert code == 2
+            assert_one_line(
+                err,
+                f"nothing is left to train: .*step-3 is at step 3, and training.steps is {steps}",
+            )
+        # To load and not to train is asked for by name.
+        prepare_and_check(
+            config(*arguments, "--training.steps", "3", "--checkpoint.load_only"),
+            world_size=1,
+            ranks_here=1,
+        )
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mosaic_train.setup.logger", SimpleNamespace(warning=tell, info=tell))
+            prepare_and_check(
+                config(*arguments, "--training.steps", "13"), world_size=1, ranks_here=1
+            )
+        assert "10 of 13 steps are left and train on 20 " in logged[-1]
 
 
 def test_what_can_be_continued_passes(app: Any) -> None:

@@ -13,8 +13,9 @@ import torch
 import mosaic_train.torchtitan_patches as patches
 from mosaic_config import MosaicJobConfig
 from mosaic_train import cli
-from mosaic_train.checks.combinations import check_combinations
 from mosaic_train.checks.model import find_model
+from mosaic_train.checks.parallel import check_replicas
+from mosaic_train.checks.pipeline import check_pipeline
 from mosaic_train.errors import TrainError
 from mosaic_train.torchtitan_patches import gradient_scale, tied_weights, upstream
 
@@ -80,7 +81,8 @@ def config(name: str, flavor: str, **degrees: int) -> Any:
 
 def refusal(made: Any) -> str | None:
     try:
-        check_combinations(made, find_model(made))
+        check_replicas(made, find_model(made))
+        check_pipeline(made, find_model(made))
     except TrainError as error:
         return str(error)
     return None
@@ -97,8 +99,8 @@ def test_kinds_of_parallelism_that_do_not_go_together(monkeypatch: pytest.Monkey
         assert refusal(config("llama3", "debugmodel", **degrees)) is None
     assert refusal(config("qwen3", "debugmodel", data_parallel_shard=2)) is None
     assert refusal(config("qwen3", "debugmodel_moe", pipeline_parallel=2)) == (
-        "TorchTitan cannot cut qwen3 debugmodel_moe into the stages of a pipeline: set "
-        "parallelism.pipeline_parallel_degree to 1"
+        "parallelism.pipeline_parallel_degree is 2, but qwen3 debugmodel_moe cannot be cut into "
+        "stages: set it to 1"
     )
     alone = {"data_parallel_replicate": 2, "data_parallel_shard": 1}
     for name in ("llama3", "deepseek_v3"):
@@ -115,7 +117,7 @@ def test_kinds_of_parallelism_that_do_not_go_together(monkeypatch: pytest.Monkey
     chosen = find_model(made)
     monkeypatch.setattr(chosen.args, "enable_weight_tying", True, raising=False)
     with pytest.raises(TrainError, match="has one weight for its embedding and its output"):
-        check_combinations(made, chosen)
+        check_pipeline(made, chosen)
 
 
 def test_tied_weights_are_found_where_the_same_weight_serves_twice() -> None:

@@ -1,7 +1,9 @@
 """Real training on CPU with gloo, through the app's own launcher and through torchrun."""
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from streaming import MDSWriter
+
+from mosaic_train.dump_folder import RunLock
+from mosaic_train.errors import TrainError
 
 TWO = ("--nproc-per-node", "2")
 
@@ -38,6 +43,9 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     assert 4 in seen, "".join(log)
     assert "Applied FSDP to the model" in "".join(log)
     assert len(app.processes()) >= 3
+    # Rank 0 holds the dump folder while it trains.
+    with pytest.raises(TrainError, match="in use by another run"):
+        RunLock(str(app.folder / "out"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until_gone(app)
@@ -126,3 +134,23 @@ def test_a_later_row_outside_the_vocabulary_is_named_by_the_rank(app: Any) -> No
         # Nine steps of five rows come before it.
         steps = app.losses(run.stdout + run.stderr)
         assert (min(steps), max(steps)) == (first_step, 9)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_the_run_in_one_line(app: Any) -> None:
+    """The checkpoint of the last step does not fit; torch wraps what its writer has met."""
+    disk = app.folder / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        options = ("--nproc-per-node", "1", "--job.dump_folder", str(disk / "out"))
+        run = app.run(app.command("--config-path", app.config(), *options))
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    assert run.returncode == 2, run.stdout + run.stderr
+    assert "room for 1 is needed: the disk will be full" in run.stdout
+    (line,) = app.error_lines(run.stderr)
+    assert f"no space left on the disk of {disk}" in line
+    assert "Traceback" not in run.stdout + run.stderr

@@ -1,5 +1,6 @@
-"""Are there enough data, and how often will the run see them?"""
+"""Is there something left to train, are there enough data, and how often will the run see them?"""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.report import Report
@@ -9,13 +10,43 @@ if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
 
-def check_amount(config: "MosaicJobConfig", loader: Any, report: Report) -> None:
-    """Compare an epoch with a batch and with the run.
+def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
+    """See that the run has a step to train.
+
+    Args:
+        config: The configuration.
+        checkpoint: The checkpoint that it continues; None for a new run.
+        steps_done: Steps that lie behind.
+
+    Raises:
+        TrainError: It has none, and is not one that only loads (`checkpoint.load_only`).
+    """
+    steps = config.training.steps
+    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
+        return
+    raise TrainError(
+        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
+        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
+        "checkpoint.folder to begin again"
+    )
+
+
+def step_rows(config: "MosaicJobConfig", loader: Any) -> int:
+    """Rows of a step, over all ranks and micro-batches."""
+    whole: int = config.training.global_batch_size
+    return whole if whole > 0 else int(loader.batch_size * loader.dp_world_size)
+
+
+def check_amount(
+    config: "MosaicJobConfig", loader: Any, report: Report, *, steps_done: int = 0
+) -> None:
+    """Compare an epoch with a batch and with what is left of the run.
 
     Args:
         config: The configuration.
         loader: The first rank's training loader.
         report: Takes the run's epochs as a fact.
+        steps_done: Steps that lie behind.
 
     Raises:
         TrainError: An epoch does not fill one global batch.
@@ -23,8 +54,7 @@ def check_amount(config: "MosaicJobConfig", loader: Any, report: Report) -> None
     dataset = loader.dataset
     samples = dataset.mixture.epoch_samples
     batch = loader.batch_size * loader.dp_world_size
-    packed = getattr(dataset, "packing", False)
-    if samples < batch and not packed:
+    if samples < batch and not dataset.packing:
         raise TrainError(
             f"an epoch has {samples:,} samples, fewer than one global batch of {batch:,} "
             f"(training.local_batch_size {loader.batch_size} * {loader.dp_world_size} data-parallel"
@@ -35,14 +65,16 @@ def check_amount(config: "MosaicJobConfig", loader: Any, report: Report) -> None
     report.facts.append(
         f"{samples:,} samples per epoch from {streams} stream{'s' if streams > 1 else ''}"
     )
-    step = config.training.global_batch_size
-    rows = (step if step > 0 else batch) * config.training.steps
-    if packed:  # a row holds many samples, or a part of one
-        return
-    count = config.training.steps
-    subject = f"{count:,} steps train on" if count != 1 else "1 step trains on"
-    report.facts.append(
-        f"{subject} {rows:,} of them, {rows / samples:.3g} epochs"
-        if rows <= samples
-        else f"{subject} each {rows / samples:.3g} times"
-    )
+    steps = config.training.steps
+    left = max(0, steps - steps_done)
+    rows = left * step_rows(config, loader)
+    if steps_done:
+        subject = f"{left:,} of {steps:,} steps are left and train on"
+    else:
+        subject = f"{left:,} steps train on" if left != 1 else "1 step trains on"
+    if dataset.packing:  # a row holds many samples, or a part of one
+        report.facts.append(f"{subject} {rows:,} rows")
+    elif rows <= samples:
+        report.facts.append(f"{subject} {rows:,} of them, {rows / samples:.3g} epochs")
+    else:
+        report.facts.append(f"{subject} each {rows / samples:.3g} times")

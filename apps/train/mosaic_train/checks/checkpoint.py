@@ -4,12 +4,11 @@ Its distributed checkpoints are loaded by key, in every rank at once; a missing 
 long traceback that names neither the cause nor the remedy.
 """
 
-import os
 import re
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mosaic_train.errors import TrainError
 
@@ -40,8 +39,10 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"checkpoint; the parts are model, {', '.join(_PARTS)}"
         )
     folder = checkpoint_to_continue(config)
-    if folder is None or not (folder / ".metadata").is_file():
+    if folder is None:
         return
+    if not (folder / ".metadata").is_file():
+        _refuse_to_continue(config, folder)
     keys = saved_keys(folder)
     present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
     missing = set(_PARTS) - excluded - present
@@ -133,9 +134,13 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
     checkpoint = config.checkpoint
     folder = Path(config.job.dump_folder, checkpoint.folder)
     if not folder.exists():
+        if checkpoint.load_step != -1:
+            raise TrainError(
+                f"checkpoint.load_step {checkpoint.load_step}: there is no checkpoint folder "
+                f"{folder}: correct checkpoint.folder or job.dump_folder, or leave load_step out"
+            )
+        _check_initial(config)
         initial = checkpoint.initial_load_path
-        if initial and not os.path.isdir(initial):
-            raise TrainError(f"checkpoint.initial_load_path {initial!r} is not a directory")
         return None if not initial or checkpoint.initial_load_model_only else Path(initial)
     steps = _steps(folder)
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
@@ -151,6 +156,69 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
     return folder / f"step-{step}" if step else None
 
 
+def _check_initial(config: "MosaicJobConfig") -> None:
+    """See that there is a checkpoint where a new run is to take its weights from."""
+    checkpoint = config.checkpoint
+    option, initial = "checkpoint.initial_load_path", checkpoint.initial_load_path
+    if not initial and checkpoint.initial_load_in_hf:
+        option, initial = "model.hf_assets_path", config.model.hf_assets_path
+    if not initial:
+        return
+    folder = Path(initial)
+    if not folder.is_dir():
+        raise TrainError(f"{option} {initial!r} is not a directory")
+    in_hf = any(folder.glob("*.safetensors"))
+    if checkpoint.initial_load_in_hf:
+        if not in_hf:
+            raise TrainError(
+                f"{option} {initial!r} holds no *.safetensors, which "
+                "checkpoint.initial_load_in_hf = true asks for: name a directory that does, or set "
+                "it to false"
+            )
+        return
+    if (folder / ".metadata").is_file():
+        return
+    if in_hf:
+        raise TrainError(
+            f"{option} {initial!r} holds weights in Hugging Face's format: set "
+            "checkpoint.initial_load_in_hf = true"
+        )
+    steps = [step for step in _steps(folder) if (folder / f"step-{step}" / ".metadata").is_file()]
+    raise TrainError(
+        f"{option} {initial!r} holds no checkpoint: "
+        + (
+            f"name one of those in it, such as {folder / f'step-{max(steps)}'}"
+            if steps
+            else "name the directory of one step, such as …/step-1000"
+        )
+    )
+
+
+def _refuse_to_continue(config: "MosaicJobConfig", folder: Path) -> NoReturn:
+    """Say why a step's folder of the run's own is no checkpoint that can be continued.
+
+    Raises:
+        TrainError: Always.
+    """
+    own = Path(config.job.dump_folder, config.checkpoint.folder)
+    others = [s for s in _steps(own) if s and (own / f"step-{s}" / ".metadata").is_file()]
+    earlier = (
+        f"continue from another one with --checkpoint.load_step {max(others)}" if others else ""
+    )
+    if not any(folder.glob("*.safetensors*")):
+        raise TrainError(
+            f"checkpoint {folder} was not written to its end: "
+            + (earlier or "remove it to begin again")
+        )
+    raise TrainError(
+        f"checkpoint {folder} holds the model only, in Hugging Face's format "
+        "(checkpoint.last_save_in_hf was true), and cannot be continued: "
+        + (f"{earlier}, or " if earlier else "")
+        + f"start a new run from it with --checkpoint.initial_load_path {folder}, "
+        "--checkpoint.initial_load_in_hf and another --checkpoint.folder"
+    )
+
+
 def complete_steps(config: "MosaicJobConfig") -> list[int]:
     """Steps of which the run's own folder holds a complete checkpoint, in their order."""
     folder = Path(config.job.dump_folder, config.checkpoint.folder)
@@ -159,6 +227,8 @@ def complete_steps(config: "MosaicJobConfig") -> list[int]:
 
 def _steps(folder: Path) -> list[int]:
     """Steps with a complete checkpoint, as TorchTitan counts them."""
+    if not folder.is_dir():
+        return []
     return [
         int(match[1])
         for path in folder.iterdir()

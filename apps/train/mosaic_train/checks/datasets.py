@@ -1,18 +1,21 @@
 """Can the data be opened, and does it hold what training needs?"""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.amount import check_amount
+from mosaic_train.checks.amount import check_amount, check_steps_left, step_rows
 from mosaic_train.checks.caches import check_caches
 from mosaic_train.checks.continued import continue_from_checkpoint
 from mosaic_train.checks.locality import check_locality
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.rows import check_rows
+from mosaic_train.checks.rows import check_order, check_rows
 from mosaic_train.checks.vocabulary import check_first_rows
+from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -44,9 +47,14 @@ def check_datasets(
     build = build_mosaic_dataloader
     with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
         if training is not None:
-            if resume:
-                report.attempt(_check_position, config, training, report)
-            report.attempt(check_amount, config, training, report)
+            start = report.attempt(_check_position, config, training, report) if resume else None
+            _, steps_done = start or (None, 0)
+            report.attempt(check_amount, config, training, report, steps_done=steps_done)
+            if start is not None:
+                report.attempt(check_steps_left, config, *start)
+                if start[0] is None:
+                    rows = step_rows(config, training)
+                    report.attempt(check_order, training, config.training.steps, rows, report)
             wrong = check_first_rows(training.dataset, vocab_size, report)
             check_rows(training.dataset, report, skip=wrong)
             check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
@@ -62,12 +70,16 @@ def check_datasets(
             check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
 
 
-def _check_position(config: "MosaicJobConfig", loader: Any, report: Report) -> None:
-    checkpoint, _ = continue_from_checkpoint(config, loader, report)
+def _check_position(
+    config: "MosaicJobConfig", loader: Any, report: Report
+) -> tuple[Path | None, int]:
+    """Where the run goes on: the checkpoint and the steps that lie behind."""
+    checkpoint, steps_done = continue_from_checkpoint(config, loader, report)
     # A checkpoint brings the order of its first run's layout with it.
     loader.check()
     if checkpoint is None:
         check_locality(loader, report)
+    return checkpoint, steps_done
 
 
 @contextmanager
@@ -90,18 +102,40 @@ def _opened(
             job_config=to_build,
         )
 
+    before = len(report.errors)
     loader = attempt(config)
     if loader is None:
         for alone in _each_stream_alone(config, section):
             opened = attempt(alone)
             if opened is not None:
                 opened.dataset.close()
+        report.errors[before:] = _joined(report.errors[before:])
     try:
         yield loader
     finally:
         # The launcher lives as long as the run, and must not hold on to a cache that ranks use.
         if loader is not None:
             loader.dataset.close()
+
+
+def _joined(errors: list[BaseException]) -> list[BaseException]:
+    """One line for a mistake that several streams share, such as an option of all of them."""
+    first: dict[str, BaseException] = {}
+    others: dict[str, list[str]] = {}
+    for error in errors:
+        line = str(error)
+        named = re.match(r'stream ("[^"]*")', line)
+        same = line.replace(named[1], "") if named else line
+        if named and same in first:
+            others.setdefault(same, []).append(named[1])
+        else:
+            first[same] = error
+    return [
+        TrainError(f"{error} (the same holds for stream {', '.join(others[same])})")
+        if same in others
+        else error
+        for same, error in first.items()
+    ]
 
 
 def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["MosaicJobConfig"]:
@@ -111,8 +145,11 @@ def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["Mos
     if len(streams) < 2:
         return
     for name, stream in streams.items():
-        # Without weights, which may be wrong for the others' sake.
+        # Without what may be wrong for the others' sake, and is told of them together: weights, and
+        # a limit of the cache that they share.
         alone = dataclasses.replace(stream, proportion=None, repeat=None, choose=None)
-        dataset = dataclasses.replace(loader.dataset, streams={name: alone}, epoch_size=None)
+        dataset = dataclasses.replace(
+            loader.dataset, streams={name: alone}, epoch_size=None, cache_limit=None
+        )
         replaced = {section: dataclasses.replace(loader, dataset=dataset)}
         yield dataclasses.replace(config, **replaced)

@@ -9,6 +9,9 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
+# They replicate by a means of their own, which goes with all others.
+_OWN_REPLICAS = "torchtitan.experiments.simple_fsdp."
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -132,3 +135,33 @@ def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
                 f"parallelism.tensor_parallel_degree {degree} does not divide the {count} "
                 f"attention heads of {model.name}: use a degree that does"
             )
+
+
+def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    """See that whole models are replicated, and not parts of them.
+
+    Args:
+        config: The configuration; its degrees are at least 1.
+        model: The model that it names.
+
+    Raises:
+        TrainError: DDP is asked for together with another kind of parallelism.
+    """
+    parallelism = config.parallelism
+    replicas = parallelism.data_parallel_replicate_degree
+    degrees = {
+        name: getattr(parallelism, name)
+        for name in ("tensor_parallel_degree", "pipeline_parallel_degree")
+    }
+    others = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
+    # -1: what is left of the ranks, which alone decides whether there is sharding.
+    sharded = parallelism.data_parallel_shard_degree != 1 or parallelism.context_parallel_degree > 1
+    place: str = getattr(model.spec.parallelize_fn, "__module__", "")
+    titans = place.startswith("torchtitan.") and not place.startswith(_OWN_REPLICAS)
+    if replicas > 1 and others and not sharded and titans:
+        raise TrainError(
+            f"parallelism.data_parallel_replicate_degree {replicas} without sharding goes with no "
+            f"other kind of parallelism ({', '.join(others)}): set "
+            "parallelism.data_parallel_shard_degree to 2 or more, or "
+            "parallelism.data_parallel_replicate_degree to 1"
+        )

@@ -177,6 +177,16 @@ def prepared_row_length(stream: DataStream) -> int | None:
     return _noted_length(_manifest(stream))
 
 
+def prepared_form(stream: DataStream) -> str | None:
+    """What `mosaic-prepare` noted that it made: rows, documents or text; None without a note.
+
+    Raises:
+        MosaicDataError: There is a note that cannot be read.
+    """
+    form = _manifest(stream).get("form")
+    return form if isinstance(form, str) else None
+
+
 def _noted_length(note: Mapping[str, Any]) -> int | None:
     return note.get("options", {}).get("seq_len") if note.get("form") == "rows" else None
 

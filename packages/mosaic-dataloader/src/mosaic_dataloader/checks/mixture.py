@@ -1,0 +1,109 @@
+"""Does a run see its streams in the shares that their weights ask for?"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.packing.size import mean_tokens
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.loader.dataloader import MosaicParallelAwareDataloader
+
+# A tenth of a weight; below this many standard deviations of a random draw it is chance.
+_OFF, _DEVIATIONS = 0.1, 4.0
+_FIRST_STEPS = 1000
+# Positions whose streams are looked up at a time.
+_AT_ONCE = 1 << 20
+# Longer epochs than the first one take too long to be ordered for this check alone.
+_LONG = 1 << 22
+
+
+def mixture_shares(
+    loader: "MosaicParallelAwareDataloader", *, steps: int, step_rows: int, prefix: str = ""
+) -> list[str]:
+    """Compare the streams' shares in a new run with their weights.
+
+    An epoch holds each stream as often as its weight says, but not every part of it does: where a
+    stream is one large shard, and another is small and repeated, the one may lie behind the other.
+
+    Args:
+        loader: The loader of any rank, of a run that does not continue another.
+        steps: Steps of the run.
+        step_rows: Rows of a step, over all ranks and micro-batches.
+        prefix: What comes before the names of the data set's options.
+
+    Returns:
+        One line for the stream and the stretch that are furthest off, if a share differs by more
+        than a tenth from its weight.
+
+    Raises:
+        MosaicDataError: The order cannot be built.
+    """
+    mixture = loader.dataset.mixture
+    if len(mixture.streams) < 2 or steps < 1:
+        return []
+    weights = np.array([size.choose for size in mixture.streams]) / mixture.epoch_samples
+    packing = loader.dataset.packing
+    # A packed row is as good as so many documents.
+    per_row = loader.dataset.seq_len / max(1.0, mean_tokens(loader.dataset)) if packing else 1.0
+    worst, line = 0.0, ""
+    for taken in sorted({min(steps, _FIRST_STEPS), steps}):
+        samples = max(1, round(taken * step_rows * per_row))
+        if taken > _FIRST_STEPS and loader.epoch_samples > _LONG:
+            continue
+        counts = _counts(loader, samples)
+        chance = _DEVIATIONS * np.sqrt(samples * weights * (1 - weights))
+        off = np.abs(counts - samples * weights)
+        off[off < np.maximum(_OFF * samples * weights, chance)] = 0
+        ratios = np.divide(off, samples * weights, out=np.zeros_like(weights), where=weights > 0)
+        number = int(ratios.argmax())
+        if ratios[number] <= worst:
+            continue
+        worst = float(ratios[number])
+        stretch = f"the {taken:,} steps" if taken == steps else f"the first {taken:,} steps"
+        what = "documents" if packing else "rows"
+        line = (
+            f'stream "{mixture.streams[number].name}" is to give {weights[number]:.0%} of the '
+            f"{what}, and gives {counts[number] / samples:.0%} of the {samples:,} of {stretch}: "
+            f"{_remedy(loader, prefix)}"
+        )
+    return [line] if line else []
+
+
+def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array:
+    """int64[streams], samples of each stream from the order's beginning on.
+
+    Whole epochs are known without being looked at.
+    """
+    mixture = loader.dataset.mixture
+    timeline = Timeline(mixture, loader.order, orders_dir=loader.dataset.orders_dir)
+    begin = loader.samples_skipped
+    end = begin + samples
+    length = timeline.epoch_length
+    counts = np.zeros(len(mixture.streams), np.int64)
+    first, last = begin // length, end // length
+    stretches = [(begin, end)]
+    if last > first + 1 and loader.order.batching_method == "random":
+        counts += (last - first - 1) * np.array([size.choose for size in mixture.streams])
+        stretches = [(begin, (first + 1) * length), (last * length, end)]
+    for start, stop in stretches:
+        for position in range(start, stop, _AT_ONCE):
+            size = min(_AT_ONCE, stop - position)
+            counts += timeline.count_per_stream(position, size, 1)[0]
+    return counts
+
+
+def _remedy(loader: "MosaicParallelAwareDataloader", prefix: str) -> str:
+    order = loader.order
+    if order.batching_method != "random":
+        return f'set {prefix}batching_method = "random" or "stratified"'
+    if not order.shuffle:
+        return f"without a shuffle streams follow one another; set {prefix}shuffle = true"
+    if order.shuffle_algo in ("py1e", "py1s", "py2s"):
+        return (
+            f'"{order.shuffle_algo}" mixes shards, here few or of unequal sizes, and not streams; '
+            f'set {prefix}shuffle_algo = "py1br" or "feistel"'
+        )
+    return f"raise {prefix}shuffle_block_size, which is {order.shuffle_block_size:,}"

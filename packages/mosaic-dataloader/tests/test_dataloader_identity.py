@@ -65,7 +65,7 @@ def test_a_state_of_version_1_knows_its_tokenizer(fixed: Path, tmp_path: Path) -
     (one,) = make_states.open_case(case, fixed, tmp_path)
     tokenizer = one.dataset.tokenizer
     assert tokenizer is not None
-    tokenizer.inner.add_tokens(["another"])
+    tokenizer.fast.add_tokens(["another"])
     with pytest.raises(MosaicDataError, match=r"tokenizer_definition was '[0-9a-f]+' and is now"):
         one.load_state_dict(WRITTEN["text"]["state"])
 

@@ -102,7 +102,7 @@ def encoding_digest(tokenizer: BatchTokenizer) -> str:
     Beyond the fingerprint, this is added tokens, special tokens that it puts around a text, and
     merges and normalizations that the fingerprint's probe does not show.
     """
-    vocabulary: dict[str, int] = tokenizer.inner.get_vocab()
+    vocabulary: dict[str, int] = tokenizer.fast.get_vocab()
     entries = sorted(vocabulary.items())
     step = max(1, len(entries) // _ENTRIES)
     words = " ".join(entry.strip("Ġ▁#") for entry, _ in entries[::step])

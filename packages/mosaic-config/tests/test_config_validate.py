@@ -92,6 +92,8 @@ VALIDATION = "mosaic_validation_dataloader"
             [f"[{VALIDATION}.dataset] max_seq_len = 8", "validation.seq_len = 2048"],
         ),
         ([put(f"{VALIDATION}.num_workers", -1)], [f"[{VALIDATION}] num_workers = -1"]),
+        ([put(f"{DATASET}.download_timeout", 1e9)], ["download_timeout = 1000000000.0", "at most"]),
+        ([put(f"{DATASET}.download_timeout", float("inf"))], ["must be a finite number"]),
         ([put("mosaic_prepare.input", "*.txt")], ["[mosaic_prepare] has an input but no output"]),
         ([put("mosaic_prepare.output", "x")], ["[mosaic_prepare] has an output but no input"]),
         (

@@ -1,4 +1,4 @@
-"""Smallest values of the sections' numbers."""
+"""Smallest and largest values of the sections' numbers."""
 
 import math
 from collections.abc import Iterator
@@ -36,6 +36,8 @@ _AT_LEAST = {
     "processes": 1,
 }
 _ABOVE_ZERO = ("download_timeout",)
+# A week in seconds, as the loader has it.
+_AT_MOST = {"download_timeout": 604_800}
 
 
 def out_of_bounds(place: str, section: object) -> Iterator[str]:
@@ -54,3 +56,5 @@ def out_of_bounds(place: str, section: object) -> Iterator[str]:
             yield f"{place} {key} = {value}: must be at least {_AT_LEAST[key]}"
         elif key in _ABOVE_ZERO and value <= 0:
             yield f"{place} {key} = {value}: must be above 0"
+        elif key in _AT_MOST and value > _AT_MOST[key]:
+            yield f"{place} {key} = {value}: must be at most {_AT_MOST[key]}"

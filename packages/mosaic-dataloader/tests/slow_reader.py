@@ -3,9 +3,10 @@
 One process imports everything and forks a reader for each job that it is told on standard input, as
 a line of JSON: importing costs more than most jobs. The readers are real processes, and killed as
 such. A job has remote, local, out (the file to print to), batches, and perhaps seconds (per shard
-of a remote directory), workers, batch_size, rank, ranks, state (a file that keeps the position),
-log (of shards fetched), options (of the data set), environment, and mounts (arguments of mount(8),
-in a mount namespace of its own). An error is printed as a line, and ends the job.
+of a remote directory), workers, worker_start_seconds (that each worker's start takes), batch_size,
+rank, ranks, state (a file that keeps the position), log (of shards fetched), options (of the data
+set), environment, and mounts (arguments of mount(8), in a mount namespace of its own). An error is
+printed as a line, and ends the job.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import torch
 from dataloader_helpers import loader, numbers
 from streaming.base.storage.download import LocalDownloader
 
@@ -41,6 +43,9 @@ def read(job: dict[str, Any]) -> None:
                 log.write(os.path.basename(remote) + "\n")
 
     LocalDownloader._download_file_impl = slow_copy
+    if "worker_start_seconds" in job:
+        # One of the first things that a worker does, before torch's own watchdog knows its parent.
+        torch.set_num_threads = lambda number: time.sleep(job["worker_start_seconds"])
     os.environ.update(job.get("environment", {}))
     _mount(job.get("mounts", []))
     options = {"cache_limit": job.get("cache_limit"), **job.get("options", {})}

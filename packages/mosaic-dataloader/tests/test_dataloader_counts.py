@@ -44,7 +44,9 @@ def count(batch: Any) -> Counter[str]:
 def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """For each rank, what an all-reduce over them gives it."""
     books = [rank._books for rank in ranks.loaders]
-    total = torch.stack([torch.from_numpy(own.tokens.unsettled(own.mark)) for own in books]).sum(0)
+    total = torch.stack(
+        [torch.from_numpy(own.mark.targets - own.tokens._counted.own) for own in books]
+    ).sum(0)
     return [lambda _: total for _ in ranks.loaders]
 
 

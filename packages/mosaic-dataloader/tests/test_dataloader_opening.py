@@ -10,8 +10,8 @@ from dataloader_helpers import loader, take, write_rows
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.shards import index as index_module
 from mosaic_dataloader.shards import streams as streams_module
-from mosaic_dataloader.shards.pool import meanwhile, side_by_side
 from mosaic_dataloader.shards.transfer import Transfers
+from mosaic_dataloader.threads import map_concurrent, run_async
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def remotes(tmp_path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_indexes_of_streams_are_fetched_side_by_side_and_keep_their_order(
+def test_indexes_of_streams_are_fetched_map_concurrent_and_keep_their_order(
     remotes: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = index_module.fetch_index
@@ -76,7 +76,7 @@ def test_two_remotes_in_one_cache_are_told_of(remotes: dict[str, dict[str, Any]]
             loader(remotes)
 
 
-def test_jobs_side_by_side() -> None:
+def test_jobs_map_concurrent() -> None:
     running = threading.Semaphore(3)
 
     def job(number: int) -> int:
@@ -86,16 +86,16 @@ def test_jobs_side_by_side() -> None:
         running.release()
         return number
 
-    assert side_by_side([lambda n=n: job(n) for n in range(7)], 3, "t") == list(range(7))
+    assert map_concurrent([lambda n=n: job(n) for n in range(7)], 3, "t") == list(range(7))
     with pytest.raises(KeyError, match="7"):
-        side_by_side([lambda n=n: job(n) for n in range(9)], 3, "t")
-    assert side_by_side([], 3, "t") == []
+        map_concurrent([lambda n=n: job(n) for n in range(9)], 3, "t")
+    assert map_concurrent([], 3, "t") == []
 
 
 def test_what_runs_meanwhile_gives_its_result_or_its_error_when_asked() -> None:
     go_on = threading.Event()
-    later = meanwhile(lambda: go_on.wait(60), "t")
-    bad = meanwhile(lambda: 1 // 0, "t")
+    later = run_async(lambda: go_on.wait(60), "t")
+    bad = run_async(lambda: 1 // 0, "t")
     go_on.set()
     assert later() is True
     with pytest.raises(ZeroDivisionError):

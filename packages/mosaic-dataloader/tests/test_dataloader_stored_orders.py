@@ -282,7 +282,7 @@ def test_a_lock_is_left_to_a_child(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
         pass_fds=[lock.fileno()],
     )
-    lock.leave()
+    lock.hand_over_to_child()
     assert not RangeLock(path).try_exclusive(5)
     child.communicate(b"")
     assert RangeLock(path).try_exclusive(5)

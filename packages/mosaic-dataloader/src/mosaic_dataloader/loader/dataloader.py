@@ -12,10 +12,9 @@ import torch
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.loader.background import Background
 from mosaic_dataloader.loader.confirming import Unconfirmed
-from mosaic_dataloader.loader.handover import End
 from mosaic_dataloader.loader.pinning import pinner
+from mosaic_dataloader.loader.prefetch import PrefetchIterator, prefetch
 from mosaic_dataloader.loader.preview import RowOrigin, batch_origins
 from mosaic_dataloader.loader.skip import check_skip, check_skip_given
 from mosaic_dataloader.loader.sources import WorkerPool, read_here
@@ -29,6 +28,7 @@ from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
 from mosaic_dataloader.packing.preview import PackedRow, Progress, preview_rows
 from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.shards.limit import warn_of_thrashing
+from mosaic_dataloader.shards.store import ShardStore
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY
@@ -123,7 +123,7 @@ class MosaicParallelAwareDataloader:
         self._workers: WorkerPool | None = None
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
-        self._iterator: weakref.ref[_Batches] | None = None
+        self._iterator: weakref.ref[PrefetchIterator[Rows, Mark]] | None = None
         check_skip_given(skip_samples)
         self.skip_samples = skip_samples
         # Whether the run begins with this loader and has not done so yet.
@@ -328,13 +328,25 @@ class MosaicParallelAwareDataloader:
         Yields ``({"input": int64[B, T]}, labels int64[B, T])``, B rows of this rank; labels are
         the inputs shifted by one, -100 where there is nothing to predict. Batches are never
         rewritten: the caller may keep them. Starting an iteration ends the one before; batches of
-        it that wait to be confirmed are handed out again.
+        it that wait to be confirmed are handed out again. One thread at a time may take batches,
+        in the process that started the iteration.
         """
         self.close()
         self._forget_unconfirmed()
         self.check()
         self._begin()
-        iterator = _Batches(self, self._start())
+        start = self._start()
+        source = self._source(start)
+        iterator = prefetch(
+            source,
+            # Workers keep their own batches ready.
+            2 if self.num_workers else self._depth,
+            on_taken=self._counting(),
+            on_end=partial(self._at_end, start),
+            setup=self._thread_setup,
+            idle=self.dataset.store.release,
+            on_stop=self._workers.stop if self._workers else lambda: None,
+        )
         self._iterator = weakref.ref(iterator)
         return iterator
 
@@ -388,11 +400,15 @@ class MosaicParallelAwareDataloader:
 
         Returns:
             ``{"mosaic": JSON}``, the same on all ranks and valid before the first batch. What
-            threads or workers have read ahead does not count. With ``packing`` also one entry
-            ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
+            threads or workers have read ahead does not count. In a thread other than the one that
+            takes the batches it is the state before or after one of them. With ``packing`` also one
+            entry ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
         """
-        self._settle_alone()
-        return self._books.state()
+        # Taken once: another thread may be handing out batches.
+        books = self._books.snapshot()
+        if self.dp_world_size == 1:
+            books.settle_tokens(None)
+        return books.state()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a saved position; the next iteration begins there.
@@ -494,13 +510,14 @@ class MosaicParallelAwareDataloader:
 
     def _source(self, start: int) -> Iterator[tuple[Rows, Mark]]:
         """Batches from ``start`` on, made ready in the background, each with its mark."""
-        return _ready(self._read(start), self._books, self._books.mark, self._pin)
+        read = self._read(start)
+        return _ready(read, self._books, self._books.mark, self._pin, self.dataset.store)
 
     def _read(self, start: int) -> Iterator[_Read]:
         """Batches from ``start`` on, as they are read, each with its targets by stream."""
         self.dataset.store.register()
         ahead = self._predownload
-        if self.num_workers and self._workers is None:
+        if self.num_workers and (self._workers is None or self._workers.inherited):
             self._workers = WorkerPool(
                 self.dataset, self.num_workers, self._prefetch_factor, self._persistent_workers
             )
@@ -556,6 +573,13 @@ class MosaicParallelAwareDataloader:
             return reach
         return lambda mark: unconfirmed.batch(partial(reach, mark))
 
+    def _at_end(self, start: int) -> None:
+        """Note, once all of its batches count, that a finite iteration came to its end."""
+        if self._unconfirmed is None:
+            self._pass_ended(start)
+        else:
+            self._unconfirmed.then(partial(self._pass_ended, start))
+
     def _pass_ended(self, start: int) -> None:
         """Note that a finite iteration came to its end."""
         if isinstance(self._books, PackedBookkeeping):
@@ -594,72 +618,24 @@ class ValidationDataloader(MosaicParallelAwareDataloader):
         """Likewise."""
 
 
-class _Batches:
-    """One iteration over a loader."""
-
-    def __init__(self, loader: MosaicParallelAwareDataloader, start: int):
-        self._loader = loader
-        self._start = start
-        # Workers keep their own batches ready.
-        depth = 2 if loader.num_workers else loader._depth
-        self._batches: Background[tuple[Rows, Mark]] = Background(
-            loader._source(start), depth, loader._thread_setup, loader.dataset.store.release
-        )
-        self._handover, self._count = self._batches.handover, loader._counting()
-        self._closed = False
-
-    def __iter__(self) -> "_Batches":
-        return self
-
-    def __next__(self) -> Rows:
-        # `Handover.get`, written out: a training step waits for this, with nothing of it left in
-        # the processor's caches, where each call takes microseconds.
-        handover = self._handover
-        items = handover.items
-        if not items:
-            handover.wait()
-        item = items.popleft()
-        if handover.asleep and len(items) <= handover.few:
-            handover.wake()
-        if isinstance(item, End):
-            handover.end(item.error)
-            self._ended(item.error)
-            raise item.error
-        rows, mark = item
-        self._count(mark)
-        return rows
-
-    def _ended(self, error: BaseException) -> None:
-        # If it was closed, its loader began another iteration, or was given another position.
-        if self._closed or not isinstance(error, StopIteration):
-            return
-        self._closed = True
-        ended, unconfirmed = self._loader._pass_ended, self._loader._unconfirmed
-        if unconfirmed is None:
-            ended(self._start)
-        else:
-            unconfirmed.then(partial(ended, self._start))
-
-    def close(self) -> None:
-        self._closed = True
-        self._batches.close()
-
-
 def _ready(
     read: Iterator[_Read],
     books: Bookkeeping,
     mark: Mark,
     pin: Callable[[torch.Tensor], torch.Tensor],
+    store: ShardStore,
 ) -> Iterator[tuple[Rows, Mark]]:
     """Batches as they are handed out.
 
     What stands in the books after each is worked out here, in the background, and from labels that
     nobody has changed yet.
     """
-    for request, inputs, labels, targets in read:
-        mark = books.after(mark, request, targets)
-        books.drop_passed_marks()
-        yield ({"input": pin(inputs)}, pin(labels)), mark
+    with store.iterating():
+        for request, inputs, labels, targets in read:
+            mark = books.after(mark, request, targets)
+            yield ({"input": pin(inputs)}, pin(labels)), mark
+            # Not before: a thread that was given up is not asked for more.
+            books.drop_passed_marks()
 
 
 def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) -> None:

@@ -1,5 +1,11 @@
 """Where batches come from: this process, or worker processes."""
 
+import multiprocessing
+import os
+import select
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -10,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.loader.background import Background
+from mosaic_dataloader.forks import reset_in_child, starting
+from mosaic_dataloader.loader.prefetch import prefetch
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.packing.documents import joined
 from mosaic_dataloader.rows.reader import EncodedBatches, RowBatch
@@ -67,24 +75,97 @@ def _read_texts(
     """Encode one group of batches in a thread, while the one before is written into its rows."""
     under_way: deque[BatchRequest] = deque()
 
-    def places(group: Iterable[BatchRequest]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    def wanted(
+        group: Iterable[BatchRequest], noted: list[BatchRequest]
+    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         for request in group:
-            under_way.append(request)
+            noted.append(request)
             yield request.shards, request.places
 
-    def groups() -> Iterator[EncodedBatches]:
+    def groups() -> Iterator[tuple[EncodedBatches, list[BatchRequest]]]:
         length = 1
         for first in requests:
-            yield dataset.rows.encoded(places(chain([first], islice(requests, length - 1))))
+            group: list[BatchRequest] = []
+            yield (
+                dataset.rows.encoded(wanted(chain([first], islice(requests, length - 1)), group)),
+                group,
+            )
             length = max(1, min(2 * length, group_rows // max(1, len(first.ids))))
 
-    ready = Background(groups(), depth=1)
+    ready = prefetch(groups(), 1, on_taken=under_way.extend)
     try:
         for encoded in ready:
             for rows in dataset.rows.written(encoded):
                 yield under_way.popleft(), rows
     finally:
         ready.close()
+
+
+class ParentPipe:
+    """How worker processes learn that their parent died, or wants no more of them for now.
+
+    Its writing end is the parent's alone: every process forked from it closes its copy at once. So
+    the kernel tells the workers of the parent's death, however and whenever it comes, while they
+    start, too. torch's own watchdog asks for the parent's process id after a worker has started,
+    and takes the one that adopted an orphan for it. (A signal on the parent's death would not do:
+    it comes when the *thread* ends that started the worker.)
+
+    A byte in the pipe, which no worker reads, tells all of them to stop what they wait for.
+    """
+
+    def __init__(self) -> None:
+        with starting:
+            self._reader, self._writer = multiprocessing.Pipe(duplex=False)
+            reset_in_child(self)
+        self._stopped = False
+        self._guard = threading.Lock()
+
+    def stop(self) -> None:
+        """Have the workers give up what they wait for, a download or a lock."""
+        with self._guard:
+            if not self._stopped and not self._writer.closed:
+                os.write(self._writer.fileno(), b"x")
+                self._stopped = True
+
+    def resume(self) -> None:
+        """Let the workers wait again."""
+        with self._guard:
+            if self._stopped:
+                os.read(self._reader.fileno(), 1)
+                self._stopped = False
+
+    def after_fork(self) -> None:
+        """Close the parent's end: a worker, or a process that somebody else forked, is running."""
+        self._writer.close()
+        self._guard = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker has that is started in another way than by a fork."""
+        return {"_reader": self._reader}
+
+    def watch(self, worker: int) -> None:
+        """Called in each worker before it reads anything."""
+        stop = threading.Event()
+        threads.stop_with(stop)
+        threading.Thread(
+            target=self._watch, args=(stop,), name="mosaic-parent", daemon=True
+        ).start()
+
+    def _watch(self, stop: threading.Event) -> None:
+        poll = select.poll()
+        poll.register(self._reader.fileno(), select.POLLIN)
+        while True:
+            # With nothing to be told, this takes as long as the worker lives.
+            events = poll.poll(threads.LOOK_SECONDS * 1000 if stop.is_set() else None)
+            told = {event for _, event in events}
+            if any(event & select.POLLHUP for event in told):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not told:
+                stop.clear()
+            elif stop.is_set():
+                time.sleep(threads.LOOK_SECONDS)
+            else:
+                stop.set()
 
 
 class WorkerPool:
@@ -98,6 +179,9 @@ class WorkerPool:
         num_workers: Worker processes.
         prefetch_factor: Batches that each keeps ready; torch's default where None.
         persistent: Keep the workers from one iteration to the next.
+
+    Attributes:
+        inherited: Whether the workers are those of the process that this one was forked from.
     """
 
     def __init__(
@@ -107,8 +191,11 @@ class WorkerPool:
         prefetch_factor: int | None,
         persistent: bool,
     ):
+        self.inherited = False
+        reset_in_child(self)
         self._dataset = dataset
         self._sampler = _RequestSampler()
+        self._pipe = ParentPipe()
         self._loader: DataLoader[Any] = DataLoader(
             _Fetch(dataset.reopened()),
             batch_size=None,
@@ -117,6 +204,7 @@ class WorkerPool:
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent,
             collate_fn=_as_it_is,
+            worker_init_fn=self._pipe.watch,
             # Its own: workers get their seeds from it, and the trainer's generator stays untouched.
             generator=torch.Generator(),
         )
@@ -135,11 +223,23 @@ class WorkerPool:
         Args:
             requests: Each has the attributes ``shards`` and ``places``.
         """
+        self._pipe.resume()
         self._sampler.restart(requests)
         return self._answers(iter(self._loader))
 
+    def after_fork(self) -> None:
+        """Leave the workers to the parent; if this were dropped here, torch would end them."""
+        self.inherited = True
+        _of_parents.append(self)
+
+    def stop(self) -> None:
+        """Have the workers give up what they wait for; the next call of ``answers`` uses them."""
+        self._pipe.stop()
+
     def _answers(self, iterator: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         for answer in iterator:
+            if answer is None:
+                raise threads.StoppedError
             if isinstance(answer, MosaicDataError):
                 raise answer
             yield self._sampler.oldest(), answer
@@ -156,6 +256,10 @@ class WorkerPool:
         finally:
             if ahead:
                 ahead.close()
+
+
+# Kept in a forked process until its end.
+_of_parents: list[WorkerPool] = []
 
 
 class _RequestSampler(Sampler[Any]):
@@ -195,6 +299,7 @@ class _Fetch(Dataset[Any]):
         tuple[NDArray[np.integer[Any]], NDArray[np.int64]]
         | tuple[NDArray[np.int64], NDArray[np.int64], bool]
         | MosaicDataError
+        | None
     ):
         try:
             if self._dataset.packing:
@@ -203,6 +308,9 @@ class _Fetch(Dataset[Any]):
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
             return error
+        except threads.StoppedError:
+            # The parent asked for that; it takes no notice of the answer.
+            return None
         return inputs.numpy(), labels.numpy(), full
 
 

@@ -5,10 +5,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
+from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.order.epoch import EpochOrder, Order, build_epoch, require_samples
 from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
@@ -16,6 +17,8 @@ from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.stored.files import unmap_gently
 from mosaic_dataloader.order.stored.recipe import Recipe
 from mosaic_dataloader.order.stored.store import OrderStore
+from mosaic_dataloader.shards.locks import LockTimeoutError
+from mosaic_dataloader.threads import run_async
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +63,10 @@ class Timeline:
         self.origin = origin or Origin()
         self._orders_dir = orders_dir
         self._kept = kept
+        # Asked by the thread that reads and by those of the trainer.
+        self._guard = threading.RLock()
         self._orders: OrderedDict[int, Order] = OrderedDict()
+        reset_in_child(self)
         self._prepared = -1
 
     @cached_property
@@ -84,22 +90,31 @@ class Timeline:
 
     def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
-        order = self._orders.get(number)
-        if order is None:
-            if self._stored is not None:
-                order = self._stored.order(number)
-            else:
-                order = build_epoch(self.mixture, self.options, number)
-            self._orders[number] = order
-            while len(self._orders) > self._kept:
-                _, old = self._orders.popitem(last=False)
-                if self._stored is not None and isinstance(old, EpochOrder):
-                    # In a thread, lest the batches that follow wait for it. One that is no map goes
-                    # at once: short epochs end too often for a thread each.
-                    threading.Thread(target=unmap_gently, args=(old,), daemon=True).start()
-                    del old
-        self._orders.move_to_end(number)
-        return order
+        with self._guard:
+            order = self._orders.get(number)
+            if order is None:
+                order = self._orders[number] = self._built(number)
+                while len(self._orders) > self._kept:
+                    _, old = self._orders.popitem(last=False)
+                    if self._stored is not None and isinstance(old, EpochOrder):
+                        # In a thread, so that the batches that follow do not wait for it. One that
+                        # is not a map goes at once: short epochs end too often for a thread each.
+                        run_async(partial(unmap_gently, old), "mosaic-orders")
+                        del old
+            self._orders.move_to_end(number)
+            return order
+
+    def after_fork(self) -> None:
+        """A thread that does not exist in this child may have held the guard."""
+        self._guard = threading.RLock()
+
+    def _built(self, number: int) -> Order:
+        if self._stored is not None:
+            try:
+                return self._stored.order(number)
+            except (OSError, LockTimeoutError) as error:
+                self._keep_none(error)
+        return build_epoch(self.mixture, self.options, number)
 
     def prepare_next(self, position: int) -> None:
         """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
@@ -109,16 +124,21 @@ class Timeline:
         given nearly all the time there is: not the first moments, in which the order changes and a
         process more would be felt.
         """
-        if self._stored is None:
+        stored = self._stored
+        if stored is None:
             return
         epoch, place = self.locate(position)
         first = epoch == self.origin.epoch
         if epoch > self._prepared and place >= self.epoch_length // (4 if first else 64):
             self._prepared = epoch
-            self._stored.prepare(epoch + 1)
+            try:
+                stored.prepare(epoch + 1)
+            except (OSError, LockTimeoutError) as error:
+                self._keep_none(error)
+                return
         # Mapped before its turn, so that the change itself costs nothing.
         late = place >= self.epoch_length // 8 * 7
-        if late and epoch + 1 not in self._orders and self._stored.holds(epoch + 1):
+        if late and epoch + 1 not in self._orders and stored.holds(epoch + 1):
             self.epoch(epoch + 1)
 
     def _long(self) -> bool:
@@ -132,15 +152,20 @@ class Timeline:
             return None
         try:
             return OrderStore(self._orders_dir, Recipe(self.mixture, self.options))
-        except OSError as error:
-            logger.warning(
-                "cannot keep epoch orders in %s (%s); every rank computes them for itself and "
-                "holds two in memory, 8 bytes a sample each. Set cache_dir to a place that can be "
-                "written to",
-                self._orders_dir,
-                error.strerror,
-            )
+        except (OSError, LockTimeoutError) as error:
+            self._keep_none(error)
             return None
+
+    def _keep_none(self, error: OSError | LockTimeoutError) -> None:
+        """Compute all further orders in memory: the run goes on without the folder."""
+        self._stored = None
+        logger.warning(
+            "cannot keep epoch orders in %s (%s); every rank computes them for itself and holds "
+            "two in memory, 8 bytes a sample each. Set cache_dir to a place that can be written "
+            "to, and that nothing cleans while a run is on",
+            self._orders_dir,
+            getattr(error, "strerror", None) or error,
+        )
 
     def locate(self, position: int) -> tuple[int, int]:
         """Epoch and place within it of a position of the run."""

@@ -137,7 +137,8 @@ class PackedBookkeeping(Bookkeeping):
 
     def positions(self) -> list[LanePosition]:
         """Where each of the rank's lanes goes on."""
-        return [self.mark.lanes.get(lane) or self._first(lane) for lane in self.own_lanes]
+        lanes = self.mark.lanes
+        return [lanes.get(lane) or self._first(lane) for lane in self.own_lanes]
 
     def _first(self, lane: int) -> LanePosition:
         """Where a lane begins; an order that began in mid-run begins with a whole epoch."""

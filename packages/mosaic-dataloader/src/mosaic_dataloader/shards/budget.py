@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
 from mosaic_dataloader.shards.layout import (
@@ -48,7 +49,7 @@ def reserved(directory: str, shard: int, size: int, patience: float) -> Iterator
                 f"the cache of {directory} stays full: everything in it was in use for "
                 f"{patience:.0f} s, with {size:,} bytes wanted; raise cache_limit"
             )
-        time.sleep(0.02)
+        threads.sleep(0.02)
     try:
         yield
     finally:

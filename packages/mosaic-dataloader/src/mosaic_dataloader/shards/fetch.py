@@ -13,7 +13,7 @@ from mosaic_dataloader.shards.budget import reserved
 from mosaic_dataloader.shards.faults import Damaged, advice, one_line
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
 from mosaic_dataloader.shards.layout import fetch_byte, lock_path
-from mosaic_dataloader.shards.locks import locked
+from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, LockTimeoutError, locked
 from mosaic_dataloader.shards.secrets import printable
 from mosaic_dataloader.shards.streams import DataStream
 from mosaic_dataloader.shards.transfer import Transfers, subject
@@ -68,11 +68,11 @@ class ShardFetcher:
             what = "is missing" if _size(path) is None else "is not as long as its index says"
             raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
         # As long as another process may take that does not give up either.
-        patience = 60.0 + self._transfers.longest * len(self._data.readers[shard].file_pairs)
+        timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
         begun = time.monotonic()
         try:
             self._sweep()
-            with locked(lock_path(self._data.directory), fetch_byte(shard), patience):
+            with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
                 if self.present(shard) and self._is_sound(shard):
                     return
                 failed, message = self._failed.get(shard, (0.0, ""))
@@ -81,9 +81,9 @@ class ShardFetcher:
                     raise MosaicDataError(message)
                 self._remove(shard)
                 self._fetch(shard)
-        except TimeoutError as error:
+        except LockTimeoutError as error:
             raise self._error(
-                shard, f"another process has been fetching it for {patience:.0f} s; end that one"
+                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
             ) from error
         except OSError as error:
             raise self._failure(shard, error) from printable(error)

@@ -4,8 +4,8 @@ import logging
 from functools import partial
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.pool import DaemonPool
 from mosaic_dataloader.shards.store import ShardStore
+from mosaic_dataloader.threads import JobThreads
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class FetchingThreads:
 
     def __init__(self, store: ShardStore, threads: int):
         self._store = store
-        self._pool = DaemonPool(threads, "mosaic-fetch")
+        self._pool = JobThreads(threads, "mosaic-fetch")
         # Only ever added to by the reader's thread and taken from by the pool's: no lock needed.
         self._under_way: set[int] = set()
 

@@ -18,10 +18,10 @@ from mosaic_dataloader.shards.layout import (
     lock_path,
     manifest_paths,
 )
-from mosaic_dataloader.shards.locks import locked
-from mosaic_dataloader.shards.pool import meanwhile
+from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.shards.secrets import redacted
 from mosaic_dataloader.shards.transfer import AbsentError, Transfers
+from mosaic_dataloader.threads import run_async
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -44,14 +44,16 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> None:
     """
     path = os.path.join(directory, "index.json")
     checked = os.path.join(directory, ".mosaic", "checked")
-    with locked(lock_path(directory), INDEX_BYTE):
+    transfers = Transfers(name, stream, directory)
+    # As long as another process may take that does not give up either.
+    timeout = LOCK_TIMEOUT + transfers.longest
+    with locked(lock_path(directory), INDEX_BYTE, timeout):
         if os.path.isfile(path) and _age(checked) < _FRESH_SECONDS:
             return
-        transfers = Transfers(name, stream, directory)
         with _incoming(directory) as folder:
             needed = not os.path.isfile(path)
             # A distant store takes as long for each as for both.
-            manifest = meanwhile(lambda: _manifest(transfers, folder), "mosaic-manifest")
+            manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
             arrived = _download(name, transfers, folder, directory, needed=needed)
             if arrived is not None:
                 _accept(name, stream, arrived, path)

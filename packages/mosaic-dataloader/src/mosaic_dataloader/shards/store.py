@@ -3,16 +3,20 @@
 import contextlib
 import os
 import threading
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.shards.fallback import ReaderShard
 from mosaic_dataloader.shards.faults import one_line
@@ -25,11 +29,15 @@ from mosaic_dataloader.shards.users import CacheUser, Registration, UsersWatch
 
 OpenShard = MappedShard | ReaderShard
 
+# For so long after its last use a fetched shard stays open where nobody iterates, in seconds.
+_IDLE_SECONDS = 1.0
+
 
 class ShardStore:
     """Opens shards by their number over all streams, for any number of threads.
 
-    A shard that another process may evict is held by a shared lock for as long as it is open.
+    A shard that another process may evict is held by a shared lock for as long as it is open. None
+    is held for long while nobody reads.
 
     Args:
         streams: The opened streams.
@@ -71,6 +79,25 @@ class ShardStore:
         self._keeps_open = keeps_open
         self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
         self._registration: Callable[[], object] | None = None
+        # Iterations that are running; when a shard was used outside of them; and whether a thread
+        # waits to let it go.
+        self._iterations = 0
+        self._used_at = 0.0
+        self._lets_go = False
+        reset_in_child(self)
+
+    @contextmanager
+    def iterating(self) -> Iterator[None]:
+        """Keep shards open from batch to batch in the context, and let them go at its end."""
+        with self._guard:
+            self._iterations += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._iterations -= 1
+                if not self._iterations:
+                    self._let_go()
 
     @contextmanager
     def reading(self, shard: int) -> Iterator[OpenShard]:
@@ -92,6 +119,8 @@ class ShardStore:
         finally:
             with self._guard:
                 self._uses[shard] -= 1
+                if not self._iterations:
+                    self._let_go_later()
 
     def ensure(self, shard: int) -> None:
         """Have the shard's file present, without opening it."""
@@ -120,6 +149,44 @@ class ShardStore:
     def fetches(self) -> bool:
         """Whether any stream's shards come from elsewhere."""
         return any(s.fetched for s in self.streams)
+
+    def _let_go(self) -> None:
+        """Unmap all fetched shards that nobody is reading at this moment."""
+        for shard in list(self._open):
+            if self._place(shard)[0] in self._watches and not self._uses.get(shard):
+                self._close_shard(shard)
+
+    def _let_go_later(self) -> None:
+        """Have fetched shards unmapped once nobody has used them for a while."""
+        self._used_at = time.monotonic()
+        # A worker process lets them go after each batch.
+        if self._watches and self._keeps_open and not self._lets_go:
+            self._lets_go = True
+            # Weak: a store that is dropped is closed at once.
+            threads.run_async(partial(_let_go_when_idle, weakref.ref(self)), "mosaic-release")
+
+    def _let_go_if_idle(self) -> bool:
+        """Whether nobody has to look again."""
+        with self._guard:
+            idle = time.monotonic() - self._used_at >= _IDLE_SECONDS
+            if idle and not self._iterations:
+                self._let_go()
+            # An iteration that is running lets go at its end.
+            self._lets_go = not idle and not self._iterations
+            return not self._lets_go
+
+    def after_fork(self) -> None:
+        """Begin anew in a child: locks and open shards are the parent's.
+
+        A thread that does not exist here may have held the guard.
+        """
+        self._guard = threading.RLock()
+        self.full_rows.clear()
+        self._open.clear()
+        self._uses.clear()
+        self._pins.clear()
+        self._registration = None
+        self._iterations, self._lets_go = 0, False
 
     def close(self) -> None:
         """Unmap everything and let all locks go."""
@@ -222,6 +289,15 @@ class ShardStore:
         bounds = self._mixture.stream_shards
         stream = int(bounds.searchsorted(shard, side="right")) - 1
         return stream, shard - int(bounds[stream])
+
+
+def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
+    while True:
+        threads.sleep(_IDLE_SECONDS)
+        store = reference()
+        if store is None or store._let_go_if_idle():
+            return
+        del store
 
 
 def _opened(data: DataStream, place: int, path: str) -> OpenShard:

@@ -13,9 +13,9 @@ from mosaic_dataloader.shards.column import Column, find_column
 from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.index import fetch_index
 from mosaic_dataloader.shards.layout import shard_files
-from mosaic_dataloader.shards.pool import side_by_side
 from mosaic_dataloader.shards.readers import read_index
 from mosaic_dataloader.shards.secrets import printable, redacted, without_secrets
+from mosaic_dataloader.threads import map_concurrent
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
+# A week in seconds. The stores' libraries and the kernel have no room for numbers without end.
+_LONGEST_TIMEOUT = 7 * 24 * 3600
 
 STREAM_OPTIONS = (
     "remote",
@@ -101,7 +103,7 @@ def open_streams(
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
     # Side by side: their stores answer late, each for itself.
-    opened = side_by_side(
+    opened = map_concurrent(
         [partial(_open, name, stream, defaults) for name, stream in named],
         _OPENED_AT_ONCE,
         "mosaic-index",
@@ -156,6 +158,11 @@ def _cache_directory(remote: str | None, cache_dir: str) -> str:
 def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
+    if not 0 < stream.download_timeout <= _LONGEST_TIMEOUT:
+        raise MosaicDataError(
+            f'stream "{name}": download_timeout = {stream.download_timeout} must be above 0 and at '
+            f"most {_LONGEST_TIMEOUT} seconds"
+        )
     # One spelling for each place: locks, limits and caches go by it.
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))

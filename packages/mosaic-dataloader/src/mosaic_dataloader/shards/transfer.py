@@ -6,11 +6,12 @@ import logging
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.shards.faults import (
     DownloadTimeoutError,
     advice,
@@ -53,12 +54,19 @@ class Transfers:
         self._stream = stream
         self._directory = directory
         self._threads = threading.local()
+        reset_in_child(self)
+
+    def after_fork(self) -> None:
+        """Use no connection of the parent's in a child, and close none of them either."""
+        self._parents, self._threads = self._threads, threading.local()
 
     @property
     def longest(self) -> float:
         """Seconds that ``bring`` takes at most."""
         attempts = self._stream.download_retry
-        pauses = sum(map(_longest_pause, range(1, attempts)))
+        # All after the first few pauses are equally long.
+        pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
+        pauses += _LONGEST_PAUSE * max(0, attempts - 6)
         return float(attempts * self._stream.download_timeout + pauses)
 
     def bring(
@@ -111,7 +119,7 @@ class Transfers:
                     attempt + 1,
                     attempts,
                 )
-            time.sleep(pause)
+            threads.sleep(pause)
         raise AssertionError("unreachable")
 
     def _try(self, file: str, path: str) -> None:
@@ -160,7 +168,8 @@ def subject(name: str, what: str, stream: "Stream") -> str:
 
 def _longest_pause(attempt: int) -> float:
     """Seconds to wait at most after so many tries."""
-    return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1)))
+    # Bounded before it is a power: a thousand attempts are more than a float can hold.
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt - 1, 10))
 
 
 def _within(seconds: float, job: Callable[[], None]) -> None:
@@ -171,6 +180,7 @@ def _within(seconds: float, job: Callable[[], None]) -> None:
 
     Raises:
         DownloadTimeoutError: It took longer.
+        StoppedError: The waiting thread was stopped.
     """
     errors: list[BaseException] = []
     done = threading.Event()
@@ -184,7 +194,7 @@ def _within(seconds: float, job: Callable[[], None]) -> None:
             done.set()
 
     threading.Thread(target=run, name="mosaic-download", daemon=True).start()
-    if not done.wait(seconds):
+    if not threads.wait(done, seconds):
         raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
     if errors:
         raise errors[0]

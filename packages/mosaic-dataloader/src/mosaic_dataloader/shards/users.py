@@ -7,6 +7,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.shards.layout import BUDGET_BYTE, lock_path, users_root
 from mosaic_dataloader.shards.locks import RangeLock, locked
 
@@ -31,6 +32,7 @@ class Registration:
 
     def __init__(self, user: CacheUser):
         self._held: list[tuple[str, RangeLock]] = []
+        reset_in_child(self)
         name = uuid.uuid4().hex
         for directory in user.directories:
             os.makedirs(users_root(directory), exist_ok=True)
@@ -44,10 +46,16 @@ class Registration:
 
     def close(self) -> None:
         """Withdraw the claim."""
-        for path, lock in self._held:
+        while self._held:
+            path, lock = self._held[-1]
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
             lock.close()
+            # Only now: one that was interrupted is continued by the next call.
+            self._held.pop()
+
+    def after_fork(self) -> None:
+        """Leave the claim to the parent: it is not the child's to withdraw."""
         self._held = []
 
 
@@ -109,8 +117,15 @@ class UsersWatch:
             return False
         stale = self._limited and now - self._looked > self._SECONDS
         if changed != self._changed or stale:
-            with locked(lock_path(self._directory), BUDGET_BYTE):
+            lock = RangeLock(lock_path(self._directory))
+            try:
+                # Held by somebody who makes room, or was stopped while it did: where nobody limits
+                # the directory, nobody takes it.
+                if not lock.try_exclusive(BUDGET_BYTE):
+                    return True
                 self._limited = bool(live_users(self._directory))
                 self._changed = os.stat(users_root(self._directory)).st_mtime_ns
+            finally:
+                lock.close()
             self._looked = now
         return self._limited

@@ -1,9 +1,10 @@
 """Keeping count: what was handed out, in which order, of which data."""
 
+import copy
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -62,6 +63,13 @@ class Bookkeeping:
         self.skipped = skipped
         self.tokens = tokens or TokenCount(none, samples_seen)
         self._rows = dataset.row_identity()
+
+    def snapshot(self) -> Self:
+        """These books as they stand now, whatever another thread hands out from here on."""
+        still = copy.copy(self)
+        still.marks = deque([self.mark])
+        still.tokens = copy.copy(self.tokens)
+        return still
 
     @property
     def samples_seen(self) -> int:

@@ -1,6 +1,7 @@
 """Target tokens by stream, summed over the ranks now and then."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,20 @@ from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.state.mark import Mark
 
 SumOverRanks = Callable[[torch.Tensor], torch.Tensor]
+
+
+class _Counted(NamedTuple):
+    """What was counted at one moment.
+
+    Attributes:
+        total: int64[streams], target tokens of all ranks.
+        at: The position up to which they are counted.
+        own: int64[streams], this rank's targets that are in the total.
+    """
+
+    total: Int64Array
+    at: int
+    own: Int64Array
 
 
 class TokenCount:
@@ -21,22 +36,22 @@ class TokenCount:
         total: int64[streams], of all ranks together, up to the position ``at``.
         at: That position.
         begin: The position at which this rank begins to count; ``at`` where None.
-
-    Attributes:
-        total: As given, and what was added since.
-        at: The position up to which that goes.
     """
 
     def __init__(self, total: Int64Array, at: int, begin: int | None = None):
-        self.total = total
-        self.at = at
         self._begin = at if begin is None else begin
-        # Of this rank's targets, those that are in the total.
-        self._settled = np.zeros_like(total)
+        # Replaced as a whole: another thread may be saving it.
+        self._counted = _Counted(total, at, np.zeros_like(total))
 
-    def unsettled(self, mark: Mark) -> Int64Array:
-        """Targets of this rank, int64[streams], that are not in the total yet."""
-        return mark.targets - self._settled
+    @property
+    def total(self) -> Int64Array:
+        """Target tokens of all ranks by stream, as given, and what was added since."""
+        return self._counted.total
+
+    @property
+    def at(self) -> int:
+        """The position up to which they are counted."""
+        return self._counted.at
 
     def settle(self, mark: Mark, sum_over_ranks: SumOverRanks | None) -> None:
         """Add what the ranks have counted since the last call; all of them call it together.
@@ -49,9 +64,9 @@ class TokenCount:
         if sum_over_ranks is None and mark.samples_seen == self._begin:
             # Nothing was handed out since: what was loaded is saved as it was.
             return
-        counted = torch.from_numpy(self.unsettled(mark))
+        before = self._counted
+        counted = torch.from_numpy(mark.targets - before.own)
         if sum_over_ranks is not None:
             counted = sum_over_ranks(counted)
-        self.total = self.total + counted.cpu().numpy().astype(np.int64)
-        self.at = mark.samples_seen
-        self._settled = mark.targets
+        total = before.total + counted.cpu().numpy().astype(np.int64)
+        self._counted = _Counted(total, mark.samples_seen, mark.targets)

@@ -7,6 +7,7 @@ which takes seconds: the training process waits for the first order.
 import argparse
 import importlib.util
 import os
+import shutil
 import sys
 import types
 
@@ -15,8 +16,9 @@ from mosaic_dataloader.order.epoch import EpochOrder, build_epoch
 from mosaic_dataloader.order.stored.files import write_order
 from mosaic_dataloader.order.stored.recipe import Recipe
 
-# The exit status with which the message for the user is on standard output.
-REFUSED = 3
+# Exit statuses with which a message is on standard output: the data or options do not allow the
+# order; it cannot be written.
+REFUSED, UNWRITABLE = 3, 4
 
 
 def main() -> None:
@@ -27,17 +29,19 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--partial", required=True)
     given = parser.parse_args()
-    with open(given.recipe, encoding="utf-8") as file:
-        recipe = Recipe.from_json(file.read())
-    if recipe.options.shuffle:
-        _without_its_parents("streaming", "base")
     try:
+        with open(given.recipe, encoding="utf-8") as file:
+            recipe = Recipe.from_json(file.read())
+        if recipe.options.shuffle:
+            _without_its_parents("streaming", "base")
         order = build_epoch(recipe.mixture, recipe.options, given.epoch)
         assert isinstance(order, EpochOrder)  # the one order that is not a list is never stored
         write_order(order, given.folder, given.partial)
     except (MosaicDataError, OSError) as error:
+        # What was written of it takes the space that may be what is missing.
+        shutil.rmtree(given.partial, ignore_errors=True)
         print(str(error).replace("\n", " "))
-        raise SystemExit(REFUSED) from None
+        raise SystemExit(REFUSED if isinstance(error, MosaicDataError) else UNWRITABLE) from None
 
 
 def _without_its_parents(package: str, child: str) -> None:

@@ -3,10 +3,10 @@
 import mmap
 import os
 import shutil
-import time
 
 import numpy as np
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.order.epoch import EpochOrder
 
 _IDS, _NODES = "ids.npy", "nodes.npy"
@@ -32,6 +32,11 @@ def write_order(order: EpochOrder, folder: str, partial: str) -> None:
     os.rename(partial, folder)
 
 
+def holds_order(folder: str) -> bool:
+    """Whether an order is there; what cleans temporary folders may leave the folder alone."""
+    return os.path.isfile(os.path.join(folder, _IDS))
+
+
 def map_order(folder: str, num_canonical_nodes: int) -> EpochOrder:
     """Map an order that was written; it takes no memory of the process's own.
 
@@ -49,14 +54,14 @@ def unmap_gently(order: EpochOrder) -> None:
     Python's lock is held while a map is closed, which takes ten milliseconds and more for one whose
     pages have all been read: so long nobody could train.
     """
-    time.sleep(QUIET_SECONDS)
+    threads.sleep(QUIET_SECONDS)
     for array in (order.ids, order.nodes):
         mapped = getattr(getattr(array, "base", None), "_mmap", None)
         if not isinstance(mapped, mmap.mmap):
             continue
         for start in range(0, len(mapped), _PIECE):
             mapped.madvise(mmap.MADV_DONTNEED, start, min(_PIECE, len(mapped) - start))
-            time.sleep(_PAUSE)
+            threads.sleep(_PAUSE)
 
 
 def _write(path: str, values: np.ndarray) -> None:  # type: ignore[type-arg]

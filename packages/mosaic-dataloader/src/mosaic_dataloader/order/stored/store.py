@@ -1,26 +1,30 @@
 """Epoch orders in the cache directory, made by whoever needs one first."""
 
+import errno
 import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
+from functools import partial
 
+from mosaic_dataloader import threads
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.forks import starting
+from mosaic_dataloader.forks import reset_in_child, starting
 from mosaic_dataloader.order.epoch import EpochOrder
-from mosaic_dataloader.order.stored.build import REFUSED
-from mosaic_dataloader.order.stored.files import QUIET_SECONDS, map_order
+from mosaic_dataloader.order.stored.build import REFUSED, UNWRITABLE
+from mosaic_dataloader.order.stored.files import QUIET_SECONDS, holds_order, map_order
 from mosaic_dataloader.order.stored.recipe import Recipe, name_of
-from mosaic_dataloader.shards.locks import RangeLock
+from mosaic_dataloader.shards.locks import RangeLock, holder_of
 
 logger = logging.getLogger(__name__)
 
 # Orders of a recipe that nobody has used for so long are removed.
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
+# How long it waits before it says so, or gives up waiting for a process that does not run.
+_REPORT_SECONDS = 10.0
 # How often a process that waits for an order looks for it.
 _POLL_SECONDS = 0.01
 # Somebody uses an order of the recipe; the other bytes of its lock file belong to one epoch each.
@@ -63,24 +67,30 @@ class OrderStore:
         self._building: dict[int, subprocess.Popen[str]] = {}
         os.utime(self._lock_path)
         self._forget_recipes(root)
+        reset_in_child(self)
 
     def order(self, epoch: int) -> EpochOrder:
         """The order of an epoch; waits for it if it is not there yet.
 
         Raises:
             MosaicDataError: It cannot be built.
+            OSError: It cannot be kept here: the folder was removed, is full, or not to be written.
+            StoppedError: The thread was stopped while it waited.
         """
         self._use(epoch)
-        told = time.monotonic() + 10.0
+        told = time.monotonic() + _REPORT_SECONDS
         while not self.holds(epoch):
             self._start(epoch, nice=0)
             self._check(epoch)
             if time.monotonic() > told:
-                logger.info("waiting for the order of epoch %d", epoch)
+                holder = holder_of(self._lock_path, _build_byte(epoch))
+                if "stopped" in holder:
+                    raise TimeoutError(errno.ETIMEDOUT, f"{holder} computes the order")
+                logger.info("waiting for the order of epoch %d, which %s computes", epoch, holder)
                 told += 60.0
-            time.sleep(_POLL_SECONDS)
+            threads.sleep(_POLL_SECONDS)
         order = map_order(self._path(epoch), self._nodes)
-        threading.Thread(target=self._forget_later, args=(epoch,), daemon=True).start()
+        threads.run_async(partial(self._forget_later, epoch), "mosaic-orders")
         if (process := self._building.pop(epoch, None)) is not None:
             # It has renamed its folder and is about to end.
             process.communicate()
@@ -88,14 +98,23 @@ class OrderStore:
 
     def holds(self, epoch: int) -> bool:
         """Whether the order of an epoch is there."""
-        return os.path.isdir(self._path(epoch))
+        return holds_order(self._path(epoch))
 
     def prepare(self, epoch: int) -> None:
-        """Have the order of an epoch built meanwhile, unless it is there or somebody builds it."""
+        """Have the order of an epoch built meanwhile, unless it is there or somebody builds it.
+
+        Raises:
+            OSError: As for ``order``.
+        """
         self._use(epoch)
         if not self.holds(epoch):
             # Behind whatever else the machine does.
             self._start(epoch, nice=10)
+
+    def after_fork(self) -> None:
+        """Forget, in a child, what only its parent uses and builds."""
+        self._used.clear()
+        self._building.clear()
 
     def close(self) -> None:
         """Let other processes remove what only this one used."""
@@ -143,7 +162,7 @@ class OrderStore:
                 pass_fds=[lock.fileno()],
             )
             # The lock is the child's from here on, for as long as it lives.
-            lock.leave()
+            lock.hand_over_to_child()
         return process
 
     def _check(self, epoch: int) -> None:
@@ -157,6 +176,8 @@ class OrderStore:
         output, errors = process.communicate()
         if process.returncode == REFUSED:
             raise MosaicDataError(output.strip())
+        if process.returncode == UNWRITABLE:
+            raise OSError(errno.EIO, output.strip())
         last = (errors.strip().splitlines() or ["no message"])[-1]
         raise MosaicDataError(
             f"computing the order of epoch {epoch} ended with status {process.returncode} "
@@ -177,7 +198,7 @@ class OrderStore:
 
         Files of hundreds of megabytes take a while to remove.
         """
-        time.sleep(QUIET_SECONDS)
+        threads.sleep(QUIET_SECONDS)
         try:
             self._forget_epochs(epoch)
         except OSError as error:

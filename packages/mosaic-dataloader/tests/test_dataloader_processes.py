@@ -136,8 +136,8 @@ def test_so_do_workers_that_are_started_otherwise(store: Path, tmp_path: Path, m
         assert len(workers) == 1
         assert runs(workers[0])
         reader.kill()
-    # torch's watchdog looks every five seconds, and not while a worker reads.
-    wait_until(lambda: not any(map(runs, workers)), "a worker lives on", 3)
+    # They end once they have imported what they need to read.
+    wait_until(lambda: not any(map(runs, workers)), "a worker lives forever", 120)
 
 
 # Processes that are forked.

@@ -31,7 +31,8 @@ class RemoteStore:
         if scheme not in UPLOADERS:
             known = ", ".join(f"{name}://" for name in UPLOADERS if name and ":" not in name)
             raise MosaicDataError(
-                f"prepare: output {redacted(url)!r}: cannot write to {scheme}://; use a directory or {known}"
+                f"prepare: output {redacted(url)!r}: cannot write to {scheme}://; use a directory "
+                f"or {known}"
             )
         self.url = url.rstrip("/")
         self._staging = staging
@@ -58,7 +59,7 @@ class RemoteStore:
         except Exception as error:
             # As above.
             raise _error(
-                f"cannot upload {self.url}/{name}", error, "; run the same command again to resume"
+                f"cannot upload {self.url}/{name}", error, "; run the same command again to go on"
             ) from printable(error)
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.contents import shown
 
 TOKEN_COLUMN = "tokens"
 TEXT_COLUMN = "text"
+# Columns that a message names at most.
+_LISTED = 12
 
 # Dtypes that an ``ndarray`` column may declare and that can hold token ids.
 _INTEGER_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -55,12 +58,12 @@ def find_column(
         index = names.index(TEXT_COLUMN)
         if encodings[index] != "str":
             raise MosaicDataError(
-                f'stream "{stream}": column "text" has encoding {encodings[index]!r}, not "str"; '
+                f'stream "{stream}": column "text" has encoding {shown(encodings[index])}, not "str"; '
                 f"write it as text"
             )
         return Column(TEXT_COLUMN, index, "text", None)
     raise MosaicDataError(
-        f'stream "{stream}" has the columns {", ".join(names)}, but neither "tokens" nor "text"; '
+        f'stream "{stream}" has the columns {_listed(names)}, but neither "tokens" nor "text"; '
         f"write one of them"
     )
 
@@ -73,11 +76,21 @@ def _token_column(index: int, encoding: str, stream: str, token_encoding_type: s
         dtype, _, shape = rest.partition(":")
         if dtype and dtype not in _INTEGER_DTYPES:
             raise MosaicDataError(
-                f'stream "{stream}": column "tokens" holds {dtype} values; token ids need an '
+                f'stream "{stream}": column "tokens" holds {_plain(dtype)} values; token ids need an '
                 f"integer type"
             )
         return Column(TOKEN_COLUMN, index, "ndarray", np.dtype(dtype) if dtype else None, not shape)
     raise MosaicDataError(
-        f'stream "{stream}": column "tokens" has encoding {encoding!r}; supported are "ndarray:…" '
+        f'stream "{stream}": column "tokens" has encoding {shown(encoding)}; supported are "ndarray:…" '
         f'with an integer type and "bytes"'
     )
+
+
+def _plain(text: str) -> str:
+    """A text from an index, without quotes."""
+    return shown(text)[1:-1]
+
+
+def _listed(names: list[str]) -> str:
+    more = ["…"] if len(names) > _LISTED else []
+    return ", ".join([*map(_plain, names[:_LISTED]), *more])

@@ -240,19 +240,42 @@ def _opened(
     }
     if len(columns) > 1:
         raise MosaicDataError(f'stream "{name}": its shards do not all have the same columns')
-    wanted = stream.validate_hash
-    for reader in readers:
-        raw, zipped = reader.file_pairs[0]
+    if stream.validate_hash:
+        _check_hash(name, stream.validate_hash, readers)
+    if not fetched:
+        _check_lengths(name, directory, readers)
+    return DataStream(
+        name, stream, readers, columns.pop(), directory, fetched, _content_digest(readers)
+    )
+
+
+def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
+    from streaming.base.hashing import is_hash
+
+    for raw, zipped in (pair for reader in readers for pair in reader.file_pairs):
         known = (zipped or raw).hashes
-        if wanted and wanted not in known:
-            have = ", ".join(sorted(known)) or "none"
+        if wanted not in known or not is_hash(wanted):
+            have = ", ".join(filter(is_hash, sorted(known))) or "none"
             raise MosaicDataError(
                 f'stream "{name}": validate_hash = {wanted!r}, but its index has {have}; choose '
                 f"one of those or leave validate_hash out"
             )
-    return DataStream(
-        name, stream, readers, columns.pop(), directory, fetched, _content_digest(readers)
-    )
+
+
+def _check_lengths(name: str, directory: str, readers: list["Reader"]) -> None:
+    """See that files which are read in place are as long as stated, before much is made of it."""
+    for raw, _ in (pair for reader in readers for pair in reader.file_pairs):
+        path = path_in_stream(directory, raw.basename)
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise MosaicDataError(
+                f'stream "{name}": cannot read {path} ({error.strerror}); restore it'
+            ) from error
+        if size != raw.bytes:
+            raise MosaicDataError(
+                f'stream "{name}": {path} is not as long as its index says; restore it'
+            )
 
 
 def _columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:

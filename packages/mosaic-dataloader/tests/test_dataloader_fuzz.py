@@ -100,7 +100,6 @@ def read_all(place: Path, cache: Path, remote: bool) -> str:
         assert message
         assert "\n" not in message
         assert len(message) < 2500, message[:3000]
-        assert error.__suppress_context__ or error.__cause__ is None or error.__context__
         return message
     finally:
         if one is not None:
@@ -181,9 +180,9 @@ def test_indexes_changed_at_random(
         shutil.rmtree(place)
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     refused = [message for message in outcomes if message]
-    # Neither is everything refused nor everything read: the changes are of both kinds.
-    assert INDEXES // 20 < len(outcomes) - len(refused) < INDEXES // 2
-    assert len({message.partition("index.json")[2] for message in refused}) > 100
+    # Neither is everything refused nor everything read: the changes are of both kinds, and many.
+    assert INDEXES // 2 < len(refused) < INDEXES
+    assert len({message.partition("index.json")[2] for message in refused}) > INDEXES // 4
 
 
 def test_shards_changed_at_random(

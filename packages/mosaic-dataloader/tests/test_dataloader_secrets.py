@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import pytest
 from dataloader_helpers import loader, take, write_rows
@@ -14,7 +15,7 @@ from streaming.base.storage.download import CloudDownloader, S3Downloader
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.shards import transfer
-from mosaic_dataloader.shards.secrets import redacted, without_secrets
+from mosaic_dataloader.shards.secrets import hide_secrets_of, redacted, without_secrets
 
 SECRET = st.text("abcdefXYZ0189%+_~.-", min_size=8, max_size=40)
 # A password in an address may hold what ends one elsewhere.
@@ -118,3 +119,70 @@ def test_secrets_of_an_address_and_of_the_environment_stay_where_they_are(
     told = "".join(traceback.format_exception(caught.value))
     assert "gopher://user:***@bucket/data" in told
     assert "p4ssw0rd" not in told
+
+
+# As S3 makes them: with "/" and "+" in it.
+KEYS = st.text("abcXYZ019/+", min_size=20, max_size=40).filter(lambda k: not k.startswith("/"))
+
+
+@given(KEYS, st.sampled_from(["s3", "gs", "azure", "oci", "https", "sftp"]))
+def test_the_secret_of_an_address_is_in_no_text_however_it_is_quoted(key: str, scheme: str) -> None:
+    secret = f"x{key}x"
+    address = f"{scheme}://AKIAUSER:{secret}@bucket/data?sig={secret}"
+    hide_secrets_of(address)
+    for text in (
+        f"cannot read {address}",
+        f'Invalid bucket name "AKIAUSER:{secret}@bucket": it must match',
+        f"Could not connect to host {secret}@bucket",
+        f"no such key: {secret}",
+        # What parsers take such an address for.
+        f"host {urlsplit(address).netloc}, path {urlsplit(address).path}",
+        f"quoted {quote(secret, safe='')} or {quote(secret)}",
+    ):
+        told = redacted(text)
+        assert secret not in told
+        assert all(part not in told for part in secret.split("/") if len(part) > 5), told
+        assert quote(secret, safe="") not in told
+
+
+def test_ports_and_paths_are_not_secrets() -> None:
+    for address in ("sftp://host:2222/some/path@x", "s3://bucket/some:path/x@y", "/local:some/x@y"):
+        hide_secrets_of(address)
+    text = "sftp://host:2222/some/path@x, path@x and /local:some/x@y"
+    assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *((name, True) for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GCS_SECRET")),
+        *((name, True) for name in ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET")),
+        *((name, True) for name in ("AZURE_ACCOUNT_ACCESS_KEY", "DATABRICKS_TOKEN", "HF_TOKEN")),
+        *((name, True) for name in ("WANDB_API_KEY", "MY_STORE_PASSWORD", "SSH_PASS")),
+        *((name, False) for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")),
+        *((name, False) for name in ("TOKENIZERS_PARALLELISM", "PWD", "MONKEY", "COMPASS")),
+    ],
+)
+def test_secrets_of_the_environment_by_their_kind(
+    name: str, secret: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "v4lue-of-it")
+    assert ("v4lue-of-it" not in redacted("the store said v4lue-of-it is wrong")) is secret
+
+
+def test_the_sdk_quotes_a_bucket_with_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was meant as credentials is taken for the bucket's name, and quoted as such."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    for secret in ("wJalrXUtnFEMIK7MDENG", "wJalrXUtn/FEMIK7MDENG+bPx"):
+        remote = f"s3://AKIAIOSFODNN7:{secret}@bucket/data"
+        stream = {"s": {"remote": remote, "local": str(tmp_path / "cache"), "download_retry": 0}}
+        with pytest.raises(MosaicDataError) as caught:
+            loader(stream)
+        told = "".join(traceback.format_exception(caught.value)) + caplog.text
+        assert "bucket" in str(caught.value)
+        assert not [part for part in (secret, *secret.split("/")) if part in told], told

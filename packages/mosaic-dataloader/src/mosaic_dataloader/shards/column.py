@@ -58,8 +58,8 @@ def find_column(
         index = names.index(TEXT_COLUMN)
         if encodings[index] != "str":
             raise MosaicDataError(
-                f'stream "{stream}": column "text" has encoding {shown(encodings[index])}, not "str"; '
-                f"write it as text"
+                f'stream "{stream}": column "text" has encoding {shown(encodings[index])}, not '
+                f'"str"; write it as text'
             )
         return Column(TEXT_COLUMN, index, "text", None)
     raise MosaicDataError(
@@ -76,13 +76,13 @@ def _token_column(index: int, encoding: str, stream: str, token_encoding_type: s
         dtype, _, shape = rest.partition(":")
         if dtype and dtype not in _INTEGER_DTYPES:
             raise MosaicDataError(
-                f'stream "{stream}": column "tokens" holds {_plain(dtype)} values; token ids need an '
-                f"integer type"
+                f'stream "{stream}": column "tokens" holds {_plain(dtype)} values; token ids need '
+                f"an integer type"
             )
         return Column(TOKEN_COLUMN, index, "ndarray", np.dtype(dtype) if dtype else None, not shape)
     raise MosaicDataError(
-        f'stream "{stream}": column "tokens" has encoding {shown(encoding)}; supported are "ndarray:…" '
-        f'with an integer type and "bytes"'
+        f'stream "{stream}": column "tokens" has encoding {shown(encoding)}; supported are '
+        f'"ndarray:…" with an integer type and "bytes"'
     )
 
 

@@ -16,7 +16,7 @@ from mosaic_dataloader.shards.faults import Damaged
 from mosaic_dataloader.shards.unpack import ALGORITHMS, unpack
 
 # Bytes, all of them zero: packed they are some hundred to some million.
-BOMB = 150 << 20
+BOMB = 100 << 20
 
 
 @settings(deadline=None, max_examples=40)

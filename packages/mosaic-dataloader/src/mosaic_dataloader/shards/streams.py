@@ -16,12 +16,7 @@ from mosaic_dataloader.shards.index import discard_index, fetch_index
 from mosaic_dataloader.shards.layout import shard_files
 from mosaic_dataloader.shards.pool import side_by_side
 from mosaic_dataloader.shards.readers import read_index
-from mosaic_dataloader.shards.secrets import (
-    hide_secrets_of,
-    printable,
-    redacted,
-    without_secrets,
-)
+from mosaic_dataloader.shards.secrets import hide_secrets_of, printable, redacted, without_secrets
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -151,6 +146,7 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
 def _own_copy(stream: "Stream", defaults: StreamDefaults) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
+    hide_secrets_of(str(own.remote))
     if own._local is None and own.remote is not None:
         # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
         own.local = _cache_directory(own.remote, defaults.cache_dir)

@@ -113,7 +113,7 @@ def _stream(options: dict[str, Any]) -> Stream:
     return stream
 
 
-WEIGHTS = {
+WEIGHTS: dict[str, dict[str, dict[str, Any]]] = {
     "proportions are all 0": {"a": {"proportion": 0}, "b": {"proportion": 0.0}},
     'stream "b" has no proportion, but stream "a" has': {"a": {"proportion": 1}, "b": {}},
     'stream "a" has repeat, but stream "b" has': {"a": {"repeat": 2}, "b": {"proportion": 1}},

@@ -94,7 +94,7 @@ def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
             f"{local * dp_world_size}"
         )
     micro = parallelism.pipeline_parallel_microbatch_size
-    if parallelism.pipeline_parallel_degree > 1 and local % micro:
+    if parallelism.pipeline_parallel_degree > 1 and micro > 0 and local % micro:
         raise TrainError(
             f"training.local_batch_size {local} is not a multiple of "
             f"parallelism.pipeline_parallel_microbatch_size {micro}: change one of them"

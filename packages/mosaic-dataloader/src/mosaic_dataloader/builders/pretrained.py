@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mosaic_dataloader.errors import MosaicDataError
 
@@ -138,7 +138,7 @@ def _load(name: str, kwargs: Mapping[str, Any]) -> Any:
     brings_code = _has_code(own) or (not named and _has_code(model))
     if kind is None and brings_code and not kwargs["trust_remote_code"]:
         raise MosaicDataError(_CODE)
-    options, load = dict(kwargs), AutoTokenizer
+    options, load = dict(kwargs), cast(Any, AutoTokenizer)
     if (
         kind is None
         and not (named or brings_code or any(kwargs.get(key) for key in _OTHER_WAYS))
@@ -172,7 +172,7 @@ def _load(name: str, kwargs: Mapping[str, Any]) -> Any:
 
 def _find(name: str, file: str, kwargs: Mapping[str, Any]) -> str | None:
     """Path of one of a tokenizer's files, fetched if need be; None where there is no such file."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         found: str | None = cached_file(
@@ -196,7 +196,7 @@ def _read_json(name: str, file: str, kwargs: Mapping[str, Any]) -> dict[str, Any
     try:
         with open(path, encoding="utf-8") as opened:
             content = json.load(opened)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise MosaicDataError(f"{path} is damaged ({_one_line(error)}): copy it again") from error
     if not isinstance(content, dict):
         raise MosaicDataError(f"{path} is damaged (it holds no JSON object): copy it again")
@@ -223,7 +223,7 @@ def _class_of(named: object, model_type: object, *, fast: bool) -> Any:
         candidates.append(named)
     else:
         # The Python class and the fast one; in later versions of transformers a single name.
-        known = TOKENIZER_MAPPING_NAMES.get(str(model_type))
+        known: Any = TOKENIZER_MAPPING_NAMES.get(str(model_type))
         candidates = list(known) if isinstance(known, tuple) else [known]
         if fast:
             candidates.reverse()

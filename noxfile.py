@@ -75,7 +75,7 @@ def lint(session: nox.Session) -> None:
         "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
-        "no machine's own paths": (python, "tools/check_text.py"),
+        "paths and phrases": (python, "tools/check_text.py"),
     }
     failed = [name for name, command in checks.items() if _run(session, *command)]
     if failed:

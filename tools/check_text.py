@@ -1,7 +1,8 @@
 """No tracked file names a place that exists on one machine or in one network only.
 
 Looks for absolute paths below home and work folders, and for the addresses of
-package indexes, which people reach through mirrors of their own.
+package indexes, which people reach through mirrors of their own. On pages (*.md),
+also looks for phrases that are not plain English or have misled readers.
 
     python tools/check_text.py
 """
@@ -26,13 +27,43 @@ _FORBIDDEN = {
     ),
 }
 
+# What misleads on a page, and what to write instead.
+_MISLEADING = {
+    re.compile(rf"\b(?:{phrase})\b", re.IGNORECASE): instead
+    for phrase, instead in {
+        r"(?:go|goes|going|gone|went) on (?:again|as|at|exactly|from|when|where|with)"
+        r"|gone on": "resumes, continues",
+        r"anew": "again, restarts",
+        r"(?:is|are|be|been|was|were) told": "is reported",
+        r"for ever": "forever, without end",
+        r"hindmost": "slowest, last",
+        r"lest": "so that ... not",
+        r"meanwhile": "in the background, while ...",
+        r"is none": "is missing, is not a ...",
+        r"of all others": "of the others",
+        r"sees? to it": "makes sure",
+        r"know no|knows no": "do not know, do not depend on",
+        r"the whole (?:checkpoint|file|shard)|last whole": "complete",
+    }.items()
+}
 
-def findings(text: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, what was found) for each line that may not be."""
+
+def findings(text: str, page: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, what is wrong) for each line that may not be.
+
+    Args:
+        text: The text of a file.
+        page: Whether it is prose, in which misleading phrases are looked for as well.
+    """
     for number, line in enumerate(text.splitlines(), start=1):
         for what, pattern in _FORBIDDEN.items():
             if match := pattern.search(line):
-                yield number, f"{what} ({match.group()})"
+                yield number, f"names {what} ({match.group()})"
+        if not page:
+            continue
+        for pattern, instead in _MISLEADING.items():
+            if match := pattern.search(line):
+                yield number, f'says "{match.group()}"; write plain English, e.g. {instead}'
 
 
 def main() -> int:
@@ -50,9 +81,9 @@ def main() -> int:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:  # a binary file
             continue
-        for number, what in findings(text):
+        for number, what in findings(text, page=path.suffix == ".md"):
             bad = True
-            print(f"{name}:{number}: names {what}", file=sys.stderr)
+            print(f"{name}:{number}: {what}", file=sys.stderr)
     return int(bad)
 
 

@@ -43,7 +43,8 @@ def leftovers(cache: Path) -> list[str]:
     return sorted(
         str(p.relative_to(cache))
         for p in found
-        if not p.name.endswith(".mds") and p.name not in ("index.json", "lock", "checked")
+        if not p.name.endswith(".mds")
+        and p.name not in ("index.json", "lock", "checked", "versions")
     )
 
 

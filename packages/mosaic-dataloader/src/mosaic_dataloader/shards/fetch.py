@@ -18,8 +18,8 @@ from mosaic_dataloader.shards.budget import reserved
 from mosaic_dataloader.shards.contents import path_in_stream
 from mosaic_dataloader.shards.faults import Damaged, advice, one_line
 from mosaic_dataloader.shards.incoming import incoming_folder, live_incoming
-from mosaic_dataloader.shards.index import fetch_index
-from mosaic_dataloader.shards.layout import fetch_byte, lock_path, shard_version_path
+from mosaic_dataloader.shards.index import fetch_index, note_shard_version
+from mosaic_dataloader.shards.layout import fetch_byte, lock_path
 from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, LockTimeoutError, locked
 from mosaic_dataloader.shards.secrets import printable
 from mosaic_dataloader.shards.streams import DataStream
@@ -225,13 +225,8 @@ class ShardFetcher:
     def _note_version(self, shard: int) -> None:
         """Leave the version of a shard that is in place now for later starts to compare."""
         version = self._versions.pop(shard, None)
-        if version is None:
-            return
-        path = shard_version_path(self._data.directory, shard)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            file.write(version.content)
-        os.replace(f"{path}.new", path)
+        if version is not None:
+            note_shard_version(self._data.directory, shard, version)
 
     @staticmethod
     def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:

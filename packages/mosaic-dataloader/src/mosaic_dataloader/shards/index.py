@@ -1,6 +1,7 @@
 """The index of a cache directory: fetched once, and compared with its remote at every start."""
 
 import filecmp
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from mosaic_dataloader.shards.layout import (
     lock_path,
     manifest_paths,
     shard_files,
-    shard_version_path,
+    versions_path,
 )
 from mosaic_dataloader.shards.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.shards.secrets import redacted
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Shards asked about at a time.
 _ASKED_AT_ONCE = 16
+# Of a note on a shard's version.
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -162,14 +165,14 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
         MosaicDataError: One of them is another one, or may be.
     """
 
-    def compare(file: str, noted: str | None) -> None:
+    def compare(file: str, noted: bytes | None) -> None:
         try:
             version = transfers.version(file)
         except AbsentError:
             version = None
         except MosaicDataError as error:
             raise _UnreachableError(str(error)) from error
-        if version is None or version.content != noted:
+        if version is None or _digest(version) != noted:
             raise _other_data(
                 name,
                 stream,
@@ -182,7 +185,7 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
     for shard, files in enumerate(shard_files(directory)):
         cached = any(os.path.isfile(os.path.join(directory, file)) for file in files.names)
         if cached and not files.hashed:
-            noted = read_shard_version(directory, shard)
+            noted = read_shard_note(directory, shard)
             jobs += [partial(compare, file, noted) for file in (files.zipped or files.raw)[:1]]
     map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
 
@@ -195,13 +198,34 @@ def _other_data(name: str, stream: "Stream", directory: str, why: str) -> Mosaic
     )
 
 
-def read_shard_version(directory: str, shard: int) -> str | None:
-    """What the store said of a shard's content when it was fetched; None where it said nothing."""
+def note_shard_version(directory: str, shard: int, version: Version) -> None:
+    """Note what the store said of a shard's content when it was downloaded.
+
+    All notes stand in one sparse file, 16 bytes a shard: a file for each would take a block of the
+    disk for each, which a small cache has no room for. The caller holds the shard's lock.
+    """
+    # Others may write to a shared cache: whatever this may be a link to is left alone.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(versions_path(directory), flags, 0o666)
     try:
-        with open(shard_version_path(directory, shard), encoding="utf-8") as file:
-            return file.read()
+        os.pwrite(file, _digest(version), shard * _DIGEST_BYTES)
+    finally:
+        os.close(file)
+
+
+def read_shard_note(directory: str, shard: int) -> bytes | None:
+    """What `note_shard_version` wrote for a shard; None where nothing was noted."""
+    try:
+        with open(versions_path(directory), "rb") as file:
+            file.seek(shard * _DIGEST_BYTES)
+            noted = file.read(_DIGEST_BYTES)
     except FileNotFoundError:
         return None
+    return noted if any(noted) else None
+
+
+def _digest(version: Version) -> bytes:
+    return hashlib.sha256(version.content.encode()).digest()[:_DIGEST_BYTES]
 
 
 def _read_checked(directory: str) -> _Checked:

@@ -9,7 +9,7 @@
     .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
     .mosaic/users/<id>       a running loader that limits the cache
     .mosaic/checked          the last comparison of the index with the remote's
-    .mosaic/versions/7       what the store said of shard 7, where the index has no hashes
+    .mosaic/versions         what the store said of shards, where the index has no hashes
 """
 
 import os
@@ -55,9 +55,9 @@ def users_root(directory: str) -> str:
     return os.path.join(directory, ".mosaic", "users")
 
 
-def shard_version_path(directory: str, shard: int) -> str:
-    """Where the version of a shard without hashes is noted."""
-    return os.path.join(directory, ".mosaic", "versions", str(shard))
+def versions_path(directory: str) -> str:
+    """Where the versions of shards without hashes are noted."""
+    return os.path.join(directory, ".mosaic", "versions")
 
 
 def manifest_paths(directory: str) -> tuple[str, str]:

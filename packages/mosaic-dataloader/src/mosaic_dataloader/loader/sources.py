@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -145,27 +144,32 @@ class ParentPipe:
 
     def watch(self, worker: int) -> None:
         """Called in each worker before it reads anything."""
-        stop = threading.Event()
-        threads.stop_with(stop)
-        threading.Thread(
-            target=self._watch, args=(stop,), name="mosaic-parent", daemon=True
-        ).start()
+        threads.stop_with(_ByteInPipe(self._reader.fileno()))
+        threading.Thread(target=self._watch, name="mosaic-parent", daemon=True).start()
 
-    def _watch(self, stop: threading.Event) -> None:
+    def _watch(self) -> None:
+        # With nothing asked for but the other end's closing, this takes as long as the worker
+        # lives.
         poll = select.poll()
-        poll.register(self._reader.fileno(), select.POLLIN)
-        while True:
-            # With nothing to be told, this takes as long as the worker lives.
-            events = poll.poll(threads.LOOK_SECONDS * 1000 if stop.is_set() else None)
-            told = {event for _, event in events}
-            if any(event & select.POLLHUP for event in told):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if not told:
-                stop.clear()
-            elif stop.is_set():
-                time.sleep(threads.LOOK_SECONDS)
-            else:
-                stop.set()
+        poll.register(self._reader.fileno(), 0)
+        poll.poll()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _ByteInPipe:
+    """Whether a byte lies in a pipe, asked of the pipe itself: it may be taken out again."""
+
+    def __init__(self, file: int):
+        self._file = file
+
+    def is_set(self) -> bool:
+        return self.wait(0)
+
+    def wait(self, timeout: float) -> bool:
+        # One for each call: several threads may wait.
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poll.poll(timeout * 1000))
 
 
 class WorkerPool:

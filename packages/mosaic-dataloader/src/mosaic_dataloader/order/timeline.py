@@ -110,9 +110,10 @@ class Timeline:
         self._guard, self._building = threading.Lock(), threading.Lock()
 
     def _built(self, number: int) -> Order:
-        if self._stored is not None:
+        stored = self._stored
+        if stored is not None:
             try:
-                return self._stored.order(number)
+                return stored.order(number)
             except (OSError, LockTimeoutError) as error:
                 self._keep_none(error)
         return build_epoch(self.mixture, self.options, number)
@@ -153,12 +154,12 @@ class Timeline:
         first = epoch == self.origin.epoch
         if epoch > self._prepared and place >= self.epoch_length // (4 if first else 64):
             self._prepared = epoch
-            try:
-                with self._building:
+            with self._building:
+                try:
                     stored.prepare(epoch + 1)
-            except (OSError, LockTimeoutError) as error:
-                self._keep_none(error)
-                return
+                except (OSError, LockTimeoutError) as error:
+                    self._keep_none(error)
+                    return
         # Mapped before its turn, so that the change itself costs nothing.
         late = place >= self.epoch_length // 8 * 7
         if late and epoch + 1 not in self._orders and stored.holds(epoch + 1):
@@ -181,6 +182,8 @@ class Timeline:
 
     def _keep_none(self, error: OSError | LockTimeoutError) -> None:
         """Compute all further orders in memory: the run goes on without the folder."""
+        if self.__dict__.get("_stored", self) is None:
+            return
         self._stored = None
         logger.warning(
             "cannot keep epoch orders in %s (%s); every rank computes them for itself and holds "

@@ -150,9 +150,7 @@ class RowReader:
         """
         for draft in encoded.drafts:
             for row, origin in zip(draft.rows, draft.origins, strict=True):
-                tokens = next(encoded.tokens)[: self._seq_len + 1]
-                self._check(tokens, *origin)
-                fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
+                self._fill(draft, row, next(encoded.tokens), *origin)
             inputs, labels = draft.inputs, draft.labels
             # Rows are filled from their beginning: one with a last target is full of them.
             full = draft.full or bool(labels[:, -1].min() >= 0)
@@ -223,14 +221,16 @@ class RowReader:
                     draft.origins += [(shard, place) for place in wanted]
                     continue
                 for row, place in zip(rows, wanted, strict=True):
-                    tokens = opened.tokens(place)[: self._seq_len + 1]
-                    self._check(tokens, shard, place)
-                    fill_row(inputs, labels, row, tokens, self._pad_id)
+                    # Kept in no variable: a view would keep the shard mapped while the next one is
+                    # waited for, and its space taken when it is evicted.
+                    self._fill(draft, row, opened.tokens(place), shard, place)
 
-    def _check(self, tokens: NDArray[Any], shard: int, place: int) -> None:
+    def _fill(self, draft: _Draft, row: int, tokens: NDArray[Any], shard: int, place: int) -> None:
+        tokens = tokens[: self._seq_len + 1]
         bad = first_outside(tokens, self._vocab_size)
         if bad >= 0:
             raise self._outside(shard, place, int(tokens[bad]))
+        fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
 
     def _outside(self, shard: int, place: int, token_id: int) -> MosaicDataError:
         return outside_error(

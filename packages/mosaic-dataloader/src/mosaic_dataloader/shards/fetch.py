@@ -104,6 +104,9 @@ class ShardFetcher:
                 self._remove(shard)
                 self._fetch(shard)
         except LockTimeoutError as error:
+            if error.byte != fetch_byte(shard):
+                # The index's lock, or the budget's: it says so itself.
+                raise
             raise self._error(
                 shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
             ) from error

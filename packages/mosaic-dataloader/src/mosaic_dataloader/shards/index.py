@@ -146,12 +146,10 @@ def _compare(
     same = not needed and filecmp.cmp(arrived, path, shallow=False)
     if needed or not (same or _usable(path)):
         os.replace(arrived, path)
-        # What was said of an index that is gone is of no use.
-        shard_files.cache_clear()
         return version
     if not same:
         raise _other_data(name, stream, directory, "their indexes differ")
-    if known is not None and version != known:
+    if version is not None and version != known:
         _compare_shards(name, stream, transfers, directory)
     return version
 
@@ -261,9 +259,12 @@ def _incoming(directory: str) -> Iterator[str]:
 
 
 def discard_index(directory: str) -> None:
-    """Forget the index of a cache directory, which is then fetched like a new one."""
+    """Forget an index that cannot be used; it is then downloaded like a new one."""
+    path = os.path.join(directory, "index.json")
     with locked(lock_path(directory), INDEX_BYTE), suppress(FileNotFoundError):
-        os.remove(os.path.join(directory, "index.json"))
+        # Another process may have replaced it already.
+        if not _usable(path):
+            os.remove(path)
 
 
 def _check(path: str) -> None:

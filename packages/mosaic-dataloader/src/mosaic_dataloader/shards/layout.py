@@ -14,7 +14,7 @@
 
 import os
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -86,7 +86,6 @@ class ShardFiles:
         return self.raw + self.zipped
 
 
-@cache
 def shard_files(directory: str) -> tuple[ShardFiles, ...]:
     """The files of every shard of a cache directory, by its index.
 
@@ -96,6 +95,13 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
         MosaicDataError: Its index cannot be used.
     """
     path = os.path.join(directory, "index.json")
+    found = os.stat(path)
+    # Another process may have filled the directory anew since it was last asked for.
+    return _shard_files(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
     try:
         shards = load_index(path)
     except (Damaged, InvalidIndexError) as error:

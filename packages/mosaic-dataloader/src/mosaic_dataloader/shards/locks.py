@@ -39,14 +39,15 @@ class LockTimeoutError(MosaicDataError):
 
     Attributes:
         holder: Who, as far as it can be known: ``process 1234 (stopped)`` or ``another process``.
+        byte: Which byte of the lock file it holds.
     """
 
-    def __init__(self, path: str, holder: str, seconds: float):
+    def __init__(self, path: str, byte: int, holder: str, seconds: float):
         super().__init__(
             f"{holder} has held the lock {path} for {seconds:.0f} s; let that process continue, or "
             f"end it"
         )
-        self.holder = holder
+        self.holder, self.byte = holder, byte
 
 
 class RangeLock:
@@ -132,7 +133,7 @@ class RangeLock:
         while not self._try(kind, byte):
             waited = time.monotonic() - begun
             if waited > timeout:
-                raise LockTimeoutError(self._path, holder_of(self._path, byte), timeout)
+                raise LockTimeoutError(self._path, byte, holder_of(self._path, byte), timeout)
             if waited > _REPORT_SECONDS and not reported:
                 reported = True
                 holder = holder_of(self._path, byte)

@@ -231,6 +231,8 @@ def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream"
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
     hide_secrets_of(str(own.remote))
+    if own.remote is not None:
+        own.remote = given.place(f'stream "{name}": remote', own.remote)
     if own._local is None and own.remote is not None:
         # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
         own.local = _cache_directory(own.remote, defaults.cache_dir)
@@ -469,10 +471,13 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 
 def _make_cache(name: str, directory: str) -> None:
     own = os.path.join(directory, ".mosaic")
-    if os.path.islink(own):
-        raise MosaicDataError(
-            f'stream "{name}": {own} is a symbolic link; remove it, or choose another local'
-        )
+    # Whoever may write to a shared cache must not make this process write elsewhere.
+    below = ("lock", "incoming", "users", "versions", "checked", "checked.new", "manifest.json")
+    for path in (own, *(os.path.join(own, entry) for entry in below)):
+        if os.path.islink(path):
+            raise MosaicDataError(
+                f'stream "{name}": {path} is a symbolic link; remove it, or choose another local'
+            )
     try:
         os.makedirs(own, exist_ok=True)
     except OSError as error:

@@ -81,9 +81,28 @@ def live_users(directory: str) -> list[CacheUser]:
             lock.close()
         # Its holder may withdraw it at any moment.
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-            claim = json.load(file)
-            found.append(CacheUser(claim["limit"], tuple(claim["directories"])))
+            found += _read_claim(file.read(), name)
     return found
+
+
+def _read_claim(text: str, name: str) -> list[CacheUser]:
+    """The claim in a note; none where it is not a loader's.
+
+    Others may write to a shared cache. A directory counts only if it holds the same claim.
+    """
+    try:
+        claim = json.loads(text)
+        limit, directories = claim["limit"], claim["directories"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+    if type(limit) is not int or not isinstance(directories, list):
+        return []
+    own = tuple(
+        directory
+        for directory in directories
+        if isinstance(directory, str) and os.path.isfile(os.path.join(users_root(directory), name))
+    )
+    return [CacheUser(limit, own)] if own else []
 
 
 class UsersWatch:

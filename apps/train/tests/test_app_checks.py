@@ -248,7 +248,8 @@ def test_caches(app: Any, outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(filesystems, "_MOUNTS", app.folder / "mountinfo")
     usage = SimpleNamespace(free=1000, total=10**9, used=0)
     monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: usage)
-    code, out, errors = outcome(*remote, *local, "--checkpoint.no-enable")
+    fresh = (local[0], str(app.folder / "fresh"))
+    code, out, errors = outcome(*remote, *fresh, "--checkpoint.no-enable")
     assert (code, errors) == (0, [])
     warnings = [line for line in out.splitlines() if "WARNING" in line]
     assert len(warnings) == 2, out

@@ -1,5 +1,6 @@
 """A user's mistake is one line on stderr and exit code 2, before any rank starts."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -123,7 +124,11 @@ def test_values_that_only_a_rank_would_refuse(
 ) -> None:
     """Of each kind one, through the whole launcher; `test_app_options` has them all."""
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    find = importlib.util.find_spec
+    missing = {"wandb": None}
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: missing[name] if name in missing else find(name)
+    )
     app.config()
     blocked = app.folder / "file"
     blocked.write_text("")

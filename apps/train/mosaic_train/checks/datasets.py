@@ -55,9 +55,10 @@ def check_datasets(
                 if start[0] is None:
                     rows = step_rows(config, training)
                     report.attempt(check_order, training, config.training.steps, rows, report)
+            # Before the first shards are fetched.
+            check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
             wrong = check_first_rows(training.dataset, vocab_size, report)
             check_rows(training.dataset, report, skip=wrong)
-            check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
     if not config.validation.enable:
         return
     validate = build_mosaic_validation_dataloader
@@ -65,9 +66,9 @@ def check_datasets(
     with _opened(section, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
+            check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
             wrong = check_first_rows(validation.dataset, vocab_size, report)
             check_rows(validation.dataset, report, task="validation", skip=wrong)
-            check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
 
 
 def _check_position(

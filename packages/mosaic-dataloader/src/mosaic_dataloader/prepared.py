@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.prepare.identity import TokenizerIdentity, identify_tokenizer
+from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
 from mosaic_dataloader.shards.layout import manifest_paths
 from mosaic_dataloader.shards.streams import DataStream
 

@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         if kind == str(bool):
             more["action"] = argparse.BooleanOptionalAction
         elif "Sequence" in kind:
-            more |= {"nargs": "+", "metavar": name.removesuffix("s").upper()}
+            more |= {"nargs": "+", "metavar": "NAME"}
         elif name in _CHOICES:
             more["choices"] = _CHOICES[name]
         else:

@@ -29,7 +29,7 @@ DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 class CannotReadError(MosaicDataError):
-    """The disk, the store or the rights fail, not the file's contents: no reason to leave it out."""
+    """The disk, the store or the rights fail, not what the file holds: it is not left out."""
 
 
 class StoredFile:

@@ -106,10 +106,10 @@ def _json_document(line: bytes, options: ReadOptions) -> str:
 
 
 def _records(piece: Piece, delimiter: bytes, limit: int) -> Iterator[tuple[int, bytes | None]]:
-    """The records that begin in a piece, with the byte at which each does.
+    r"""The records that begin in a piece, with the byte at which each does.
 
-    Pieces of a file meet at the end of a delimiter that no other one overlaps ("\\n\\n" occurs
-    twice in "\\n\\n\\n"), so that they find the records that a single reader would.
+    Pieces of a file meet at the end of a delimiter that no other one overlaps ("\n\n" occurs twice
+    in "\n\n\n"), so that they find the records that a single reader would.
 
     Yields:
         None in place of a record of more than `limit` bytes, which is not held.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from streaming import LocalDataset
 
-from mosaic_dataloader.prepare import PrepareOptions
+from mosaic_prepare import PrepareOptions
 
 SEQ_LEN = 31
 SEPARATOR = "\n<!-- next -->\n"

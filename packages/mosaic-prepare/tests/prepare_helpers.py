@@ -1,7 +1,9 @@
 """Corpora in every form that `mosaic-prepare` reads, and what must come of them."""
 
 import bz2
+import csv
 import gzip
+import itertools
 import json
 import lzma
 import random
@@ -96,6 +98,31 @@ def write_parquet(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
     return {"input": str(folder / "*.parquet"), "text_columns": ["content"]}
 
 
+def write_arrow(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """An Arrow file and a stream, of several record batches."""
+    half = len(texts) // 2
+    for name, part, new in (
+        ("a.arrow", texts[:half], pa.ipc.new_file),
+        ("b.arrow", texts[half:], pa.ipc.new_stream),
+    ):
+        table = pa.table({"number": list(range(len(part))), "text": pa.array(part, pa.string())})
+        with new(str(folder / name), table.schema) as writer:
+            writer.write_table(table, max_chunksize=5)
+    return {"input": str(folder / "*.arrow")}
+
+
+def write_delimited(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """Values between commas, and between tabs, with line ends and quotes in them."""
+    half = len(texts) // 2
+    for name, part, delimiter in (("a.csv.gz", texts[:half], ","), ("b.tsv", texts[half:], "\t")):
+        opens = gzip.open if name.endswith(".gz") else open
+        with opens(folder / name, "wt", encoding="utf-8-sig", newline="") as file:
+            writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL)
+            writer.writerow(["number", "text"])
+            writer.writerows(enumerate(part))
+    return {"input": str(folder / "*sv*")}
+
+
 def write_dataset(folder: Path, texts: Sequence[str]) -> dict[str, Any]:
     """A directory that `datasets.load_dataset` takes like a name on the hub."""
     half = len(texts) // 2
@@ -122,6 +149,8 @@ INPUTS: dict[str, Callable[[Path, Sequence[str]], dict[str, Any]]] = {
     "separated": write_separated,
     "jsonl": write_jsonl,
     "parquet": write_parquet,
+    "arrow": write_arrow,
+    "delimited": write_delimited,
     "dataset": write_dataset,
     "saved": write_saved,
 }
@@ -169,16 +198,42 @@ def check(
     if form == "text":
         assert [sample["text"] for sample in samples] == [text for text in texts if text]
         return
-    rows = [sample["tokens"].tolist() for sample in samples]
-    ids, eos = encoded(tokenizer, texts), tokenizer.eos_token_id
+    ids = [[*one, tokenizer.eos_token_id] for one in encoded(tokenizer, texts)]
     if form == "documents":
-        assert rows == [[*one, eos] for one in ids]
+        assert [sample["tokens"].tolist() for sample in samples] == ids
         return
-    stream = [token for one in ids for token in (eos, *one)][1:]
-    assert [token for row in rows for token in row[1:]] == stream[1:], "a target is missing"
-    assert [token for row in rows for token in row[:-1]] == stream[:-1], "rows do not overlap"
-    assert {len(row) for row in rows[:-1]} <= {seq_len + 1}
-    assert 2 <= len(rows[-1]) <= seq_len + 1
+    assert isinstance(folder, Path)
+    found = []
+    for rows in units_of(folder, samples):
+        stream = rows[0]["tokens"].tolist()
+        for before, row in itertools.pairwise(rows):
+            assert row["tokens"][0] == before["tokens"][-1], "rows do not overlap"
+            stream += row["tokens"].tolist()[1:]
+        assert {len(row["tokens"]) for row in rows[:-1]} <= {seq_len + 1}
+        assert 2 <= len(rows[-1]["tokens"]) <= seq_len + 1
+        # Places of the ends in the stream, of which an overlap has one twice.
+        ends = sorted(
+            {
+                number * seq_len + int(end)
+                for number, row in enumerate(rows)
+                for end in row["document_ends"]
+                if end >= 0
+            }
+        )
+        assert all(row["document_ends"].dtype == np.int32 for row in rows)
+        assert ends[-1] == len(stream) - 1, "the last document has no end"
+        found += [stream[a + 1 : b + 1] for a, b in itertools.pairwise([-1, *ends])]
+    assert found == ids
+
+
+def units_of(folder: Path, samples: list[Any]) -> list[list[Any]]:
+    """Samples by the unit of work that they were made in."""
+    units: dict[str, list[Any]] = {}
+    taken = iter(samples)
+    for shard in json.loads((folder / "index.json").read_text())["shards"]:
+        unit = (shard["zip_data"] or shard["raw_data"])["basename"].split("/")[0]
+        units.setdefault(unit, []).extend(itertools.islice(taken, shard["samples"]))
+    return list(units.values())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -189,7 +244,3 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def manifest(folder: Path) -> Any:
     return json.loads((folder / "manifest.json").read_text())
-
-
-def dtype_of(folder: Path) -> np.dtype[Any]:
-    return np.dtype(LocalDataset(str(folder))[0]["tokens"].dtype)

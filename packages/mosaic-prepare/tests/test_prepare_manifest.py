@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset, build_mosaic_dataloader
 from mosaic_dataloader.builders.tokenizer import MosaicTokenizer
-from mosaic_dataloader.prepare import prepare
+from mosaic_prepare import prepare
 
 
 @pytest.fixture(scope="module")

@@ -104,11 +104,7 @@ class NotADocumentError(ValueError):
 
 
 def decode(data: bytes, options: ReadOptions) -> str:
-    """The text of a document.
-
-    Raises:
-        NotADocumentError: It is not UTF-8, or too long.
-    """
+    """The text of a document."""
     if len(data) > options.max_document_bytes:
         raise NotADocumentError(
             f"is a document of {len(data):,} bytes, more than max_document_bytes = "

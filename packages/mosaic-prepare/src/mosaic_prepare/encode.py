@@ -35,11 +35,7 @@ class TokenizerSpec:
 
 
 def encode(spec: TokenizerSpec, texts: Sequence[str]) -> Iterable[Tokens]:
-    """Token ids of each text, begun and ended as documents are; empty for a text without a token.
-
-    Yields:
-        dtype[n] of the spec's type.
-    """
+    """Token ids of each text, begun and ended as documents are; none for a text without a token."""
     begin = [] if spec.bos_id is None else [spec.bos_id]
     dtype = np.dtype(spec.dtype)
     for ids in _batch_encoder(spec)(list(texts)):

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_prepare.job import UnitJob
 from mosaic_prepare.opening import reason
-from mosaic_prepare.shards import UnitJob
 from mosaic_prepare.units import WorkUnit
 
 logger = logging.getLogger("mosaic_prepare")
@@ -30,21 +30,14 @@ Done = tuple[WorkUnit, dict[str, Any]]
 
 
 def run_in_processes(job: UnitJob, units: Sequence[WorkUnit], processes: int) -> Iterator[Done]:
-    """Work on units in processes of this machine.
-
-    Yields:
-        Each unit with its note, in the order in which they are done.
-
-    Raises:
-        MosaicDataError: A unit cannot be made, or a process was killed.
-    """
+    """Work on units in processes of this machine."""
     if processes == 1 or len(units) < 2:
         for unit in units:
             yield unit, job(unit)
         return
     # Not "fork": this process has threads. The server loads the libraries once for all.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["mosaic_prepare.shards", "tokenizers"])
     pool = ProcessPoolExecutor(
         min(processes, len(units)), context, initializer=_start_worker, initargs=(job,)
     )
@@ -123,20 +116,7 @@ def _work(unit: WorkUnit) -> dict[str, Any]:
 
 
 def run_on_ray(job: UnitJob, units: Sequence[WorkUnit], address: str | None) -> Iterator[Done]:
-    """Work on units in the processes of a Ray cluster; units of lost machines are repeated.
-
-    Args:
-        job: What to do with each.
-        units: The units.
-        address: Of the cluster; None: the one that Ray finds, else a local one.
-
-    Yields:
-        Each unit with its note, in the order in which they are done.
-
-    Raises:
-        MosaicDataError: There is no cluster, a unit cannot be made, or a machine does not write
-            where this one reads.
-    """
+    """Work on units in the processes of a Ray cluster; units of lost machines are repeated."""
     try:
         import ray
     except ImportError as error:

@@ -24,11 +24,7 @@ _BATCH_ROWS = 256
 
 
 def dataset_pieces(options: ReadOptions) -> list[Piece]:
-    """The parts of a data set: all rows of one that is on disk, shards of one that is streamed.
-
-    Raises:
-        MosaicDataError: The data set cannot be loaded, or lacks a column.
-    """
+    """The parts of a data set: all rows of one that is on disk, shards of one that is streamed."""
     name = options.dataset
     assert name is not None
     data, stamp = _loaded(json.dumps([name.name, name.config, name.split, dict(name.kwargs)]))

@@ -63,13 +63,6 @@ def list_files(patterns: Sequence[str]) -> list[InputFile]:
     """Find the input files: pattern by pattern, sorted by name within each.
 
     A file that is met by several names (links, another spelling) is taken once, by the first.
-
-    Args:
-        patterns: `"python-stdlib"`, paths or globs of local files (`**` descends into
-            subdirectories) and fsspec URLs, which may be globs too.
-
-    Raises:
-        MosaicDataError: A pattern matches nothing, or a store cannot be listed.
     """
     found: dict[object, InputFile] = {}
     for pattern in patterns:

@@ -12,13 +12,7 @@ VERSION = 3
 
 
 def manifest_text(options: Mapping[str, Any], facts: Mapping[str, Any], **more: Any) -> str:
-    """The manifest of a finished directory.
-
-    Args:
-        options: What must be the same for the directory to serve again.
-        facts: What came of it.
-        more: What its readers need to know.
-    """
+    """The manifest of a finished directory."""
     note = {"version": VERSION, "complete": True, "options": options, "facts": facts, **more}
     return json.dumps(note, indent=2, sort_keys=True) + "\n"
 
@@ -26,17 +20,7 @@ def manifest_text(options: Mapping[str, Any], facts: Mapping[str, Any], **more: 
 def finished_facts(
     text: str | bytes, where: str, options: Mapping[str, Any], *, setting: str
 ) -> dict[str, Any]:
-    """What came of a finished directory that was made with these options.
-
-    Args:
-        text: Its manifest.
-        where: The directory, for messages.
-        options: What is wanted now.
-        setting: Name of the option that holds the directory, for messages.
-
-    Raises:
-        MosaicDataError: It is not a manifest of this format, or of other options.
-    """
+    """What came of a finished directory that was made with these options."""
     otherwise = f"delete {where} to prepare it again, or choose another {setting}"
     try:
         note = json.loads(text)
@@ -62,16 +46,7 @@ def finished_facts(
 def read_manifest(
     directory: Path, options: Mapping[str, Any], *, setting: str
 ) -> dict[str, Any] | None:
-    """Facts of a directory made with these options; None if there is nothing there yet.
-
-    Args:
-        directory: The directory to look at.
-        options: What is wanted now.
-        setting: Name of the option that holds the directory, for messages.
-
-    Raises:
-        MosaicDataError: The directory was made with other options, or not by `prepare`.
-    """
+    """Facts of a directory made with these options; None if there is nothing there yet."""
     try:
         text = (directory / FILE_NAME).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -33,15 +33,7 @@ class CannotReadError(MosaicDataError):
 
 
 class StoredFile:
-    """A file as it is stored, for decoders to read.
-
-    Args:
-        stream: The open file.
-        name: For messages.
-
-    Raises:
-        CannotReadError: From every method, when reading fails.
-    """
+    """A file as it is stored, for decoders to read."""
 
     def __init__(self, stream: IO[bytes], name: str):
         self._stream = stream
@@ -85,11 +77,7 @@ class StoredFile:
 
 @contextmanager
 def opened(file: "InputFile") -> Iterator[IO[bytes]]:
-    """Open a file as it is stored.
-
-    Raises:
-        CannotReadError: It cannot be opened, or reading it inside the block fails.
-    """
+    """Open a file as it is stored."""
     try:
         if file.remote:
             import fsspec
@@ -106,18 +94,14 @@ def opened(file: "InputFile") -> Iterator[IO[bytes]]:
 
 @contextmanager
 def unpacked(file: "InputFile") -> Iterator[IO[bytes]]:
-    """Open a file for reading its unpacked contents from the beginning.
-
-    Raises:
-        CannotReadError: It cannot be opened or read; what a decoder finds is one of `DAMAGE`.
-    """
+    """Open a file for reading its unpacked contents from the beginning."""
     with opened(file) as stored:
         kind = file.compression
         if kind is None:
             yield stored
         elif kind == "zstd":
             # Python's library does not know it before 3.14.
-            with pyarrow.CompressedInputStream(pyarrow.PythonFile(stored), "zstd") as stream:
+            with pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd") as stream:
                 yield stream
         else:
             module: Any = {"gzip": gzip, "bz2": bz2, "xz": lzma}[kind]

@@ -1,16 +1,9 @@
 """Where the data set goes: a directory that appears in one step, or an object store.
 
-A unit's folder is made under a name of its own and put in its place when it is complete. A unit
-counts when its note is there. While a directory is being prepared, all lies beside it::
-
-    .NAME.partial/job.json                options that decide what a unit's shards are
-    .NAME.partial/units/UNIT/note.json    what came of a unit
-    .NAME.partial/units/UNIT/SPLIT/UNIT/  its shards; SPLIT only where the data set is split
-    .NAME.partial/tmp/                    folders that are being made
-    .NAME.partial/data/                   the data set, while it is put together
-
-In an object store a unit's shards go to `SPLIT/UNIT/`, where they stay, and then its note to
-`.prepare/UNIT.json`. Readers find the data set by its index, which comes last.
+Both hold the shards of a unit in `SPLIT/UNIT/` (`SPLIT` only where the data set is split) and then,
+in `.prepare/UNIT.json`, its note: the unit counts when that is there. `.prepare/job.json` holds the
+options that decide what a unit's shards are. A directory is filled beside its place, as
+`.NAME.partial`, and renamed in the end; in a store, the index comes last.
 """
 
 import fcntl
@@ -20,8 +13,8 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,16 +33,80 @@ logger = logging.getLogger("mosaic_prepare")
 _ATTEMPTS = 4
 # Notes that are fetched from a store at a time.
 _AT_A_TIME = 16
-Job = dict[str, Any]
+_NOTES = ".prepare"
+
+
+class Output(ABC):
+    """A place for a data set and, while it is prepared, for what is done; travels to workers."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """For messages."""
+
+    @abstractmethod
+    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Facts of the finished data set; None if there is none yet.
+
+        Raises:
+            MosaicDataError: What is there was made with other options, or not by `prepare`.
+        """
+
+    @abstractmethod
+    def lock(self) -> Any:
+        """A context in which no other run on this machine prepares it."""
+
+    @abstractmethod
+    def new_folder(self) -> Any:
+        """A context with an empty folder for a unit; what is not put away by then is removed."""
+
+    @abstractmethod
+    def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
+        """All units are there: add these files, the manifest last, and have it appear."""
+
+    @abstractmethod
+    def abort(self, *, everything: bool = False) -> None:
+        """After an error: leave nothing that is of no use to the next run."""
+
+    @abstractmethod
+    def restart_hint(self) -> str:
+        """How to have an interrupted run forgotten."""
+
+    @abstractmethod
+    def _load(self, name: str) -> bytes | None:
+        """A file's contents, if it is there."""
+
+    @abstractmethod
+    def _put(self, folder: Path, note: str) -> None:
+        """Put the files of a folder in their places, and its note last."""
+
+    def commit(self, unit: str, folder: Path, note: Mapping[str, Any]) -> None:
+        """Put a unit in its place."""
+        name = f"{_NOTES}/{unit}.json"
+        write_text(folder / name, json.dumps(note))
+        self._put(folder, name)
+
+    def notes(self, units: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The notes of those units that are done, by name."""
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            texts = pool.map(lambda unit: self._load(f"{_NOTES}/{unit}.json"), units)
+            return {u: json.loads(t) for u, t in zip(units, texts, strict=True) if t is not None}
+
+    def read_job(self) -> dict[str, Any] | None:
+        """The job of a run that was interrupted; None if there is none."""
+        text = self._load(f"{_NOTES}/job.json")
+        return json.loads(text) or None if text else None
+
+    def save_job(self, job: Mapping[str, Any]) -> None:
+        """Note what is being prepared."""
+        with self.new_folder() as folder:
+            write_text(folder / _NOTES / "job.json", json.dumps(job))
+            self._put(folder, f"{_NOTES}/job.json")
 
 
 @dataclass(frozen=True)
-class LocalOutput:
-    """A directory.
-
-    Attributes:
-        path: Its path.
-    """
+class LocalOutput(Output):
+    """A directory, by its absolute path."""
 
     path: Path
 
@@ -63,124 +120,82 @@ class LocalOutput:
         return self.path.parent / f".{self.path.name}.partial"
 
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Facts of the finished data set; None if there is none yet.
-
-        Raises:
-            MosaicDataError: What is there was made with other options, or not by `prepare`.
-        """
+        """See `Output`."""
         facts = read_manifest(self.path, options, setting="output")
         if facts is not None:
-            # A run that was killed at its very end leaves it.
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._clean(self.path)  # what a run that was killed at its very end has left
         return facts
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the right to prepare it; folders that a killed run left are removed."""
+        """See `Output`. What a run that was killed was writing is removed."""
         with directory_lock(self.path):
             shutil.rmtree(self._work / "tmp", ignore_errors=True)
             yield
 
-    def read_job(self) -> Job | None:
-        """The job of an interrupted run that has finished a unit; None if there is none."""
-        if not any(self._work.glob("units/*")):
-            return None
-        try:
-            return dict(json.loads((self._work / "job.json").read_text()))
-        except (OSError, ValueError) as error:
-            raise MosaicDataError(
-                f"prepare: cannot read {self._work / 'job.json'} ({reason(error)}); delete "
-                f"{self._work} to restart"
-            ) from error
-
-    def save_job(self, job: Job) -> None:
-        """Note what is being prepared."""
-        self._work.mkdir(parents=True, exist_ok=True)
-        _replace(self._work / "job.json", json.dumps(job))
-
-    def restart_hint(self) -> str:
-        """How to have an interrupted run forgotten."""
-        return f"delete {self._work} to restart"
-
-    def notes(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The notes of those units that are done, by name."""
-        found = {}
-        for name in names:
-            path = self._work / "units" / name / "note.json"
-            if path.exists():
-                found[name] = dict(json.loads(path.read_text()))
-        return found
-
     @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """An empty folder for a unit, removed unless it was committed."""
-        folder = self._work / "tmp" / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def new_folder(self) -> Iterator[Path]:
+        """See `Output`."""
+        (self._work / "tmp").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=self._work / "tmp", ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder)
 
-    def commit(self, name: str, folder: Path, note: Mapping[str, Any]) -> None:
-        """Put a unit in its place, in one step."""
-        _write(folder / "note.json", json.dumps(note))
-        flush_to_disk(folder)
-        place = self._work / "units" / name
-        place.parent.mkdir(exist_ok=True)
-        while True:
-            try:
-                os.rename(folder, place)
-                break
-            except OSError:
-                if not place.is_dir():
-                    raise
-                if self.notes([name]) == {name: note}:
-                    return  # a process that was given up for lost has made it, too
-                # One of its files has changed since.
-                os.rename(place, self._work / "tmp" / uuid.uuid4().hex)
-        sync(place.parent)
+    def read_job(self) -> dict[str, Any] | None:
+        """See `Output`. One that has finished no unit may be replaced by another."""
+        return super().read_job() if any(self._work.glob(f"{_NOTES}/unit-*")) else None
 
-    def publish(
-        self, names: Sequence[str], splits: Sequence[str], files: Mapping[str, str]
-    ) -> None:
-        """Put the data set together out of its units and have it appear in one step.
-
-        Args:
-            names: The units.
-            splits: Sub-directories of the data set; one empty name where it is not split.
-            files: Texts by name, among them the index.
-        """
-        data = self._work / "data"
-        for split in splits:
-            (data / split).mkdir(parents=True, exist_ok=True)
-            # A run that was killed here has moved some already, perhaps of input that has changed.
-            moved = {path.name for path in (data / split).glob("unit-*")}
-            for name in moved - set(names):
-                shutil.rmtree(data / split / name)
-            for name in names:
-                source, place = self._work / "units" / name / split / name, data / split / name
-                if source.exists():
-                    if name in moved:
-                        shutil.rmtree(place)
-                    os.rename(source, place)
-                # Of a unit without a sample nothing need be shown.
-                if place.exists() and not any(place.iterdir()):
-                    place.rmdir()
+    def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
+        """See `Output`."""
+        for folder in list(self._work.glob("**/unit-*/")):
+            # Input that has changed since; or no sample, of which nothing need be shown.
+            if folder.name not in units or not any(folder.iterdir()):
+                shutil.rmtree(folder)
         for name, text in files.items():
-            _write(data / name, text)
-        flush_to_disk(data)
-        os.rename(data, self.path)
+            write_text(self._work / name, text)
+        flush_to_disk(self._work)
+        os.rename(self._work, self.path)
         sync(self.path.parent)
-        shutil.rmtree(self._work, ignore_errors=True)
+        self._clean(self.path)
 
     def abort(self, *, everything: bool = False) -> None:
-        """After an error: leave nothing that is of no use to the next run."""
-        if everything or not any(self._work.glob("units/*")):
+        """See `Output`."""
+        if everything or self.read_job() is None:
             shutil.rmtree(self._work, ignore_errors=True)
+
+    def restart_hint(self) -> str:
+        """See `Output`."""
+        return f"delete {self._work} to restart"
+
+    def _clean(self, directory: Path) -> None:
+        for name in (_NOTES, "tmp"):
+            shutil.rmtree(directory / name, ignore_errors=True)
+
+    def _load(self, name: str) -> bytes | None:
+        try:
+            return (self._work / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _put(self, folder: Path, note: str) -> None:
+        flush_to_disk(folder)
+        for source in sorted(folder.glob("**/unit-*/")):
+            place = self._work / source.relative_to(folder)
+            place.parent.mkdir(exist_ok=True)
+            if place.exists():
+                # Made again, since a file has changed, or half of it by a process that was killed.
+                os.rename(place, Path(tempfile.mkdtemp(dir=self._work / "tmp")) / place.name)
+            os.rename(source, place)
+            sync(place.parent)
+        place = self._work / note
+        place.parent.mkdir(exist_ok=True)
+        os.replace(folder / note, place)
+        sync(place.parent)
 
 
 @dataclass(frozen=True)
-class RemoteOutput:
+class RemoteOutput(Output):
     """An object store, through mosaicml-streaming's clients and with their credentials.
 
     Attributes:
@@ -197,12 +212,12 @@ class RemoteOutput:
         return redacted(self.url)
 
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """See `LocalOutput`."""
+        """See `Output`."""
         text = self._load(FILE_NAME)
         if text is not None:
             return finished_facts(text, self.name, options, setting="output")
         for name in ("index.json", "train/index.json"):
-            # A run that was killed between its indexes has left its job.
+            # A run that was killed between index and manifest has left its job.
             if self._load(name) is not None and self.read_job() is None:
                 raise MosaicDataError(
                     f"prepare: {self.name} holds a data set that prepare did not write; "
@@ -212,60 +227,46 @@ class RemoteOutput:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """See `LocalOutput`. It holds on this machine only."""
-        with directory_lock(self.work / hashlib.sha256(self.url.encode()).hexdigest()[:16]):
+        """See `Output`."""
+        name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        with directory_lock(self.work / f"mosaic-prepare-{name}"):
             yield
 
-    def read_job(self) -> Job | None:
-        """See `LocalOutput`."""
-        text = self._load(".prepare/job.json")
-        return dict(json.loads(text)) or None if text else None
-
-    def save_job(self, job: Job) -> None:
-        """See `LocalOutput`."""
-        self._save(".prepare/job.json", json.dumps(job))
-
-    def restart_hint(self) -> str:
-        """See `LocalOutput`."""
-        return f"delete {self.name}/.prepare/job.json to restart"
-
-    def notes(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """See `LocalOutput`."""
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
-            texts = pool.map(lambda name: self._load(f".prepare/{name}.json"), names)
-            return {n: json.loads(t) for n, t in zip(names, texts, strict=True) if t is not None}
-
     @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """See `LocalOutput`."""
+    def new_folder(self) -> Iterator[Path]:
+        """See `Output`."""
         self.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.work, prefix="mosaic-prepare-") as folder:
             yield Path(folder)
 
-    def commit(self, name: str, folder: Path, note: Mapping[str, Any]) -> None:
-        """Upload a unit's shards, and its note after them."""
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        shards = [path.relative_to(folder).as_posix() for path in paths]
-        last = f".prepare/{name}.json"
-        _write(folder / last, json.dumps(note))
-        self._upload(folder, [*shards, last])
-
-    def publish(
-        self, names: Sequence[str], splits: Sequence[str], files: Mapping[str, str]
-    ) -> None:
-        """See `LocalOutput`. The manifest, which comes last, says that all is there."""
-        for name, text in files.items():
-            self._save(name, text)
+    def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
+        """See `Output`."""
+        with self.new_folder() as folder:
+            for name, text in files.items():
+                write_text(folder / name, text)
+            self._upload(folder, list(files))
 
     def abort(self, *, everything: bool = False) -> None:
-        """See `LocalOutput`."""
+        """See `Output`."""
         if everything:
             self.save_job({})
 
-    def _save(self, name: str, text: str) -> None:
-        with self.folder() as folder:
-            _write(folder / name, text)
-            self._upload(folder, [name])
+    def restart_hint(self) -> str:
+        """See `Output`."""
+        return f"delete {self.name}/{_NOTES}/job.json to restart"
+
+    def _load(self, name: str) -> bytes | None:
+        try:
+            return fetch_bytes(f"{self.url}/{name}")
+        except Exception as error:
+            # Each store's client has errors of its own.
+            raise MosaicDataError(
+                f"prepare: cannot read {self.name}/{name}: {reason(error)}"
+            ) from error
+
+    def _put(self, folder: Path, note: str) -> None:
+        paths = sorted(path for path in folder.glob("**/unit-*/*") if path.is_file())
+        self._upload(folder, [*(path.relative_to(folder).as_posix() for path in paths), note])
 
     def _upload(self, folder: Path, names: Sequence[str]) -> None:
         from streaming.base.storage.upload import UPLOADERS, CloudUploader
@@ -278,8 +279,7 @@ class RemoteOutput:
                 f"{known}"
             )
         # It warns of a folder that is not empty, as this one is on purpose.
-        noise = logging.getLogger("streaming.base.storage.upload")
-        noise.disabled = True
+        logging.getLogger("streaming.base.storage.upload").setLevel(logging.ERROR)
         try:
             uploader: Any = CloudUploader.get(
                 (str(folder), self.url), keep_local=True, retry=_ATTEMPTS, exist_ok=True
@@ -287,21 +287,10 @@ class RemoteOutput:
             for name in names:
                 uploader.upload_file(name)
         except Exception as error:
-            # Each store's client has errors of its own.
-            raise MosaicDataError(
-                f"prepare: cannot write to {self.name}: {reason(error)}; correct that and run the "
-                f"same command again to resume"
-            ) from error
-        finally:
-            noise.disabled = False
-
-    def _load(self, name: str) -> bytes | None:
-        try:
-            return fetch_bytes(f"{self.url}/{name}")
-        except Exception as error:
             # As above.
             raise MosaicDataError(
-                f"prepare: cannot read {self.name}/{name}: {reason(error)}"
+                f"prepare: cannot write to {self.name}: {reason(error)}; correct that, and run the "
+                f"same command again to resume"
             ) from error
 
 
@@ -313,16 +302,6 @@ def directory_lock(target: Path) -> Iterator[None]:
     the end; a process that gets the lock of a file that was removed tries again with a new one.
     """
     path = target.parent / f".{target.name}.lock"
-    with _locked(path, target) as handle:
-        try:
-            yield
-        finally:
-            if _is_at(path, handle.fileno()):
-                os.unlink(path)
-
-
-@contextmanager
-def _locked(path: Path, target: Path) -> Iterator[IO[str]]:
     while True:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -333,59 +312,38 @@ def _locked(path: Path, target: Path) -> Iterator[IO[str]]:
                 "directory"
             ) from error
         with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process that is preparing %s", target)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                # Lustre, NFS and FUSE may be mounted without locks.
-                logger.warning(
-                    "the file system of %s has no locks (%s): start no second run of the same "
-                    "output beside this one",
-                    target,
-                    error.strerror,
-                )
-            if _is_at(path, handle.fileno()):
-                yield handle
+            _wait_for_lock(handle, target)
+            if _is_at(path, handle):
+                try:
+                    yield
+                finally:
+                    if _is_at(path, handle):
+                        os.unlink(path)
                 return
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def _wait_for_lock(handle: IO[str], target: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("waiting for another process that is preparing %s", target)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        # Lustre, NFS and FUSE may be mounted without locks.
+        logger.warning(
+            "the file system of %s has no locks (%s): start no second run of the same output "
+            "beside this one",
+            target,
+            error.strerror,
+        )
+
+
+def _is_at(path: Path, handle: IO[str]) -> bool:
     """Whether a path still leads to an open file."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+        return os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
     except FileNotFoundError:
         return False
-
-
-def publish_directory(target: Path, build: Callable[[Path], None]) -> None:
-    """Fill a directory beside `target`, then rename it to `target` in one step.
-
-    The caller holds `directory_lock(target)`; what has the temporary name was left by a process
-    that was killed, and is removed.
-
-    Args:
-        target: The directory to make; absent, or empty.
-        build: Writes into the directory that it is given.
-
-    Raises:
-        MosaicDataError: The directory cannot be written.
-    """
-    partial = target.parent / f".{target.name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            build(partial)
-            flush_to_disk(partial)
-            os.rename(partial, target)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        sync(target.parent)
-    except OSError as error:
-        raise MosaicDataError(f"prepare: cannot write {target}: {error}") from error
 
 
 def flush_to_disk(directory: Path) -> None:
@@ -405,13 +363,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and its directory if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, text: str) -> None:
-    arriving = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    arriving.write_text(text, encoding="utf-8")
-    sync(arriving)
-    os.replace(arriving, path)

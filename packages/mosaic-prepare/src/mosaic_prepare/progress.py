@@ -16,13 +16,7 @@ _BAR_WITHOUT_END = "{desc}: {n_fmt} [{elapsed}{postfix}]"
 
 
 class Progress:
-    """Counts input, text and tokens, with rates and time left.
-
-    Args:
-        title: What is being done.
-        total: Bytes of input in all, as stored; None where nobody knows.
-        initial: Bytes that an earlier run did.
-    """
+    """Counts input, text and tokens, with rates and time left."""
 
     def __init__(self, title: str, total: int | None, initial: int = 0) -> None:
         self._title, self._total = title, total
@@ -60,13 +54,7 @@ class Progress:
             self._line()
 
     def advance(self, amount: int, text: int, tokens: int) -> None:
-        """Count on.
-
-        Args:
-            amount: Bytes of input, as stored.
-            text: Bytes of text.
-            tokens: Tokens.
-        """
+        """Count on."""
         self._done += amount
         self._text += text
         self._tokens += tokens

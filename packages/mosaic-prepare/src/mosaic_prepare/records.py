@@ -110,9 +110,6 @@ def _records(piece: Piece, delimiter: bytes, limit: int) -> Iterator[tuple[int, 
 
     Pieces of a file meet at the end of a delimiter that no other one overlaps ("\n\n" occurs twice
     in "\n\n\n"), so that they find the records that a single reader would.
-
-    Yields:
-        None in place of a record of more than `limit` bytes, which is not held.
     """
     if piece.stop is None and not piece.start:
         with unpacked(piece.file) as stream:

@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.shards.secrets import redacted
@@ -16,16 +17,21 @@ from mosaic_prepare.documents import DatasetName, Piece, ReadOptions, Rejected
 from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
 from mosaic_prepare.hub import dataset_pieces
 from mosaic_prepare.inputs import PYTHON_STDLIB, list_files
+from mosaic_prepare.job import NAMED, UnitJob, merged
 from mosaic_prepare.manifest import FILE_NAME, manifest_text, read_manifest
 from mosaic_prepare.options import PrepareOptions
-from mosaic_prepare.output import LocalOutput, RemoteOutput, directory_lock, publish_directory
+from mosaic_prepare.output import (
+    LocalOutput,
+    Output,
+    RemoteOutput,
+    directory_lock,
+    flush_to_disk,
+)
 from mosaic_prepare.progress import Progress
-from mosaic_prepare.shards import NAMED, UnitJob, merged
 from mosaic_prepare.tokenizers import file_identity, load_tokenizer, train_tokenizer
 from mosaic_prepare.units import WorkUnit, bytes_of_unit, file_pieces, fingerprint, plan
 
 logger = logging.getLogger("mosaic_prepare")
-_Result = TypeVar("_Result")
 
 _COUNTS = ("documents", "skipped", "empty", "tokens", "text_bytes", "samples", "shards")
 # Options that may change between a run that was interrupted and the one that resumes it: units
@@ -114,9 +120,11 @@ def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
     run = _Run(options)
     if run.output.facts(run.wanted) is not None:
         return 0
-    _guarded(run.output, lambda: run.open(replace_job=False))
-    own = run.units[task - 1 :: tasks]
-    _guarded(run.output, lambda: run.work(own))
+    # Other tasks are at work: nothing is cleared away after an error.
+    with _writing(run.output):
+        run.open()
+        own = run.units[task - 1 :: tasks]
+        run.work(own)
     logger.info("task %d of %d: its %d units of %d are done", task, tasks, len(own), len(run.units))
     return len(own)
 
@@ -130,7 +138,12 @@ def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
             facts = run.output.facts(run.wanted)
             created = facts is None
             if facts is None:
-                facts = _guarded(run.output, lambda: run.complete(only_finish=finish))
+                try:
+                    with _writing(run.output):
+                        facts = run.complete(only_finish=finish)
+                except BaseException:
+                    run.output.abort()
+                    raise
     selection = facts.pop("sources")
     facts.pop("largest")
     report = PrepareReport(
@@ -143,18 +156,15 @@ def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
     return report
 
 
-def _guarded(output: LocalOutput | RemoteOutput, work: Callable[[], _Result]) -> _Result:
+@contextmanager
+def _writing(output: Output) -> Iterator[None]:
     try:
-        return work()
+        yield
     except OSError as error:
-        output.abort()
         raise MosaicDataError(
             f"prepare: cannot write {output.name}: {error.strerror or error}; make room or correct "
             f"it, and run the same command again to resume"
         ) from error
-    except BaseException:
-        output.abort()
-        raise
 
 
 class _Run:
@@ -174,15 +184,13 @@ class _Run:
         self.wanted = _data_options(options, self.tokenizer)
         if options.remote:
             work = Path(options.work_dir or tempfile.gettempdir())
-            self.output: LocalOutput | RemoteOutput = RemoteOutput(
-                str(options.output).rstrip("/"), work
-            )
+            self.output: Output = RemoteOutput(str(options.output).rstrip("/"), work)
         else:
             self.output = LocalOutput(Path(os.path.abspath(options.output)))
 
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
         """Make what is missing, and the data set out of it; returns its facts."""
-        self.open(replace_job=not only_finish)
+        self.open()
         notes = self._done()
         missing = len(self.units) - len(notes)
         if missing and only_finish:
@@ -193,13 +201,8 @@ class _Run:
         self.work(self.units)
         return self._publish()
 
-    def open(self, *, replace_job: bool) -> None:
-        """Find the input and load the tokenizer; sets `units`.
-
-        Args:
-            replace_job: Whether what an earlier run with other options has begun, without having
-                finished a unit, is replaced.
-        """
+    def open(self) -> None:
+        """Find the input and load the tokenizer; sets `units`."""
         options = self._options
         pieces = _pieces(options, self._read)
         spec, self._identity = None, None
@@ -310,7 +313,7 @@ class _Run:
                 files[prefix + FILE_NAME] = manifest_text(self.wanted, facts[split], **more)
             files[f"{prefix}index.json"] = json.dumps(indexes[split], sort_keys=True)
         files[FILE_NAME] = manifest_text(self.wanted, total, **more)
-        self.output.publish([unit.name for unit in self.units], splits, files)
+        self.output.publish([unit.name for unit in self.units], files)
         return total
 
     def _compare(self, earlier: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -332,7 +335,12 @@ class _Run:
         if read_manifest(directory, wanted, setting="train_tokenizer") is None:
             with directory_lock(directory):
                 if read_manifest(directory, wanted, setting="train_tokenizer") is None:
-                    publish_directory(directory, lambda partial: self._train(partial, wanted))
+                    try:
+                        self._train(directory, wanted)
+                    except OSError as error:
+                        raise MosaicDataError(
+                            f"prepare: cannot write {directory}: {error.strerror or error}"
+                        ) from error
         # As it is written: a path loses its "./", without which it may be taken for a name on the
         # hub.
         return options.train_tokenizer
@@ -341,8 +349,15 @@ class _Run:
         pieces = _pieces(self._options, self._read)
         units = plan(pieces, bytes_of_unit(sum(piece.size for piece in pieces)), self._read)
         logger.info("training a tokenizer of %d entries", self._options.entries)
-        facts = train_tokenizer(units, self._read, directory, self._options)
-        (directory / FILE_NAME).write_text(manifest_text(wanted, facts))
+        with tempfile.TemporaryDirectory(
+            dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
+        ) as folder:
+            made = Path(folder, directory.name)
+            made.mkdir()
+            facts = train_tokenizer(units, self._read, made, self._options)
+            (made / FILE_NAME).write_text(manifest_text(wanted, facts))
+            flush_to_disk(made)
+            os.rename(made, directory)
 
 
 def _check_names(options: PrepareOptions) -> None:

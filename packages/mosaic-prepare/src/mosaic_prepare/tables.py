@@ -60,7 +60,7 @@ def read_arrow(piece: Piece, options: ReadOptions) -> Iterator[Document]:
         is_file = stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
         stream.seek(0)
         source = (
-            pyarrow.PythonFile(stream) if piece.file.remote else pyarrow.memory_map(piece.file.url)
+            pyarrow.PythonFile(stream, mode="r") if piece.file.remote else pyarrow.memory_map(piece.file.url)
         )
         reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
         check_columns(reader.schema, options)
@@ -141,11 +141,7 @@ def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Itera
 
 
 def check_columns(schema: Any, options: ReadOptions) -> None:
-    """Check that the columns are there, once each, and hold text.
-
-    Raises:
-        NotADocumentError: One does not.
-    """
+    """Check that the columns are there, once each, and hold text."""
     for column in options.columns:
         if column not in schema.names:
             raise NotADocumentError(
@@ -162,14 +158,7 @@ def check_columns(schema: Any, options: ReadOptions) -> None:
 
 
 def rows_of(batches: Any, piece: Piece, options: ReadOptions, row: int) -> Iterator[Document]:
-    """Documents of Arrow tables or record batches; null is empty.
-
-    Args:
-        batches: The tables, in order.
-        piece: Where they come from.
-        options: Which columns.
-        row: Number of the first row.
-    """
+    """Documents of Arrow tables or record batches; null is empty."""
     between = options.column_separator.encode()
     for batch in batches:
         columns = []

@@ -15,9 +15,9 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
 from mosaic_prepare.documents import ReadOptions, Rejected
 from mosaic_prepare.encode import TokenizerSpec
+from mosaic_prepare.job import REMEDY
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.progress import Progress
-from mosaic_prepare.shards import REMEDY
 from mosaic_prepare.units import WorkUnit, documents
 
 logger = logging.getLogger("mosaic_prepare")
@@ -35,18 +35,6 @@ def train_tokenizer(
     """Train a byte-level BPE tokenizer and save it where `AutoTokenizer` can load it offline.
 
     Of more than 1 GiB of input it learns from units spread evenly over it.
-
-    Args:
-        units: The input.
-        read: How documents are found in it.
-        directory: Existing, empty directory.
-        options: Size of the vocabulary, and what to do with bad input.
-
-    Returns:
-        Facts for its manifest.
-
-    Raises:
-        MosaicDataError: The text is too small for so large a vocabulary, or cannot be read.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -119,16 +107,7 @@ def _is_tokenizer_file(path: Path) -> bool:
 def load_tokenizer(
     name: str | Path, kwargs: Mapping[str, Any], options: PrepareOptions
 ) -> tuple[TokenizerSpec, TokenizerIdentity]:
-    """Load a tokenizer, and say how workers are to use it.
-
-    Args:
-        name: Hugging Face name or local directory.
-        kwargs: Keywords for `AutoTokenizer.from_pretrained`.
-        options: What is written.
-
-    Raises:
-        MosaicDataError: The tokenizer cannot be loaded or lacks a token.
-    """
+    """Load a tokenizer, and say how workers are to use it."""
     try:
         tokenizer = load_pretrained(name, kwargs)
     except MosaicDataError as error:

@@ -79,9 +79,6 @@ def documents(unit: WorkUnit, options: ReadOptions) -> Iterator[Document]:
     """The documents of a unit, and what is found in their place.
 
     A file that cannot be read on is left from there; the next one follows.
-
-    Raises:
-        CannotReadError: A disk or a store fails.
     """
     for piece in unit.pieces:
         try:
@@ -93,16 +90,7 @@ def documents(unit: WorkUnit, options: ReadOptions) -> Iterator[Document]:
 
 
 def file_pieces(files: Sequence[InputFile], given_format: str, options: ReadOptions) -> list[Piece]:
-    """Say how each file is read.
-
-    Args:
-        files: The files, in order.
-        given_format: Name of the format, or `auto`.
-        options: How documents are found.
-
-    Raises:
-        MosaicDataError: The options do not fit the files.
-    """
+    """Say how each file is read."""
     by_suffix = {suffix: name for name, kind in FORMATS.items() for suffix in kind.suffixes}
     pieces = []
     for file in files:
@@ -143,11 +131,6 @@ def plan(pieces: Sequence[Piece], unit_bytes: int, options: ReadOptions) -> list
     A large file is cut into equal parts. Small ones are put together; a unit ends behind a file by
     a hash of its name, so that a file that is removed, added or changed alters the units around it
     and no others.
-
-    Args:
-        pieces: Whole files, in order, or parts of a data set.
-        unit_bytes: How large a unit should be.
-        options: How documents are found.
     """
     units: list[WorkUnit] = []
     group: list[Piece] = []

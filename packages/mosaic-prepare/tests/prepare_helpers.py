@@ -244,3 +244,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def manifest(folder: Path) -> Any:
     return json.loads((folder / "manifest.json").read_text())
+
+
+def units_in(folder: Path) -> list[str]:
+    """Names of the units' folders."""
+    return sorted({path.name for path in folder.rglob("unit-*") if path.is_dir()})

@@ -1,5 +1,6 @@
 """Hugging Face data sets, by name or as `save_to_disk` wrote them."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def read_dataset(piece: Piece, options: ReadOptions) -> Iterator[Document]:
             data = data.shard(num_shards=data.num_shards, index=piece.start)
         for table in data.with_format("arrow").iter(batch_size=_BATCH_ROWS):
             check_columns(table.schema, options)
-            yield from rows_of([table], piece, options, first)
+            yield from rows_of([table], piece, options, itertools.count(first))
             first += table.num_rows
     except (MosaicDataError, NotADocumentError):
         raise

@@ -101,7 +101,9 @@ def unpacked(file: "InputFile") -> Iterator[IO[bytes]]:
             yield stored
         elif kind == "zstd":
             # Python's library does not know it before 3.14.
-            with pyarrow.CompressedInputStream(pyarrow.PythonFile(stored, mode="r"), "zstd") as stream:
+            with pyarrow.CompressedInputStream(
+                pyarrow.PythonFile(stored, mode="r"), "zstd"
+            ) as stream:
                 yield stream
         else:
             module: Any = {"gzip": gzip, "bz2": bz2, "xz": lzma}[kind]

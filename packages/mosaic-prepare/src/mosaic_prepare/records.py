@@ -14,7 +14,7 @@ from mosaic_prepare.documents import (
 )
 from mosaic_prepare.opening import opened, read_exactly, unpacked
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -133,10 +133,12 @@ def _split(
 ) -> Iterator[tuple[int, bytes | None]]:
     width = len(delimiter)
     # `data[0]` is byte `position` of the file; the present record begins at `data[begin]`.
-    data, begin, searched = b"", 0, 0
+    data, begin, searched = bytearray(), 0, 0
     dropping = False
+    # What a decoder has made before it meets damage; `read` would lose it.
+    read = getattr(stream, "read1", stream.read)
     while True:
-        chunk = read_exactly(stream, _CHUNK_BYTES)
+        chunk = read(_CHUNK_BYTES)
         data += chunk
         while (found := data.find(delimiter, searched)) >= 0:
             end = found + width
@@ -149,8 +151,7 @@ def _split(
                 searched = found + 1 if skip else end
             else:
                 if not dropping:
-                    record = data[begin:found]
-                    yield position + begin, record if len(record) <= limit else None
+                    yield position + begin, _held(data, begin, found, limit)
                 dropping, searched = False, end
             begin = end
             if piece is not None and piece.stop is not None and alone and at >= piece.stop:
@@ -165,9 +166,13 @@ def _split(
             dropping = True
         # The bytes before that tell whether a delimiter stands alone are kept.
         keep = max(0, (searched if dropping else begin) - width + 1)
-        data, position = data[keep:], position + keep
+        del data[:keep]
+        position += keep
         begin, searched = max(begin - keep, 0), searched - keep
     if not skip and not dropping and begin < len(data):
         # Nothing after a last delimiter is not a document.
-        record = data[begin:]
-        yield position + begin, record if len(record) <= limit else None
+        yield position + begin, _held(data, begin, len(data), limit)
+
+
+def _held(data: bytearray, begin: int, end: int, limit: int) -> bytes | None:
+    return bytes(data[begin:end]) if end - begin <= limit else None

@@ -1,6 +1,7 @@
 """Parquet, Arrow and CSV: a document in each row, read by pyarrow a few rows at a time."""
 
 import csv
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,7 @@ def read_parquet(piece: Piece, options: ReadOptions) -> Iterator[Document]:
                 batches = parquet.iter_batches(
                     _BATCH_ROWS, [number], list(options.columns), use_threads=False
                 )
-                yield from rows_of(batches, piece, options, row)
+                yield from rows_of(batches, piece, options, itertools.count(row))
             row += group.num_rows
 
 
@@ -60,7 +61,9 @@ def read_arrow(piece: Piece, options: ReadOptions) -> Iterator[Document]:
         is_file = stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
         stream.seek(0)
         source = (
-            pyarrow.PythonFile(stream, mode="r") if piece.file.remote else pyarrow.memory_map(piece.file.url)
+            pyarrow.PythonFile(stream, mode="r")
+            if piece.file.remote
+            else pyarrow.memory_map(piece.file.url)
         )
         reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
         check_columns(reader.schema, options)
@@ -69,7 +72,7 @@ def read_arrow(piece: Piece, options: ReadOptions) -> Iterator[Document]:
             _batches_of_file(reader, piece) if is_file else _batches(reader, source)
         ):
             if _owns(piece, place):
-                yield from rows_of([batch], piece, options, row)
+                yield from rows_of([batch], piece, options, itertools.count(row))
             elif piece.stop is not None and place >= piece.stop:
                 return
             row += batch.num_rows
@@ -103,11 +106,13 @@ def read_tsv(piece: Piece, options: ReadOptions) -> Iterator[Document]:
 
 def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Iterator[Document]:
     rejected: list[Document] = []
+    refused: set[int] = set()
 
     def refuse(bad: Any) -> str:
         why = f"has {bad.actual_columns} values for {bad.expected_columns} columns"
         # The line of names is not a row.
-        rejected.append(Rejected(piece.file, "row", (bad.number or 2) - 1, why))
+        refused.add(bad.number - 1)
+        rejected.append(Rejected(piece.file, "row", bad.number - 1, why))
         return "skip"
 
     with unpacked(piece.file) as stream:
@@ -131,12 +136,11 @@ def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Itera
                 column_types={name: pyarrow.binary() for name in options.columns},
             ),
         )
-        row = 1
+        numbers = (number for number in itertools.count(1) if number not in refused)
         for batch in reader:
             yield from rejected
             rejected.clear()
-            yield from rows_of([batch], piece, options, row)
-            row += batch.num_rows
+            yield from rows_of([batch], piece, options, numbers)
         yield from rejected
 
 
@@ -157,8 +161,10 @@ def check_columns(schema: Any, options: ReadOptions) -> None:
             raise NotADocumentError(f"column {column!r} holds {kind}, not text")
 
 
-def rows_of(batches: Any, piece: Piece, options: ReadOptions, row: int) -> Iterator[Document]:
-    """Documents of Arrow tables or record batches; null is empty."""
+def rows_of(
+    batches: Any, piece: Piece, options: ReadOptions, numbers: Iterator[int]
+) -> Iterator[Document]:
+    """Documents of Arrow tables or record batches, and the numbers of their rows; null is empty."""
     between = options.column_separator.encode()
     for batch in batches:
         columns = []
@@ -168,12 +174,11 @@ def rows_of(batches: Any, piece: Piece, options: ReadOptions, row: int) -> Itera
                 column = column.cast(column.type.value_type)
             # As bytes: one row that is not UTF-8 must not spoil the others.
             columns.append(column.cast(pyarrow.large_binary()).to_pylist())
-        for values in zip(*columns, strict=True):
+        for *values, number in zip(*columns, numbers, strict=False):
             try:
                 yield decode(between.join(value for value in values if value), options)
             except NotADocumentError as error:
-                yield Rejected(piece.file, "row", row, str(error))
-            row += 1
+                yield Rejected(piece.file, "row", number, str(error))
 
 
 def _owns(piece: Piece, place: int) -> bool:

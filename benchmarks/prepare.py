@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mosaic_dataloader.prepare import PrepareOptions, prepare
+
 from benchmarks.common import (
     arguments,
     describe,
@@ -21,7 +23,6 @@ from benchmarks.common import (
 )
 from benchmarks.peers import foundry
 from benchmarks.rows_data import once
-from mosaic_dataloader.prepare import PrepareOptions, prepare
 
 SEQ_LEN = 2048
 VOCABULARY = 8_192

@@ -191,7 +191,7 @@ def test_attention_between_documents(
 
 
 def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    from mosaic_dataloader.prepare import PrepareOptions, prepare
+    from mosaic_prepare import PrepareOptions, prepare
 
     large = app.folder / "large"
     texts = app.folder / "texts"

@@ -223,3 +223,23 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
     assert (ids["text", True][-1], ids["text", True][:-1].count(1)) == (1, 0)
     assert 0 not in ids["text", True]
     assert 0 in ids["parse", False]
+
+
+def test_a_run_that_stopped_resumes_with_a_file_of_the_same_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name and size are those of a unit that is done; when it was written is not."""
+    monkeypatch.setattr(run, "bytes_of_unit", lambda total: 1)
+    (tmp_path / "a.jsonl").write_text('{"text": "old"}')
+    (tmp_path / "b.jsonl").write_text("{")
+    options = PrepareOptions(
+        input=str(tmp_path / "*.jsonl"), output=tmp_path / "out", form="text", processes=1
+    )
+    with pytest.raises(MosaicDataError, match=r"b\.jsonl"):
+        prepare(options)
+    assert list((tmp_path / ".out.partial" / ".prepare").glob("unit-*"))
+    (tmp_path / "a.jsonl").write_text('{"text": "new"}')
+    os.utime(tmp_path / "a.jsonl", ns=(0, 0))
+    (tmp_path / "b.jsonl").write_text("")
+    prepare(options)
+    assert texts_in(tmp_path / "out") == ["new"]

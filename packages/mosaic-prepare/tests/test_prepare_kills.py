@@ -19,7 +19,7 @@ from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
 LIVES = str(Path(__file__).with_name("prepare_lives.py"))
-UNIT_BYTES = 5000
+UNIT_BYTES = 12_000
 
 
 def live(*runs: tuple[dict[str, Any], list[tuple[str, int, int]]]) -> list[list[str]]:
@@ -101,7 +101,7 @@ def test_processes_and_tasks_of_an_array_make_the_same_bytes(
     prepare(options("one"))
     plain = helpers.contents(tmp_path / "one")
     units = len(helpers.units_in(tmp_path / "one"))
-    assert units > 8
+    assert units > 6
     assert prepare_task(options("array"), 3, 3) == units // 3
     with pytest.raises(
         MosaicDataError, match=rf"{units - units // 3} of {units} units are missing"

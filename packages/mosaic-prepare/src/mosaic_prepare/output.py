@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,8 +123,10 @@ class LocalOutput(Output):
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """See `Output`."""
         facts = read_manifest(self.path, options, setting="output")
-        if facts is not None:
-            self._clean(self.path)  # what a run that was killed at its very end has left
+        if facts is not None and (self.path / _NOTES).exists():
+            # A run that was killed at its very end has left them.
+            self._clean(self.path)
+            _lock_path(self.path).unlink(missing_ok=True)
         return facts
 
     @contextmanager
@@ -269,7 +272,7 @@ class RemoteOutput(Output):
         self._upload(folder, [*(path.relative_to(folder).as_posix() for path in paths), note])
 
     def _upload(self, folder: Path, names: Sequence[str]) -> None:
-        from streaming.base.storage.upload import UPLOADERS, CloudUploader
+        from streaming.base.storage.upload import UPLOADERS
 
         scheme = self.url.split("://")[0]
         if scheme not in UPLOADERS:
@@ -278,12 +281,9 @@ class RemoteOutput(Output):
                 f"prepare: output {self.name!r}: cannot write to {scheme}://; use a directory or "
                 f"{known}"
             )
-        # It warns of a folder that is not empty, as this one is on purpose.
-        logging.getLogger("streaming.base.storage.upload").setLevel(logging.ERROR)
         try:
-            uploader: Any = CloudUploader.get(
-                (str(folder), self.url), keep_local=True, retry=_ATTEMPTS, exist_ok=True
-            )
+            uploader = _uploader(self.url, os.environ.get("S3_ENDPOINT_URL"))
+            uploader.local = str(folder)
             for name in names:
                 uploader.upload_file(name)
         except Exception as error:
@@ -294,6 +294,15 @@ class RemoteOutput(Output):
             ) from error
 
 
+@lru_cache(maxsize=1)
+def _uploader(url: str, endpoint: str | None) -> Any:
+    """A client of this process: making one takes longer than an upload."""
+    from streaming.base.storage.upload import CloudUploader
+
+    with tempfile.TemporaryDirectory() as folder:
+        return CloudUploader.get((folder, url), keep_local=True, retry=_ATTEMPTS)
+
+
 @contextmanager
 def directory_lock(target: Path) -> Iterator[None]:
     """Hold the right to make `target`, waiting for the process that holds it now.
@@ -301,7 +310,7 @@ def directory_lock(target: Path) -> Iterator[None]:
     The kernel drops the lock when its holder dies, however it dies. A holder removes the file at
     the end; a process that gets the lock of a file that was removed tries again with a new one.
     """
-    path = target.parent / f".{target.name}.lock"
+    path = _lock_path(target)
     while True:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -320,6 +329,10 @@ def directory_lock(target: Path) -> Iterator[None]:
                     if _is_at(path, handle):
                         os.unlink(path)
                 return
+
+
+def _lock_path(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
 
 
 def _wait_for_lock(handle: IO[str], target: Path) -> None:

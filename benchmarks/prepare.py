@@ -42,6 +42,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--files", type=int, default=6, help="files of about 10 MB")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     parser.add_argument("--large", type=int, default=2048, help="MiB of the file for memory")
     given = parser.parse_args(arguments_given)
     where = machine()

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Before torch and tokenizers are imported: several test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Ray would report to its makers that it is used.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 

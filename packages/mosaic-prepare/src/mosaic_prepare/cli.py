@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.sizes import parse_bytes
-from mosaic_prepare.options import ENGINES, FORMS, INPUT_FORMATS, PrepareOptions
+from mosaic_prepare.options import CHOICES, PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
 
 _EXAMPLES = """\
@@ -27,13 +27,6 @@ examples:
 
 A run that was interrupted is resumed when the same command is run again.
 """
-_CHOICES = {
-    "form": FORMS,
-    "input_format": INPUT_FORMATS,
-    "bad_input": ("error", "skip"),
-    "special_tokens": ("text", "parse"),
-    "engine": ENGINES,
-}
 
 
 def command() -> None:
@@ -158,8 +151,8 @@ def _parser() -> argparse.ArgumentParser:
             more["action"] = argparse.BooleanOptionalAction
         elif "Sequence" in kind:
             more |= {"nargs": "+", "metavar": "NAME"}
-        elif name in _CHOICES:
-            more["choices"] = _CHOICES[name]
+        elif name in CHOICES:
+            more["choices"] = CHOICES[name]
         else:
             number = int if "int" in kind and not name.endswith("_bytes") else str
             more |= {"type": float if kind == str(float) else number, "metavar": "VALUE"}

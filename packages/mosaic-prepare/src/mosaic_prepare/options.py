@@ -1,8 +1,7 @@
 """What to prepare."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ from mosaic_dataloader.errors import MosaicDataError
 # Special tokens of a tokenizer trained here come on top of the 256 bytes.
 SMALLEST_VOCABULARY = 256 + 2
 
-FORMS = ("rows", "documents", "text")
-INPUT_FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset")
-ENGINES = ("processes", "ray")
+CHOICES = {
+    "form": ("rows", "documents", "text"),
+    "input_format": ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"),
+    "bad_input": ("error", "skip"),
+    "special_tokens": ("text", "parse"),
+    "engine": ("processes", "ray"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,125 +133,90 @@ class PrepareOptions:
                 place = os.fspath(given).removeprefix("file://")
                 # Its type stays: a `Path` loses a "./" that a name on the hub does not have.
                 object.__setattr__(self, name, type(given)(os.path.expanduser(place)))
-        _choice("form", self.form, FORMS)
-        _choice("input_format", self.input_format, INPUT_FORMATS)
-        _choice("bad_input", self.bad_input, ("error", "skip"))
-        _choice("special_tokens", self.special_tokens, ("text", "parse"))
-        _choice("engine", self.engine, ENGINES)
-        self._check_input()
-        self._check_tokenizer()
-        self._check_output()
+        for mistake in (*self._mistakes(), *self._tokenizer_mistakes()):
+            raise MosaicDataError(f"prepare: {mistake}")
 
-    def _check_input(self) -> None:
+    def _mistakes(self) -> Iterator[str]:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                yield f"{name} = {getattr(self, name)!r} is not one of {', '.join(known)}"
         if not self.inputs or not all(self.inputs):
-            raise MosaicDataError("prepare: input is empty; give a glob of files or a URL")
-        if self.input_format == "dataset":
-            if len(self.inputs) > 1:
-                raise MosaicDataError("prepare: give one data set at a time as input")
-        elif self.dataset_config or self.dataset_split or self.dataset_kwargs:
-            raise MosaicDataError(
-                "prepare: dataset_config, dataset_split and dataset_kwargs need input_format = "
-                '"dataset"'
-            )
+            yield "input is empty; give a glob of files or a URL"
+        named = self.dataset_config or self.dataset_split or self.dataset_kwargs
+        if named and self.input_format != "dataset":
+            yield ('dataset_config, dataset_split and dataset_kwargs need input_format = "dataset"')
+        if self.input_format == "dataset" and len(self.inputs) > 1:
+            yield "give one data set at a time as input"
         if not self.text_columns or isinstance(self.text_columns, str):
-            raise MosaicDataError("prepare: text_columns must be a list of column names")
+            yield "text_columns must be a list of column names"
         if self.column_separator != "\n\n" and len(self.text_columns) == 1:
-            raise MosaicDataError(
-                "prepare: column_separator is put between several text_columns, and there is one"
-            )
+            yield "column_separator is put between several text_columns, and there is one"
         if self.document_separator == "":
-            raise MosaicDataError("prepare: document_separator is empty; leave it out or fill it")
-        # A token per byte, four bytes per token, offsets of 32 bits.
-        _range("max_document_bytes", self.max_document_bytes, 1, 1 << 29)
-        if self.processes is not None:
-            _range("processes", self.processes, 1, 4096)
-            if self.engine == "ray":
-                raise MosaicDataError(
-                    "prepare: Ray starts a process for each core of its machines; leave out "
-                    "processes"
-                )
+            yield "document_separator is empty; leave it out or fill it"
+        if self.processes is not None and self.engine == "ray":
+            yield "Ray starts a process for each core of its machines; leave out processes"
         if self.address is not None and self.engine != "ray":
-            raise MosaicDataError('prepare: address needs engine = "ray"')
+            yield 'address needs engine = "ray"'
+        if self.work_dir is not None and not self.remote:
+            yield "work_dir is for outputs that are URLs; leave it out"
+        if self.form != "rows" and not self.document_ends:
+            yield 'document_ends is a column of form = "rows"; leave it out'
+        if not 0 <= self.split_validation < 1:  # nor NaN
+            yield (
+                f"split_validation = {self.split_validation} must be a share between 0 and 1, such "
+                f"as 0.01"
+            )
+        for name, least, most in (
+            # A token per byte, four bytes per token, offsets of 32 bits.
+            ("max_document_bytes", 1, 1 << 29),
+            # mosaicml-streaming's offsets have 32 bits.
+            ("shard_bytes", 64 * ((self.seq_len or 15) + 1), (1 << 32) - 1),
+            ("processes", 1, 4096),
+            ("seq_len", 1, 1 << 24),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                yield f"{name} = {value} must be from {least} to {most}"
 
-    def _check_tokenizer(self) -> None:
+    def _tokenizer_mistakes(self) -> Iterator[str]:
         given = [name for name in ("tokenizer", "train_tokenizer") if getattr(self, name)]
         if self.form == "text":
             given += [name for name in ("seq_len", "vocab_size") if getattr(self, name) is not None]
             if given or self.tokenizer_kwargs or self.add_bos or self.special_tokens != "text":
-                raise MosaicDataError(
-                    'prepare: form = "text" writes the text as it is; leave out tokenizer, '
+                yield (
+                    'form = "text" writes the text as it is; leave out tokenizer, '
                     "tokenizer_kwargs, train_tokenizer, vocab_size, seq_len, add_bos and "
                     "special_tokens"
                 )
             return
         if len(given) != 1:
-            raise MosaicDataError(
-                "prepare needs exactly one tokenizer: set either tokenizer (an existing one) or "
+            yield (
+                "there must be exactly one tokenizer: set either tokenizer (an existing one) or "
                 "train_tokenizer (a directory for a new one)"
             )
-        if self.train_tokenizer is not None:
-            if "://" in str(self.train_tokenizer):
-                raise MosaicDataError(
-                    f"prepare: train_tokenizer must be a local directory, got "
-                    f"{str(self.train_tokenizer)!r}"
-                )
-            if self.entries < SMALLEST_VOCABULARY:
-                raise MosaicDataError(
-                    f"prepare: vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and "
-                    f"the special tokens), got {self.vocab_size}"
-                )
-            if self.tokenizer_kwargs:
-                raise MosaicDataError(
-                    "prepare: tokenizer_kwargs are for an existing tokenizer; leave them out with "
+        if self.train_tokenizer is None:
+            if self.vocab_size is not None:
+                yield (
+                    "vocab_size is for a tokenizer that is trained here; leave it out, or give "
                     "train_tokenizer"
                 )
-        elif self.vocab_size is not None:
-            raise MosaicDataError(
-                "prepare: vocab_size is for a tokenizer that is trained here; leave it out, or "
-                "give train_tokenizer"
-            )
+        else:
+            place = str(self.train_tokenizer)
+            if "://" in place:
+                yield f"train_tokenizer must be a local directory, got {place!r}"
+            if Path(place) == Path(self.output):
+                yield f"output and train_tokenizer are both {place!r}; give each its own directory"
+            if self.entries < SMALLEST_VOCABULARY:
+                yield (
+                    f"vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and the special "
+                    f"tokens), got {self.vocab_size}"
+                )
+            if self.tokenizer_kwargs:
+                yield (
+                    "tokenizer_kwargs are for an existing tokenizer; leave them out with "
+                    "train_tokenizer"
+                )
         if self.form == "documents" and self.seq_len is not None:
-            raise MosaicDataError(
-                'prepare: seq_len is not accepted with form = "documents", which cuts nothing'
-            )
+            yield 'seq_len is not accepted with form = "documents", which cuts nothing'
         if self.form == "rows" and self.seq_len is None:
-            raise MosaicDataError(
-                'prepare: form = "rows" needs seq_len, the length that training uses'
-            )
-        if self.seq_len is not None and self.seq_len < 1:
-            raise MosaicDataError(f"prepare: seq_len must be at least 1, got {self.seq_len}")
-
-    def _check_output(self) -> None:
-        if self.train_tokenizer is not None and Path(self.train_tokenizer) == Path(self.output):
-            raise MosaicDataError(
-                f"prepare: output and train_tokenizer are both {str(self.output)!r}; "
-                "give each its own directory"
-            )
-        if self.work_dir is not None and not self.remote:
-            raise MosaicDataError("prepare: work_dir is for outputs that are URLs; leave it out")
-        if self.form != "rows" and not self.document_ends:
-            raise MosaicDataError(
-                'prepare: document_ends is a column of form = "rows"; leave it out'
-            )
-        # mosaicml-streaming's offsets have 32 bits.
-        smallest = 64 * ((self.seq_len or 15) + 1)
-        if not smallest <= self.shard_bytes < 1 << 32:
-            raise MosaicDataError(
-                f"prepare: shard_bytes = {self.shard_bytes} must be at least {smallest} and less "
-                f"than 4gb"
-            )
-        if not 0 <= self.split_validation < 1 or math.isnan(self.split_validation):
-            raise MosaicDataError(
-                f"prepare: split_validation = {self.split_validation} must be a share between 0 "
-                f"and 1, such as 0.01"
-            )
-
-
-def _choice(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise MosaicDataError(f"prepare: {name} = {value!r} is not one of {', '.join(known)}")
-
-
-def _range(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise MosaicDataError(f"prepare: {name} = {value} must be from {least} to {most}")
+            yield 'form = "rows" needs seq_len, the length that training uses'

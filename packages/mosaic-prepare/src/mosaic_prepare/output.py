@@ -16,7 +16,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,41 +37,12 @@ _AT_A_TIME = 16
 _NOTES = ".prepare"
 
 
-class Output(ABC):
-    """A place for a data set and, while it is prepared, for what is done; travels to workers."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """For messages."""
+class _Notes(ABC):
+    """What is done while a data set is prepared; an output travels to workers."""
 
     @abstractmethod
-    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Facts of the finished data set; None if there is none yet.
-
-        Raises:
-            MosaicDataError: What is there was made with other options, or not by `prepare`.
-        """
-
-    @abstractmethod
-    def lock(self) -> Any:
-        """A context in which no other run on this machine prepares it."""
-
-    @abstractmethod
-    def new_folder(self) -> Any:
+    def new_folder(self) -> AbstractContextManager[Path]:
         """A context with an empty folder for a unit; what is not put away by then is removed."""
-
-    @abstractmethod
-    def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """All units are there: add these files, the manifest last, and have it appear."""
-
-    @abstractmethod
-    def abort(self, *, everything: bool = False) -> None:
-        """After an error: leave nothing that is of no use to the next run."""
-
-    @abstractmethod
-    def restart_hint(self) -> str:
-        """How to have an interrupted run forgotten."""
 
     @abstractmethod
     def _load(self, name: str) -> bytes | None:
@@ -106,7 +77,7 @@ class Output(ABC):
 
 
 @dataclass(frozen=True)
-class LocalOutput(Output):
+class LocalOutput(_Notes):
     """A directory, by its absolute path."""
 
     path: Path
@@ -121,7 +92,7 @@ class LocalOutput(Output):
         return self.path.parent / f".{self.path.name}.partial"
 
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """See `Output`."""
+        """Facts of the finished data set; None if there is none yet."""
         facts = read_manifest(self.path, options, setting="output")
         if facts is not None and (self.path / _NOTES).exists():
             # A run that was killed at its very end has left them.
@@ -131,14 +102,14 @@ class LocalOutput(Output):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """See `Output`. What a run that was killed was writing is removed."""
+        """Let no other run prepare it; what a run that was killed was writing is removed."""
         with directory_lock(self.path):
             shutil.rmtree(self._work / "tmp", ignore_errors=True)
             yield
 
     @contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """See `Output`."""
+        """See `_Notes`."""
         (self._work / "tmp").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=self._work / "tmp", ignore_cleanup_errors=True
@@ -146,11 +117,11 @@ class LocalOutput(Output):
             yield Path(folder)
 
     def read_job(self) -> dict[str, Any] | None:
-        """See `Output`. One that has finished no unit may be replaced by another."""
+        """See `_Notes`. One that has finished no unit may be replaced by another."""
         return super().read_job() if any(self._work.glob(f"{_NOTES}/unit-*")) else None
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """See `Output`."""
+        """All units are there: add these files, the manifest last, and have it appear."""
         for folder in list(self._work.glob("**/unit-*/")):
             # Input that has changed since; or no sample, of which nothing need be shown.
             if folder.name not in units or not any(folder.iterdir()):
@@ -163,12 +134,12 @@ class LocalOutput(Output):
         self._clean(self.path)
 
     def abort(self, *, everything: bool = False) -> None:
-        """See `Output`."""
+        """After an error: leave nothing that is of no use to the next run."""
         if everything or self.read_job() is None:
             shutil.rmtree(self._work, ignore_errors=True)
 
     def restart_hint(self) -> str:
-        """See `Output`."""
+        """How to have an interrupted run forgotten."""
         return f"delete {self._work} to restart"
 
     def _clean(self, directory: Path) -> None:
@@ -198,7 +169,7 @@ class LocalOutput(Output):
 
 
 @dataclass(frozen=True)
-class RemoteOutput(Output):
+class RemoteOutput(_Notes):
     """An object store, through mosaicml-streaming's clients and with their credentials.
 
     Attributes:
@@ -215,7 +186,7 @@ class RemoteOutput(Output):
         return redacted(self.url)
 
     def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """See `Output`."""
+        """See `LocalOutput`."""
         text = self._load(FILE_NAME)
         if text is not None:
             return finished_facts(text, self.name, options, setting="output")
@@ -228,34 +199,40 @@ class RemoteOutput(Output):
                 )
         return None
 
+    @property
+    def _staging(self) -> str:
+        """How names in `work` begin."""
+        return f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """See `Output`."""
-        name = hashlib.sha256(self.url.encode()).hexdigest()[:16]
-        with directory_lock(self.work / f"mosaic-prepare-{name}"):
+        """See `LocalOutput`. It holds on this machine only."""
+        with directory_lock(self.work / self._staging):
+            for folder in self.work.glob(f"{self._staging}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
             yield
 
     @contextmanager
     def new_folder(self) -> Iterator[Path]:
-        """See `Output`."""
+        """See `_Notes`."""
         self.work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.work, prefix="mosaic-prepare-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.work, prefix=f"{self._staging}-") as folder:
             yield Path(folder)
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """See `Output`."""
+        """See `LocalOutput`."""
         with self.new_folder() as folder:
             for name, text in files.items():
                 write_text(folder / name, text)
             self._upload(folder, list(files))
 
     def abort(self, *, everything: bool = False) -> None:
-        """See `Output`."""
+        """See `LocalOutput`."""
         if everything:
             self.save_job({})
 
     def restart_hint(self) -> str:
-        """See `Output`."""
+        """See `LocalOutput`."""
         return f"delete {self.name}/{_NOTES}/job.json to restart"
 
     def _load(self, name: str) -> bytes | None:
@@ -292,6 +269,9 @@ class RemoteOutput(Output):
                 f"prepare: cannot write to {self.name}: {reason(error)}; correct that, and run the "
                 f"same command again to resume"
             ) from error
+
+
+Output = LocalOutput | RemoteOutput
 
 
 @lru_cache(maxsize=1)

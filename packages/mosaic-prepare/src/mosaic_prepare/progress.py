@@ -3,7 +3,6 @@
 import logging
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
@@ -41,12 +40,7 @@ class Progress:
         """Start counting."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the bar, or say how long it took."""
         if self._bar is not None:
             self._bar.close()

@@ -88,31 +88,12 @@ def prepare(options: PrepareOptions) -> PrepareReport:
 
 
 def finish(options: PrepareOptions) -> PrepareReport:
-    """Put the data set together out of the units that the tasks of an array have made.
-
-    Args:
-        options: Those of the tasks.
-
-    Raises:
-        MosaicDataError: See `prepare`; or a unit is missing.
-    """
+    """Put the data set together out of the units that the tasks of an array have made."""
     return _prepare(options, finish=True)
 
 
 def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
-    """Make a share of the units, for a batch system that runs the same program many times.
-
-    Args:
-        options: The same for all tasks.
-        task: Number of this one, from 1.
-        tasks: How many there are.
-
-    Returns:
-        How many units this task is for; all of them are done now.
-
-    Raises:
-        MosaicDataError: See `prepare`.
-    """
+    """Make a task's share of the units, numbered from 1; returns how many units that are."""
     if not 1 <= task <= tasks:
         raise MosaicDataError(
             f"prepare: task {task}/{tasks} is not one of 1/{tasks} to {tasks}/{tasks}"
@@ -168,11 +149,7 @@ def _writing(output: Output) -> Iterator[None]:
 
 
 class _Run:
-    """A preparation: its tokenizer, then its units.
-
-    Args:
-        options: What to prepare.
-    """
+    """A preparation: its tokenizer, then its units."""
 
     units: list[WorkUnit]
 
@@ -191,8 +168,7 @@ class _Run:
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
         """Make what is missing, and the data set out of it; returns its facts."""
         self.open()
-        notes = self._done()
-        missing = len(self.units) - len(notes)
+        missing = len(self.units) - len(self._done())
         if missing and only_finish:
             raise MosaicDataError(
                 f"prepare: {missing} of {len(self.units)} units are missing; run the tasks that "
@@ -284,8 +260,8 @@ class _Run:
         return not skipped or (self._options.bad_input == "skip" and same_limit)
 
     def _publish(self) -> dict[str, Any]:
-        done = self._done()
-        notes = [done[unit.name] for unit in self.units]
+        notes = list(self._done().values())
+        assert len(notes) == len(self.units), "a unit was made, and its note is not there"
         splits = self._options.splits
         indexes = {split: merged(notes, split) for split in splits}
         facts = {split: _facts(notes, split, indexes[split]) for split in splits}

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import types
@@ -25,6 +26,7 @@ logger = logging.getLogger("mosaic_prepare")
 _AHEAD = 2
 # Times that Ray repeats a unit whose machine or process was lost.
 _RETRIES = 5
+_SECONDS_TO_CONNECT = 10.0
 
 Done = tuple[WorkUnit, dict[str, Any]]
 
@@ -126,8 +128,12 @@ def run_on_ray(job: UnitJob, units: Sequence[WorkUnit], address: str | None) -> 
     started = not ray.is_initialized()
     if started:
         try:
+            host, _, port = (address or "").partition(":")
+            if port.isdigit():
+                # Ray itself would try for minutes.
+                socket.create_connection((host, int(port)), _SECONDS_TO_CONNECT).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise MosaicDataError(
                 f"prepare: there is no Ray cluster at {address!r} ({reason(error)}); correct "
                 f"address, or leave it out"

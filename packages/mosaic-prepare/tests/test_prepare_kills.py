@@ -291,6 +291,8 @@ def test_a_ray_cluster_of_which_a_node_is_killed(
         prepare(options("one", **given))
         assert helpers.contents(tmp_path / "one") == plain
 
+        # One connection for what follows: each starts processes, which import everything.
+        ray.init(address=cluster.address, log_to_driver=False)
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         done: list[str] = []

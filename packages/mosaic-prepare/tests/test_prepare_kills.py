@@ -103,10 +103,13 @@ def test_processes_and_tasks_of_an_array_make_the_same_bytes(
     units = len(helpers.units_in(tmp_path / "one"))
     assert units > 6
     assert prepare_task(options("array"), 3, 3) == units // 3
-    with pytest.raises(
-        MosaicDataError, match=rf"{units - units // 3} of {units} units are missing"
-    ):
-        finish(options("array"))
+    # Put together too early: what a task is writing stays.
+    (tmp_path / ".array.partial" / "tmp" / "of a task").mkdir()
+    for name, missing in [("array", units - units // 3), ("early", units)]:
+        with pytest.raises(MosaicDataError, match=rf"{missing} of {units} units are missing"):
+            finish(options(name))
+    assert (tmp_path / ".array.partial" / "tmp" / "of a task").exists()
+    assert not list(tmp_path.glob(".early*"))
     with pytest.raises(MosaicDataError, match=r"other options: seq_len=31 then, seq_len=30 now"):
         prepare_task(options("array", seq_len=30), 1, 3)
     # In any order, some of them twice; a file is not there for its finish any more.

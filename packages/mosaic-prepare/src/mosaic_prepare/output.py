@@ -101,10 +101,11 @@ class LocalOutput(_Notes):
         return facts
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Let no other run prepare it; what a run that was killed was writing is removed."""
+    def lock(self, *, clears: bool) -> Iterator[None]:
+        """Let no other run prepare it; clears away what a run that was killed was writing."""
         with directory_lock(self.path):
-            shutil.rmtree(self._work / "tmp", ignore_errors=True)
+            if clears:
+                shutil.rmtree(self._work / "tmp", ignore_errors=True)
             yield
 
     @contextmanager
@@ -205,10 +206,10 @@ class RemoteOutput(_Notes):
         return f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, clears: bool) -> Iterator[None]:
         """See `LocalOutput`. It holds on this machine only."""
         with directory_lock(self.work / self._staging):
-            for folder in self.work.glob(f"{self._staging}-*"):
+            for folder in list(self.work.glob(f"{self._staging}-*")) if clears else ():
                 shutil.rmtree(folder, ignore_errors=True)
             yield
 

@@ -115,7 +115,8 @@ def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
     facts = run.output.facts(run.wanted)
     created = facts is None
     if facts is None:
-        with run.output.lock():
+        # Tasks of an array may still be at work when others are put together.
+        with run.output.lock(clears=not finish):
             facts = run.output.facts(run.wanted)
             created = facts is None
             if facts is None:
@@ -123,7 +124,8 @@ def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
                     with _writing(run.output):
                         facts = run.complete(only_finish=finish)
                 except BaseException:
-                    run.output.abort()
+                    if not finish:
+                        run.output.abort()
                     raise
     selection = facts.pop("sources")
     facts.pop("largest")
@@ -167,7 +169,7 @@ class _Run:
 
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
         """Make what is missing, and the data set out of it; returns its facts."""
-        self.open()
+        self.open(begins=not only_finish)
         missing = len(self.units) - len(self._done())
         if missing and only_finish:
             raise MosaicDataError(
@@ -177,8 +179,8 @@ class _Run:
         self.work(self.units)
         return self._publish()
 
-    def open(self) -> None:
-        """Find the input and load the tokenizer; sets `units`."""
+    def open(self, *, begins: bool = True) -> None:
+        """Find the input, load the tokenizer, and note the job if it begins; sets `units`."""
         options = self._options
         pieces = _pieces(options, self._read)
         spec, self._identity = None, None
@@ -191,9 +193,9 @@ class _Run:
         decisive = {n: value for n, value in decisive.items() if n not in _NOT_OF_THE_JOB}
         job = json.loads(json.dumps({**decisive, "unit_bytes": bytes_of_unit(total)}))
         earlier = self.output.read_job()
-        if earlier is None:
+        if earlier is None and begins:
             self.output.save_job(job)
-        else:
+        elif earlier is not None:
             self._compare(earlier, job)
             # Input that has grown since is cut as before, so that what is done stays of use.
             job["unit_bytes"] = earlier["unit_bytes"]

@@ -160,7 +160,8 @@ def _memory(file: Path, tokenizer: Path, work: Path) -> float:
     def look() -> None:
         nonlocal peak
         while not done.wait(0.2):
-            for process in _below(os.getpid()):
+            # Not the process that starts them.
+            for process in (w for server in _children(os.getpid()) for w in _children(server)):
                 with contextlib.suppress(OSError, StopIteration):
                     lines = Path(f"/proc/{process}/status").read_text().splitlines()
                     high = next(line for line in lines if line.startswith("VmHWM"))
@@ -176,12 +177,11 @@ def _memory(file: Path, tokenizer: Path, work: Path) -> float:
     return peak / 1024
 
 
-def _below(process: int) -> list[int]:
+def _children(process: int) -> list[int]:
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{process}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *_below(child)]
+            found += map(int, (task / "children").read_text().split())
     return found
 
 

@@ -21,7 +21,9 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests", "lint"]
 
 ROOT = Path(__file__).resolve().parent
-PACKAGES = ("mosaic-config", "mosaic-dataloader", "mosaic-trainspec")
+PACKAGES = ("mosaic-config", "mosaic-dataloader", "mosaic-prepare", "mosaic-trainspec")
+# What a package needs of the others.
+NEEDS = {"mosaic-prepare": ("mosaic-dataloader",)}
 UNIT_TESTS = (*(f"packages/{name}/tests" for name in PACKAGES), "apps/train/tests", "tools/tests")
 # Several packages together, several processes per test (gloo, NCCL).
 INTEGRATION_TESTS = "tests"
@@ -156,7 +158,7 @@ def build(session: nox.Session) -> None:
     names = session.posargs or PACKAGES
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    for name in names:
+    for name in sorted({*names, *(needed for one in names for needed in NEEDS.get(one, ()))}):
         session.run(UV, "build", "--package", name, "--out-dir", str(dist), external=True)
     wheels = {name: next(dist.glob(f"{name.replace('-', '_')}-*.whl")) for name in names}
     built = [str(path) for path in sorted(dist.iterdir()) if path.suffix in (".whl", ".gz")]
@@ -172,7 +174,8 @@ def build(session: nox.Session) -> None:
         silent=True,
     )
     for name, wheel in wheels.items():
-        _install_alone(session, name, wheel, constraints)
+        needed = [next(dist.glob(f"{n.replace('-', '_')}-*.whl")) for n in NEEDS.get(name, ())]
+        _install_alone(session, name, [wheel, *needed], constraints)
 
 
 @nox.session
@@ -231,17 +234,18 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     session.run(
         *(UV, "pip", "install", "--quiet", "--python", str(python)),
         *("--constraint", str(bounds), "--editable", _with_extras(package), *TEST_TOOLS),
+        *(word for needed in NEEDS.get(name, ()) for word in ("--editable", f"packages/{needed}")),
         external=True,
     )
     return python
 
 
 def _requirements(package: Path) -> list[Requirement]:
-    """What a package's pyproject.toml asks for, extras included."""
+    """What a package's pyproject.toml asks for, extras included, besides the other packages."""
     project = tomllib.loads((package / "pyproject.toml").read_text())["project"]
     extras = project.get("optional-dependencies", {}).values()
     lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
-    return [Requirement(line) for line in lines]
+    return [r for r in map(Requirement, lines) if r.name not in PACKAGES]
 
 
 def _lowest(requirements: list[Requirement]) -> list[str]:
@@ -260,7 +264,7 @@ def _with_extras(package: str) -> str:
     return f"{package}[{extras}]" if extras else package
 
 
-def _install_alone(session: nox.Session, name: str, wheel: Path, constraints: Path) -> None:
+def _install_alone(session: nox.Session, name: str, wheels: list[Path], constraints: Path) -> None:
     venv = Path(session.create_tmp(), name).resolve()
     # Below the root and not in /tmp, so that uv can link from its cache instead of copying.
     session.run(
@@ -269,11 +273,12 @@ def _install_alone(session: nox.Session, name: str, wheel: Path, constraints: Pa
     python = venv / "bin" / "python"
     session.run(
         *(UV, "pip", "install", "--quiet", "--python", str(python)),
-        *("--constraint", str(constraints), str(wheel)),
+        *("--constraint", str(constraints), *map(str, wheels)),
         external=True,
     )
-    absent = [other.replace("-", "_") for other in PACKAGES if other != name]
-    if name == "mosaic-dataloader":
+    there = {name, *NEEDS.get(name, ())}
+    absent = [other.replace("-", "_") for other in PACKAGES if other not in there]
+    if name in ("mosaic-dataloader", "mosaic-prepare"):
         absent.append("torchtitan")
     # -I: neither the working directory nor PYTHONPATH may lend a hand.
     session.run(

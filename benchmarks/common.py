@@ -21,6 +21,8 @@ PACKAGES = (
     "litdata",
     "grain",
     "ai2-olmo-core",
+    "datatrove",
+    "ray",
 )
 
 

@@ -139,7 +139,7 @@ def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:
 
 def _make_data(folder: Path) -> str:
     """Rows and a tokenizer, and the configuration that reads them."""
-    from mosaic_dataloader.prepare import PrepareOptions, prepare
+    from mosaic_prepare import PrepareOptions, prepare
 
     (folder / "text.txt").write_text(" ".join(f"{number:x}" for number in range(20_000)))
     prepare(

@@ -1,8 +1,11 @@
-"""Documents to token rows in MDS shards: mosaic-prepare, llm-foundry's way, the tokenizer alone."""
+"""Documents to token rows in shards: mosaic-prepare, Ray, llm-foundry's and datatrove's way."""
 
+import contextlib
 import json
+import os
 import shutil
 import sysconfig
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +22,10 @@ from benchmarks.common import (
     table,
     verdict,
 )
-from benchmarks.peers import foundry
+from benchmarks.peers import foundry, trove
 from benchmarks.rows_data import once
-from mosaic_dataloader.prepare import PrepareOptions, prepare
+from mosaic_prepare import PrepareOptions, prepare
+from mosaic_prepare.engines import available_cores
 
 SEQ_LEN = 2048
 VOCABULARY = 8_192
@@ -30,13 +34,16 @@ DOCUMENT = 4_000
 # Documents that the tokenizer alone gets in a call: enough for its threads, and its results fit
 # into memory.
 CALL = 1_000
-BARE, OURS, FOUNDRY = "encode_batch_fast alone", "mosaic-prepare", "llm-foundry's way"
+BARE, OURS, RAY = "encode_batch_fast alone", "mosaic-prepare", "mosaic-prepare on Ray"
+FOUNDRY, TROVE = "llm-foundry's way", "datatrove"
 
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--files", type=int, default=6, help="files of about 10 MB")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    parser.add_argument("--large", type=int, default=2048, help="MiB of the file for memory")
     given = parser.parse_args(arguments_given)
     where = machine()
     corpus = once(given.work / f"corpus-{given.files}", lambda folder: _write(folder, given.files))
@@ -47,10 +54,22 @@ def main(arguments_given: list[str] | None = None) -> None:
     contenders: dict[str, Callable[[], float]] = {
         BARE: lambda: _timed(lambda: _bare(tokenizer, texts), tokens),
         OURS: lambda: _timed(lambda: _prepare(files, tokenizer, given.work), tokens),
+        RAY: lambda: _timed(lambda: _prepare(files, tokenizer, given.work, engine="ray"), tokens),
         # One file is enough to know its rate.
         FOUNDRY: lambda: _foundry(files[:1], tokenizer, given.work / "foundry"),
+        TROVE: lambda: _timed(
+            lambda: trove.convert(corpus, tokenizer, available_cores(), given.work / "trove"),
+            tokens,
+        ),
     }
+    import ray
+
+    # A cluster is there before anybody uses it.
+    ray.init(num_cpus=available_cores(), log_to_driver=False, include_dashboard=False)
     rates = interleaved(contenders, given.rounds)
+    ray.shutdown()
+    large = once(given.work / f"large-{given.large}", lambda folder: _large(folder, files, given))
+    memory = _memory(large / "large.jsonl", tokenizer, given.work)
     lines = [
         [name, f"{median(own) / 1e6:.2f}", f"{ratio(own, rates[BARE]):.2f}"]
         for name, own in rates.items()
@@ -59,6 +78,8 @@ def main(arguments_given: list[str] | None = None) -> None:
     goals = [
         [f"{OURS} / {BARE}", f"{against:.2f}", verdict(against, 0.8)],
         [f"{OURS} / {FOUNDRY}", f"{ratio(rates[OURS], rates[FOUNDRY]):.2f}", ""],
+        [f"{OURS} / {TROVE}", f"{ratio(rates[OURS], rates[TROVE]):.2f}", ""],
+        [f"{RAY} / {OURS}", f"{ratio(rates[RAY], rates[OURS]):.2f}", ""],
     ]
     text = "\n".join(
         [
@@ -74,9 +95,12 @@ def main(arguments_given: list[str] | None = None) -> None:
             table(["", "million tokens/s", "of the tokenizer alone"], lines),
             "",
             table(["ratio", "median", "target"], goals),
+            "",
+            f"A file of {given.large:,} MiB: at most {memory:,.0f} MiB in a worker process (its "
+            f"libraries included), of {available_cores()}.",
         ]
     )
-    report(given, "prepare", text, {"rates": rates}, where)
+    report(given, "prepare", text, {"rates": rates, "worker_mib": memory}, where)
 
 
 def _write(folder: Path, count: int) -> None:
@@ -113,13 +137,52 @@ def _bare(tokenizer: Path, texts: list[str]) -> None:
         fast.encode_batch_fast(texts[start : start + CALL])
 
 
-def _prepare(files: list[Path], tokenizer: Path, work: Path) -> Any:
+def _prepare(files: list[Path], tokenizer: Path, work: Path, engine: str = "processes") -> Any:
     shutil.rmtree(work / "prepared", ignore_errors=True)
     names = [str(file) for file in files]
     options = PrepareOptions(
-        input=names, output=work / "prepared", tokenizer=tokenizer, seq_len=SEQ_LEN
+        input=names, output=work / "prepared", tokenizer=tokenizer, seq_len=SEQ_LEN, engine=engine
     )
     return prepare(options)
+
+
+def _large(folder: Path, files: list[Path], given: Any) -> None:
+    data = b"".join(file.read_bytes() for file in files)
+    with open(folder / "large.jsonl", "wb") as file:
+        while file.tell() < given.large << 20:
+            file.write(data)
+
+
+def _memory(file: Path, tokenizer: Path, work: Path) -> float:
+    """MiB that the largest worker process takes at most."""
+    peak, done = 0, threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not done.wait(0.2):
+            # Not the process that starts them.
+            for process in (w for server in _children(os.getpid()) for w in _children(server)):
+                with contextlib.suppress(OSError, StopIteration):
+                    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+                    high = next(line for line in lines if line.startswith("VmHWM"))
+                    peak = max(peak, int(high.split()[1]))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        _prepare([file], tokenizer, work)
+    finally:
+        done.set()
+        watch.join()
+    return peak / 1024
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def _foundry(files: list[Path], tokenizer: Path, out: Path) -> float:

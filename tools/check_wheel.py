@@ -11,7 +11,9 @@ from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
-SIBLINGS = frozenset({"mosaic-config", "mosaic-dataloader", "mosaic-trainspec"})
+SIBLINGS = frozenset({"mosaic-config", "mosaic-dataloader", "mosaic-prepare", "mosaic-trainspec"})
+# What a package may require of the others.
+ALLOWED = {"mosaic-prepare": frozenset({"mosaic-dataloader"})}
 
 
 def metadata(wheel: Path) -> Message:
@@ -54,10 +56,11 @@ def problems(wheel: Path) -> list[str]:
     for field in ("Summary", "Requires-Python"):
         if not meta[field]:
             found.append(f"its metadata lacks {field}")
+    foreign = SIBLINGS - {distribution} - ALLOWED.get(distribution, frozenset())
     for requirement in meta.get_all("Requires-Dist", []):
         if " @ " in requirement:
             found.append(f"it requires a direct address: {requirement}")
-        if any(requirement.startswith(name) for name in SIBLINGS - {distribution}):
+        if any(requirement.startswith(name) for name in foreign):
             found.append(f"it requires another package of this workspace: {requirement}")
     return [f"{wheel.name}: {line}" for line in found]
 

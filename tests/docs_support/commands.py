@@ -11,7 +11,7 @@ from torch.distributed.run import get_args_parser
 
 from mosaic_config import MosaicJobConfig
 from mosaic_config.schema import keys_of, named_value, names_hidden, tables
-from mosaic_dataloader.prepare.cli import _parser
+from mosaic_prepare.cli import _parser
 from mosaic_train.arguments import USAGE
 from tests.docs_support.pages import ROOT
 

@@ -144,7 +144,7 @@ class App:
 
 
 def _make_data(folder: Path) -> None:
-    from mosaic_dataloader.prepare import PrepareOptions, prepare
+    from mosaic_prepare import PrepareOptions, prepare
 
     rng = np.random.default_rng(0)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]

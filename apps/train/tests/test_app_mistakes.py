@@ -275,7 +275,7 @@ def test_a_tokenizers_code_is_refused_and_nothing_asked(
 
 
 def test_tokenizer_and_data(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    from mosaic_dataloader.prepare import PrepareOptions, prepare
+    from mosaic_prepare import PrepareOptions, prepare
 
     large = app.folder / "large"
     texts = app.folder / "texts"

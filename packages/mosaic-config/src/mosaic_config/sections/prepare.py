@@ -10,9 +10,10 @@ class MosaicPrepare:
 
     input: str | list[str] | None = None
     """
-    The documents: "python-stdlib" (the standard library's own source files), a glob of files, an
-    fsspec URL, a list of these, or, with input_format = "dataset", the name or directory of a
-    Hugging Face data set. Files may be compressed (.gz, .bz2, .xz, .zst). None: prepare nothing.
+    The documents: "python-stdlib" (the standard library's own source files), a path or glob of
+    files, an fsspec URL, a list of these, or, with input_format = "dataset", the name or directory
+    of a Hugging Face data set. Files may be compressed (.gz, .bz2, .xz, .zst). None: prepare
+    nothing.
     """
 
     output: str | None = None
@@ -20,18 +21,27 @@ class MosaicPrepare:
 
     form: Literal["rows", "documents", "text"] = "rows"
     """
-    "rows": documents joined by the end-of-text token, in rows of `seq_len` + 1 tokens. "documents":
-    a row of tokens for each document. "text": the text, tokenized during training.
+    "rows": documents, each ended by the end-of-text token, joined and cut into rows of `seq_len` +
+    1 tokens. "documents": a row of tokens for each document. "text": the text, tokenized during
+    training.
     """
 
     seq_len: int | None = None
     """Targets per row, for form = "rows". None: training.seq_len."""
 
-    input_format: Literal["auto", "text", "jsonl", "parquet", "dataset"] = "auto"
+    document_ends: bool = True
+    """
+    Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in the row, of the
+    tokens that end a document; a single -1 where none does.
+    """
+
+    input_format: Literal["auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"] = (
+        "auto"
+    )
     """Format of the input. "auto": by the files' names."""
 
     text_columns: list[str] = field(default_factory=lambda: ["text"])
-    """Columns that hold a document's text in JSON Lines, Parquet and data sets."""
+    """Columns that hold a document's text, in every format but text."""
 
     column_separator: str = "\n\n"
     """Put between several columns."""
@@ -42,20 +52,22 @@ class MosaicPrepare:
     dataset_config: str | None = None
     """Configuration of a Hugging Face data set."""
 
-    dataset_split: str = "train"
-    """Split of a Hugging Face data set."""
+    dataset_split: str | None = None
+    """
+    Split of a Hugging Face data set. None: "train", or all of a saved data set that is not split.
+    """
 
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further keywords for `datasets.load_dataset_builder`, such as revision."""
 
     bad_input: Literal["error", "skip"] = "error"
     """
-    What to do with what is no document (not UTF-8, broken JSON, too long): stop, or leave it out
-    and count it.
+    What to do with input that is not a document (not UTF-8, broken JSON, too long) and with damaged
+    files: stop, or leave them out (a damaged file from where it cannot be read) and count them.
     """
 
     max_document_bytes: int | str = "64mb"
-    """Largest document, or line of JSON Lines, that is taken, as a number or like "64mb"."""
+    """Size of the largest document that is accepted, as a number or like "64mb"."""
 
     train_tokenizer: str | None = None
     """
@@ -87,8 +99,17 @@ class MosaicPrepare:
     shard_bytes: int | str = "64mb"
     """Largest shard before compression, as a number or like "64mb"."""
 
+    engine: Literal["processes", "ray"] = "processes"
+    """
+    Processes of this machine, or a Ray cluster, whose machines share the output directory (or the
+    output is an object store). The result does not depend on it.
+    """
+
     processes: int | None = None
-    """Processes that tokenize. None: one for each core. The result does not depend on it."""
+    """Processes that tokenize. None: one for each core."""
+
+    address: str | None = None
+    """Address of the Ray cluster. None: the one that Ray finds, else a local one."""
 
     work_dir: str | None = None
-    """Where the shards of an `output` URL lie on their way. None: in the temporary directory."""
+    """Where the shards of an `output` URL are on their way. None: the temporary directory."""

@@ -1,0 +1,184 @@
+"""The command `mosaic-prepare`."""
+
+import argparse
+import inspect
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, get_type_hints
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.sizes import parse_bytes
+from mosaic_prepare.options import CHOICES, PrepareOptions
+from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
+
+_EXAMPLES = """\
+examples:
+  mosaic-prepare --input 'corpus/**/*.jsonl.gz' --output data/web \\
+      --tokenizer HuggingFaceTB/SmolLM-1.7B --seq-len 2048 --compression zstd
+  mosaic-prepare --input 's3://bucket/raw/*.parquet' --output s3://bucket/tokens \\
+      --tokenizer ./tokenizer --seq-len 8192 --split-validation 0.01 --engine ray
+  mosaic-prepare --dataset allenai/c4 --dataset-config en --output data/c4 \\
+      --train-tokenizer ./tokenizer --vocab-size 32768 --form documents
+
+A run that was interrupted is resumed when the same command is run again.
+"""
+
+
+def command() -> None:
+    """Run the command as a process of its own."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A read from a store that hangs in a thread must not keep the process.
+    os._exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 for what the user can correct, 130 when interrupted.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        report = _run(vars(_parser().parse_args(argv)))
+    except MosaicDataError as error:
+        print(f"mosaic-prepare: {str(error).removeprefix('prepare: ')}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mosaic-prepare: interrupted; run the same command to resume", file=sys.stderr)
+        return 130
+    if report is not None:
+        print(_how_to_use(report))
+    return 0
+
+
+def _run(given: dict[str, Any]) -> PrepareReport | None:
+    task, finishes, dataset = given.pop("task"), given.pop("finish"), given.pop("dataset")
+    values = {name: value for name, value in given.items() if value is not None}
+    if dataset is not None:
+        values |= {"input": dataset, "input_format": "dataset"}
+    for name in ("shard_bytes", "max_document_bytes"):
+        if name in values:
+            values[name] = parse_bytes(name, values[name])
+    for name in ("tokenizer_kwargs", "dataset_kwargs"):
+        if name in values:
+            values[name] = _mapping(name, values[name])
+    for name in ("document_separator", "column_separator"):
+        if name in values:
+            # Shells make line ends hard to write.
+            values[name] = values[name].replace("\\n", "\n").replace("\\t", "\t")
+    options = PrepareOptions(**values)
+    if task is None:
+        return finish(options) if finishes else prepare(options)
+    match = re.fullmatch(r"(\d+)/(\d+)", task)
+    if match is None or finishes:
+        raise MosaicDataError(
+            f"task = {task!r}: write for example --task 3/64 for the third of 64, and --finish in "
+            f"a command of its own when all of them are done"
+        )
+    prepare_task(options, int(match[1]), int(match[2]))
+    return None
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise MosaicDataError(
+            f'{name} = {text!r} is not a JSON object; write for example \'{{"revision": "main"}}\''
+        )
+    return value
+
+
+def _how_to_use(report: PrepareReport) -> str:
+    """The sections of a training configuration that read the data."""
+    output = str(report.output).rstrip("/")
+    place = "remote" if "://" in output else "local"
+    # Its own name, so that several can be put together; what is no bare key in TOML is replaced.
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.basename(output)) or "data"
+    tables = []
+    for split in report.splits:
+        loader = "mosaic_validation_dataloader" if split == "validation" else "mosaic_dataloader"
+        lines = [f"[{loader}.dataset.streams.{name}]", f"{place} = {_toml(output)}"]
+        tables.append([*lines, *([f'split = "{split}"'] if split else [])])
+    if report.tokenizer:
+        tables.append(["[mosaic_tokenizer]", f"name = {_toml(report.tokenizer)}"])
+    return "\n\n".join("\n".join(lines) for lines in tables)
+
+
+def _toml(text: str) -> str:
+    # TOML's escapes are JSON's, and one more character must be escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Options and their texts are those of `PrepareOptions`."""
+    parser = _Parser(
+        prog="mosaic-prepare",
+        description="Turn documents (text, JSON Lines, Parquet, Arrow, CSV, Hugging Face data "
+        "sets) into MDS shards for training.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="a Hugging Face data set or directory")
+    tokenizer = parser.add_mutually_exclusive_group()
+    texts, hints = _texts(), get_type_hints(PrepareOptions)
+    for field in fields(PrepareOptions):
+        name, kind = field.name, str(hints[field.name])
+        group: Any = source if name == "input" else tokenizer if "tokenizer" in name else parser
+        more: dict[str, Any] = {}
+        if kind == str(bool):
+            more["action"] = argparse.BooleanOptionalAction
+        elif "Sequence" in kind:
+            more |= {"nargs": "+", "metavar": "NAME"}
+        elif name in CHOICES:
+            more["choices"] = CHOICES[name]
+        else:
+            number = int if "int" in kind and not name.endswith("_bytes") else str
+            more |= {"type": float if kind == str(float) else number, "metavar": "VALUE"}
+        if name in ("tokenizer_kwargs", "output"):
+            group = parser
+        required = {"required": True} if name == "output" else {}
+        group.add_argument(
+            f"--{name.replace('_', '-')}", default=None, help=texts[name], **more, **required
+        )
+    parser.add_argument(
+        "--task",
+        metavar="K/N",
+        help="make only the K-th of N shares, as a task of a batch system's array",
+    )
+    parser.add_argument(
+        "--finish", action="store_true", help="put together what the tasks of an array have made"
+    )
+    return parser
+
+
+def _texts() -> dict[str, str]:
+    """What `PrepareOptions` says of each option."""
+    attributes = (inspect.getdoc(PrepareOptions) or "").partition("Attributes:")[2]
+    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(text.replace("%", "%%").split()) for name, text in found}
+
+
+if __name__ == "__main__":
+    command()

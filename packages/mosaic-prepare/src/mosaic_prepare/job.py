@@ -1,0 +1,136 @@
+"""From a unit of work to a folder of shards: a pure function, whoever computes it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_prepare.documents import ReadOptions, Rejected
+from mosaic_prepare.encode import TokenizerSpec, encode
+from mosaic_prepare.output import Output
+from mosaic_prepare.units import WorkUnit, documents
+
+if TYPE_CHECKING:
+    from mosaic_prepare.shards import SplitWriter
+
+# Text that is tokenized at a time: enough for a tokenizer's threads.
+_BATCH_BYTES = 1 << 20
+# Rejected input that is named in a unit's note; all is counted.
+NAMED = 5
+REMEDY = 'mend it, or leave such input out with bad_input = "skip"'
+
+
+@dataclass(frozen=True)
+class UnitJob:
+    """What turns any unit into shards; travels to other processes and machines.
+
+    Attributes:
+        read: How documents are found.
+        stops: Whether input that is not a document ends the run.
+        tokenizer: What tokens are made with; None for text.
+        seq_len: Targets in a row; None for documents and text.
+        document_ends: Whether rows have that column.
+        split_validation: Share of the documents for validation.
+        compression: See `PrepareOptions`.
+        hashes: See `PrepareOptions`.
+        shard_bytes: See `PrepareOptions`.
+        output: Where the folders go.
+        digest: Of the options that decide what a unit's shards are.
+    """
+
+    read: ReadOptions
+    stops: bool
+    tokenizer: TokenizerSpec | None
+    seq_len: int | None
+    document_ends: bool
+    split_validation: float
+    compression: str | None
+    hashes: tuple[str, ...]
+    shard_bytes: int
+    output: Output
+    digest: str
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """MDS encodings by column."""
+        if self.tokenizer is None:
+            return {"text": "str"}
+        tokens = {"tokens": f"ndarray:{self.tokenizer.dtype}"}
+        if self.seq_len is None or not self.document_ends:
+            return tokens
+        return {"document_ends": "ndarray:int32", **tokens}
+
+    def __call__(self, unit: WorkUnit) -> dict[str, Any]:
+        """Make a unit's shards and put them in their place."""
+        from mosaic_prepare.shards import SplitWriter
+
+        splits = ("train", "validation") if self.split_validation else ("",)
+        with self.output.new_folder() as folder:
+            writers = {split: SplitWriter(self, folder / split / unit.name) for split in splits}
+            rejected = self._write(unit, writers)
+            note = {
+                "digest": self.digest,
+                "stamp": unit.stamp,
+                "max_document_bytes": self.read.max_document_bytes,
+                "rejected": rejected,
+                "splits": {split: writer.finish() for split, writer in writers.items()},
+            }
+            self.output.commit(unit.name, folder, note)
+        return note
+
+    def _write(self, unit: WorkUnit, writers: Mapping[str, "SplitWriter"]) -> list[Any]:
+        """Write all documents; returns the first that were rejected, as JSON."""
+        rejected: list[Any] = []
+        batch: list[tuple[str, str]] = []
+        held = 0
+        for document in documents(unit, self.read):
+            if isinstance(document, Rejected):
+                if self.stops:
+                    raise MosaicDataError(f"prepare: {document}; {REMEDY}")
+                # What is not a document counts for training.
+                next(iter(writers.values())).skipped += 1
+                if len(rejected) < NAMED:
+                    # Not the file's URL, which may hold a secret.
+                    rejected.append(
+                        [document.file.name, document.unit, document.number, document.why]
+                    )
+                continue
+            data = document.encode()
+            split = self._split(data)
+            if not data:
+                writers[split].empty += 1
+                continue
+            batch.append((split, document))
+            held += len(data)
+            if held >= _BATCH_BYTES:
+                self._flush(batch, writers)
+                held = 0
+        self._flush(batch, writers)
+        return rejected
+
+    def _split(self, data: bytes) -> str:
+        if not self.split_validation:
+            return ""
+        # Content decides, so that equal documents never are on both sides.
+        chance = xxhash.xxh64_intdigest(data) / 2**64
+        return "validation" if data and chance < self.split_validation else "train"
+
+    def _flush(self, batch: list[tuple[str, str]], writers: Mapping[str, "SplitWriter"]) -> None:
+        if self.tokenizer is None:
+            for split, text in batch:
+                writers[split].add_text(text)
+        elif batch:
+            texts = [text for _, text in batch]
+            for (split, text), tokens in zip(batch, encode(self.tokenizer, texts), strict=True):
+                writers[split].add_tokens(tokens, len(text.encode()))
+        batch.clear()
+
+
+def merged(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """The index of a split, out of its units' notes in order."""
+    return {
+        "version": 2,
+        "shards": [shard for note in notes for shard in note["splits"][split]["shards"]],
+    }

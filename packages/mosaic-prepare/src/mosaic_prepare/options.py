@@ -1,0 +1,222 @@
+"""What to prepare."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mosaic_dataloader.errors import MosaicDataError
+
+# Special tokens of a tokenizer trained here come on top of the 256 bytes.
+SMALLEST_VOCABULARY = 256 + 2
+
+CHOICES = {
+    "form": ("rows", "documents", "text"),
+    "input_format": ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"),
+    "bad_input": ("error", "skip"),
+    "special_tokens": ("text", "parse"),
+    "engine": ("processes", "ray"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What to prepare. A leading `~` of a path is the home directory.
+
+    Attributes:
+        input: Where the documents are: `"python-stdlib"` (the running Python's own library
+            sources), paths and globs of local files (`**` descends into subdirectories), fsspec
+            URLs (which may be globs too), or, with `input_format="dataset"`, the name or directory
+            of a Hugging Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`).
+        output: Directory or object store URL for the MDS shards. A directory must not exist yet,
+            unless `prepare` wrote it.
+        form: `"rows"`: documents, each ended by the end-of-text token, joined and cut into rows of
+            `seq_len + 1` tokens. A row begins with the last token of the row before, so that every
+            token is a target once, but for the first of a unit of work (8 to 256 MiB of input).
+            `"documents"`: a row of tokens for each document. `"text"`: the text as it is.
+        seq_len: Training sequence length in tokens; required for `"rows"`, otherwise not accepted.
+        document_ends: Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in
+            the row, of the tokens that end a document; a single -1 where none does.
+        input_format: `"text"`, `"jsonl"`, `"parquet"`, `"arrow"`, `"csv"`, `"tsv"` or `"dataset"`;
+            `"auto"` goes by the files' names.
+        text_columns: Columns that hold a document's text, in every format but text.
+        column_separator: Put between several columns.
+        document_separator: What lies between the documents of a text file. None: each file is one
+            document.
+        dataset_config: Configuration of a Hugging Face data set.
+        dataset_split: Split of a Hugging Face data set; None: `train`, or all of a saved data set
+            that is not split.
+        dataset_kwargs: Further keywords for `datasets.load_dataset`.
+        bad_input: What to do with input that is not a document (not UTF-8, broken JSON, a missing
+            column, too long) and with damaged files: `"error"` stops there; `"skip"` leaves them
+            out, a damaged file from where it cannot be read, and counts them.
+        max_document_bytes: Size of the largest document that is accepted; bounds memory.
+        tokenizer: Hugging Face name or local directory of an existing tokenizer.
+        tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
+        train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
+            None: `tokenizer` is used.
+        vocab_size: Entries of a trained tokenizer, special tokens included; None: 2,048.
+        add_bos: Begin each document with the tokenizer's begin-of-text token.
+        special_tokens: `"text"`: text that happens to spell a special token is text; `"parse"`: it
+            becomes that token.
+        split_validation: Share of the documents that goes into `validation/`, the others into
+            `train/`; by a hash of the text, so that equal documents are on one side. 0: no split.
+        compression: A name that mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`.
+        hashes: Hash algorithms of mosaicml-streaming that the index holds for each shard.
+        shard_bytes: Shard size limit in bytes, before compression.
+        engine: `"processes"` of this machine, or a `"ray"` cluster, whose machines share the
+            output directory (or the output is an object store). The output does not depend on it.
+        processes: Processes that tokenize; None: one for each core.
+        address: Of the Ray cluster; None: the one that Ray finds, else a local one.
+        work_dir: Where an output URL's shards are on their way. None: the temporary directory.
+    """
+
+    input: str | Sequence[str]
+    output: str | Path
+    form: str = "rows"
+    seq_len: int | None = None
+    document_ends: bool = True
+    input_format: str = "auto"
+    text_columns: Sequence[str] = ("text",)
+    column_separator: str = "\n\n"
+    document_separator: str | None = None
+    dataset_config: str | None = None
+    dataset_split: str | None = None
+    dataset_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    bad_input: str = "error"
+    max_document_bytes: int = 64 << 20
+    tokenizer: str | Path | None = None
+    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    train_tokenizer: str | Path | None = None
+    vocab_size: int | None = None
+    add_bos: bool = False
+    special_tokens: str = "text"
+    split_validation: float = 0.0
+    compression: str | None = None
+    hashes: Sequence[str] = ("xxh64",)
+    shard_bytes: int = 64 << 20
+    engine: str = "processes"
+    processes: int | None = None
+    address: str | None = None
+    work_dir: str | Path | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """`input` as a list."""
+        return (self.input,) if isinstance(self.input, str) else tuple(self.input)
+
+    @property
+    def entries(self) -> int:
+        """Entries of a trained tokenizer."""
+        return 2048 if self.vocab_size is None else self.vocab_size
+
+    @property
+    def remote(self) -> bool:
+        """Whether the output is an object store."""
+        return "://" in os.fspath(self.output)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Sub-directories of the output; a single empty name where it is not split."""
+        return ("train", "validation") if self.split_validation else ("",)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            MosaicDataError: An option is missing, contradictory or out of range.
+        """
+        for name in ("output", "tokenizer", "train_tokenizer", "work_dir"):
+            given = getattr(self, name)
+            if given is not None:
+                place = os.fspath(given).removeprefix("file://")
+                # Its type stays: a `Path` loses a "./" that a name on the hub does not have.
+                object.__setattr__(self, name, type(given)(os.path.expanduser(place)))
+        for mistake in (*self._mistakes(), *self._tokenizer_mistakes()):
+            raise MosaicDataError(f"prepare: {mistake}")
+
+    def _mistakes(self) -> Iterator[str]:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                yield f"{name} = {getattr(self, name)!r} is not one of {', '.join(known)}"
+        if not self.inputs or not all(self.inputs):
+            yield "input is empty; give a glob of files or a URL"
+        named = self.dataset_config or self.dataset_split or self.dataset_kwargs
+        if named and self.input_format != "dataset":
+            yield ('dataset_config, dataset_split and dataset_kwargs need input_format = "dataset"')
+        if self.input_format == "dataset" and len(self.inputs) > 1:
+            yield "give one data set at a time as input"
+        if not self.text_columns or isinstance(self.text_columns, str):
+            yield "text_columns must be a list of column names"
+        if self.column_separator != "\n\n" and len(self.text_columns) == 1:
+            yield "column_separator is put between several text_columns, and there is one"
+        if self.document_separator == "":
+            yield "document_separator is empty; leave it out or fill it"
+        if self.processes is not None and self.engine == "ray":
+            yield "Ray starts a process for each core of its machines; leave out processes"
+        if self.address is not None and self.engine != "ray":
+            yield 'address needs engine = "ray"'
+        if self.work_dir is not None and not self.remote:
+            yield "work_dir is for outputs that are URLs; leave it out"
+        if self.form != "rows" and not self.document_ends:
+            yield 'document_ends is a column of form = "rows"; leave it out'
+        if not 0 <= self.split_validation < 1:  # nor NaN
+            yield (
+                f"split_validation = {self.split_validation} must be a share between 0 and 1, such "
+                f"as 0.01"
+            )
+        for name, least, most in (
+            # A token per byte, four bytes per token, offsets of 32 bits.
+            ("max_document_bytes", 1, 1 << 29),
+            # mosaicml-streaming's offsets have 32 bits.
+            ("shard_bytes", 64 * ((self.seq_len or 15) + 1), (1 << 32) - 1),
+            ("processes", 1, 4096),
+            ("seq_len", 1, 1 << 24),
+        ):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                yield f"{name} = {value} must be from {least} to {most}"
+
+    def _tokenizer_mistakes(self) -> Iterator[str]:
+        given = [name for name in ("tokenizer", "train_tokenizer") if getattr(self, name)]
+        if self.form == "text":
+            given += [name for name in ("seq_len", "vocab_size") if getattr(self, name) is not None]
+            if given or self.tokenizer_kwargs or self.add_bos or self.special_tokens != "text":
+                yield (
+                    'form = "text" writes the text as it is; leave out tokenizer, '
+                    "tokenizer_kwargs, train_tokenizer, vocab_size, seq_len, add_bos and "
+                    "special_tokens"
+                )
+            return
+        if len(given) != 1:
+            yield (
+                "there must be exactly one tokenizer: set either tokenizer (an existing one) or "
+                "train_tokenizer (a directory for a new one)"
+            )
+        if self.train_tokenizer is None:
+            if self.vocab_size is not None:
+                yield (
+                    "vocab_size is for a tokenizer that is trained here; leave it out, or give "
+                    "train_tokenizer"
+                )
+        else:
+            place = str(self.train_tokenizer)
+            if "://" in place:
+                yield f"train_tokenizer must be a local directory, got {place!r}"
+            if Path(place) == Path(self.output):
+                yield f"output and train_tokenizer are both {place!r}; give each its own directory"
+            if self.entries < SMALLEST_VOCABULARY:
+                yield (
+                    f"vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and the special "
+                    f"tokens), got {self.vocab_size}"
+                )
+            if self.tokenizer_kwargs:
+                yield (
+                    "tokenizer_kwargs are for an existing tokenizer; leave them out with "
+                    "train_tokenizer"
+                )
+        if self.form == "documents" and self.seq_len is not None:
+            yield 'seq_len is not accepted with form = "documents", which cuts nothing'
+        if self.form == "rows" and self.seq_len is None:
+            yield 'form = "rows" needs seq_len, the length that training uses'

@@ -1,0 +1,496 @@
+"""The whole preparation: tokenizer first, then the units, then the data set out of them."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.shards.secrets import redacted
+from mosaic_prepare.documents import DatasetName, Piece, ReadOptions, Rejected
+from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
+from mosaic_prepare.hub import dataset_pieces
+from mosaic_prepare.inputs import PYTHON_STDLIB, list_files
+from mosaic_prepare.job import NAMED, UnitJob, merged
+from mosaic_prepare.manifest import FILE_NAME, manifest_text, read_manifest
+from mosaic_prepare.options import PrepareOptions
+from mosaic_prepare.output import (
+    LocalOutput,
+    Output,
+    RemoteOutput,
+    directory_lock,
+    flush_to_disk,
+)
+from mosaic_prepare.progress import Progress
+from mosaic_prepare.tokenizers import file_identity, load_tokenizer, train_tokenizer
+from mosaic_prepare.units import WorkUnit, bytes_of_unit, file_pieces, fingerprint, plan
+
+logger = logging.getLogger("mosaic_prepare")
+
+_COUNTS = ("documents", "skipped", "empty", "tokens", "text_bytes", "samples", "shards")
+# Options that may change between a run that was interrupted and the one that resumes it: units
+# are known by their files, and by when those were changed.
+_NOT_OF_THE_JOB = ("input", "dataset_kwargs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What a data set holds.
+
+    Attributes:
+        output: The MDS directory or URL.
+        tokenizer: Directory or name of the tokenizer that the tokens were made with; empty for
+            text.
+        created: False when everything was there already.
+        documents: Documents written.
+        skipped: Parts of the input left out because they are not documents.
+        empty: Documents left out because they hold no text.
+        tokens: Tokens, with those that end documents; 0 for text.
+        text_bytes: UTF-8 bytes of the documents.
+        samples: Rows, or documents.
+        shards: Shard files.
+        splits: The same numbers for each split; a single one of no name where it is not split.
+    """
+
+    output: Path | str
+    tokenizer: str
+    created: bool
+    documents: int
+    skipped: int
+    empty: int
+    tokens: int
+    text_bytes: int
+    samples: int
+    shards: int
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def prepare(options: PrepareOptions) -> PrepareReport:
+    """Write the MDS shards, and the tokenizer if one is to be trained, unless they are there.
+
+    A local directory appears complete or not at all. A call that was interrupted is resumed by the
+    next one with the same options, with the same result; a second process waits for the first.
+
+    Args:
+        options: What to prepare.
+
+    Raises:
+        MosaicDataError: Nothing to read, a tokenizer that cannot be used, an output that was
+            prepared with other options or that is not ours, or one that cannot be written.
+    """
+    return _prepare(options, finish=False)
+
+
+def finish(options: PrepareOptions) -> PrepareReport:
+    """Put the data set together out of the units that the tasks of an array have made."""
+    return _prepare(options, finish=True)
+
+
+def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
+    """Make a task's share of the units, numbered from 1; returns how many units that are."""
+    if not 1 <= task <= tasks:
+        raise MosaicDataError(
+            f"prepare: task {task}/{tasks} is not one of 1/{tasks} to {tasks}/{tasks}"
+        )
+    run = _Run(options)
+    if run.output.facts(run.wanted) is not None:
+        return 0
+    # Other tasks are at work: nothing is cleared away after an error.
+    with _writing(run.output):
+        run.open()
+        own = run.units[task - 1 :: tasks]
+        run.work(own)
+    logger.info("task %d of %d: its %d units of %d are done", task, tasks, len(own), len(run.units))
+    return len(own)
+
+
+def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
+    run = _Run(options)
+    facts = run.output.facts(run.wanted)
+    created = facts is None
+    if facts is None:
+        # Tasks of an array may still be at work when others are put together.
+        with run.output.lock(clears=not finish):
+            facts = run.output.facts(run.wanted)
+            created = facts is None
+            if facts is None:
+                try:
+                    with _writing(run.output):
+                        facts = run.complete(only_finish=finish)
+                except BaseException:
+                    if not finish:
+                        run.output.abort()
+                    raise
+    selection = facts.pop("sources")
+    facts.pop("largest")
+    report = PrepareReport(
+        output=options.output if options.remote else Path(options.output),
+        tokenizer=os.fspath(run.tokenizer or ""),
+        created=created,
+        **facts,
+    )
+    _announce(report, options, selection)
+    return report
+
+
+@contextmanager
+def _writing(output: Output) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MosaicDataError(
+            f"prepare: cannot write {output.name}: {error.strerror or error}; make room or correct "
+            f"it, and run the same command again to resume"
+        ) from error
+
+
+class _Run:
+    """A preparation: its tokenizer, then its units."""
+
+    units: list[WorkUnit]
+
+    def __init__(self, options: PrepareOptions):
+        self._options = options
+        _check_names(options)
+        self._read = _read_options(options)
+        self.tokenizer = self._trained_tokenizer() or options.tokenizer
+        self.wanted = _data_options(options, self.tokenizer)
+        if options.remote:
+            work = Path(options.work_dir or tempfile.gettempdir())
+            self.output: Output = RemoteOutput(str(options.output).rstrip("/"), work)
+        else:
+            self.output = LocalOutput(Path(os.path.abspath(options.output)))
+
+    def complete(self, *, only_finish: bool) -> dict[str, Any]:
+        """Make what is missing, and the data set out of it; returns its facts."""
+        self.open(begins=not only_finish)
+        missing = len(self.units) - len(self._done())
+        if missing and only_finish:
+            raise MosaicDataError(
+                f"prepare: {missing} of {len(self.units)} units are missing; run the tasks that "
+                f"have failed again, or leave out --finish to make the units here"
+            )
+        self.work(self.units)
+        return self._publish()
+
+    def open(self, *, begins: bool = True) -> None:
+        """Find the input, load the tokenizer, and note the job if it begins; sets `units`."""
+        options = self._options
+        pieces = _pieces(options, self._read)
+        spec, self._identity = None, None
+        if self.tokenizer is not None:
+            spec, self._identity = load_tokenizer(self.tokenizer, options.tokenizer_kwargs, options)
+        made_with = None if self._identity is None else self._identity.fingerprint
+        total = sum(piece.size for piece in pieces)
+        # A name on a hub may stand for another tokenizer by the time that a run is resumed.
+        decisive = {**self.wanted, "tokenizer_fingerprint": made_with}
+        decisive = {n: value for n, value in decisive.items() if n not in _NOT_OF_THE_JOB}
+        job = json.loads(json.dumps({**decisive, "unit_bytes": bytes_of_unit(total)}))
+        earlier = self.output.read_job()
+        if earlier is None and begins:
+            self.output.save_job(job)
+        elif earlier is not None:
+            self._compare(earlier, job)
+            # Input that has grown since is cut as before, so that what is done stays of use.
+            job["unit_bytes"] = earlier["unit_bytes"]
+        self._sources = fingerprint(pieces)
+        self.units = plan(pieces, job["unit_bytes"], self._read)
+        self._job = UnitJob(
+            read=self._read,
+            stops=options.bad_input == "error",
+            tokenizer=spec,
+            seq_len=options.seq_len if options.form == "rows" else None,
+            document_ends=options.document_ends,
+            split_validation=options.split_validation,
+            compression=options.compression,
+            hashes=tuple(sorted(options.hashes)),
+            shard_bytes=options.shard_bytes,
+            output=self.output,
+            digest=hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest(),
+        )
+
+    def work(self, units: Sequence[WorkUnit]) -> None:
+        """Make those of the units that are not done."""
+        options, done = self._options, self._done()
+        missing = [unit for unit in units if unit.name not in done]
+        if not missing:
+            return
+        ready = [unit for unit in units if unit.name in done]
+        if ready:
+            logger.info(
+                "resuming an interrupted run: %d of %d units are done", len(ready), len(units)
+            )
+        engine = (
+            run_on_ray(self._job, missing, options.address)
+            if options.engine == "ray"
+            else run_in_processes(self._job, missing, options.processes or available_cores())
+        )
+        title = "writing text" if options.form == "text" else "tokenizing"
+        total = sum(unit.size for unit in units) or None
+        named = 0
+        with Progress(title, total, sum(unit.size for unit in ready)) as progress:
+            for finished in engine:
+                named = _name_rejected(finished, named)
+                unit, note = finished
+                parts = note["splits"].values()
+                progress.advance(
+                    unit.size,
+                    sum(part["text_bytes"] for part in parts),
+                    sum(part["tokens"] for part in parts),
+                )
+
+    def _done(self) -> dict[str, dict[str, Any]]:
+        """Notes of the units that are done as they would be done now, by name."""
+        notes = self.output.notes([unit.name for unit in self.units])
+        return {
+            unit.name: note
+            for unit in self.units
+            if (note := notes.get(unit.name)) and self._serves(unit, note)
+        }
+
+    def _serves(self, unit: WorkUnit, note: Mapping[str, Any]) -> bool:
+        if (note["digest"], note["stamp"]) != (self._job.digest, unit.stamp):
+            return False
+        skipped = any(part["skipped"] for part in note["splits"].values())
+        same_limit = note["max_document_bytes"] == self._options.max_document_bytes
+        return not skipped or (self._options.bad_input == "skip" and same_limit)
+
+    def _publish(self) -> dict[str, Any]:
+        notes = list(self._done().values())
+        assert len(notes) == len(self.units), "a unit was made, and its note is not there"
+        splits = self._options.splits
+        indexes = {split: merged(notes, split) for split in splits}
+        facts = {split: _facts(notes, split, indexes[split]) for split in splits}
+        try:
+            _refuse_nothing(facts, self._options)
+        except MosaicDataError:
+            # No run with these options can be completed; one with others must not be refused.
+            self.output.abort(everything=True)
+            raise
+        total: dict[str, Any] = {"sources": self._sources, "splits": facts}
+        for name in _COUNTS:
+            total[name] = sum(fact[name] for fact in facts.values())
+        total["largest"] = max(fact["largest"] for fact in facts.values())
+        identity = self._identity
+        more = {
+            "form": self._options.form,
+            "columns": self._job.columns,
+            "tokenizer": None if identity is None else identity.as_json(),
+        }
+        files = {}
+        for split in splits:
+            prefix = f"{split}/" if split else ""
+            if split:
+                # Before the index: a reader that finds that expects this.
+                files[prefix + FILE_NAME] = manifest_text(self.wanted, facts[split], **more)
+            files[f"{prefix}index.json"] = json.dumps(indexes[split], sort_keys=True)
+        files[FILE_NAME] = manifest_text(self.wanted, total, **more)
+        self.output.publish([unit.name for unit in self.units], files)
+        return total
+
+    def _compare(self, earlier: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+        for name, wanted in job.items():
+            if name != "unit_bytes" and earlier.get(name) != wanted:
+                raise MosaicDataError(
+                    f"prepare: {self.output.name} has an interrupted run with other options: "
+                    f"{name}={earlier.get(name)!r} then, {name}={wanted!r} now; set it back, or "
+                    f"{self.output.restart_hint()}"
+                )
+
+    def _trained_tokenizer(self) -> str | Path | None:
+        """The tokenizer that is to be trained, trained if that is not done yet."""
+        options = self._options
+        if options.train_tokenizer is None:
+            return None
+        directory = Path(options.train_tokenizer)
+        wanted = {**_input_options(options), "vocab_size": options.entries}
+        if read_manifest(directory, wanted, setting="train_tokenizer") is None:
+            with directory_lock(directory):
+                if read_manifest(directory, wanted, setting="train_tokenizer") is None:
+                    try:
+                        self._train(directory, wanted)
+                    except OSError as error:
+                        raise MosaicDataError(
+                            f"prepare: cannot write {directory}: {error.strerror or error}"
+                        ) from error
+        # As it is written: a path loses its "./", without which it may be taken for a name on the
+        # hub.
+        return options.train_tokenizer
+
+    def _train(self, directory: Path, wanted: Mapping[str, Any]) -> None:
+        pieces = _pieces(self._options, self._read)
+        units = plan(pieces, bytes_of_unit(sum(piece.size for piece in pieces)), self._read)
+        logger.info("training a tokenizer of %d entries", self._options.entries)
+        with tempfile.TemporaryDirectory(
+            dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
+        ) as folder:
+            made = Path(folder, directory.name)
+            made.mkdir()
+            facts = train_tokenizer(units, self._read, made, self._options)
+            (made / FILE_NAME).write_text(manifest_text(wanted, facts))
+            flush_to_disk(made)
+            os.rename(made, directory)
+
+
+def _check_names(options: PrepareOptions) -> None:
+    """Check that compression and hashes are ones that mosaicml-streaming knows."""
+    if options.compression is not None:
+        from streaming.base.compression import get_compressions, is_compression
+
+        if not is_compression(options.compression):
+            known = ", ".join(sorted(name for name in get_compressions() if ":" not in name))
+            raise MosaicDataError(
+                f"prepare: compression = {options.compression!r} is not one of {known} (some with "
+                f'a level, as "zstd:7")'
+            )
+    from streaming.base.hashing import get_hashes
+
+    for name in options.hashes:
+        if name not in get_hashes():
+            known = ", ".join(sorted(get_hashes()))
+            raise MosaicDataError(f"prepare: hashes: {name!r} is not one of {known}")
+
+
+def _read_options(options: PrepareOptions) -> ReadOptions:
+    dataset = None
+    if options.input_format == "dataset":
+        name = os.path.expanduser(options.inputs[0])
+        dataset = DatasetName(
+            os.path.abspath(name) if os.path.isdir(name) else name,
+            options.dataset_config,
+            options.dataset_split,
+            options.dataset_kwargs,
+        )
+    return ReadOptions(
+        columns=tuple(options.text_columns),
+        column_separator=options.column_separator,
+        separator=options.document_separator,
+        max_document_bytes=options.max_document_bytes,
+        dataset=dataset,
+    )
+
+
+def _pieces(options: PrepareOptions, read: ReadOptions) -> list[Piece]:
+    """The input, file by file.
+
+    Raises:
+        MosaicDataError: There is none, or it cannot be read.
+    """
+    if read.dataset is not None:
+        return dataset_pieces(read)
+    # Its files are text whatever their names.
+    given = "text" if options.inputs == (PYTHON_STDLIB,) else options.input_format
+    return file_pieces(list_files(options.inputs), given, read)
+
+
+def _input_options(options: PrepareOptions) -> dict[str, Any]:
+    """What decides which documents there are. Left out: what leaves them as they are."""
+    return {
+        "input": [redacted(name) for name in options.inputs],
+        "input_format": options.input_format,
+        "text_columns": list(options.text_columns),
+        "column_separator": options.column_separator,
+        "document_separator": options.document_separator,
+        "dataset_config": options.dataset_config,
+        "dataset_split": options.dataset_split,
+        "dataset_kwargs": dict(options.dataset_kwargs),
+    }
+
+
+def _data_options(options: PrepareOptions, tokenizer: str | Path | None) -> dict[str, Any]:
+    kwargs = options.tokenizer_kwargs
+    return {
+        **_input_options(options),
+        "form": options.form,
+        "seq_len": options.seq_len,
+        "document_ends": options.document_ends,
+        "shard_bytes": options.shard_bytes,
+        "compression": options.compression,
+        "hashes": sorted(options.hashes),
+        "split_validation": options.split_validation,
+        "add_bos": options.add_bos,
+        "special_tokens": options.special_tokens,
+        "tokenizer": None if tokenizer is None else file_identity(tokenizer, kwargs),
+    }
+
+
+def _name_rejected(done: Done, named: int) -> int:
+    unit, note = done
+    files = {piece.file.name: piece.file for piece in unit.pieces}
+    for name, kind, number, why in note["rejected"]:
+        if named < NAMED:
+            logger.warning("left out: %s", Rejected(files[name], kind, number, why))
+        named += 1
+        if named == NAMED:
+            logger.warning("further input that is left out is counted, but not named")
+    return named
+
+
+def _facts(
+    notes: Sequence[Mapping[str, Any]], split: str, index: Mapping[str, Any]
+) -> dict[str, Any]:
+    parts = [note["splits"][split] for note in notes]
+    return {
+        **{name: sum(part[name] for part in parts) for name in _COUNTS[:5]},
+        "samples": sum(shard["samples"] for shard in index["shards"]),
+        "shards": len(index["shards"]),
+        "largest": max((part["largest"] for part in parts), default=-1),
+    }
+
+
+def _refuse_nothing(facts: Mapping[str, Mapping[str, Any]], options: PrepareOptions) -> None:
+    met = {name: sum(f[name] for f in facts.values()) for name in ("skipped", "empty", "documents")}
+    if not any(fact["samples"] for fact in facts.values()):
+        raise MosaicDataError(
+            f"prepare: input {', '.join(map(redacted, options.inputs))} holds no text to train on "
+            f"({met['skipped']} parts are not documents, {met['empty']} documents are empty)"
+        )
+    for split, fact in facts.items():
+        if not fact["samples"]:
+            raise MosaicDataError(
+                f"prepare: split_validation = {options.split_validation} leaves nothing for "
+                f"{split}, of {met['documents']} documents; choose another share"
+            )
+
+
+def _announce(report: PrepareReport, options: PrepareOptions, selection: str) -> None:
+    what = f"{report.samples:,} rows" if options.form == "rows" else f"{report.samples:,} samples"
+    if options.seq_len is not None:
+        what += f" of {options.seq_len + 1}"
+    if report.tokens:
+        what = f"{report.tokens:,} tokens in {what}"
+    logger.info(
+        "%s %s: %s from %s documents (left out: %d that are not documents, %d empty)",
+        "prepared" if report.created else "already prepared, nothing to do:",
+        report.output,
+        what,
+        f"{report.documents:,}",
+        report.skipped,
+        report.empty,
+    )
+    if not report.created and _input_changed(options, selection):
+        logger.warning(
+            "the files that %s matches have changed since %s was prepared; it is used as it is. "
+            "Delete it to prepare it again",
+            ", ".join(map(redacted, options.inputs)),
+            report.output,
+        )
+
+
+def _input_changed(options: PrepareOptions, selection: str) -> bool:
+    """Whether other files are there now. None at all is no change: sources may be cleared away.
+
+    Stores and data sets are not asked: that may take long, or cost.
+    """
+    if options.input_format == "dataset" or any("://" in name for name in options.inputs):
+        return False
+    try:
+        return fingerprint(_pieces(options, _read_options(options))) != selection
+    except MosaicDataError:
+        return False

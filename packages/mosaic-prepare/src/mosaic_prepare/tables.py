@@ -1,0 +1,185 @@
+"""Parquet, Arrow and CSV: a document in each row, read by pyarrow a few rows at a time."""
+
+import csv
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow
+import pyarrow.csv
+from pyarrow import types
+from pyarrow.parquet import ParquetFile
+
+from mosaic_prepare.documents import (
+    Document,
+    NotADocumentError,
+    Piece,
+    ReadOptions,
+    Rejected,
+    decode,
+)
+from mosaic_prepare.opening import DAMAGE, opened, unpacked
+
+_BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
+_ARROW_FILE_MAGIC = b"ARROW1"
+_TEXT_TYPES = (
+    types.is_string,
+    types.is_large_string,
+    types.is_string_view,
+    types.is_binary,
+    types.is_large_binary,
+    types.is_null,
+)
+
+
+def read_parquet(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+    """Documents of a Parquet file's row groups whose data begins in the piece."""
+    with opened(piece.file) as stream:
+        try:
+            # Buffered and not read ahead: only as much of a column is held as a batch needs.
+            parquet = ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            check_columns(parquet.schema_arrow, options)
+        except (NotADocumentError, *DAMAGE):
+            if piece.start:
+                return  # the file's first piece reports it
+            raise
+        row = 1
+        for number in range(parquet.metadata.num_row_groups):
+            group = parquet.metadata.row_group(number)
+            if _owns(piece, group.column(0).data_page_offset):
+                batches = parquet.iter_batches(
+                    _BATCH_ROWS, [number], list(options.columns), use_threads=False
+                )
+                yield from rows_of(batches, piece, options, itertools.count(row))
+            row += group.num_rows
+
+
+def read_arrow(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+    """Documents of an Arrow file (or stream), whose record batches are dealt to the pieces."""
+    with opened(piece.file) as stream:
+        is_file = stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
+        stream.seek(0)
+        source = (
+            pyarrow.PythonFile(stream, mode="r")
+            if piece.file.remote
+            else pyarrow.memory_map(piece.file.url)
+        )
+        reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
+        check_columns(reader.schema, options)
+        row = 1
+        for batch, place in (
+            _batches_of_file(reader, piece) if is_file else _batches(reader, source)
+        ):
+            if _owns(piece, place):
+                yield from rows_of([batch], piece, options, itertools.count(row))
+            elif piece.stop is not None and place >= piece.stop:
+                return
+            row += batch.num_rows
+
+
+def _batches_of_file(reader: Any, piece: Piece) -> Iterator[tuple[Any, int]]:
+    """Each record batch, and a place in the file that stands for it."""
+    count = reader.num_record_batches
+    for number in range(count):
+        yield reader.get_batch(number), number * max(piece.file.size, 0) // count
+
+
+def _batches(reader: Any, source: Any) -> Iterator[tuple[Any, int]]:
+    while True:
+        place = source.tell()
+        try:
+            yield reader.read_next_batch(), place
+        except StopIteration:
+            return
+
+
+def read_csv(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+    """Documents of a CSV file with a line of column names."""
+    yield from _read_delimited(piece, options, ",")
+
+
+def read_tsv(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+    """Documents of a file of values separated by tabs, with a line of column names."""
+    yield from _read_delimited(piece, options, "\t")
+
+
+def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Iterator[Document]:
+    rejected: list[Document] = []
+    refused: set[int] = set()
+
+    def refuse(bad: Any) -> str:
+        why = f"has {bad.actual_columns} values for {bad.expected_columns} columns"
+        # The line of names is not a row.
+        refused.add(bad.number - 1)
+        rejected.append(Rejected(piece.file, "row", bad.number - 1, why))
+        return "skip"
+
+    with unpacked(piece.file) as stream:
+        first = stream.read(_BUFFER_BYTES)
+    text = first.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+    names = next(csv.reader(text.splitlines(), delimiter=delimiter), [])
+    check_columns(pyarrow.schema([(name, pyarrow.binary()) for name in names]), options)
+    with unpacked(piece.file) as stream:
+        reader = pyarrow.csv.open_csv(
+            stream,
+            # A row must fit into a block.
+            pyarrow.csv.ReadOptions(
+                use_threads=False, block_size=options.max_document_bytes + _BUFFER_BYTES
+            ),
+            pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=refuse
+            ),
+            pyarrow.csv.ConvertOptions(
+                check_utf8=False,
+                include_columns=list(options.columns),
+                column_types={name: pyarrow.binary() for name in options.columns},
+            ),
+        )
+        numbers = (number for number in itertools.count(1) if number not in refused)
+        for batch in reader:
+            yield from rejected
+            rejected.clear()
+            yield from rows_of([batch], piece, options, numbers)
+        yield from rejected
+
+
+def check_columns(schema: Any, options: ReadOptions) -> None:
+    """Check that the columns are there, once each, and hold text."""
+    for column in options.columns:
+        if column not in schema.names:
+            raise NotADocumentError(
+                f"has no column {column!r}; it has {', '.join(schema.names)} (choose with "
+                f"text_columns)"
+            )
+        if schema.names.count(column) > 1:
+            raise NotADocumentError(f"has two columns {column!r}; rename one")
+        kind = schema.field(column).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if not any(test(kind) for test in _TEXT_TYPES):
+            raise NotADocumentError(f"column {column!r} holds {kind}, not text")
+
+
+def rows_of(
+    batches: Any, piece: Piece, options: ReadOptions, numbers: Iterator[int]
+) -> Iterator[Document]:
+    """Documents of Arrow tables or record batches, and the numbers of their rows; null is empty."""
+    between = options.column_separator.encode()
+    for batch in batches:
+        columns = []
+        for name in options.columns:
+            column = batch.column(name)
+            if types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            # As bytes: one row that is not UTF-8 must not spoil the others.
+            columns.append(column.cast(pyarrow.large_binary()).to_pylist())
+        for *values, number in zip(*columns, numbers, strict=False):
+            try:
+                yield decode(between.join(value for value in values if value), options)
+            except NotADocumentError as error:
+                yield Rejected(piece.file, "row", number, str(error))
+
+
+def _owns(piece: Piece, place: int) -> bool:
+    return piece.start <= place and (piece.stop is None or place < piece.stop)

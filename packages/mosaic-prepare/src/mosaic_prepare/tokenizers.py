@@ -1,0 +1,152 @@
+"""The tokenizer that tokens are made with: trained here, or an existing one."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosaic_dataloader.builders.pretrained import load_pretrained
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
+from mosaic_prepare.documents import ReadOptions, Rejected
+from mosaic_prepare.encode import TokenizerSpec
+from mosaic_prepare.job import REMEDY
+from mosaic_prepare.options import PrepareOptions
+from mosaic_prepare.progress import Progress
+from mosaic_prepare.units import WorkUnit, documents
+
+logger = logging.getLogger("mosaic_prepare")
+
+BOS = "<|begin_of_text|>"
+EOS = "<|end_of_text|>"
+
+# More text changes a vocabulary little, and makes training slow and large.
+TRAINING_BYTES = 1 << 30
+
+
+def train_tokenizer(
+    units: Sequence[WorkUnit], read: ReadOptions, directory: Path, options: PrepareOptions
+) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer and save it where `AutoTokenizer` can load it offline.
+
+    Of more than 1 GiB of input it learns from units spread evenly over it.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    # The tokenizer's own bar writes control characters into log files.
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.entries,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    total = sum(unit.size for unit in units)
+    with Progress("reading for the tokenizer", min(total, TRAINING_BYTES) or None) as progress:
+        chosen = units[:: max(1, -(-total // TRAINING_BYTES))]
+        tokenizer.train_from_iterator(_texts(chosen, read, options, progress), trainer)
+    size = tokenizer.get_vocab_size()
+    if size != options.entries:
+        raise MosaicDataError(
+            f"prepare: the input yields a vocabulary of {size}, not of {options.entries}; "
+            f"set vocab_size to {size} or less, or give more text"
+        )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
+    ).save_pretrained(directory)
+    return {"vocab_size": size}
+
+
+def _texts(
+    units: Sequence[WorkUnit], read: ReadOptions, options: PrepareOptions, progress: Progress
+) -> Iterator[str]:
+    taken = 0
+    for unit in units:
+        for document in documents(unit, read):
+            if isinstance(document, Rejected):
+                if options.bad_input == "error":
+                    raise MosaicDataError(f"prepare: {document}; {REMEDY}")
+            elif document:
+                yield document
+                # Compressed input holds more text than its size says.
+                taken += len(document)
+                if taken >= TRAINING_BYTES:
+                    return
+        progress.advance(unit.size, unit.size, 0)
+
+
+def file_identity(name: str | Path, kwargs: Mapping[str, Any]) -> str:
+    """Say which tokenizer this is without loading it.
+
+    A local directory is known by its contents, so that it may move; anything else by its name.
+    """
+    files = sorted(path for path in Path(name).glob("*") if _is_tokenizer_file(path))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    known = f"sha256:{digest.hexdigest()}" if files else str(name)
+    return f"{known} {json.dumps(dict(kwargs), sort_keys=True)}" if kwargs else known
+
+
+def _is_tokenizer_file(path: Path) -> bool:
+    """By its name: a model may be in the same directory, and a manifest holds no token."""
+    return path.is_file() and (
+        path.name.startswith(("tokenizer", "special_tokens", "added_tokens", "vocab", "merges"))
+        or path.suffix in (".model", ".tiktoken")
+    )
+
+
+def load_tokenizer(
+    name: str | Path, kwargs: Mapping[str, Any], options: PrepareOptions
+) -> tuple[TokenizerSpec, TokenizerIdentity]:
+    """Load a tokenizer, and say how workers are to use it."""
+    try:
+        tokenizer = load_pretrained(name, kwargs)
+    except MosaicDataError as error:
+        raise MosaicDataError(f"prepare: cannot load tokenizer {str(name)!r}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise MosaicDataError(
+            f"prepare: tokenizer {str(name)!r} has no end-of-text token to end documents with; "
+            f'name one of its tokens: tokenizer_kwargs = {{"eos_token": "…"}}'
+        )
+    if options.add_bos and tokenizer.bos_token_id is None:
+        raise MosaicDataError(
+            f"prepare: tokenizer {str(name)!r} has no begin-of-text token; leave add_bos out, or "
+            f'name one of its tokens: tokenizer_kwargs = {{"bos_token": "…"}}'
+        )
+    if not options.add_bos and _begins_with_bos(tokenizer):
+        logger.info(
+            "tokenizer %r begins every text with %r; documents are written without it (set add_bos "
+            "to have it)",
+            str(name),
+            tokenizer.bos_token,
+        )
+    identity = identify_tokenizer(tokenizer, str(name))
+    assert identity is not None  # transformers' tokenizers are known
+    fast = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
+    place = os.path.abspath(name) if os.path.isdir(name) else os.fspath(name)
+    spec = TokenizerSpec(
+        definition=None if fast is None else fast.to_str(),
+        slow=None if fast is not None else (place, json.dumps(dict(kwargs))),
+        eos_id=tokenizer.eos_token_id,
+        bos_id=tokenizer.bos_token_id if options.add_bos else None,
+        dtype=np.dtype(np.uint16 if identity.vocab_size <= 1 << 16 else np.uint32).name,
+        parse_special=options.special_tokens == "parse",
+    )
+    return spec, identity
+
+
+def _begins_with_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id

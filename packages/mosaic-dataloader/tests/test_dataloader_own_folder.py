@@ -11,7 +11,6 @@ from dataloader_helpers import loader, take, write_rows
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.dataset import default_cache_dir
-from mosaic_dataloader.prepare.targets import default_work_dir
 
 OTHERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a link": (lambda place, other: os.symlink(other, place), "cannot be used"),
@@ -39,12 +38,9 @@ def test_what_another_user_may_have_put_there_is_refused(
     data = write_rows(tmp_path / "data", range(40))
     put, message = OTHERS[other]
     put(temporary / f"mosaic-dataloader-{os.getuid()}", victim)
-    put(temporary / f"mosaic-prepare-{os.getuid()}", victim)
     with pytest.raises(MosaicDataError, match=f"{message}.*remove it, or set cache_dir") as caught:
         loader({"web": {"remote": data}})
     assert "\n" not in str(caught.value)
-    with pytest.raises(MosaicDataError, match=f"{message}.*remove it, or set work_dir"):
-        default_work_dir()
     assert not list(victim.iterdir())
     # A place of one's own is as good as ever.
     loader({"web": {"remote": data}}, cache_dir=str(tmp_path / "own")).dataset.close()

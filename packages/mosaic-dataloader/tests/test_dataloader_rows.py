@@ -229,3 +229,38 @@ def take_text(batches: Any, count: int) -> list[int]:
     """How many tokens each row holds, up to the row's length, of the next batches."""
     found = [next(batches)[0]["input"] for _ in range(count)]
     return [int((row > 1).sum()) + 1 for inputs in found for row in inputs]
+
+
+@pytest.mark.parametrize("tokens", ["ndarray:int32", "ndarray:uint16", "bytes"])
+def test_rows_beside_another_column_are_gathered(tmp_path: Path, tokens: str) -> None:
+    """Rows lie at uneven distances, and some are of another length; both kinds read alike."""
+    rng = np.random.default_rng(5)
+    dtype = np.dtype(tokens.partition(":")[2] or "uint16")
+    rows = [rng.integers(0, 60000, 33 if n % 7 else 20, np.int64).astype(dtype) for n in range(60)]
+    ends = {"document_ends": "ndarray:int32", "tokens": tokens}
+    with MDSWriter(out=str(tmp_path), columns=ends, size_limit=2000) as writer:
+        for row in rows:
+            value = row.tobytes() if tokens == "bytes" else row
+            many = rng.integers(0, 33, rng.integers(1, 6)).astype(np.int32)
+            writer.write({"document_ends": many, "tokens": value})
+    dataset = StreamingTextDataset(local=str(tmp_path), seq_len=32, token_encoding_type="uint16")
+    assert len(dataset.streams[0].readers) >= 3
+    assert [dataset[n].tolist() for n in range(60)] == [row.tolist() for row in rows]
+    full = dataset.store.full_rows
+    assert len(full) == len(dataset.streams[0].readers)
+    shards, places = dataset.mixture.locate(np.arange(60))
+    for number, (shard, place) in enumerate(zip(shards.tolist(), places.tolist(), strict=True)):
+        if number % 7:
+            assert full[shard][place].tolist() == rows[number].tolist()
+        else:
+            with pytest.raises(KeyError):
+                full[shard][place]
+    # A batch of full rows alone, and one with a short row in it.
+    for numbers in (np.arange(1, 7), np.arange(5, 9)):
+        inputs, labels, _ = dataset.rows.batch(shards[numbers].tolist(), places[numbers].tolist())
+        for one, wanted in zip(range(len(numbers)), numbers.tolist(), strict=True):
+            count = len(rows[wanted])
+            assert inputs[one, : min(count, 32)].tolist() == rows[wanted][:32].tolist()
+            assert labels[one, : count - 1].tolist() == rows[wanted][1:33].tolist()
+            assert set(labels[one, count - 1 :].tolist()) <= {-100}
+    dataset.close()

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,6 @@ from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset, build_mosaic_tokenizer
 from mosaic_dataloader.builders.pretrained import load_pretrained
-from mosaic_dataloader.prepare import PrepareOptions, prepare
 from mosaic_dataloader.rows.tokenizer import BatchTokenizer
 
 DEFINITION = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a")).to_str()
@@ -129,20 +126,6 @@ def test_only_a_tokenizer_is_taken_for_one(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.rglob("RAN"))
 
 
-def test_the_command_asks_nothing(tmp_path: Path) -> None:
-    own = {"tokenizer_class": "Mine", "auto_map": TOKENIZER, "eos_token": "</s>"}
-    folder = write(tmp_path / "tok", tokenizer=DEFINITION, tokenizer_config=own)
-    (tmp_path / "a.txt").write_text("a a a a a")
-    script = "from mosaic_dataloader.prepare.cli import command; command()"
-    command = [sys.executable, "-c", script, "--input", "a.txt", "--output", "out"]
-    command += ["--tokenizer", "./tok", "--seq-len", "2"]
-    run = subprocess.run(command, cwd=tmp_path, input="y\n" * 9, capture_output=True, text=True)
-    assert run.returncode != 0
-    (line,) = [line for line in run.stderr.splitlines() if "trust_remote_code" in line]
-    assert "[y/N]" not in run.stdout + run.stderr
-    assert not Path(folder, "RAN").exists(), line
-
-
 NAMES_FILES = {
     "tokenizer_file": {"tokenizer_class": "PreTrainedTokenizerFast", "tokenizer_file": "x.json"},
     "merges_file, vocab_file": {
@@ -253,10 +236,6 @@ def test_a_definition_alone_is_enough_and_eos_is_asked_for(
     assert load_pretrained(folder, {}).eos_token_id is None
     assert load_pretrained(folder, {"eos_token": "</s>", "use_fast": True}).eos_token_id == 1
     assert not caplog.records
-    (tmp_path / "a.txt").write_text("a a a")
-    options = {"input": str(tmp_path / "a.txt"), "form": "documents", "processes": 1}
-    with pytest.raises(MosaicDataError, match=r'tokenizer_kwargs = \{"eos_token": "…"\}'):
-        prepare(PrepareOptions(output=str(tmp_path / "out"), tokenizer=str(folder), **options))
 
 
 def byte_level(folder: Path) -> str:
@@ -294,7 +273,7 @@ TEXTS = ["the <s>x</s>", "</s>", "<tool></s><tool>", "a <|im|> b<tool> </s> c", 
 
 
 def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
-    """In tokenizers of both kinds, for the loader and for `prepare`."""
+    """In tokenizers of both kinds."""
     folder = byte_level(tmp_path / "tok")
     documents = tmp_path / "texts.jsonl"
     documents.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -318,20 +297,6 @@ def test_text_that_spells_a_special_token_stays_text(tmp_path: Path) -> None:
         # The tokenizer that was handed in is left as it was.
         assert tokenizer("the </s>")["input_ids"] == before
         assert before[-1] == tokenizer.eos_token_id
-        out = str(tmp_path / f"out{use_fast}")
-        prepare(
-            PrepareOptions(
-                input=str(documents),
-                output=out,
-                form="documents",
-                tokenizer=folder,
-                tokenizer_kwargs=kwargs,
-                processes=1,
-            )
-        )
-        prepared = StreamingTextDataset(local=out, seq_len=64)
-        found = [prepared[n].tolist() for n in range(len(TEXTS))]
-        assert found == [[*ids, fast.eos_token_id] for ids in expected]
         parsed = BatchTokenizer(tokenizer, add_special_tokens=False, parse_special_tokens=True)
         again = pickle.loads(pickle.dumps(parsed))
         assert next(iter(again.ids(["</s>a<|im|>"])))[0] == fast.eos_token_id

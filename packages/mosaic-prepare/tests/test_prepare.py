@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -217,3 +219,27 @@ def test_bad_input_stops_or_is_left_out_and_counted(
     helpers.check(tmp_path / "data", "rows", tokenizer, [*good, "fourth"])
     assert (report.documents, report.skipped) == (4, len(broken) + 1 + 2)
     assert "left out" in caplog.text
+
+
+def test_the_command_runs_no_tokenizers_code(tmp_path: Path) -> None:
+    """Nor does it ask whether to, on its standard input."""
+    folder = tmp_path / "tok"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(folder / 'RAN')!r}, 'w').write('x')")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "Mine",
+                "auto_map": {"AutoTokenizer": [None, "mine.Mine"]},
+                "eos_token": "</s>",
+            }
+        )
+    )
+    (tmp_path / "a.txt").write_text("a a a a a")
+    command = [sys.executable, "-c", "from mosaic_prepare.cli import command; command()"]
+    command += ["--input", "a.txt", "--output", "out", "--tokenizer", "./tok", "--seq-len", "2"]
+    run = subprocess.run(command, cwd=tmp_path, input="y\n" * 9, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert [line for line in run.stderr.splitlines() if "trust_remote_code" in line], run.stderr
+    assert "[y/N]" not in run.stdout + run.stderr
+    assert not (folder / "RAN").exists()

@@ -48,19 +48,18 @@ def encode(spec: TokenizerSpec, texts: Sequence[str]) -> Iterable[Tokens]:
 
 @lru_cache(maxsize=1)
 def _batch_encoder(spec: TokenizerSpec) -> Callable[[list[str]], Iterable[list[int]]]:
-    """A function from texts to lists of token ids, without special tokens."""
+    """A function from texts to lists of token ids: the loader's own, without special tokens."""
+    from mosaic_dataloader.builders.pretrained import load_pretrained
+    from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+
     if spec.definition is None:
-        from mosaic_dataloader.builders.pretrained import load_pretrained
-
         assert spec.slow is not None
-        slow = load_pretrained(spec.slow[0], json.loads(spec.slow[1]))
-        # Handed to the call, it would not reach those written in Python.
-        slow.split_special_tokens = not spec.parse_special
-        return lambda texts: slow(texts, add_special_tokens=False, truncation=False)["input_ids"]
-    from tokenizers import Tokenizer
+        tokenizer = load_pretrained(spec.slow[0], json.loads(spec.slow[1]))
+    else:
+        from tokenizers import Tokenizer
 
-    fast = Tokenizer.from_str(spec.definition)
-    fast.encode_special_tokens = not spec.parse_special
-    return lambda texts: (
-        encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)
+        tokenizer = Tokenizer.from_str(spec.definition)
+    own = BatchTokenizer(
+        tokenizer, add_special_tokens=False, parse_special_tokens=spec.parse_special
     )
+    return own.ids

@@ -28,8 +28,6 @@ class ReaderShard:
         FileNotFoundError: One of them is missing.
     """
 
-    uniform = None
-
     def __init__(self, reader: Any, column: Column, data: str, meta: str):
         self._reader = reader
         self._column = column
@@ -54,6 +52,10 @@ class ReaderShard:
             raise MosaicDataError(
                 f"{meta} does not fit {data}: its offsets are damaged; restore it"
             )
+
+    def full_rows(self, count: int) -> None:
+        """See `MappedShard.full_rows`: here each sample must be looked at."""
+        return None
 
     def tokens(self, index: int) -> NDArray[Any]:
         """Token ids of one sample, 1-D.

@@ -31,6 +31,33 @@ _DTYPE_OF_CODE = {
 }
 
 
+class ScatteredRows:
+    """Rows of one length at uneven distances in a map, as views.
+
+    Args:
+        data: uint8[n], the map.
+        dtype: Of the token ids.
+        starts: Offset of each sample's first token; -1 where the sample is another length.
+        count: Tokens of a row that are wanted.
+    """
+
+    def __init__(
+        self, data: NDArray[np.uint8], dtype: np.dtype[Any], starts: list[int], count: int
+    ):
+        # One byte apart, so that every offset is an index.
+        shape = (len(data) - count * dtype.itemsize + 1, count)
+        self._windows: NDArray[Any] = np.ndarray(shape, dtype, data, 0, (1, dtype.itemsize))
+        self._starts = starts
+
+    def __getitem__(self, place: int) -> NDArray[Any]:
+        """The row of a sample; KeyError where the sample is another length."""
+        start = self._starts[place]
+        if start < 0:
+            raise KeyError(place)
+        row: NDArray[Any] = self._windows[start]
+        return row
+
+
 class MappedShard:
     """Random access to one column of one shard file.
 
@@ -77,6 +104,46 @@ class MappedShard:
             return self._array(begin, end, self._column.dtype, index)
         dtype, begin = self._ndarray_header(begin, end, index)
         return self._array(begin, end, dtype, index)
+
+    def full_rows(self, count: int) -> "NDArray[Any] | ScatteredRows | None":
+        """What gives a row of ``count`` tokens by its sample's number, at little cost.
+
+        Returns:
+            None where that takes looking at each sample.
+        """
+        if self.uniform is not None:
+            return self.uniform[:, :count] if self.uniform.shape[1] >= count else None
+        column, samples = self._column, len(self._offsets) - 1
+        last = len(self._sizes) - 1
+        if (
+            column.kind == "text"
+            or column.dtype is None
+            or not (column.index == last > 0)
+            or self._sizes[last] is not None
+        ):
+            return None
+        # Rows beside another column, such as `document_ends`: theirs is the last one of a sample,
+        # so that it ends where the sample does.
+        varying = sum(size is None for size in self._sizes)
+        offsets = self._offsets.astype(np.int64)
+        if (np.diff(offsets) < 4 * varying).any():
+            return None
+        at = offsets[:-1, None] + 4 * (varying - 1) + np.arange(4)
+        sizes = self._map[at].view("<u4")[:, 0].astype(np.int64)
+        largest = int(sizes.argmax())
+        begin, end = self._value(largest)
+        first = begin if column.kind == "bytes" else self._ndarray_header(begin, end, largest)[1]
+        lead = first - begin
+        begins = offsets[1:] - sizes
+        fits = (sizes == sizes[largest]) & (begins >= offsets[:-1] + 4 * varying)
+        if lead:
+            heads = self._map[np.where(fits, begins, begin)[:, None] + np.arange(lead)]
+            # Equal lengths do not make equal headers: compare them all.
+            fits &= (heads == self._map[begin:first]).all(axis=1)
+        if (end - first) % column.dtype.itemsize or end - first < count * column.dtype.itemsize:
+            return None
+        starts: list[int] = np.where(fits, begins + lead, -1).tolist()
+        return ScatteredRows(self._map, column.dtype, starts, count) if samples else None
 
     def text(self, index: int) -> str:
         """Text of one sample."""

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader import threads
@@ -24,7 +23,7 @@ from mosaic_dataloader.shards.faults import one_line
 from mosaic_dataloader.shards.fetch import ShardFetcher
 from mosaic_dataloader.shards.layout import lock_path, use_byte
 from mosaic_dataloader.shards.locks import RangeLock
-from mosaic_dataloader.shards.mds import MappedShard
+from mosaic_dataloader.shards.mds import MappedShard, ScatteredRows
 from mosaic_dataloader.shards.streams import DataStream
 from mosaic_dataloader.shards.users import CacheUser, Registration, UsersWatch
 
@@ -50,9 +49,10 @@ class ShardStore:
             worker process does not: while it waits for work, it could not notice a new limit.
 
     Attributes:
-        full_rows: integer[samples, T+1] for every open shard of equally long rows that have so many
-            tokens or more, by shard: views into its map. Reading them needs no lock: a shard that
-            another thread closes meanwhile stays mapped as long as anybody holds a view of it.
+        full_rows: By shard, what gives integer[T+1] by a sample's number, for every open shard of
+            equally long rows that have so many tokens or more: views into its map. Reading them
+            needs no lock: a shard that another thread closes stays mapped as long as anybody holds
+            a view of it.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
@@ -68,7 +68,7 @@ class ShardStore:
         keeps_open: bool = True,
     ):
         self.streams = streams
-        self.full_rows: dict[int, NDArray[np.integer[Any]]] = {}
+        self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
         self._mixture = mixture
         self._row_tokens = row_tokens
         self._fetchers = [ShardFetcher(s) for s in streams]
@@ -250,8 +250,8 @@ class ShardStore:
                     return
                 raise
             self._open[shard] = opened
-            if opened.uniform is not None and opened.uniform.shape[1] >= self._row_tokens:
-                self.full_rows[shard] = opened.uniform[:, : self._row_tokens]
+            if (rows := opened.full_rows(self._row_tokens)) is not None:
+                self.full_rows[shard] = rows
             self._close_surplus(shard)
 
     def _close_surplus(self, newest: int) -> None:

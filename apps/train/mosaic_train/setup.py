@@ -134,6 +134,12 @@ def _check_configuration(
         report.attempt(check_disk, config, sketch, machines, report)
         report.attempt(check_weights, config, model, sketch)
     report.attempt(check_checkpoint, config)
+    checkpoint = config.checkpoint
+    if checkpoint.enable and checkpoint.last_save_in_hf and not checkpoint.load_only:
+        report.warn(
+            "checkpoint.last_save_in_hf = true: the last checkpoint will hold weights alone, so "
+            "that the run cannot be resumed from it; set it to false to be able to go on training"
+        )
     report.attempt(keep_lanes, config)
     return len(report.errors) == before
 

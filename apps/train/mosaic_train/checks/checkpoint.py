@@ -145,6 +145,12 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
     steps = _steps(folder)
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
     if step == -1:
+        if checkpoint.initial_load_path or checkpoint.initial_load_in_hf:
+            raise TrainError(
+                f"checkpoint folder {folder} exists and holds no complete checkpoint: TorchTitan "
+                "would begin with random weights and not load checkpoint.initial_load_path; remove "
+                "the folder, or choose another --checkpoint.folder"
+            )
         return None
     if checkpoint.load_step != -1 and not (folder / f"step-{step}").is_dir():
         known = ", ".join(map(str, sorted(steps))) or "none"

@@ -29,6 +29,7 @@ ANSWERS = (
 
 def allow_no_targets() -> None:
     """Have the Trainer take batches without targets. Call it after `scale_gradients`."""
+    import torch
     from torchtitan.train import Trainer
 
     original: Any = Trainer.forward_backward_step
@@ -38,7 +39,11 @@ def allow_no_targets() -> None:
     @functools.wraps(original)  # the mark of the other patch of this method included
     def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
         # A number, or a tensor of one where no rank has other rows.
-        tokens = max(float(global_valid_tokens), 1.0)
+        tokens = (
+            global_valid_tokens.clamp(min=1)  # on its device: nothing waits for that
+            if isinstance(global_valid_tokens, torch.Tensor)
+            else max(float(global_valid_tokens), 1.0)
+        )
         return original(self, global_valid_tokens=tokens, **batch)
 
     forward_backward_step.mosaic_targets = True  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -116,6 +117,7 @@ class ParentPipe:
         with starting:
             self._reader, self._writer = multiprocessing.Pipe(duplex=False)
             reset_in_child(self)
+        self._parent = os.getpid()
         self._stopped = False
         self._guard = threading.Lock()
 
@@ -140,7 +142,7 @@ class ParentPipe:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker has that is started in another way than by a fork."""
-        return {"_reader": self._reader}
+        return {"_reader": self._reader, "_parent": self._parent}
 
     def watch(self, worker: int) -> None:
         """Called in each worker before it reads anything."""
@@ -153,6 +155,10 @@ class ParentPipe:
         poll = select.poll()
         poll.register(self._reader.fileno(), 0)
         poll.poll()
+        # A parent that lives has dropped its loader, and torch is about to end this worker in its
+        # own way: dying of a signal would be reported as a fault.
+        while os.getppid() == self._parent:
+            time.sleep(threads.LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -1,6 +1,6 @@
 """The options that decide the order, as given and as settled at a run's first start."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -9,6 +9,7 @@ from mosaic_dataloader.given import integer
 SHUFFLE_ALGOS = ("py1e", "py1s", "py2s", "py1br", "naive", "feistel")
 BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")
 SAMPLING_METHODS = ("balanced", "fixed")
+LARGEST_SEED = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class OrderOptions:
             if (value := getattr(self, name)) is not None:
                 # As a plain int: numpy's are no JSON.
                 object.__setattr__(self, name, integer(name, value, least))
+        if self.shuffle_seed > LARGEST_SEED:
+            raise MosaicDataError(f"shuffle_seed = {self.shuffle_seed} must be below 2**64")
 
     def settle(self, *, num_nodes: int, global_batch: int, local_batch: int) -> "SettledOrder":
         """Fill in what is left open, from the layout of the first start.
@@ -95,7 +98,7 @@ class SettledOrder:
 
     shuffle: bool
     shuffle_algo: str
-    shuffle_seed: int
+    shuffle_seed: int = field(metadata={"most": LARGEST_SEED})
     shuffle_block_size: int
     num_canonical_nodes: int
     sampling_method: str

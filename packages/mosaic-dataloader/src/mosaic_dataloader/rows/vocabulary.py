@@ -114,9 +114,11 @@ def check_first_samples(
     stream = dataset.streams[number]
     if stream.column.kind == "text":
         return
-    shard = int(dataset.mixture.stream_shards[number])
+    # An index may have shards without samples.
+    first = next(n for n, reader in enumerate(stream.readers) if len(reader))
+    shard = int(dataset.mixture.stream_shards[number]) + first
     with dataset.store.reading(shard) as opened:
-        count = min(_FIRST_SAMPLES, len(stream.readers[0]))
+        count = min(_FIRST_SAMPLES, len(stream.readers[first]))
         samples = [opened.tokens(place).copy() for place in range(count)]
     likely = _likely_type(samples, stream.column, vocab_size)
     for place, ids in enumerate(samples):

@@ -116,7 +116,8 @@ class MappedShard:
         column, samples = self._column, len(self._offsets) - 1
         last = len(self._sizes) - 1
         if (
-            column.kind == "text"
+            not samples
+            or column.kind == "text"
             or column.dtype is None
             or not (column.index == last > 0)
             or self._sizes[last] is not None
@@ -143,7 +144,7 @@ class MappedShard:
         if (end - first) % column.dtype.itemsize or end - first < count * column.dtype.itemsize:
             return None
         starts: list[int] = np.where(fits, begins + lead, -1).tolist()
-        return ScatteredRows(self._map, column.dtype, starts, count) if samples else None
+        return ScatteredRows(self._map, column.dtype, starts, count)
 
     def text(self, index: int) -> str:
         """Text of one sample."""

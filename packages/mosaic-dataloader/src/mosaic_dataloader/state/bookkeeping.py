@@ -66,8 +66,9 @@ class Bookkeeping:
     def snapshot(self) -> Self:
         """These books as they stand now, whatever another thread hands out from here on."""
         still = copy.copy(self)
-        still.marks = deque([self.mark])
         still.tokens = copy.copy(self.tokens)
+        # After the tokens: they are never counted beyond the mark.
+        still.marks = deque([self.mark])
         return still
 
     @property

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.timeline import Timeline
@@ -239,6 +240,11 @@ class DataIdentity:
         self._token_encoding_type = token_encoding_type
         self._eos = (NO_EOS if eos_id is None else eos_id) if packing else None
         self._reading: Callable[[], list[str | None]] | None = None
+        reset_in_child(self)
+
+    def after_fork(self) -> None:
+        """Read again in a child: the thread that reads is the parent's."""
+        self._reading = None
 
     @cached_property
     def rows(self) -> RowIdentity:
@@ -251,7 +257,7 @@ class DataIdentity:
         )
         if self._tokenizer is None:
             return rows
-        known = identify_tokenizer(self._tokenizer.inner, "")
+        known = identify_tokenizer(self._tokenizer.fast, "")
         return replace(
             rows,
             tokenizer=known.fingerprint if known else None,

@@ -51,7 +51,7 @@ def read_fields(cls: type[T], content: object, where: str) -> T:
 
     Args:
         cls: Its fields are ``int``, ``str`` or ``bool``, each alone or with ``None``. An ``int`` is
-            not negative unless the field's metadata say otherwise (``least``).
+            from 0 to ``LARGEST`` unless the field's metadata say otherwise (``least``, ``most``).
         content: What was read; fields that have defaults may be missing.
         where: What it is called in messages.
 
@@ -73,7 +73,8 @@ def read_fields(cls: type[T], content: object, where: str) -> T:
         if type(value) not in allowed:
             kinds = " or ".join(_KINDS[kind] for kind in allowed if kind in _KINDS)
             raise damaged(f"{where} has {name} = {shown(value)}, not {kinds}")
-        if type(value) is int and not field.metadata.get("least", 0) <= value <= LARGEST:
+        least, most = field.metadata.get("least", 0), field.metadata.get("most", LARGEST)
+        if type(value) is int and not least <= value <= most:
             raise damaged(f"{where} has {name} = {shown(value)}, which is out of range")
     return cls(**content)
 

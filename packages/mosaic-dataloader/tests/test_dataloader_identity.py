@@ -483,3 +483,14 @@ def test_a_resume_by_other_ranks_holds_what_the_first_held(numbered: str) -> Non
     assert [joined(batch) for batch in four.batches(3)] == expected
     two.close()
     four.close()
+
+
+def test_a_seed_of_64_bits_is_resumed_and_a_larger_one_refused(fixed: Path) -> None:
+    local = str(next(path.parent for path in sorted(fixed.rglob("index.json"))))
+    seed = (1 << 64) - 1
+    state = loader(local, shuffle_seed=seed).state_dict()
+    again = loader(local, shuffle_seed=seed)
+    again.load_state_dict(state)
+    assert again.order.shuffle_seed == seed
+    with pytest.raises(MosaicDataError, match="shuffle_seed = .* must be below"):
+        loader(local, shuffle_seed=seed + 1)

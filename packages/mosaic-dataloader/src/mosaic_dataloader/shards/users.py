@@ -141,6 +141,9 @@ class UsersWatch:
                 # Held by somebody who makes room, or was stopped while it did: where nobody limits
                 # the directory, nobody takes it.
                 if not lock.try_exclusive(BUDGET_BYTE):
+                    # Also for those who ask again in a moment: whoever waits for room with its own
+                    # shards open would wait for itself.
+                    self._limited = True
                     return True
                 self._limited = bool(live_users(self._directory))
                 self._changed = os.stat(users_root(self._directory)).st_mtime_ns

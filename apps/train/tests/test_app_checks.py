@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+from mosaic_dataloader.checks.rows import mean_tokens
 from mosaic_dataloader.order.assign import rows_of_rank
 from mosaic_dataloader.order.deal import node_of
 from mosaic_train import cli
 from mosaic_train.checks import caches, filesystems, vocabulary
 from mosaic_train.checks.locality import check_locality, shards_read
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.rows import check_rows, mean_tokens
+from mosaic_train.checks.rows import check_rows
 from mosaic_train.errors import SeveralErrors, TrainError
 from mosaic_train.folders import name_checkpoint_folder
 

@@ -5,10 +5,8 @@ from typing import Any
 
 from mosaic_dataloader.checks.mixture import mixture_shares
 from mosaic_dataloader.checks.packing import documents_per_lane
-from mosaic_dataloader.checks.rows import mean_tokens, row_lengths
+from mosaic_dataloader.checks.rows import row_lengths
 from mosaic_train.checks.report import Report
-
-__all__ = ["check_order", "check_rows", "mean_tokens"]
 
 
 def check_rows(

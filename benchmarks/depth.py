@@ -31,7 +31,8 @@ from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions, SettledOrder
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 SEED = 9176
 # Rows of 2,049 int32 in shards of 64 MiB.
@@ -221,7 +222,9 @@ def _child(what: dict[str, Any]) -> dict[str, Any]:
     options = _settled("feistel" if feistel else "py1e", SEED, None)
     memory = _Peak()
     begun = time.perf_counter()
-    timeline = Timeline(mixture, options, orders_dir=what.get("orders"))
+    orders = what.get("orders")
+    stored = StoredOrders(orders, mixture, options) if orders else None
+    timeline = EpochSequence(mixture, options, stored=stored)
     next(endless_batches(timeline, Layout(0, RANKS, BATCH), position))
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, **memory.grown()}

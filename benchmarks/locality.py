@@ -18,7 +18,7 @@ from streaming.base.shuffle import get_shuffle
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 SEED = 9176
 ALGOS = ("py1e", "py1s", "py1br")
@@ -60,7 +60,7 @@ def mosaic_dataloader(case: Case, sizes: Int64Array, block: int) -> list[int]:
         num_canonical_nodes=case.canonical,
     ).settle(num_nodes=case.nodes, global_batch=case.global_batch, local_batch=case.batch)
     mixture = Mixture((StreamSize("data", sizes, int(sizes.sum())),))
-    timeline = Timeline(mixture, options)
+    timeline = EpochSequence(mixture, options)
     batches = timeline.epoch_length // case.global_batch
     world = case.nodes * case.ranks
     touched = []

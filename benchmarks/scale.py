@@ -16,7 +16,8 @@ from benchmarks.common import arguments, describe, machine, median, progress, re
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 NODES, RANKS_PER_NODE, LOCAL_BATCH = 128, 8, 8
 RANKS = NODES * RANKS_PER_NODE
@@ -181,10 +182,12 @@ def _mixture(samples: int) -> Mixture:
     return Mixture(tuple(StreamSize(*parts) for parts in _sizes(samples)))
 
 
-def _timeline(algo: str, samples: int, orders: str | None) -> Timeline:
+def _timeline(algo: str, samples: int, orders: str | None) -> EpochSequence:
     options = OrderOptions(shuffle=True, shuffle_algo=algo, shuffle_seed=SEED)
     settled = options.settle(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
-    return Timeline(_mixture(samples), settled, orders_dir=orders)
+    mixture = _mixture(samples)
+    stored = StoredOrders(orders, mixture, settled) if orders else None
+    return EpochSequence(mixture, settled, stored=stored)
 
 
 def _write_indexes(samples: int, work: Path) -> dict[str, dict[str, Any]]:
@@ -301,7 +304,7 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
     }
 
 
-def _check_node(timeline: Timeline, start: int, shards: Any, owners: Any, node: int) -> None:
+def _check_node(timeline: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
     """See that the ranks of a node, as the loader sets them up, read the rows counted for it."""
     first = node * RANKS_PER_NODE
     read = [

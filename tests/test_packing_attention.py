@@ -15,7 +15,7 @@ from torchtitan.models.llama3 import Transformer, TransformerModelArgs
 from transformers import PreTrainedTokenizerFast
 
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
-from mosaic_dataloader.builders.tokenizer import MosaicTokenizer
+from mosaic_dataloader.builders import MosaicTokenizer
 
 SEQ_LEN, EOS = 32, 1
 

@@ -33,7 +33,7 @@ MODULES = (
     "mosaic_config",
     "mosaic_train.cli",
     "mosaic_train.rank",
-    "mosaic_dataloader.builders.dataloader",
+    "mosaic_dataloader.builders",
 )
 #: Seconds that the other ranks have to end when one has failed.
 GRACE = 5.0

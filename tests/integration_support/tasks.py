@@ -153,7 +153,7 @@ def leg(
         packed: Note batches as rows of tokens; otherwise each row is of one token, its number.
         killed: End by SIGKILL.
     """
-    from mosaic_dataloader.builders.dataloader import build_mosaic_dataloader
+    from mosaic_dataloader.builders import build_mosaic_dataloader
 
     config: Any = MosaicConfigManager().parse_args(argv)
     dist.init_process_group("gloo")

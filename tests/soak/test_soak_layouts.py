@@ -11,7 +11,7 @@ from endurance_helpers import Figures, Run, go_through, runs, unit_runs, write_s
 from hypothesis import HealthCheck, given, settings
 from order_helpers import Leg, check_layouts, legs, timelines, unit_timelines
 
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 ORDERS = int(os.environ.get("MOSAIC_SOAK_ORDERS", "2000"))
 LOADERS = int(os.environ.get("MOSAIC_SOAK_LOADERS", "80"))
@@ -41,13 +41,13 @@ def figures() -> Figures:
 
 @settings(max_examples=ORDERS, **LONG)
 @given(timeline=timelines(), changes=legs)
-def test_orders(timeline: Timeline, changes: list[Leg]) -> None:
+def test_orders(timeline: EpochSequence, changes: list[Leg]) -> None:
     check_layouts(timeline, changes)
 
 
 @settings(max_examples=ORDERS // 4, **LONG)
 @given(drawn=unit_timelines())
-def test_orders_in_units_of_a_batch(drawn: tuple[Timeline, list[Leg]]) -> None:
+def test_orders_in_units_of_a_batch(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 
 

@@ -23,7 +23,7 @@ import torchtitan.train  # noqa: F401
 from streaming.base import compression, shuffle  # noqa: F401
 from streaming.base.storage import download  # noqa: F401
 
-import mosaic_dataloader.builders.dataloader  # noqa: F401
+import mosaic_dataloader.builders  # noqa: F401
 import mosaic_train.torchtitan_patches  # noqa: F401
 from mosaic_train.cli import main
 

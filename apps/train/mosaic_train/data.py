@@ -27,7 +27,7 @@ def prepare_data(config: "MosaicJobConfig") -> None:
             "tokenizer that the data is made with, so set both to the same directory"
         )
 
-    from mosaic_dataloader.sizes import parse_bytes
+    from mosaic_dataloader.util.arguments import parse_bytes
     from mosaic_prepare import PrepareOptions, prepare
 
     # The section's names are those of `PrepareOptions`, and so are its defaults.

@@ -14,8 +14,7 @@ from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 from mosaic_dataloader.checks.rows import mean_tokens
-from mosaic_dataloader.order.assign import rows_of_rank
-from mosaic_dataloader.order.deal import node_of
+from mosaic_dataloader.order.assign import node_of, rows_of_rank
 from mosaic_train import cli
 from mosaic_train.checks import caches, filesystems, vocabulary
 from mosaic_train.checks.locality import check_locality, shards_read

@@ -12,7 +12,7 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 from mosaic_config import MosaicConfigManager
-from mosaic_dataloader.sizes import parse_bytes
+from mosaic_dataloader.util.arguments import parse_bytes
 
 APP = Path(__file__).resolve().parent.parent
 CONFIGS = APP / "configs"

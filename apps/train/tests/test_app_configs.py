@@ -55,7 +55,7 @@ def test_slurm_script_starts_a_shipped_configuration() -> None:
 def test_preparation_options_are_those_of_the_preparer() -> None:
     """The packages do not know one another; their names and defaults must agree all the same."""
     from mosaic_config import MosaicPrepare
-    from mosaic_dataloader.sizes import parse_bytes
+    from mosaic_dataloader.util.arguments import parse_bytes
     from mosaic_prepare import PrepareOptions
 
     theirs = {field.name: field for field in dataclasses.fields(PrepareOptions)}

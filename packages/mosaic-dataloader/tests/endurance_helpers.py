@@ -14,7 +14,7 @@ from dataloader_helpers import Ranks, joined, write_rows
 from hypothesis import strategies as st
 
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 # Rows of the two streams, by their numbers.
 FIRST, SECOND = range(211), range(5000, 5097)
@@ -164,16 +164,16 @@ class _Traveller:
             **self.run.options,
         )
 
-    def order(self, ranks: Ranks, leg: Leg) -> Timeline:
+    def order(self, ranks: Ranks, leg: Leg) -> EpochSequence:
         """The order as the pure function of data and options that it is."""
         settled = OrderOptions(**self.run.options).settle(
             num_nodes=leg.nodes, global_batch=leg.ranks * leg.batch, local_batch=leg.batch
         )
-        return Timeline(ranks.loaders[0].dataset.mixture, settled)
+        return EpochSequence(ranks.loaders[0].dataset.mixture, settled)
 
     def go(self) -> None:
         numbers = np.array([*FIRST, *SECOND])
-        timeline: Timeline | None = None
+        timeline: EpochSequence | None = None
         for number, leg in enumerate(self.run.legs):
             ranks = self.ranks(leg)
             try:

@@ -11,7 +11,7 @@ from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 # Ranks, rows per rank, batches.
 Leg = tuple[int, int, int]
@@ -33,7 +33,7 @@ def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -
 
 
 @st.composite
-def timelines(draw: st.DrawFn) -> Timeline:
+def timelines(draw: st.DrawFn) -> EpochSequence:
     sizes = draw(
         st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=3)
     )
@@ -54,7 +54,7 @@ def timelines(draw: st.DrawFn) -> Timeline:
         sampling_method=draw(st.sampled_from(["balanced", "fixed"])),
         sampling_granularity=draw(st.integers(1, 5)),
     )
-    return Timeline(mixture(sizes, chooses), options)
+    return EpochSequence(mixture(sizes, chooses), options)
 
 
 legs = st.lists(
@@ -63,7 +63,7 @@ legs = st.lists(
 
 
 @st.composite
-def unit_timelines(draw: st.DrawFn) -> tuple[Timeline, list[Leg]]:
+def unit_timelines(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
     """An order in units of a batch, with layouts that share the units out."""
     method = draw(st.sampled_from(["stratified", "per_stream", "device_per_stream"]))
     local, nodes = draw(st.integers(2, 4)), draw(st.integers(1, 3))
@@ -81,7 +81,7 @@ def unit_timelines(draw: st.DrawFn) -> tuple[Timeline, list[Leg]]:
         num_canonical_nodes=nodes * draw(st.integers(1, 2)),
     )
     try:
-        timeline = Timeline(mixture(sizes), options)
+        timeline = EpochSequence(mixture(sizes), options)
         timeline.check()
     except MosaicDataError:
         # Too few data for a single unit.
@@ -91,7 +91,7 @@ def unit_timelines(draw: st.DrawFn) -> tuple[Timeline, list[Leg]]:
     return timeline, [(*layout, draw(st.integers(1, 6))) for layout in layouts]
 
 
-def check_layouts(timeline: Timeline, changes: Iterable[Leg]) -> None:
+def check_layouts(timeline: EpochSequence, changes: Iterable[Leg]) -> None:
     """Whatever ranks and batch sizes take turns, what they get together is the sequence itself."""
     position = 0
     handed: list[int] = []
@@ -124,7 +124,7 @@ def check_layouts(timeline: Timeline, changes: Iterable[Leg]) -> None:
         check_weights(timeline, counts)
 
 
-def check_weights(timeline: Timeline, counts: Counter[int]) -> None:
+def check_weights(timeline: EpochSequence, counts: Counter[int]) -> None:
     """Each stream gives what was chosen, no sample of it twice more often than another."""
     in_units = timeline.options.batching_method != "random"
     for number, stream in enumerate(timeline.mixture.streams):

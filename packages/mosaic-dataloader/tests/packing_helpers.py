@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 SEQ_LEN = 16
 # Of documents: empty, too short for anything, as long as rows are, and longer than many of them.
@@ -134,7 +134,7 @@ class Packing:
         skipped: Documents left out at the start.
     """
 
-    timeline: Timeline
+    timeline: EpochSequence
     tokens: list[list[int]]
     lanes: int
     seq_len: int = SEQ_LEN
@@ -152,7 +152,7 @@ class Packing:
         settled = OrderOptions(shuffle=True, **order).settle(
             num_nodes=1, global_batch=1, local_batch=1
         )
-        return cls(Timeline(loader.dataset.mixture, settled), tokens, lanes)
+        return cls(EpochSequence(loader.dataset.mixture, settled), tokens, lanes)
 
     def deal(self, epochs: int | None = None) -> Iterator[tuple[int, int, int]]:
         """Lane, position and sample of every document, in order, without end."""

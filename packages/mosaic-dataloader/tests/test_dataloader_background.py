@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError, threads
 from mosaic_dataloader.loader import prefetch as prefetch_module
-from mosaic_dataloader.loader.prefetch import PrefetchIterator, PrefetchQueue, prefetch
+from mosaic_dataloader.reading.prefetch import PrefetchIterator, PrefetchQueue, prefetch
 
 
 def ahead(source: Iterator[int], depth: int) -> PrefetchIterator[int, None]:

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from order_helpers import mixture, settled, timelines
 
-from mosaic_dataloader.order.draws import extra_draws
 from mosaic_dataloader.order.epoch import build_epoch
-from mosaic_dataloader.order.feistel import FeistelOrder
+from mosaic_dataloader.order.feistel import FeistelOrder, extra_draws
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.permute import keys, permuted
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 
 def permutation(size: int, key: int) -> list[int]:
@@ -69,7 +68,7 @@ def test_a_granularity_draws_whole_multiples() -> None:
 @settings(max_examples=150, deadline=None)
 @given(timeline=timelines(), data=st.data())
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
-    timeline: Timeline, data: st.DataObject
+    timeline: EpochSequence, data: st.DataObject
 ) -> None:
     options = timeline.options.to_dict() | {"shuffle": True, "shuffle_algo": "feistel"}
     order = FeistelOrder(timeline.mixture, SettledOrder(**options), data.draw(st.integers(0, 3)))

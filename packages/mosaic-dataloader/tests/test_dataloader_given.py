@@ -14,7 +14,7 @@ from streaming import MDSWriter, Stream
 from streaming.base.util import merge_index
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
-from mosaic_dataloader.shards.streams import warn_at_start
+from mosaic_dataloader.storage.streams import warn_at_start
 
 COUNTS = {
     "seq_len": 1,

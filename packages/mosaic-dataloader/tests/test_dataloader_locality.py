@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from order_helpers import mixture, settled
 
 from mosaic_dataloader.order.batches import Layout, endless_batches
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.state.identity import sampled
 
 ALGOS = ["py1e", "py1s", "py2s", "py1br", "feistel"]
 
 
-def own_shards(timeline: Timeline, epoch: int, node: int, nodes: int, batch: int) -> set[int]:
+def own_shards(timeline: EpochSequence, epoch: int, node: int, nodes: int, batch: int) -> set[int]:
     """Shards that hold samples of a machine's canonical nodes in an epoch."""
     ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
     common = math.gcd(timeline.options.num_canonical_nodes, batch)
@@ -53,7 +53,7 @@ def test_machines_keep_to_their_shards(
     canonical = nodes * per_node
     size = batch * ranks * nodes
     options = settled(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
-    timeline = Timeline(mixture([sizes]), options)
+    timeline = EpochSequence(mixture([sizes]), options)
     length = timeline.epoch_length
     # Behind the last whole round, some canonical nodes have one more sample and others none.
     start = epoch * length + min(offset, length)
@@ -76,7 +76,7 @@ def test_machines_keep_to_their_shards(
 def test_turns_are_those_of_the_canonical_nodes_or_untold() -> None:
     """Around the end of an epoch whose samples the canonical nodes do not divide."""
     options = settled(shuffle=True, num_canonical_nodes=4)
-    timeline = Timeline(mixture([[7] * 9]), options)  # 63 samples
+    timeline = EpochSequence(mixture([[7] * 9]), options)  # 63 samples
     told = 0
     for start in range(40, 90):
         turn = timeline.turn(start, start + 8)

@@ -8,10 +8,10 @@ import pytest
 from dataloader_helpers import loader, take, write_rows
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards import index as index_module
-from mosaic_dataloader.shards import streams as streams_module
-from mosaic_dataloader.shards.transfer import Transfers
-from mosaic_dataloader.threads import map_concurrent, run_async
+from mosaic_dataloader.storage import index as index_module
+from mosaic_dataloader.storage import streams as streams_module
+from mosaic_dataloader.storage.transfer import Transfers
+from mosaic_dataloader.util.threads import map_concurrent, run_async
 
 
 @pytest.fixture

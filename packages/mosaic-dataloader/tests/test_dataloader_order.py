@@ -20,14 +20,16 @@ from order_helpers import (
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.assign import (
+    deal,
+    node_of,
+    node_starts,
     rows_of_rank,
     rows_of_rank_in_turns,
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.batches import Layout, one_pass
-from mosaic_dataloader.order.deal import deal, node_of, node_starts
-from mosaic_dataloader.order.intervals import Intervals
-from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.order.mixture import Intervals
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 
 
 @given(length=st.integers(1, 500), nodes=st.integers(1, 40))
@@ -90,21 +92,21 @@ def test_intervals_are_found_as_by_a_binary_search(sizes: list[int]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(timeline=timelines(), changes=legs)
 def test_any_changes_of_layout_hand_out_the_epoch_lists(
-    timeline: Timeline, changes: list[Leg]
+    timeline: EpochSequence, changes: list[Leg]
 ) -> None:
     check_layouts(timeline, changes)
 
 
 @settings(max_examples=30, deadline=None)
 @given(drawn=unit_timelines())
-def test_batches_in_units_too(drawn: tuple[Timeline, list[Leg]]) -> None:
+def test_batches_in_units_too(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 
 
 @settings(max_examples=60, deadline=None)
 @given(timeline=timelines(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
 def test_a_finite_pass_is_equally_long_on_all_ranks(
-    timeline: Timeline, world_size: int, batch_size: int
+    timeline: EpochSequence, world_size: int, batch_size: int
 ) -> None:
     for drop_last in (False, True):
         ranks = [
@@ -121,8 +123,8 @@ def test_a_finite_pass_is_equally_long_on_all_ranks(
 
 def test_the_origin_shifts_epochs() -> None:
     options = settled(shuffle=True)
-    plain = Timeline(mixture([[10, 7]]), options)
-    moved = Timeline(mixture([[10, 7]]), options, Origin(samples=100, epoch=3))
+    plain = EpochSequence(mixture([[10, 7]]), options)
+    moved = EpochSequence(mixture([[10, 7]]), options, EpochStart(samples=100, epoch=3))
     assert moved.locate(100) == (3, 0)
     assert np.array_equal(moved.rows(100, 140)[0], plain.rows(51, 91)[0])
 
@@ -135,7 +137,7 @@ def test_batches_in_units_keep_their_composition(method: str, shuffle: bool) -> 
     options = settled(
         batch, nodes, local, batching_method=method, shuffle=shuffle, num_canonical_nodes=4
     )
-    timeline = Timeline(data, options)
+    timeline = EpochSequence(data, options)
     length = timeline.epoch_length
     assert length % batch == 0
     assert length >= 0.7 * data.epoch_samples
@@ -180,7 +182,7 @@ def test_what_cannot_be_ordered_is_refused_in_words(
     options: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(MosaicDataError) as caught:
-        timeline = Timeline(mixture([[100], [20]]), settled(64, 2, 32, **options))
+        timeline = EpochSequence(mixture([[100], [20]]), settled(64, 2, 32, **options))
         timeline.rows(0, 1)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
@@ -191,6 +193,6 @@ def test_device_batches_need_ranks_that_nodes_divide(ranks: int, nodes: int) -> 
     """One data-parallel rank over two machines: tensor or pipeline parallelism across them."""
     method = {"batching_method": "device_per_stream", "num_canonical_nodes": 4}
     with pytest.raises(MosaicDataError, match=rf"{ranks} rank.* {nodes} nodes"):
-        Timeline(mixture([[100], [20]]), settled(4 * ranks, nodes, 4, **method)).check()
+        EpochSequence(mixture([[100], [20]]), settled(4 * ranks, nodes, 4, **method)).check()
     options = settled(4 * ranks, 1, 4, **method)
-    assert Timeline(mixture([[100], [20]]), options).epoch_length % (4 * ranks) == 0
+    assert EpochSequence(mixture([[100], [20]]), options).epoch_length % (4 * ranks) == 0

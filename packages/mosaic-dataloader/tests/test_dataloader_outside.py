@@ -17,8 +17,8 @@ from streaming.base.util import merge_index
 from tokenizers import Tokenizer, models
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards.budget import _evict, usage
-from mosaic_dataloader.shards.contents import InvalidIndexError, check_name, path_in_stream
+from mosaic_dataloader.storage.cache import _evict, usage
+from mosaic_dataloader.storage.contents import InvalidIndexError, check_name, path_in_stream
 
 ROWS = 40
 # "{outside}" is a directory beside the stream's, with files that would fit into the data set.
@@ -322,7 +322,7 @@ def test_shards_in_place_that_cannot_be_read(
 
     monkeypatch.setattr("builtins.open", denied)
     refused("Permission denied.*let this user read it", validate_hash="sha1")
-    from mosaic_dataloader.shards import mds
+    from mosaic_dataloader.storage import mds
 
     def unmappable(path: str, **_: Any) -> Any:
         if path.endswith("shard.00001.mds"):

@@ -16,7 +16,7 @@ from order_helpers import mixture, settled
 from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, lanes_of_rank
 from mosaic_dataloader.state.identity import sampled
 
@@ -56,7 +56,7 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
     """The formulas against a walk over the epochs, document by document."""
     nodes = min(nodes, length)
     options = settled(shuffle=False, num_canonical_nodes=nodes)
-    timeline = Timeline(mixture([[length]]), options)
+    timeline = EpochSequence(mixture([[length]]), options)
     dealt: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
     for lane, position, _ in Packing(timeline, [], lanes).deal(epochs):
         dealt[lane].append(position)
@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_refused_or_begins_its_epoch_anew(local: str) -> No
     anew.load(state)
     assert [(x.epoch, x.samples_seen) for x in anew.loaders] == [(epoch, 720)] * 2
     later = Packing.of(anew.loaders[0], A, 24)
-    later.timeline = Timeline(later.timeline.mixture, later.timeline.options)
+    later.timeline = EpochSequence(later.timeline.mixture, later.timeline.options)
     ids = later.timeline.epoch
     later.timeline.epoch = lambda number: ids(epoch + number)  # type: ignore[method-assign]
     expected = later.rows(48)
@@ -466,7 +466,7 @@ def test_finite_passes_are_epochs(local: str) -> None:
 
 def test_a_validation_pass_gives_every_row_once_on_any_ranks(local: str) -> None:
     from mosaic_dataloader import StreamingTextDataset
-    from mosaic_dataloader.loader.dataloader import ValidationDataloader
+    from mosaic_dataloader.loader import ValidationDataloader
 
     def loaders(world_size: int, lanes: int) -> list[ValidationDataloader]:
         return [

@@ -18,7 +18,7 @@ from streaming.base.shuffle import get_shuffle
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.order.resample import choose_per_shard, resample
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 SEED = 9176
 
@@ -118,7 +118,7 @@ def test_global_batches_hold_the_same_samples(algo: str | None, samples: int, we
         settled = options.settle(num_nodes=nodes, global_batch=size, local_batch=batch)
         for epoch in (0, 1, 3):
             theirs = their_batches(data, options, canonical, (nodes, ranks, batch), epoch)
-            mine = Timeline(mixture, settled).epoch(epoch)
+            mine = EpochSequence(mixture, settled).epoch(epoch)
             assert len(mine) == mixture.epoch_samples
             for number in range(len(mine) // size):
                 ids = mine.rows(number * size, (number + 1) * size)[0].tolist()
@@ -150,7 +150,7 @@ def test_a_single_rank_reads_the_same_sequence(algo: str | None) -> None:
         big = big[big >= 0]
         if options.shuffle:
             big = get_shuffle(options.shuffle_algo, units, 1, SEED, epoch, 200)[big]
-        order = Timeline(mixture_of(streams, shards), settled).epoch(epoch)
+        order = EpochSequence(mixture_of(streams, shards), settled).epoch(epoch)
         assert np.array_equal(order.rows(0, len(order))[0], small[big])
 
 

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from mosaic_dataloader.order import timeline as timeline_module
+from mosaic_dataloader.order import timeline as sequence_module
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
 
 ROWS = 61
 # Ranks, rows per rank, batches: through the epoch's end in the second and again in the third.
@@ -86,7 +86,7 @@ def test_fetched_shards_too(
 def test_a_stored_order_too(
     stored: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeline_module, "_SHORT", 10)
+    monkeypatch.setattr(sequence_module, "_SHORT", 10)
     go_through({"local": stored["rows"]}, tmp_path, "py1e", num_workers=1)
     assert list((tmp_path / "caches" / "orders").glob("*/*/ids.npy"))
 
@@ -95,7 +95,7 @@ def go_through(stream: dict[str, str], tmp_path: Path, algo: str, **options: Any
     """Each global batch, through changes of layout, against the order as a pure function."""
     order = {"shuffle_algo": algo, "shuffle_block_size": 30, "num_canonical_nodes": 2}
     state: dict[str, str] | None = None
-    expected: Timeline | None = None
+    expected: EpochSequence | None = None
     position = 0
     for world_size, batch_size, batches in LEGS:
         ranks = Ranks(
@@ -111,7 +111,7 @@ def go_through(stream: dict[str, str], tmp_path: Path, algo: str, **options: Any
             settled = OrderOptions(shuffle=True, **order).settle(
                 num_nodes=1, global_batch=1, local_batch=1
             )
-            expected = Timeline(ranks.loaders[0].dataset.mixture, settled)
+            expected = EpochSequence(ranks.loaders[0].dataset.mixture, settled)
         if state:
             ranks.load(state)
         for batch in ranks.batches(batches):

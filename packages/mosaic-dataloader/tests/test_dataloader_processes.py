@@ -23,14 +23,20 @@ from streaming import MDSWriter
 from streaming.base.storage.download import LocalDownloader
 
 from mosaic_dataloader import MosaicDataError, MosaicParallelAwareDataloader
-from mosaic_dataloader.order import timeline as timeline_module
-from mosaic_dataloader.shards import fetch as fetch_module
-from mosaic_dataloader.shards import index as index_module
-from mosaic_dataloader.shards import locks
-from mosaic_dataloader.shards import transfer as transfer_module
-from mosaic_dataloader.shards.layout import BUDGET_BYTE, INDEX_BYTE, lock_path, use_byte, users_root
-from mosaic_dataloader.shards.locks import RangeLock
-from mosaic_dataloader.shards.users import live_users
+from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.storage import download as fetch_module
+from mosaic_dataloader.storage import index as index_module
+from mosaic_dataloader.storage import transfer as transfer_module
+from mosaic_dataloader.storage.cache import live_users
+from mosaic_dataloader.storage.layout import (
+    BUDGET_BYTE,
+    INDEX_BYTE,
+    lock_path,
+    use_byte,
+    users_root,
+)
+from mosaic_dataloader.util import locks
+from mosaic_dataloader.util.locks import RangeLock
 
 TESTS = Path(__file__).parent
 ROWS = 160
@@ -282,7 +288,7 @@ def test_shards_stay_open_while_an_iteration_runs(store: Path, tmp_path: Path) -
 
 @pytest.fixture
 def long_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    monkeypatch.setattr(sequence_module, "_SHORT", 100)
 
 
 @pytest.mark.parametrize("trouble", ["removed", "cleaned", "file", "full", "readonly"])
@@ -334,7 +340,7 @@ def stopped_holder(cache: Path, byte: int) -> Iterator[int]:
     """A process that was stopped while it held a byte of the cache's lock; its number."""
     script = f"""
 import sys
-from mosaic_dataloader.shards.locks import RangeLock
+from mosaic_dataloader.util.locks import RangeLock
 lock = RangeLock({lock_path(str(cache))!r})
 lock.exclusive({byte})
 print("held", flush=True)

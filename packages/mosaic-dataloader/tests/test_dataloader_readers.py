@@ -11,7 +11,7 @@ from streaming import JSONWriter, MDSWriter, Stream
 from streaming.base.world import World
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
-from mosaic_dataloader.shards.readers import read_index
+from mosaic_dataloader.storage.index import read_index
 
 _PARTS = ("data", "meta")
 

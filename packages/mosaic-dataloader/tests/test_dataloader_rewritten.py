@@ -14,8 +14,8 @@ from dataloader_helpers import loader, numbers, write_rows
 from store_support.s3 import CREDENTIALS, client, s3_server
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards.streams import warn_at_start
-from mosaic_dataloader.shards.transfer import Transfers
+from mosaic_dataloader.storage.streams import warn_at_start
+from mosaic_dataloader.storage.transfer import Transfers
 
 ROWS = 60
 BUCKET = "rewritten"
@@ -199,7 +199,7 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
 
     def start_while_others_end(ended: int) -> int:
         """Comparisons made by one that asked before so many others ended."""
-        from mosaic_dataloader.shards import index as module
+        from mosaic_dataloader.storage import index as module
 
         number, *_ = json.loads(noted.read_text())
         real, looks = module._read_checked, iter([-ended, 0])

@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
-from mosaic_dataloader.rows.fill import fill_row
+from mosaic_dataloader.reading.rows import fill_row
 
 LENGTHS = [1, 5, 15, 16, 17, 18, 40]
 

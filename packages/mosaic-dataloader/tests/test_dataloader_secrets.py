@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from streaming.base.storage.download import CloudDownloader, S3Downloader
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards import transfer
-from mosaic_dataloader.shards.secrets import hide_secrets_of, redacted, without_secrets
+from mosaic_dataloader.storage import transfer
+from mosaic_dataloader.util.secrets import hide_secrets_of, redacted, without_secrets
 
 SECRET = st.text("abcdefXYZ0189%+_~.-", min_size=8, max_size=40)
 # A password in an address may hold what ends one elsewhere.

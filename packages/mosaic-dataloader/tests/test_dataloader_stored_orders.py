@@ -14,25 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mosaic_dataloader.order.stored import files as files_module
+from mosaic_dataloader.order.stored import store as store_module
 from order_helpers import mixture, settled
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order import timeline as timeline_module
-from mosaic_dataloader.order.epoch import EpochOrder, build_epoch
+from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.order.epoch import ListedEpoch, build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.stored import files as files_module
-from mosaic_dataloader.order.stored import store as store_module
-from mosaic_dataloader.order.stored.recipe import Recipe, name_of
-from mosaic_dataloader.order.stored.store import OrderStore
-from mosaic_dataloader.order.timeline import Timeline
-from mosaic_dataloader.shards.locks import RangeLock
+from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.storage.stored_order_files import Recipe, name_of
+from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
+from mosaic_dataloader.util.locks import RangeLock
 
 # Asks for an epoch and says who built it and what it begins with.
 ASKER = """
 import sys
-from mosaic_dataloader.order.stored.recipe import Recipe
-from mosaic_dataloader.order.stored.store import OrderStore
+from mosaic_dataloader.storage.stored_order_files import Recipe
+from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
 store = OrderStore(sys.argv[1], Recipe.from_json(sys.argv[2]))
 started = []
 spawn = store._spawn
@@ -106,10 +106,12 @@ def test_an_order_is_found_again_under_its_own_name_only(
     OrderStore(str(root), Recipe(data, options)).order(0)
     found = OrderStore(str(root), Recipe(*others[0])).order(0)
     built = build_epoch(*others[0], 0)
-    assert isinstance(built, EpochOrder)
+    assert isinstance(built, ListedEpoch)
     assert np.array_equal(found.ids, built.ids)
     # The libraries make the order, too.
-    monkeypatch.setattr("mosaic_dataloader.order.stored.recipe.version", lambda library: "99")
+    monkeypatch.setattr(
+        "mosaic_dataloader.storage.stored_order_files.version", lambda library: "99"
+    )
     assert name_of(Recipe(data, options).to_json()) not in names
 
 
@@ -193,16 +195,17 @@ def test_orders_in_use_are_kept_and_forgotten_recipes_go(
 def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    monkeypatch.setattr(sequence_module, "_SHORT", 100)
     options = settled(shuffle=True)
-    stored = Timeline(data, options, orders_dir=str(root))
-    in_memory = Timeline(data, options)
+    orders = StoredOrders(str(root), data, options)
+    stored = EpochSequence(data, options, stored=orders)
+    in_memory = EpochSequence(data, options)
     length = stored.epoch_length
     stored.prepare_next(length // 8)
-    assert stored._stored is not None
-    assert not stored._stored._building
+    assert orders._store is None
     stored.prepare_next(length // 3)
-    assert list(stored._stored._building) == [1]
+    assert orders._store is not None
+    assert list(orders._store._building) == [1]
     deadline = time.monotonic() + 60
     while "1" not in folders(root):
         assert time.monotonic() < deadline
@@ -216,7 +219,7 @@ def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
     assert 1 in stored._orders
     assert not spawned
     monkeypatch.undo()
-    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    monkeypatch.setattr(sequence_module, "_SHORT", 100)
     for begin in range(length - 500, 2 * length, 731):
         for got, expected in zip(
             stored.rows(begin, begin + 1000), in_memory.rows(begin, begin + 1000), strict=True
@@ -242,7 +245,7 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
 
 
 def test_short_epochs_in_memory_start_no_thread(data: Mixture) -> None:
-    timeline = Timeline(data, settled(shuffle=True))
+    timeline = EpochSequence(data, settled(shuffle=True))
     before = set(threading.enumerate())
     for epoch in range(20):
         timeline.epoch(epoch)
@@ -264,10 +267,12 @@ def mapped_pages(array: Any) -> int:
 def test_where_nothing_can_be_written_it_says_what_that_costs(
     tmp_path: Path, data: Mixture, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timeline_module, "_SHORT", 100)
+    monkeypatch.setattr(sequence_module, "_SHORT", 100)
     (tmp_path / "orders").write_text("a file where a folder is wanted")
     options = settled(shuffle=True)
-    timeline = Timeline(data, options, orders_dir=str(tmp_path / "orders"))
+    timeline = EpochSequence(
+        data, options, stored=StoredOrders(str(tmp_path / "orders"), data, options)
+    )
     assert np.array_equal(timeline.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
     assert "every rank computes them for itself" in caplog.text
     assert "Set cache_dir" in caplog.text

@@ -16,7 +16,7 @@ from store_support.s3 import CREDENTIALS, s3_server, upload
 from store_support.sftp import SftpServer, server_program, sftp_server
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.shards import transfer
+from mosaic_dataloader.storage import transfer
 
 ROWS = 400
 REMOTE = "s3://bucket-of-rows/data"
@@ -238,7 +238,7 @@ def test_one_client_serves_all_streams_and_threads(
     s3: Proxy, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one takes a tenth of a second and more, of every start."""
-    from mosaic_dataloader.shards import s3 as module
+    from mosaic_dataloader.storage import s3 as module
 
     made: list[str] = []
     plain = module.S3Objects._create_s3_client

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset, build_mosaic_tokenizer
-from mosaic_dataloader.builders.pretrained import load_pretrained
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.pretrained import load_pretrained
 
 DEFINITION = Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a")).to_str()
 CODE = """

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streaming.base.compression import compress, get_compressions
 
-from mosaic_dataloader.shards.faults import Damaged
-from mosaic_dataloader.shards.unpack import ALGORITHMS, unpack
+from mosaic_dataloader.storage.unpack import ALGORITHMS, unpack
+from mosaic_dataloader.util.store_errors import Damaged
 
 # Bytes, all of them zero: packed they are some hundred to some million.
 BOMB = 100 << 20

@@ -17,8 +17,8 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.loader.dataloader import ValidationDataloader
-from mosaic_dataloader.rows.vocabulary import check_first_samples, first_outside
+from mosaic_dataloader.loader import ValidationDataloader
+from mosaic_dataloader.reading.vocabulary import check_first_samples, first_outside
 
 SEQ_LEN = 16
 VOCABULARY = 500

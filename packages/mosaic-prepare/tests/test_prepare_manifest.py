@@ -15,7 +15,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset, build_mosaic_dataloader
-from mosaic_dataloader.builders.tokenizer import MosaicTokenizer
+from mosaic_dataloader.builders import MosaicTokenizer
 from mosaic_prepare import prepare
 
 

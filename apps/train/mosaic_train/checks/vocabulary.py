@@ -71,7 +71,7 @@ def check_first_rows(dataset: Any, vocab_size: int | None, report: Report) -> se
     Returns:
         Names of the streams that were refused: what else their rows seem to be means nothing.
     """
-    from mosaic_dataloader.rows.vocabulary import check_first_samples
+    from mosaic_dataloader.reading.vocabulary import check_first_samples
 
     refused: set[str] = set()
     may_fetch = _FETCHED_BYTES

@@ -80,7 +80,7 @@ def _origins(start: Start, position: int) -> Iterator[tuple[int, Any]]:
 def _print_rows(
     start: Start, step: int, position: int, rows: int, tokenizer: Any, packed: PackedLook | None
 ) -> None:
-    from mosaic_dataloader.loader.preview import read_origin
+    from mosaic_dataloader.reading.origins import read_origin
 
     count = min(rows, start.step_samples)
     what = "row" if packed else "sample"
@@ -109,7 +109,7 @@ def _draw(
 ) -> None:
     loader = start.loader
     if packed:
-        from mosaic_dataloader.packing.size import tokens_per_stream
+        from mosaic_dataloader.reading.document_length import tokens_per_stream
 
         tokens = tokens_per_stream(loader.dataset)
         save_picture(
@@ -139,7 +139,7 @@ def _draw(
 
 def _lengths(start: Start, position: int, rows: int) -> dict[str, list[int]]:
     """Tokens of the first rows by stream; those of shards that are far away are passed over."""
-    from mosaic_dataloader.loader.preview import read_origin
+    from mosaic_dataloader.reading.origins import read_origin
 
     dataset = start.loader.dataset
     lengths: dict[str, list[int]] = {stream.name: [] for stream in dataset.streams}

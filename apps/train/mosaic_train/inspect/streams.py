@@ -23,7 +23,7 @@ _HEADER = (
 
 def stream_table(config: "MosaicJobConfig", start: Start) -> str:
     """One line for each stream: what it holds, and what an epoch and the whole run take of it."""
-    from mosaic_dataloader.prepared import prepared_tokens
+    from mosaic_dataloader.reading.manifest import prepared_tokens
 
     dataset = start.loader.dataset
     epochs = run_epochs(config, start)
@@ -80,7 +80,7 @@ def run_epochs(config: "MosaicJobConfig", start: Start) -> float:
     steps = max(config.training.steps, start.steps_done)
     end = start.position_of(steps + 1)
     if start.packing:
-        from mosaic_dataloader.packing.size import rows_of_epoch
+        from mosaic_dataloader.reading.document_length import rows_of_epoch
 
         return end / rows_of_epoch(start.loader.dataset)
     return float((end - start.loader.samples_skipped) / start.loader.epoch_samples)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mosaic_dataloader.errors import MosaicDataError
 
 if TYPE_CHECKING:
-    from mosaic_dataloader.builders.dataloader import (
+    from mosaic_dataloader.builders import (
         build_mosaic_dataloader,
+        build_mosaic_tokenizer,
         build_mosaic_validation_dataloader,
     )
-    from mosaic_dataloader.builders.tokenizer import build_mosaic_tokenizer
     from mosaic_dataloader.dataset import StreamingTextDataset
-    from mosaic_dataloader.loader.dataloader import MosaicParallelAwareDataloader
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 __version__ = "0.1.0"
 

@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mosaic_dataloader import given
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.own_folder import own_temporary_folder
-from mosaic_dataloader.packing.documents import DocumentReader
-from mosaic_dataloader.prepared import check_prepared
-from mosaic_dataloader.rows.reader import RowReader
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer, eos_token_id, pad_token_id
-from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
-from mosaic_dataloader.shards.limit import check_cache_limit
-from mosaic_dataloader.shards.store import ShardStore
-from mosaic_dataloader.shards.streams import (
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
+from mosaic_dataloader.reading.documents import DocumentReader
+from mosaic_dataloader.reading.manifest import check_prepared
+from mosaic_dataloader.reading.rows import RowReader
+from mosaic_dataloader.state.identity import DataIdentity
+from mosaic_dataloader.storage.cache import check_cache_limit
+from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
+from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.streams import (
     DataStream,
     StreamDefaults,
     open_streams,
     warn_at_start,
 )
-from mosaic_dataloader.sizes import parse_count
-from mosaic_dataloader.state.identity import DataIdentity
+from mosaic_dataloader.util import arguments
+from mosaic_dataloader.util.arguments import parse_count
+from mosaic_dataloader.util.own_folder import own_temporary_folder
 
 if TYPE_CHECKING:
     from streaming import Stream
@@ -143,16 +143,16 @@ class StreamingTextDataset:
         packing_lanes: int | None = None,
         vocab_size: int | None = None,
     ):
-        seq_len = given.integer("seq_len", seq_len, 1)
+        seq_len = arguments.integer("seq_len", seq_len, 1)
         if predownload is not None:
-            predownload = given.integer("predownload", predownload, 0)
+            predownload = arguments.integer("predownload", predownload, 0)
         for name, value in (
             ("keep_zip", keep_zip),
             ("allow_unsafe_types", allow_unsafe_types),
             ("shuffle", shuffle),
             ("packing", packing),
         ):
-            given.flag(name, value)
+            arguments.flag(name, value)
         if token_encoding_type not in TOKEN_ENCODING_TYPES:
             raise MosaicDataError(
                 f"token_encoding_type = {token_encoding_type!r} is not one of "
@@ -182,7 +182,7 @@ class StreamingTextDataset:
         self.predownload = predownload
         self.on_data_change = on_data_change
         self.token_encoding_type = token_encoding_type
-        cache_dir = given.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
+        cache_dir = arguments.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
         if "://" in cache_dir:
             raise MosaicDataError(f"cache_dir = {cache_dir!r} must be a directory on this machine")
         self.orders_dir = os.path.join(cache_dir, "orders")
@@ -190,8 +190,8 @@ class StreamingTextDataset:
             streams or {"data": {"remote": remote, "local": local, "split": split}},
             StreamDefaults(
                 split=split if streams else None,
-                download_retry=given.integer("download_retry", download_retry, 0),
-                download_timeout=given.number("download_timeout", download_timeout, above=0),
+                download_retry=arguments.integer("download_retry", download_retry, 0),
+                download_timeout=arguments.number("download_timeout", download_timeout, above=0),
                 validate_hash=validate_hash,
                 keep_zip=keep_zip,
                 allow_unsafe_types=allow_unsafe_types,
@@ -290,7 +290,7 @@ def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> No
             f"it out"
         )
     if lanes is not None:
-        given.integer("packing_lanes", lanes, 1)
+        arguments.integer("packing_lanes", lanes, 1)
     if packing and batching_method != "random":
         raise MosaicDataError(
             f"packing = true cannot keep batching_method = {batching_method!r}: a packed row may "

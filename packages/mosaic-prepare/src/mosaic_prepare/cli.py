@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, get_type_hints
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.sizes import parse_bytes
+from mosaic_dataloader.util.arguments import parse_bytes
 from mosaic_prepare.options import CHOICES, PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
 

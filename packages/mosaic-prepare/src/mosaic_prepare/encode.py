@@ -49,8 +49,8 @@ def encode(spec: TokenizerSpec, texts: Sequence[str]) -> Iterable[Tokens]:
 @lru_cache(maxsize=1)
 def _batch_encoder(spec: TokenizerSpec) -> Callable[[list[str]], Iterable[list[int]]]:
     """A function from texts to lists of token ids: the loader's own, without special tokens."""
-    from mosaic_dataloader.builders.pretrained import load_pretrained
-    from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+    from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+    from mosaic_dataloader.reading.pretrained import load_pretrained
 
     if spec.definition is None:
         assert spec.slow is not None

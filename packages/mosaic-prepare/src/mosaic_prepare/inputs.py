@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.secrets import redacted
+from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.opening import COMPRESSIONS, reason
 
 logger = logging.getLogger("mosaic_prepare")

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import pyarrow
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.faults import one_line
+from mosaic_dataloader.util.store_errors import one_line
 
 if TYPE_CHECKING:
     from mosaic_prepare.inputs import InputFile

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.remote_file import fetch_bytes
-from mosaic_dataloader.shards.secrets import redacted
+from mosaic_dataloader.storage.remote_file import fetch_bytes
+from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.manifest import FILE_NAME, finished_facts, read_manifest
 from mosaic_prepare.opening import reason
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.shards.secrets import redacted
+from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.documents import DatasetName, Piece, ReadOptions, Rejected
 from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
 from mosaic_prepare.hub import dataset_pieces

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mosaic_dataloader.builders.pretrained import load_pretrained
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.reading.pretrained import load_pretrained
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
 from mosaic_prepare.documents import ReadOptions, Rejected
 from mosaic_prepare.encode import TokenizerSpec

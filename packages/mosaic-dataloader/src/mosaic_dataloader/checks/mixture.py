@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.timeline import Timeline
-from mosaic_dataloader.packing.size import mean_tokens
+from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.reading.document_length import mean_tokens
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 if TYPE_CHECKING:
-    from mosaic_dataloader.loader.dataloader import MosaicParallelAwareDataloader
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # A tenth of a weight; below this many standard deviations of a random draw it is chance.
 _OFF, _DEVIATIONS = 0.1, 4.0
@@ -78,7 +79,9 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
     Whole epochs are known without being looked at.
     """
     mixture = loader.dataset.mixture
-    timeline = Timeline(mixture, loader.order, orders_dir=loader.dataset.orders_dir)
+    timeline = EpochSequence(
+        mixture, loader.order, stored=StoredOrders(loader.dataset.orders_dir, mixture, loader.order)
+    )
     begin = loader.samples_skipped
     end = begin + samples
     length = timeline.epoch_length

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.packing.lanes import default_lanes
-from mosaic_dataloader.packing.size import rows_of_epoch
+from mosaic_dataloader.reading.document_length import rows_of_epoch
 
 if TYPE_CHECKING:
-    from mosaic_dataloader.loader.dataloader import MosaicParallelAwareDataloader
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # Of fewer, the longest and the shortest lane are far apart.
 _DOCUMENTS_PER_LANE = 10

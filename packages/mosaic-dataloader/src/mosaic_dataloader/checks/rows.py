@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mosaic_dataloader.prepared import prepared_form, prepared_row_length
-from mosaic_dataloader.shards.column import TOKEN_ENCODING_TYPES
-from mosaic_dataloader.shards.streams import DataStream
+from mosaic_dataloader.reading.manifest import prepared_form, prepared_row_length
+from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
+from mosaic_dataloader.storage.streams import DataStream
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset

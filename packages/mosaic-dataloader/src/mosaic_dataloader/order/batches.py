@@ -12,7 +12,7 @@ from mosaic_dataloader.order.assign import (
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.timeline import LOOKED_UP, Timeline
+from mosaic_dataloader.order.sequence import LOOKED_UP, EpochSequence
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.
@@ -63,7 +63,9 @@ class Layout:
         return max(1, min(_BLOCK // self.batch_size, LOOKED_UP // self.global_batch))
 
 
-def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterator[BatchRequest]:
+def endless_batches(
+    timeline: EpochSequence, layout: Layout, position: int
+) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
     count = 1
     while True:
@@ -75,7 +77,7 @@ def endless_batches(timeline: Timeline, layout: Layout, position: int) -> Iterat
 
 
 def one_pass(
-    timeline: Timeline,
+    timeline: EpochSequence,
     layout: Layout,
     position: int,
     *,
@@ -115,7 +117,7 @@ def one_pass(
 
 
 def _full_batches(
-    timeline: Timeline, layout: Layout, position: int, count: int
+    timeline: EpochSequence, layout: Layout, position: int, count: int
 ) -> Iterator[BatchRequest]:
     """``count`` batches, looked up together."""
     size = layout.global_batch
@@ -142,7 +144,7 @@ def _full_batches(
         )
 
 
-def own_rows(timeline: Timeline, layout: Layout, position: int, count: int) -> Int64Array:
+def own_rows(timeline: EpochSequence, layout: Layout, position: int, count: int) -> Int64Array:
     """The rank's rows within each of ``count`` batches, int64[1 or count, batch_size]."""
     rank, world_size, size = layout.rank, layout.world_size, layout.global_batch
     if timeline.options.batching_method == "device_per_stream":
@@ -159,7 +161,7 @@ def own_rows(timeline: Timeline, layout: Layout, position: int, count: int) -> I
     return rows_of_rank(owners, canonical, rank, world_size)
 
 
-def _count_streams(timeline: Timeline, position: int, size: int, count: int) -> Int64Array:
+def _count_streams(timeline: EpochSequence, position: int, size: int, count: int) -> Int64Array:
     """Samples of each stream in ``count`` batches, int64[count, streams]."""
     at_once = max(1, _COUNTED // size)
     return np.concatenate(

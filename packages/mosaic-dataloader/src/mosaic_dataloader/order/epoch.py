@@ -7,17 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.deal import deal, node_of
+from mosaic_dataloader.order.assign import deal, node_of
 from mosaic_dataloader.order.feistel import FeistelOrder
+from mosaic_dataloader.order.grouped import build_units
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.resample import resample
-from mosaic_dataloader.order.shuffle import shuffled
-from mosaic_dataloader.order.units import build_units
+from mosaic_dataloader.order.resample import resample, shuffled
 
 
 @dataclass(frozen=True)
-class EpochOrder:
+class ListedEpoch:
     """One epoch as a list.
 
     Attributes:
@@ -51,7 +50,7 @@ class EpochOrder:
         return self.ids[positions].astype(np.int64)
 
 
-Order = EpochOrder | FeistelOrder
+Order = ListedEpoch | FeistelOrder
 
 
 def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> Order:
@@ -67,14 +66,14 @@ def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> Order:
     nodes = options.num_canonical_nodes
     if options.batching_method != "random":
         ids, owners = build_units(mixture, options, epoch)
-        return EpochOrder(ids, nodes, owners)
+        return ListedEpoch(ids, nodes, owners)
     require_samples(mixture, options)
     if options.feistel:
         return FeistelOrder(mixture, options, epoch)
     total = mixture.epoch_samples
     sizes, small = resample(mixture, options, epoch)
     big = deal(shuffled(sizes, total, options, epoch, options.shuffle_block_size), nodes)
-    return EpochOrder(small[big], nodes)
+    return ListedEpoch(small[big], nodes)
 
 
 def require_samples(mixture: Mixture, options: SettledOrder) -> None:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.given import integer
+from mosaic_dataloader.util.arguments import integer
 
 SHUFFLE_ALGOS = ("py1e", "py1s", "py2s", "py1br", "naive", "feistel")
 BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")

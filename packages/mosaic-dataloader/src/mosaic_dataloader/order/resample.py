@@ -1,10 +1,11 @@
-"""Drawing an epoch's samples from weighted streams, bit for bit as mosaicml-streaming draws them.
+"""Drawing and shuffling an epoch's samples, bit for bit as mosaicml-streaming does it.
 
 The rules are those of ``streaming.base.sampling.get_sampling`` and
 ``StreamingDataset.resample_streams`` (mosaicml-streaming 0.13); the loop over single picks is a
 cumulative sum here.
 """
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -87,3 +88,26 @@ def resample(
     if not units:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     return np.array(units, np.int64), np.concatenate(ids).astype(np.int64)
+
+
+def shuffled(
+    sizes: Int64Array, total: int, options: SettledOrder, epoch: int, block: int
+) -> Int64Array:
+    """int64[total], places in a resampled list, shuffled by mosaicml-streaming's algorithms."""
+    if not options.shuffle:
+        return np.arange(total, dtype=np.int64)
+    # Imported late: importing streaming costs more than importing torch.
+    from streaming.base.shuffle import get_shuffle
+
+    with warnings.catch_warnings():
+        # A block smaller than a shard only mixes less; the loader says so once, with numbers.
+        warnings.filterwarnings("ignore", message="Shuffle block size was smaller")
+        order = get_shuffle(
+            options.shuffle_algo,
+            sizes,
+            options.num_canonical_nodes,
+            options.shuffle_seed,
+            epoch,
+            block,
+        )
+    return np.asarray(order, np.int64)

@@ -9,10 +9,10 @@ import numpy as np
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.buffers import LaneBuffer, Piece, TokenOutside
-from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
 from mosaic_dataloader.packing.state import LanePosition
-from mosaic_dataloader.rows.fill import fill_padding, fill_row
+from mosaic_dataloader.reading.documents import Tokens
+from mosaic_dataloader.reading.rows import fill_padding, fill_row
 
 
 @dataclass(frozen=True)

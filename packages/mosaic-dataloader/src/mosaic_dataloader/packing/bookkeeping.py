@@ -10,16 +10,17 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest, Layout
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.packing.batches import PackedBatch
 from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, lanes_of_rank
-from mosaic_dataloader.packing.size import rows_of_epoch
 from mosaic_dataloader.packing.state import LanePosition, SavedLane, lane_key
+from mosaic_dataloader.reading.document_length import rows_of_epoch
 from mosaic_dataloader.state.bookkeeping import Bookkeeping
 from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
 from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
 from mosaic_dataloader.state.tokens import TokenCount
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -56,7 +57,7 @@ class PackedBookkeeping(Bookkeeping):
         layout: Layout,
         lanes: int | None = None,
         samples_seen: int = 0,
-        origin: Origin | None = None,
+        origin: EpochStart | None = None,
         positions: Mapping[int, LanePosition] | None = None,
         tokens: TokenCount | None = None,
         skipped: int = 0,
@@ -68,11 +69,11 @@ class PackedBookkeeping(Bookkeeping):
         self.lane_count = settled
         length = dataset.mixture.epoch_samples
         # Positions of documents count from where the order begins, for rows do not tell them.
-        self.timeline = Timeline(
+        self.timeline = EpochSequence(
             dataset.mixture,
             order,
-            Origin(0, self.origin.epoch),
-            dataset.orders_dir,
+            EpochStart(0, self.origin.epoch),
+            StoredOrders(dataset.orders_dir, dataset.mixture, order),
             kept=max(4, min(2 + 4 * settled // length, _KEPT_SAMPLES // length)),
         )
         self.marks.append(self.mark._replace(lanes=dict(positions or {})))
@@ -147,7 +148,7 @@ class PackedBookkeeping(Bookkeeping):
 
     def _first(self, lane: int) -> LanePosition:
         """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
-        if not self.skipped or self.origin != Origin():
+        if not self.skipped or self.origin != EpochStart():
             return LanePosition()
         return LanePosition(self.lanes.first_from(lane, self.skipped))
 
@@ -273,7 +274,7 @@ class PackedBookkeeping(Bookkeeping):
             self._layout,
             self.lane_count,
             saved.samples_seen,
-            Origin(saved.samples_seen, saved.epoch),
+            EpochStart(saved.samples_seen, saved.epoch),
             tokens=self._tokens(saved, fits=False),
             skipped=saved.skipped,
         )

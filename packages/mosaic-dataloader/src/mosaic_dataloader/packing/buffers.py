@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.packing.documents import Tokens
 from mosaic_dataloader.packing.state import LanePosition
-from mosaic_dataloader.rows.vocabulary import first_outside
+from mosaic_dataloader.reading.documents import Tokens
+from mosaic_dataloader.reading.vocabulary import first_outside
 
 
 class Piece(NamedTuple):

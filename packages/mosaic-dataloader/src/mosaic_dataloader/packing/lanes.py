@@ -5,7 +5,7 @@ from math import gcd, lcm
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.deal import node_starts
+from mosaic_dataloader.order.assign import node_starts
 from mosaic_dataloader.order.mixture import Int64Array
 
 # Divisible by most numbers of ranks that people use: 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, …

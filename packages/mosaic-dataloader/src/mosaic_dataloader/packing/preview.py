@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.loader.preview import RowOrigin, shard_path
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
 from mosaic_dataloader.packing.buffers import Piece
 from mosaic_dataloader.packing.lanes import residue_of_rank
 from mosaic_dataloader.packing.source import Pass, packed_batches
+from mosaic_dataloader.reading.origins import RowOrigin, shard_path
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.loader.sources import WorkerPool, shards_held_ready
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.packing.batches import Arrival, LaneRows, PackedBatch, Shape
 from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
-from mosaic_dataloader.packing.documents import Tokens, separated
-from mosaic_dataloader.packing.lookahead import LaneLookAhead
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
-from mosaic_dataloader.packing.size import mean_tokens
-from mosaic_dataloader.rows.vocabulary import outside_error
+from mosaic_dataloader.reading.document_length import mean_tokens
+from mosaic_dataloader.reading.documents import Tokens, separated
+from mosaic_dataloader.reading.vocabulary import outside_error
+from mosaic_dataloader.reading.workers import WorkerPool, shards_held_ready
+from mosaic_dataloader.storage.lookahead import LaneLookAhead
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset

@@ -1,1 +1,1 @@
-"""From samples to rows: what texts become, and by which tokenizer."""
+"""From samples to rows and documents: tokens, texts, tokenizers, prefetching, worker processes."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 
 # Letters, cases, accents, digits, spaces, line ends, punctuation, code, other scripts, an emoji:
 # tokenizers of one vocabulary that treat any of these differently are told apart.

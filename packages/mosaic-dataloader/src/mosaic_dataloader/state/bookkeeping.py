@@ -12,11 +12,12 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.timeline import Origin, Timeline
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.state.identity import compare, order_difference, probe
 from mosaic_dataloader.state.mark import Mark
 from mosaic_dataloader.state.position import KEY, Position
 from mosaic_dataloader.state.tokens import SumOverRanks, TokenCount
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -47,15 +48,16 @@ class Bookkeeping:
         dataset: "StreamingTextDataset",
         order: SettledOrder,
         samples_seen: int = 0,
-        origin: Origin | None = None,
+        origin: EpochStart | None = None,
         seen: list[int] | None = None,
         skipped: int = 0,
         tokens: TokenCount | None = None,
     ):
         self._dataset = dataset
         self.order = order
-        self.origin = origin or Origin()
-        self.timeline = Timeline(dataset.mixture, order, self.origin, dataset.orders_dir)
+        self.origin = origin or EpochStart()
+        stored = StoredOrders(dataset.orders_dir, dataset.mixture, order)
+        self.timeline = EpochSequence(dataset.mixture, order, self.origin, stored)
         count = len(dataset.mixture.streams)
         none = np.zeros(count, np.int64)
         begin = Mark(samples_seen, np.array(seen, np.int64) if seen else none, none, {})
@@ -199,7 +201,7 @@ class Bookkeeping:
             self._dataset,
             self.order,
             saved.samples_seen,
-            Origin(saved.samples_seen, saved.epoch),
+            EpochStart(saved.samples_seen, saved.epoch),
             self._carried_over(saved, saved.seen),
             saved.skipped,
             self._tokens(saved, fits=False),

@@ -22,20 +22,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.forks import reset_in_child
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.timeline import Timeline
+from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
     definition_digest,
     encoding_digest,
     identify_tokenizer,
 )
-from mosaic_dataloader.rows.tokenizer import BatchTokenizer
-from mosaic_dataloader.shards.store import ShardStore
-from mosaic_dataloader.shards.streams import DataStream, shard_columns
 from mosaic_dataloader.state.json_form import read_fields, read_list, shown
-from mosaic_dataloader.threads import map_concurrent, run_async
+from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.streams import DataStream, shard_columns
+from mosaic_dataloader.util.forks import reset_in_child
+from mosaic_dataloader.util.threads import map_concurrent, run_async
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def compare(saved: Identity, present: Identity, open_options: Collection[str] = 
     ]
 
 
-def probe(timeline: Timeline, position: int) -> str:
+def probe(timeline: EpochSequence, position: int) -> str:
     """Digest of the sample ids that come next in an order, as far as their epoch goes.
 
     The epoch that follows is not asked for: its order may not exist yet.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.timeline import Origin
+from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.state.identity import MIGRATIONS, VERSION, Identity
 from mosaic_dataloader.state.json_form import (
     damaged,
@@ -57,7 +57,7 @@ class Position:
     """
 
     samples_seen: int
-    origin: Origin
+    origin: EpochStart
     epoch_samples: int
     identity: Identity
     seen: tuple[int, ...]
@@ -70,7 +70,7 @@ class Position:
     def epoch(self) -> int:
         """The epoch that the next sample belongs to."""
         since = self.samples_seen - self.origin.samples
-        if self.identity.packing_lanes is not None and self.origin == Origin():
+        if self.identity.packing_lanes is not None and self.origin == EpochStart():
             # Documents that were skipped, as the rows that they would have given, about.
             documents = sum(s.choose for s in self.identity.streams)
             since += self.skipped * self.epoch_samples // max(1, documents)
@@ -118,7 +118,7 @@ class Position:
             if isinstance(stream, dict)
         ]
         read = cls(
-            origin=read_fields(Origin, origin, "origin"),
+            origin=read_fields(EpochStart, origin, "origin"),
             identity=Identity.from_content(content),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),

@@ -1,1 +1,0 @@
-"""From a trainer's configuration to loaders and tokenizers."""

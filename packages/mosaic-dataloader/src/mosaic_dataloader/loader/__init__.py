@@ -1,1 +1,0 @@
-"""The dataloader: batches, threads, worker processes, state."""

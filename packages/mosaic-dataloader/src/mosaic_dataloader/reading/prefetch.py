@@ -1,0 +1,321 @@
+"""Batches made ready in a thread, and handed over at little cost for the thread that trains."""
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar, final
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util import threads
+from mosaic_dataloader.util.forks import reset_in_child
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+# How often a producer with nothing to do looks whether there is something else to be done.
+_IDLE_SECONDS = 0.1
+# It does not come by itself more often than this.
+_SHORTEST_PAUSE = 1e-3
+# Waking a waiting thread costs as much as reading a small batch (30 µs and more, with Python's lock
+# to be passed on). A consumer that waits is woken this long after it began to, or when all places
+# are filled: by then there may be several items. For one that trains it makes no difference.
+_GROUP_SECONDS = 300e-6
+
+
+@final
+@dataclass(frozen=True)
+class End:
+    """Why there are no more items."""
+
+    error: BaseException
+
+
+class PrefetchQueue(Generic[T]):
+    """A queue of a few places between one producer and one consumer.
+
+    ``queue.Queue`` takes three locks and wakes somebody for every item. Here a lock is taken only
+    by a thread that has to sleep; appending to and popping from a deque are atomic.
+
+    Args:
+        depth: Places.
+
+    Attributes:
+        items: What waits to be taken.
+        asleep: Whether the producer sleeps until there is room.
+        few: With so many items left it is woken up.
+    """
+
+    def __init__(self, depth: int):
+        self._depth = depth
+        self.items: deque[T | End] = deque()
+        # Taken while there is nothing to wake up for.
+        self._wake, self._space = threading.Lock(), threading.Lock()
+        self._wake.acquire()
+        self._space.acquire()
+        self._waiting_since: float | None = None
+        # So many items are left when the producer comes by itself, and when it is woken up.
+        self._half, self.few = depth // 2, max(depth // 4, min(depth // 2, 1))
+        self.asleep = False
+        # Seconds in which half of the places are used up, as far as is known.
+        self._pause = _IDLE_SECONDS
+        self._closed = False
+
+    def put(self, item: T, idle: Callable[[], None] | None = None) -> bool:
+        """Add an item, and wait until there is a place for another one.
+
+        Args:
+            item: What to hand over.
+            idle: Called now and then while there is no place.
+
+        Returns:
+            Whether more items are wanted.
+        """
+        if self._closed:
+            return False
+        self.items.append(item)
+        since = self._waiting_since
+        if since is not None and (
+            len(self.items) >= self._depth or time.perf_counter() - since > _GROUP_SECONDS
+        ):
+            self._waiting_since = None
+            _release(self._wake)
+        if len(self.items) >= self._depth:
+            self._wait_for_room(idle)
+        return not self._closed
+
+    def wake(self) -> None:
+        """Wake the producer up: there is room."""
+        self.asleep = False
+        _release(self._space)
+
+    def close(self) -> None:
+        """Want no more items; a producer that waits for a place returns at once."""
+        self._closed = True
+        _release(self._space)
+
+    def clear(self) -> None:
+        """Drop the items that nobody took."""
+        self.items.clear()
+
+    def end(self, error: BaseException) -> None:
+        """Add a last item, whether there is a place or not: what is raised instead of it."""
+        self.items.append(End(error))
+        _release(self._wake)
+
+    def _wait_for_room(self, idle: Callable[[], None] | None) -> None:
+        """Sleep until half of the places are free.
+
+        Waking somebody is the most that handing over can cost (20 µs and more, in a machine whose
+        cores have gone to sleep), and a training step would pay it. So the producer comes by
+        itself after the time that half of the places took the last time. It is woken up only when
+        that was too long.
+        """
+        begun, pause = time.perf_counter(), self._pause
+        while len(self.items) > self._half and not self._closed:
+            # Said first, looked again after: the consumer may have made room in between.
+            self.asleep = True
+            if len(self.items) <= self._half:
+                break
+            if not self._space.acquire(timeout=min(pause, _IDLE_SECONDS)) and idle:
+                idle()
+            left = len(self.items)
+            # At the least: one more may be taken at any moment.
+            pace = (time.perf_counter() - begun) / (self._depth - left + 1)
+            pause = max(_SHORTEST_PAUSE, pace * (left - self._half))
+            self._pause = pace * (self._depth - self._half)
+        self.asleep = False
+
+    def wait(self) -> None:
+        """Wait until there is an item.
+
+        Raises:
+            StoppedError: The waiting thread was stopped.
+        """
+        self._waiting_since = time.perf_counter()
+        # An item that came too early to wake anybody is found at the second look.
+        timeout = _GROUP_SECONDS
+        while not self.items:
+            self._wake.acquire(timeout=timeout)
+            timeout = threads.LOOK_SECONDS
+            if threads.stopped():
+                raise threads.StoppedError
+            if self._closed:
+                self.end(StopIteration())
+        self._waiting_since = None
+
+
+def _release(lock: threading.Lock) -> None:
+    # Woken up already.
+    with suppress(RuntimeError):
+        lock.release()
+
+
+class PrefetchIterator(Generic[T, P]):
+    """What takes the items out of a queue, one thread at a time.
+
+    Each item is a pair: a value, and the progress that is made by taking it.
+
+    Args:
+        queue: Where the items come from.
+        on_taken: Called with the progress of each item that is taken.
+        on_end: Called once when there are no more items, unless this was closed before.
+        group: The thread that fills the queue.
+    """
+
+    def __init__(
+        self,
+        queue: PrefetchQueue[tuple[T, P]],
+        on_taken: Callable[[P], object],
+        on_end: Callable[[], object] | None = None,
+        group: threads.ThreadGroup | None = None,
+    ):
+        self._queue = queue
+        self._on_taken = on_taken
+        self._on_end = on_end
+        self._group = group
+        # Whether a thread is in `__next__`, or none may be. No lock: between looking at it and
+        # setting it there is no call, and only at calls does Python change to another thread.
+        self._busy = False
+        self._inherited = False
+        reset_in_child(self)
+        self._finalizer = weakref.finalize(self, _close, queue, group)
+        self._finalizer.atexit = False
+
+    def __iter__(self) -> "PrefetchIterator[T, P]":
+        """Itself."""
+        return self
+
+    def __next__(self) -> T:
+        """The next value, waiting for it if there is none.
+
+        Raises:
+            MosaicDataError: Another thread is waiting for one, or the iterator came over a fork.
+            BaseException: What the items ended with, every time they are asked for again.
+        """
+        # Written out: a training step waits for this, with nothing of it left in the processor's
+        # caches, where each call takes microseconds.
+        if self._busy:
+            raise self._refusal()
+        self._busy = True
+        try:
+            queue = self._queue
+            items = queue.items
+            if not items:
+                queue.wait()
+            item = items.popleft()
+            if queue.asleep and len(items) <= queue.few:
+                queue.wake()
+            if type(item) is End:
+                queue.end(item.error)
+                self._ended(item.error)
+                raise item.error
+            value, progress = item
+            self._on_taken(progress)
+            return value
+        finally:
+            self._busy = False
+
+    def close(self) -> None:
+        """End the thread, and drop what it has made ready. May be called again, from any thread."""
+        self._on_end = None
+        _close(self._queue, self._group)
+        # Not before: a close that was interrupted is finished when this is dropped.
+        self._finalizer.detach()
+
+    def after_fork(self) -> None:
+        """Refuse to be used: the thread that fills the queue is the parent's."""
+        self._busy = self._inherited = True
+
+    def _ended(self, error: BaseException) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None and isinstance(error, StopIteration):
+            on_end()
+
+    def _refusal(self) -> MosaicDataError:
+        if self._inherited:
+            return MosaicDataError(
+                "this iterator belongs to the process that this one was forked from, whose thread "
+                "reads its batches; begin one here, with iter(loader)"
+            )
+        return MosaicDataError(
+            "two threads asked one iterator for a batch at the same time, so that neither would "
+            "know which is next; let one thread take the batches"
+        )
+
+
+def prefetch(
+    source: Iterator[tuple[T, P]],
+    depth: int,
+    *,
+    on_taken: Callable[[P], object],
+    on_end: Callable[[], object] | None = None,
+    setup: Callable[[], None] | None = None,
+    idle: Callable[[], None] | None = None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> PrefetchIterator[T, P]:
+    """Run an iterator in a thread of its own, a few items ahead.
+
+    The thread lives no longer than what is returned: it ends when that is closed, dropped, or the
+    interpreter ends.
+
+    Args:
+        source: What to run; only the thread touches it. Gives pairs of a value and a progress.
+        depth: Items kept ready.
+        on_taken: Called with the progress of each value in the thread that takes it.
+        on_end: Called by the thread that meets the end.
+        setup: Called in the thread before the first item.
+        idle: Called in the thread now and then while it has nothing to do.
+        on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
+            that know nothing of that.
+
+    Returns:
+        An iterator over the values, for one thread at a time.
+    """
+    queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth)
+
+    def wake() -> None:
+        queue.close()
+        on_stop()
+
+    fill = partial(_fill, source, queue, setup, idle)
+    group = threads.ThreadGroup([fill], "mosaic-batches", wake)
+    return PrefetchIterator(queue, on_taken, on_end, group)
+
+
+def _fill(
+    source: Iterator[T],
+    queue: PrefetchQueue[T],
+    setup: Callable[[], None] | None,
+    idle: Callable[[], None] | None,
+) -> None:
+    try:
+        if setup:
+            setup()
+        for item in source:
+            if not queue.put(item, idle):
+                return
+        queue.end(StopIteration())
+    except threads.StoppedError:
+        if threads.stopped():
+            # Nobody wants to know: whoever waits is told by the one that closes.
+            raise
+        queue.end(
+            MosaicDataError("the workers were stopped while batches were wanted; iterate again")
+        )
+    except BaseException as error:
+        # Whatever ends the thread belongs to the caller's thread.
+        queue.end(error)
+
+
+def _close(queue: PrefetchQueue[T], group: threads.ThreadGroup | None) -> None:
+    queue.close()
+    if group is not None:
+        group.close()
+    queue.clear()
+    # Whoever waits for an item in another thread waits no longer.
+    queue.end(StopIteration())

@@ -1,0 +1,286 @@
+"""Reading batches of samples into tensors."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.vocabulary import first_outside, outside_error
+from mosaic_dataloader.storage.store import ShardStore
+
+# TorchTitan's and torch's cross entropy's ignore index.
+IGNORE_INDEX = -100
+
+
+def fill_row(
+    inputs: Int64Array, labels: Int64Array, row: int, tokens: NDArray[Any], pad_id: int
+) -> None:
+    """Write one token row.
+
+    With at least T+1 tokens the row gives T inputs and T labels; a row of exactly T tokens keeps
+    them all as inputs and ignores its last label; shorter rows are padded.
+
+    Args:
+        inputs: int64[B, T], written at ``row``.
+        labels: int64[B, T], the inputs shifted by one; ``IGNORE_INDEX`` where nothing follows.
+        row: Which row.
+        tokens: integer[n], token ids.
+        pad_id: Token id of padded inputs.
+    """
+    length = inputs.shape[1]
+    count = len(tokens)
+    if count > length:
+        inputs[row] = tokens[:length]
+        labels[row] = tokens[1 : length + 1]
+        return
+    inputs[row, :count] = tokens
+    inputs[row, count:] = pad_id
+    targets = max(count - 1, 0)
+    labels[row, :targets] = tokens[1:]
+    labels[row, targets:] = IGNORE_INDEX
+
+
+def fill_padding(inputs: Int64Array, labels: Int64Array, row: int, pad_id: int) -> None:
+    """Write a row that stands for no sample: all labels are ignored."""
+    inputs[row] = pad_id
+    labels[row] = IGNORE_INDEX
+
+
+class RowBatch(NamedTuple):
+    """Rows of a batch, freshly allocated: the caller may keep them.
+
+    Attributes:
+        inputs: int64[B, T].
+        labels: int64[B, T].
+        full: Whether every label is a target. It is known where rows are made; looking for it in
+            the labels costs a third of what copying them does.
+    """
+
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    full: bool
+
+
+@dataclass
+class _Draft:
+    """A batch whose texts are not encoded yet.
+
+    Attributes:
+        inputs: int64[B, T].
+        labels: int64[B, T].
+        full: Whether it is known by now that every label is a target.
+        texts: Documents that are still to be written.
+        rows: The row of each.
+        origins: Shard of each, and place within it.
+    """
+
+    inputs: Int64Array
+    labels: Int64Array
+    full: bool = False
+    texts: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    origins: list[tuple[int, int]] = field(default_factory=list)
+
+
+@dataclass
+class EncodedBatches:
+    """Batches whose texts are encoded, and not written into their rows yet.
+
+    Attributes:
+        drafts: The batches.
+        tokens: int64[n] of each text of all of them.
+        failure: Why there are no more; None where nothing failed.
+    """
+
+    drafts: list[_Draft]
+    tokens: Iterator[Int64Array]
+    failure: MosaicDataError | None
+
+
+class RowReader:
+    """Turns samples into rows.
+
+    Args:
+        store: The shards.
+        mixture: Their sizes.
+        seq_len: Tokens in a row, T.
+        tokenizer: For text; None where all streams hold tokens.
+        pad_id: Token id of padded inputs.
+        vocab_size: Token ids that the model embeds; None if that is not known.
+
+    Attributes:
+        has_text: Whether a stream holds text, which is to be encoded.
+    """
+
+    def __init__(
+        self,
+        store: ShardStore,
+        mixture: Mixture,
+        seq_len: int,
+        tokenizer: BatchTokenizer | None,
+        pad_id: int,
+        vocab_size: int | None = None,
+    ):
+        self._store = store
+        self._mixture = mixture
+        self._seq_len = seq_len
+        self._tokenizer = tokenizer
+        self._pad_id = pad_id
+        self._vocab_size = vocab_size
+        self.has_text = any(s.column.kind == "text" for s in store.streams)
+        dtypes = {dtype for s in store.streams for dtype in s.dtypes}
+        # Of one dtype, rows are gathered as they are and widened on their way into the tensors.
+        self._gather_dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.int64)
+
+    def batch(self, shards: Sequence[int], places: Sequence[int]) -> RowBatch:
+        """Read a batch.
+
+        Args:
+            shards: Shard of each of B rows; a negative one is a row of padding.
+            places: Place of each within its shard.
+
+        Raises:
+            MosaicDataError: A shard cannot be had or is damaged, or a token id is negative or
+                beyond the vocabulary.
+        """
+        return next(self.written(self.encoded([(shards, places)])))
+
+    def encoded(self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]) -> EncodedBatches:
+        """Read several batches, and encode the texts of all of them at once.
+
+        A tokenizer's threads have more to share out than a single batch's documents.
+
+        Args:
+            wanted: Shards and places of each batch, as for ``batch``.
+
+        Returns:
+            The batches up to the first that cannot be read; for ``written``, in any thread.
+        """
+        drafts: list[_Draft] = []
+        failure = None
+        for shards, places in wanted:
+            try:
+                drafts.append(self._draft(shards, places))
+            except MosaicDataError as error:
+                failure = error
+                break
+            # No file is held while texts are encoded, which takes longer than anything else here.
+            self._store.release()
+        texts = [text for draft in drafts for text in draft.texts]
+        return EncodedBatches(drafts, self._encode(texts), failure)
+
+    def written(self, encoded: EncodedBatches) -> Iterator[RowBatch]:
+        """Write encoded texts into their rows.
+
+        Yields:
+            What ``batch`` returns for each batch.
+
+        Raises:
+            MosaicDataError: As for ``batch``, after the batches before that one.
+        """
+        for draft in encoded.drafts:
+            for row, origin in zip(draft.rows, draft.origins, strict=True):
+                self._fill(draft, row, next(encoded.tokens), *origin)
+            inputs, labels = draft.inputs, draft.labels
+            # Rows are filled from their beginning: one with a last target is full of them.
+            full = draft.full or bool(labels[:, -1].min() >= 0)
+            yield RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
+        if encoded.failure is not None:
+            raise encoded.failure
+
+    def sample(self, sample_id: int) -> torch.Tensor:
+        """One sample's token ids, int64[n], at most T+1 of them."""
+        shards, places = self._mixture.locate(np.array([sample_id], np.int64))
+        shard, place = int(shards[0]), int(places[0])
+        tokens: NDArray[Any]
+        with self._store.reading(shard) as opened:
+            if self._is_text(shard):
+                tokens = next(self._encode([opened.text(place)]))[: self._seq_len + 1]
+            else:
+                tokens = opened.tokens(place)[: self._seq_len + 1].astype(np.int64)
+        return torch.from_numpy(tokens)
+
+    def _draft(self, shards: Sequence[int], places: Sequence[int]) -> _Draft:
+        shape = (len(shards), self._seq_len)
+        draft = _Draft(np.empty(shape, np.int64), np.empty(shape, np.int64))
+        draft.full = self._gather(draft.inputs, draft.labels, shards, places)
+        if not draft.full:
+            self._read(draft, np.asarray(shards), np.asarray(places))
+        return draft
+
+    def _gather(
+        self, inputs: Int64Array, labels: Int64Array, shards: Sequence[int], places: Sequence[int]
+    ) -> bool:
+        """Copy full rows out of shards that are open already; False if not all are such.
+
+        The whole hot path: one pass over the rows in Python, three in C.
+        """
+        full = self._store.full_rows
+        try:
+            rows = [full[shard][place] for shard, place in zip(shards, places, strict=True)]
+        except KeyError:
+            return False
+        if not rows:
+            return True
+        # From a buffer that stays in the processor's cache, twice into place.
+        gathered = np.concatenate(rows, dtype=self._gather_dtype, casting="unsafe")
+        bad = first_outside(gathered, self._vocab_size)
+        if bad >= 0:
+            row, token_id = bad // (self._seq_len + 1), int(gathered[bad])
+            raise self._outside(shards[row], places[row], token_id)
+        gathered = gathered.reshape(len(rows), self._seq_len + 1)
+        inputs[...] = gathered[:, :-1]
+        labels[...] = gathered[:, 1:]
+        return True
+
+    def _read(self, draft: _Draft, shards: Int64Array, places: Int64Array) -> None:
+        """Read rows of any kind, opening and fetching shards where needed; texts as they are."""
+        inputs, labels = draft.inputs, draft.labels
+        # Shard by shard, so that each is opened once per batch.
+        for shard in dict.fromkeys(shards.tolist()):
+            rows = np.flatnonzero(shards == shard).tolist()
+            if shard < 0:
+                for row in rows:
+                    fill_padding(inputs, labels, row, self._pad_id)
+                continue
+            with self._store.reading(shard) as opened:
+                wanted = places[rows].tolist()
+                if self._is_text(shard):
+                    draft.texts += [opened.text(place) for place in wanted]
+                    draft.rows += rows
+                    draft.origins += [(shard, place) for place in wanted]
+                    continue
+                for row, place in zip(rows, wanted, strict=True):
+                    # Kept in no variable: a view would keep the shard mapped while the next one is
+                    # waited for, and its space taken when it is evicted.
+                    self._fill(draft, row, opened.tokens(place), shard, place)
+
+    def _fill(self, draft: _Draft, row: int, tokens: NDArray[Any], shard: int, place: int) -> None:
+        tokens = tokens[: self._seq_len + 1]
+        bad = first_outside(tokens, self._vocab_size)
+        if bad >= 0:
+            raise self._outside(shard, place, int(tokens[bad]))
+        fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
+
+    def _outside(self, shard: int, place: int, token_id: int) -> MosaicDataError:
+        return outside_error(
+            self._store.streams, self._mixture, self._vocab_size, shard, place, token_id
+        )
+
+    def _is_text(self, shard: int) -> bool:
+        bounds = self._mixture.stream_shards
+        stream = int(bounds.searchsorted(shard, side="right")) - 1
+        return self._store.streams[stream].column.kind == "text"
+
+    def _encode(self, texts: list[str]) -> Iterator[Int64Array]:
+        if not texts:
+            return iter(())
+        if self._tokenizer is None:
+            raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
+        return self._tokenizer.encode(texts)

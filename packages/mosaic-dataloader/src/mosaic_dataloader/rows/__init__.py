@@ -1,1 +1,0 @@
-"""From samples to rows: input and label tensors."""

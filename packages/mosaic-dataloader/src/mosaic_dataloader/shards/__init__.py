@@ -1,1 +1,0 @@
-"""Shard files: opened, fetched, shared with other processes, memory-mapped, evicted."""

@@ -1,0 +1,1 @@
+"""Streams and their shards: indexes, downloads, the cache, memory maps, stored epoch orders."""

@@ -1,0 +1,320 @@
+"""Bringing one shard into its cache directory, once per machine."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.storage.cache import reserved
+from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.index import fetch_index, note_shard_version
+from mosaic_dataloader.storage.layout import fetch_byte, incoming_folder, live_incoming, lock_path
+from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.storage.transfer import Transfers, subject
+from mosaic_dataloader.storage.unpack import unpack
+from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.util.locks import LOCK_TIMEOUT, LockTimeoutError, locked
+from mosaic_dataloader.util.secrets import printable
+from mosaic_dataloader.util.store_errors import Damaged, advice, one_line
+
+if TYPE_CHECKING:
+    from streaming.base.format import FileInfo
+
+logger = logging.getLogger(__name__)
+
+# Gigabytes a second (xxhash) come before what does well to reach one; these are all that
+# mosaicml-streaming writes.
+_FASTEST_FIRST = (
+    *("xxh3_64", "xxh128", "xxh3_128", "xxh64", "xxh32"),
+    *("sha1", "sha256", "md5", "blake2b", "sha224", "sha512", "sha384", "blake2s"),
+    *("sha3_224", "sha3_256", "sha3_384", "sha3_512"),
+)
+
+
+class ShardFetcher:
+    """Fetches the shards of one stream.
+
+    A shard is downloaded into a folder of its own, checked, unpacked and moved to its name in one
+    step, all under the shard's lock: other processes see it whole or not at all, and what a killed
+    process left is swept away by the next one.
+
+    Args:
+        data: The stream.
+    """
+
+    def __init__(self, data: DataStream):
+        self._data = data
+        self._transfers = Transfers(data.name, data.stream, data.directory)
+        self._swept = False
+        # Of shards on their way, where the index has no hashes.
+        self._versions: dict[int, Version] = {}
+        # Fetched, or found with the right hash, by this process.
+        self._sound: set[int] = set()
+        # When a fetch failed in this process, and how.
+        self._failed: dict[int, tuple[float, str]] = {}
+
+    def path(self, shard: int) -> str:
+        """Where the uncompressed shard lies, or will."""
+        return path_in_stream(self._data.directory, self._raw(shard).basename)
+
+    def present(self, shard: int) -> bool:
+        """Whether the shard is there in full length.
+
+        Raises:
+            MosaicDataError: One of its files lies elsewhere, behind a symbolic link.
+        """
+        return all(
+            _size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
+            for raw, _ in self._data.readers[shard].file_pairs
+        )
+
+    def ensure(self, shard: int) -> None:
+        """Fetch the shard unless it is present.
+
+        Raises:
+            MosaicDataError: It cannot be had, or is not what the index says.
+        """
+        if not self._data.fetched:
+            self._require_in_place(shard)
+            return
+        # As long as another process may take that does not give up either.
+        timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
+        begun = time.monotonic()
+        try:
+            if self.present(shard) and self._is_sound(shard):
+                return
+            self._sweep()
+            with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
+                if self.present(shard) and self._is_sound(shard):
+                    return
+                failed, message = self._failed.get(shard, (0.0, ""))
+                if failed > begun:
+                    # Another thread has tried all that time for this one, too.
+                    raise MosaicDataError(message)
+                self._remove(shard)
+                self._fetch(shard)
+        except LockTimeoutError as error:
+            if error.byte != fetch_byte(shard):
+                # The index's lock, or the budget's: it says so itself.
+                raise
+            raise self._error(
+                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
+            ) from error
+        except OSError as error:
+            raise self._failure(shard, error) from printable(error)
+
+    def _require_in_place(self, shard: int) -> None:
+        """See that a shard which is read where it lies is there; it is not ours to replace."""
+        for raw, _ in self._data.readers[shard].file_pairs:
+            path = path_in_stream(self._data.directory, raw.basename)
+            try:
+                size = _size(path)
+            except OSError as error:
+                raise self._unreadable(path, error) from error
+            if size != raw.bytes:
+                what = "is not as long as its index says"
+                what = {None: "is missing", -1: "is not a file"}.get(size, what)
+                raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
+
+    def _unreadable(self, path: str, error: OSError) -> MosaicDataError:
+        return MosaicDataError(
+            f'stream "{self._data.name}": cannot read {path} ({error.strerror}); let this user '
+            f"read it, or restore it"
+        )
+
+    def _is_sound(self, shard: int) -> bool:
+        """Whether a shard that is present has the hash in the index, if there is one.
+
+        Looked at once by each process, before it first reads the shard. Another loader may have
+        put it there: mosaicml-streaming leaves a shard in place that failed its check.
+        """
+        raw = self._raw(shard)
+        # With compression the index may know only the packed form's hash.
+        if shard in self._sound or self._algorithm(raw) is None:
+            return True
+        try:
+            sound = self._hash_fits(self.path(shard), raw)
+        except FileNotFoundError:
+            # Evicted meanwhile.
+            return False
+        if sound:
+            self._sound.add(shard)
+        return sound
+
+    def _remove(self, shard: int) -> None:
+        """Remove what is there of a shard and is not what it should be."""
+        whole = self.present(shard)
+        for raw, _ in self._data.readers[shard].file_pairs:
+            path = path_in_stream(self._data.directory, raw.basename)
+            if whole or _size(path) not in (None, raw.bytes):
+                logger.warning(
+                    'stream "%s": %s is not what its index says; it is fetched again',
+                    self._data.name,
+                    path,
+                )
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+
+    def _fetch(self, shard: int) -> None:
+        if not self._data.compared:
+            # The store was out of reach at the start. If it is back, so may other data be.
+            self._data.compared = fetch_index(
+                self._data.name, self._data.stream, self._data.directory
+            )
+        self._versions.pop(shard, None)
+        folder = self._incoming(shard)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        size = self._data.readers[shard].get_max_size()
+        patience = max(60.0, self._data.stream.download_timeout)
+        try:
+            with reserved(self._data.directory, shard, size, patience):
+                for raw, zipped in self._data.readers[shard].file_pairs:
+                    self._fetch_file(shard, raw, zipped)
+                self._note_version(shard)
+        except MosaicDataError as error:
+            self._failed[shard] = (time.monotonic(), str(error))
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._sound.add(shard)
+
+    def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> None:
+        directory, folder = self._data.directory, self._incoming(shard)
+        kept = path_in_stream(directory, zipped.basename) if zipped else ""
+        unpacked = os.path.join(folder, "unpacked")
+
+        def accept(path: str) -> None:
+            self._check(path, zipped or raw)
+            if zipped:
+                compression = str(self._data.readers[shard].compression)
+                unpack(path, unpacked, compression, raw.bytes)
+
+        packed = self._kept(kept, folder, accept) if zipped else None
+        arrived = packed or self._transfers.bring(
+            (zipped or raw).basename,
+            folder,
+            f"shard {raw.basename}",
+            accept,
+            note=None if (zipped or raw).hashes else partial(self._arrived, shard),
+        )
+        final = path_in_stream(directory, raw.basename)
+        # A merged index has its shards in folders.
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        if not zipped:
+            os.replace(arrived, final)
+            return
+        if self._data.stream.safe_keep_zip:
+            os.replace(arrived, kept)
+        elif os.path.exists(kept):
+            os.remove(kept)
+        os.replace(unpacked, final)
+
+    def _arrived(self, shard: int, version: Version | None) -> None:
+        """Note which version of a shard arrived; of several files, the first one's."""
+        if version is not None:
+            self._versions.setdefault(shard, version)
+
+    def _note_version(self, shard: int) -> None:
+        """Leave the version of a shard that is in place now for later starts to compare."""
+        version = self._versions.pop(shard, None)
+        if version is not None:
+            note_shard_version(self._data.directory, shard, version)
+
+    @staticmethod
+    def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
+        """The compressed form that an earlier run kept, if it is as it should be."""
+        link = os.path.join(folder, "kept")
+        try:
+            os.link(kept, link)
+            accept(link)
+        except (FileNotFoundError, Damaged):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(link)
+            return None
+        return link
+
+    def _check(self, path: str, info: "FileInfo") -> None:
+        size = _size(path)
+        if size != info.bytes:
+            arrived = "nothing" if size is None else f"{size} bytes"
+            raise Damaged(f"{arrived} arrived where the index says {info.bytes} bytes")
+        if not self._hash_fits(path, info):
+            raise Damaged(f"its {self._algorithm(info)} is not the one in the index")
+
+    def _algorithm(self, info: "FileInfo") -> str | None:
+        """The hash to compare a file by: the one asked for, else the fastest in the index."""
+        known = set(info.hashes or ())
+        asked = self._data.stream.validate_hash
+        if asked:
+            return asked if asked in known else None
+        return next((name for name in _FASTEST_FIRST if name in known), None)
+
+    def _hash_fits(self, path: str, info: "FileInfo") -> bool:
+        """Whether a file has the hash in the index; true where there is none to compare."""
+        algorithm = self._algorithm(info)
+        if algorithm is None:
+            return True
+        begin = getattr(xxhash, algorithm, None) or partial(hashlib.new, algorithm)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, begin).hexdigest() == info.hashes[algorithm]
+
+    def check_in_place(self, shard: int) -> None:
+        """Check the hash of a shard that is read where it lies, if ``validate_hash`` asks for it.
+
+        Raises:
+            MosaicDataError: It is not the one in the index.
+        """
+        raw = self._raw(shard)
+        # With compression the index may know only the packed form's hash.
+        if self._data.fetched or self._data.stream.validate_hash not in (raw.hashes or {}):
+            return
+        path = self.path(shard)
+        try:
+            self._check(path, raw)
+        except Damaged as error:
+            raise MosaicDataError(
+                f'stream "{self._data.name}": {path} is damaged: {error}; restore it, or write its '
+                f"index again"
+            ) from error
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half-fetched; whoever still works holds its lock."""
+        if self._swept:
+            return
+        self._swept = True
+        live_incoming(self._data.directory)
+
+    def _incoming(self, shard: int) -> str:
+        return incoming_folder(self._data.directory, shard)
+
+    def _raw(self, shard: int) -> "FileInfo":
+        info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
+        return info
+
+    def _failure(self, shard: int, error: Exception) -> MosaicDataError:
+        return self._error(shard, f"{one_line(error)}; {advice(error, self._data.directory)}")
+
+    def _error(self, shard: int, cause: str) -> MosaicDataError:
+        what = f"shard {self._raw(shard).basename}"
+        return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; None if there is none, -1 if it is something else than a file."""
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return info.st_size if stat.S_ISREG(info.st_mode) else -1

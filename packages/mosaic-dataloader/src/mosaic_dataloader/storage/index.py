@@ -1,0 +1,383 @@
+"""The index of a cache directory: fetched once, and compared with its remote at every start."""
+
+import filecmp
+import gc
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.storage.contents import load_index
+from mosaic_dataloader.storage.layout import (
+    INDEX_BYTE,
+    incoming_root,
+    lock_path,
+    manifest_paths,
+    shard_files,
+    versions_path,
+)
+from mosaic_dataloader.storage.transfer import AbsentError, Transfers
+from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.util.locks import LOCK_TIMEOUT, locked
+from mosaic_dataloader.util.secrets import redacted
+from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.threads import map_concurrent, run_async
+
+if TYPE_CHECKING:
+    from streaming import Stream
+if TYPE_CHECKING:
+    from streaming import Stream
+    from streaming.base.format import Reader
+
+_SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
+
+
+def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
+    """Read a stream's index, which is there.
+
+    Raises:
+        OSError: It cannot be read.
+        Damaged: It is not JSON.
+        InvalidIndexError: It is not an index of shards; see `load_index`.
+        ValueError: It has columns of a type that is not safe.
+    """
+    path = os.path.join(str(stream.local), str(stream.split), "index.json")
+    with _no_collection():
+        shards = load_index(path)
+        made = _Maker(str(stream.local), str(stream.split), allow_unsafe_types)
+        return [made.reader(info) for info in shards]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cycles: there are none, and over and over it would visit all that is made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Maker:
+    def __init__(self, local: str, split: str, allow_unsafe_types: bool):
+        from streaming.base.format.base.reader import FileInfo
+        from streaming.base.format.mds import MDSReader
+
+        self._place = (local, split)
+        self._unsafe = allow_unsafe_types
+        self._file, self._mds = FileInfo, MDSReader
+        self._shared: dict[str, Any] = {}
+
+    def reader(self, info: dict[str, Any]) -> "Reader":
+        if info["format"] != "mds":
+            return self._foreign(info)
+        options = {k: v for k, v in info.items() if k not in ("version", "format")}
+        shared = self._shared
+        known = all(options[key] == shared.get(key) for key in _SHARED)
+        if known:
+            options.update(shared)
+        for key in ("raw_data", "zip_data"):
+            options[key] = self._file(**options[key]) if options[key] else None
+        reader = self._mds(*self._place, **options)
+        if not known:
+            # Equal columns are as safe as those that were looked at.
+            reader.validate(self._unsafe)
+            self._shared = {key: options[key] for key in _SHARED}
+        return reader
+
+    def _foreign(self, info: dict[str, Any]) -> "Reader":
+        from streaming.base.format import reader_from_json
+
+        reader = reader_from_json(*self._place, info)
+        reader.validate(self._unsafe)
+        return reader
+
+
+logger = logging.getLogger(__name__)
+
+# Shards asked about at a time.
+_ASKED_AT_ONCE = 16
+# Of a note on a shard's version.
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What `.mosaic/checked` says of the last comparison with the remote.
+
+    Attributes:
+        number: How many comparisons have ended.
+        reached: Whether the remote could be reached for it.
+        version: What the store last said of the index; None where it says nothing.
+    """
+
+    number: int = 0
+    reached: bool = False
+    version: Version | None = None
+
+
+def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
+    """Have ``index.json`` in a cache directory, and be sure that it is the remote's.
+
+    A cache that holds shards of other data would mix them with the remote's, so it is refused: if
+    the indexes differ, and also if the index was written again with the same bytes and a cached
+    shard without hashes is not known to be the one that the store has now. A remote that cannot be
+    reached is only warned of where an index is there already: a complete cache works without it.
+
+    Returns:
+        Whether the remote could be reached.
+
+    Raises:
+        MosaicDataError: There is no index to be had, or the cache belongs to other data.
+    """
+    path = os.path.join(directory, "index.json")
+    transfers = Transfers(name, stream, directory)
+    # As long as another process may take that does not give up either.
+    timeout = LOCK_TIMEOUT + transfers.longest
+    before = _read_checked(directory)
+    with locked(lock_path(directory), INDEX_BYTE, timeout):
+        checked = _read_checked(directory)
+        if os.path.isfile(path) and checked.number >= before.number + 2:
+            # The ranks of a machine start together. Of two comparisons that ended since this one
+            # was asked for, the second also began since then: it serves this one, too.
+            return checked.reached
+        reached = True
+        with _incoming(directory) as folder:
+            # A distant store takes as long for each as for both.
+            manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
+            try:
+                version = _compare(name, stream, transfers, folder, directory, checked.version)
+            except _UnreachableError as error:
+                logger.warning("%s. Going on with the one in %s", error, directory)
+                version, reached = checked.version, False
+            else:
+                _keep_manifest(manifest, directory)
+        _write_checked(directory, _Checked(checked.number + 1, reached, version))
+        return reached
+
+
+class _UnreachableError(Exception):
+    """The remote cannot be compared with the index that is here."""
+
+
+def _compare(
+    name: str,
+    stream: "Stream",
+    transfers: Transfers,
+    folder: str,
+    directory: str,
+    known: Version | None,
+) -> Version | None:
+    """Have the remote's index in the directory.
+
+    Args:
+        name: How messages call the stream.
+        stream: The stream.
+        transfers: Its downloads.
+        folder: For what arrives.
+        directory: The cache directory.
+        known: The version of the index that is here, as far as the store told it.
+
+    Returns:
+        The version of the remote's index.
+
+    Raises:
+        MosaicDataError: There is none to be had, or the cache belongs to other data.
+        _UnreachableError: The remote cannot be asked, but there is an index.
+    """
+    path = os.path.join(directory, "index.json")
+    needed = not os.path.isfile(path)
+    versions: list[Version | None] = []
+    try:
+        if not needed and known is not None and transfers.version("index.json") == known:
+            return known
+        arrived = transfers.bring(
+            "index.json",
+            folder,
+            "index.json",
+            _check,
+            attempts=None if needed else 1,
+            note=versions.append,
+        )
+    except MosaicDataError as error:
+        if needed:
+            raise
+        raise _UnreachableError(str(error)) from error
+    version = versions[-1]
+    same = not needed and filecmp.cmp(arrived, path, shallow=False)
+    if needed or not (same or _usable(path)):
+        os.replace(arrived, path)
+        return version
+    if not same:
+        raise _other_data(name, stream, directory, "their indexes differ")
+    if version is not None and version != known:
+        _compare_shards(name, stream, transfers, directory)
+    return version
+
+
+def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory: str) -> None:
+    """Compare the cached shards that have no hashes with what the store says of them now.
+
+    Their sizes alone do not tell them from those of a data set written in their place.
+
+    Raises:
+        MosaicDataError: One of them is another one, or may be.
+    """
+
+    def compare(file: str, noted: bytes | None) -> None:
+        try:
+            version = transfers.version(file)
+        except AbsentError:
+            version = None
+        except MosaicDataError as error:
+            raise _UnreachableError(str(error)) from error
+        if version is None or _digest(version) != noted:
+            raise _other_data(
+                name,
+                stream,
+                directory,
+                f"the index was written again, and nothing shows that {file} is still the same; "
+                f'hashes=["xxh64"] in the index would',
+            )
+
+    jobs = []
+    for shard, files in enumerate(shard_files(directory)):
+        cached = any(os.path.isfile(os.path.join(directory, file)) for file in files.names)
+        if cached and not files.hashed:
+            noted = read_shard_note(directory, shard)
+            jobs += [partial(compare, file, noted) for file in (files.zipped or files.raw)[:1]]
+    map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
+
+
+def _other_data(name: str, stream: "Stream", directory: str, why: str) -> MosaicDataError:
+    remote = redacted(os.path.join(str(stream.remote), stream.split))
+    return MosaicDataError(
+        f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
+        f"directory or choose another local"
+    )
+
+
+def note_shard_version(directory: str, shard: int, version: Version) -> None:
+    """Note what the store said of a shard's content when it was downloaded.
+
+    All notes stand in one sparse file, 16 bytes a shard: a file for each would take a block of the
+    disk for each, which a small cache has no room for. The caller holds the shard's lock.
+    """
+    # Others may write to a shared cache: whatever this may be a link to is left alone.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(versions_path(directory), flags, 0o666)
+    try:
+        os.pwrite(file, _digest(version), shard * _DIGEST_BYTES)
+    finally:
+        os.close(file)
+
+
+def read_shard_note(directory: str, shard: int) -> bytes | None:
+    """What `note_shard_version` wrote for a shard; None where nothing was noted."""
+    try:
+        with open(versions_path(directory), "rb") as file:
+            file.seek(shard * _DIGEST_BYTES)
+            noted = file.read(_DIGEST_BYTES)
+    except FileNotFoundError:
+        return None
+    return noted if any(noted) else None
+
+
+def _digest(version: Version) -> bytes:
+    return hashlib.sha256(version.content.encode()).digest()[:_DIGEST_BYTES]
+
+
+def _read_checked(directory: str) -> _Checked:
+    try:
+        with open(os.path.join(directory, ".mosaic", "checked"), encoding="utf-8") as file:
+            number, reached, version = json.load(file)
+        return _Checked(int(number), bool(reached), Version(*version) if version else None)
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        # Never compared, or not by this release.
+        return _Checked()
+
+
+def _write_checked(directory: str, checked: _Checked) -> None:
+    path = os.path.join(directory, ".mosaic", "checked")
+    # Others may write to a shared cache: whatever this may be a link to is left alone.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(f"{path}.new", flags, 0o666), "w", encoding="utf-8") as file:
+        json.dump([checked.number, checked.reached, checked.version], file)
+    os.replace(f"{path}.new", path)
+
+
+@contextmanager
+def _incoming(directory: str) -> Iterator[str]:
+    """A folder for what arrives."""
+    # One for all: the caller holds the lock. Left by a killed process, it is swept here.
+    folder = os.path.join(incoming_root(directory), "index")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_index(directory: str) -> None:
+    """Forget an index that cannot be used; it is then downloaded like a new one."""
+    path = os.path.join(directory, "index.json")
+    with locked(lock_path(directory), INDEX_BYTE), suppress(FileNotFoundError):
+        # Another process may have replaced it already.
+        if not _usable(path):
+            os.remove(path)
+
+
+def _check(path: str) -> None:
+    _arrived(path)
+    # All of it, so that none is kept that cannot be used.
+    load_index(path)
+
+
+def _arrived(path: str) -> None:
+    if not os.path.isfile(path):
+        raise Damaged("nothing arrived")
+
+
+def _usable(path: str) -> bool:
+    try:
+        load_index(path)
+    except (Damaged, InvalidIndexError):
+        return False
+    return True
+
+
+def _manifest(transfers: Transfers, folder: str) -> str:
+    """Fetch the remote's manifest. It serves checks only, so one attempt is made.
+
+    Most data sets have none, and repeating what is not there costs seconds.
+    """
+    return transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+
+
+def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
+    """Have the remote's manifest in the cache, if it holds one.
+
+    Args:
+        manifest: Gives its path, or raises what fetching it did.
+        directory: The cache directory.
+    """
+    path = manifest_paths(directory)[1]
+    try:
+        arrived = manifest()
+    except AbsentError:
+        with suppress(FileNotFoundError):
+            os.remove(path)
+    except MosaicDataError as error:
+        logger.warning("%s. What its rows were made with is not checked", error)
+    else:
+        os.replace(arrived, path)

@@ -1,0 +1,152 @@
+"""Names inside a cache directory.
+
+::
+
+    shard.00000.mds …        shards, each put there in one step
+    index.json
+    .mosaic/lock             bytes of it are locks: see below
+    .mosaic/incoming/7/      shard 7 on its way
+    .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
+    .mosaic/users/<id>       a running loader that limits the cache
+    .mosaic/checked          the last comparison of the index with the remote's
+    .mosaic/versions         what the store said of shards, where the index has no hashes
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.storage.contents import load_index
+from mosaic_dataloader.util.locks import RangeLock
+from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+
+
+def incoming_folder(directory: str, shard: int) -> str:
+    """The folder of one shard on its way."""
+    return os.path.join(incoming_root(directory), str(shard))
+
+
+def live_incoming(directory: str) -> list[int]:
+    """Shards that somebody is bringing in; folders that nobody works on are removed.
+
+    Whoever brings a shard in holds its lock, and the kernel frees the locks of the dead.
+    """
+    try:
+        entries = os.listdir(incoming_root(directory))
+    except FileNotFoundError:
+        return []
+    alive = []
+    for shard in (int(entry) for entry in entries if entry.isdigit()):
+        lock = RangeLock(lock_path(directory))
+        try:
+            if lock.try_exclusive(fetch_byte(shard)):
+                shutil.rmtree(incoming_folder(directory, shard), ignore_errors=True)
+            else:
+                alive.append(shard)
+        finally:
+            lock.close()
+    return alive
+
+
+# Bytes of the lock file.
+INDEX_BYTE = 0
+BUDGET_BYTE = 1
+_FIRST_SHARD_BYTE = 16
+
+
+def fetch_byte(shard: int) -> int:
+    """Held alone by whoever brings a shard in."""
+    return _FIRST_SHARD_BYTE + 2 * shard
+
+
+def use_byte(shard: int) -> int:
+    """Shared by all who have a shard open; held alone by whoever evicts it.
+
+    Not the same byte as for fetching: who waits to fetch a shard would wait for those who read it.
+    """
+    return _FIRST_SHARD_BYTE + 2 * shard + 1
+
+
+def lock_path(directory: str) -> str:
+    """The lock file."""
+    return os.path.join(directory, ".mosaic", "lock")
+
+
+def incoming_root(directory: str) -> str:
+    """Where shards on their way are."""
+    return os.path.join(directory, ".mosaic", "incoming")
+
+
+def users_root(directory: str) -> str:
+    """Where running loaders that limit the cache are noted."""
+    return os.path.join(directory, ".mosaic", "users")
+
+
+def versions_path(directory: str) -> str:
+    """Where the versions of shards without hashes are noted."""
+    return os.path.join(directory, ".mosaic", "versions")
+
+
+def manifest_paths(directory: str) -> tuple[str, str]:
+    """Where a manifest may be: beside shards that are read in place, or fetched from a remote."""
+    name = "manifest.json"
+    return os.path.join(directory, name), os.path.join(directory, ".mosaic", name)
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """Files of one shard, by name.
+
+    Attributes:
+        raw: The uncompressed ones.
+        zipped: The compressed ones, which may be kept beside them.
+        hashed: Whether the index has hashes of what the store has of it.
+    """
+
+    raw: tuple[str, ...]
+    zipped: tuple[str, ...]
+    hashed: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.raw + self.zipped
+
+
+def shard_files(directory: str) -> tuple[ShardFiles, ...]:
+    """The files of every shard of a cache directory, by its index.
+
+    Any directory can be asked for, also one that only another loader of the machine uses.
+
+    Raises:
+        MosaicDataError: Its index cannot be used.
+    """
+    path = os.path.join(directory, "index.json")
+    found = os.stat(path)
+    # Another process may have filled the directory anew since it was last asked for.
+    return _shard_files(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
+    try:
+        shards = load_index(path)
+    except (Damaged, InvalidIndexError) as error:
+        raise MosaicDataError(
+            f"cannot read {path}: {error}; delete it to have it fetched again"
+        ) from error
+
+    def names(shard: dict[str, Any], *keys: str) -> tuple[str, ...]:
+        return tuple(file["basename"] for key in keys if (file := shard.get(key)))
+
+    return tuple(
+        ShardFiles(
+            names(s, "raw_data", "raw_meta"),
+            names(s, "zip_data", "zip_meta"),
+            bool((s.get("zip_data") or s["raw_data"]).get("hashes")),
+        )
+        for s in shards
+    )

@@ -1,0 +1,309 @@
+"""The shards of all streams: present, mapped, and released again."""
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.storage.cache import CacheUser, Registration, UsersWatch
+from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.download import ShardFetcher
+from mosaic_dataloader.storage.layout import lock_path, use_byte
+from mosaic_dataloader.storage.mds import MappedShard, ReaderShard, ScatteredRows
+from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.util import threads
+from mosaic_dataloader.util.forks import reset_in_child
+from mosaic_dataloader.util.locks import RangeLock
+from mosaic_dataloader.util.store_errors import one_line
+
+OpenShard = MappedShard | ReaderShard
+
+# For so long after its last use a fetched shard stays open where nobody iterates, in seconds.
+_IDLE_SECONDS = 1.0
+
+
+class ShardStore:
+    """Opens shards by their number over all streams, for any number of threads.
+
+    A shard that another process may evict is held by a shared lock for as long as it is open. None
+    is held for long while nobody reads.
+
+    Args:
+        streams: The opened streams.
+        mixture: Their sizes.
+        row_tokens: Tokens that make a full row, T+1.
+        cache_limit: Bytes that the directories of all fetched streams may hold together; None for
+            no limit of this loader's own.
+        keeps_open: Keep fetched shards open from batch to batch where nobody limits the cache. A
+            worker process does not: while it waits for work, it could not notice a new limit.
+
+    Attributes:
+        full_rows: By shard, what gives integer[T+1] by a sample's number, for every open shard of
+            equally long rows that have so many tokens or more: views into its map. Reading them
+            needs no lock: a shard that another thread closes stays mapped as long as anybody holds
+            a view of it.
+    """
+
+    # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
+    # window keeps in use.
+    _MOST_OPEN = 1024
+
+    def __init__(
+        self,
+        streams: list[DataStream],
+        mixture: Mixture,
+        row_tokens: int,
+        cache_limit: int | None = None,
+        keeps_open: bool = True,
+    ):
+        self.streams = streams
+        self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
+        self._mixture = mixture
+        self._row_tokens = row_tokens
+        self._fetchers = [ShardFetcher(s) for s in streams]
+        self._guard = threading.RLock()
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._uses: dict[int, int] = {}
+        self._pins: dict[int, RangeLock] = {}
+        self._cache_limit = cache_limit
+        self._keeps_open = keeps_open
+        self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
+        self._registration: Callable[[], object] | None = None
+        # Iterations that are running; when a shard was used outside of them; and whether a thread
+        # waits to let it go.
+        self._iterations = 0
+        self._used_at = 0.0
+        self._lets_go = False
+        reset_in_child(self)
+
+    @contextmanager
+    def iterating(self) -> Iterator[None]:
+        """Keep shards open from batch to batch in the context, and let them go at its end."""
+        with self._guard:
+            self._iterations += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._iterations -= 1
+                if not self._iterations:
+                    self._let_go()
+
+    @contextmanager
+    def reading(self, shard: int) -> Iterator[OpenShard]:
+        """An open shard; it stays mapped at least until the context ends.
+
+        Raises:
+            MosaicDataError: The shard cannot be had or is damaged.
+        """
+        stream, place = self._place(shard)
+        while (opened := self._in_use(shard)) is None:
+            self.register()
+            # Under a limit, what this thread holds open must not keep its own shard out.
+            self.release()
+            # Without the guard: others read on and fetch ahead meanwhile.
+            self._fetchers[stream].ensure(place)
+            self._open_shard(shard)
+        try:
+            yield opened
+        finally:
+            with self._guard:
+                self._uses[shard] -= 1
+                if not self._iterations:
+                    self._let_go_later()
+
+    def ensure(self, shard: int) -> None:
+        """Have the shard's file present, without opening it."""
+        self.register()
+        stream, place = self._place(shard)
+        self._fetchers[stream].ensure(place)
+
+    def release(self) -> None:
+        """Unmap what anybody's cache limit may want to evict; called between batches.
+
+        An unlinked file that is still mapped would keep its space.
+        """
+        if not self._watches:
+            return
+        with self._guard:
+            limited = {
+                stream
+                for stream, watch in self._watches.items()
+                if not self._keeps_open or watch.limited()
+            }
+            for shard in list(self._open) if limited else ():
+                if self._place(shard)[0] in limited and not self._uses.get(shard):
+                    self._close_shard(shard)
+
+    @property
+    def fetches(self) -> bool:
+        """Whether any stream's shards come from elsewhere."""
+        return any(s.fetched for s in self.streams)
+
+    def _let_go(self) -> None:
+        """Unmap all fetched shards that nobody is reading at this moment."""
+        for shard in list(self._open):
+            if self._place(shard)[0] in self._watches and not self._uses.get(shard):
+                self._close_shard(shard)
+
+    def _let_go_later(self) -> None:
+        """Have fetched shards unmapped once nobody has used them for a while."""
+        self._used_at = time.monotonic()
+        # A worker process lets them go after each batch.
+        if self._watches and self._keeps_open and not self._lets_go:
+            self._lets_go = True
+            # Weak: a store that is dropped is closed at once.
+            threads.run_async(partial(_let_go_when_idle, weakref.ref(self)), "mosaic-release")
+
+    def _let_go_if_idle(self) -> bool:
+        """Whether nobody has to look again."""
+        with self._guard:
+            idle = time.monotonic() - self._used_at >= _IDLE_SECONDS
+            if idle and not self._iterations:
+                self._let_go()
+            # An iteration that is running lets go at its end.
+            self._lets_go = not idle and not self._iterations
+            return not self._lets_go
+
+    def after_fork(self) -> None:
+        """Begin anew in a child: locks and open shards are the parent's.
+
+        A thread that does not exist here may have held the guard.
+        """
+        self._guard = threading.RLock()
+        self.full_rows.clear()
+        self._open.clear()
+        self._uses.clear()
+        self._pins.clear()
+        self._registration = None
+        self._iterations, self._lets_go = 0, False
+
+    def close(self) -> None:
+        """Unmap everything and let all locks go."""
+        with self._guard:
+            for shard in list(self._open):
+                self._close_shard(shard)
+            for pin in self._pins.values():
+                pin.close()
+            self._pins.clear()
+            if self._registration:
+                self._registration()
+                self._registration = None
+
+    def register(self) -> None:
+        """Note this process's limit, before it first uses the cache.
+
+        Raises:
+            MosaicDataError: The cache directories cannot be written to.
+        """
+        if self._cache_limit is None or self._registration is not None:
+            return
+        directories = tuple(sorted({s.directory for s in self.streams if s.fetched}))
+        with self._guard:
+            if self._registration is None:
+                try:
+                    registration = Registration(CacheUser(self._cache_limit, directories))
+                except OSError as error:
+                    raise MosaicDataError(
+                        f"cannot note cache_limit in the cache directories ({one_line(error)}); "
+                        f"choose another local or cache_dir"
+                    ) from error
+                # Withdrawn when this is closed, dropped, or the interpreter ends.
+                self._registration = weakref.finalize(self, registration.close)
+
+    def _in_use(self, shard: int) -> OpenShard | None:
+        """The shard if it is open, counted as one more use of it."""
+        with self._guard:
+            opened = self._open.get(shard)
+            if opened is not None:
+                self._open.move_to_end(shard)
+                self._uses[shard] = self._uses.get(shard, 0) + 1
+            return opened
+
+    def _open_shard(self, shard: int) -> None:
+        """Open a shard whose file is there; if it was evicted meanwhile, nothing happens."""
+        stream, place = self._place(shard)
+        data, fetcher = self.streams[stream], self._fetchers[stream]
+        fetcher.check_in_place(place)
+        with self._guard:
+            if shard in self._open:
+                return
+            self._pin(stream, place)
+            try:
+                if data.fetched:
+                    self._touch(fetcher.path(place))
+                opened = _opened(data, place)
+            except BaseException as error:
+                self._unpin(stream, place)
+                if isinstance(error, FileNotFoundError):
+                    return
+                raise
+            self._open[shard] = opened
+            if (rows := opened.full_rows(self._row_tokens)) is not None:
+                self.full_rows[shard] = rows
+            self._close_surplus(shard)
+
+    def _close_surplus(self, newest: int) -> None:
+        for shard in list(self._open):
+            if len(self._open) <= self._MOST_OPEN:
+                return
+            if not self._uses.get(shard) and shard != newest:
+                self._close_shard(shard)
+
+    def _close_shard(self, shard: int) -> None:
+        self.full_rows.pop(shard, None)
+        self._open.pop(shard).close()
+        self._uses.pop(shard, None)
+        self._unpin(*self._place(shard))
+
+    def _pin(self, stream: int, place: int) -> None:
+        if not self.streams[stream].fetched:
+            return
+        if stream not in self._pins:
+            self._pins[stream] = RangeLock(lock_path(self.streams[stream].directory))
+        self._pins[stream].shared(use_byte(place))
+
+    def _unpin(self, stream: int, place: int) -> None:
+        if stream in self._pins:
+            self._pins[stream].unlock(use_byte(place))
+
+    @staticmethod
+    def _touch(path: str) -> None:
+        """Note the use, for others that look for what was least recently used."""
+        # Files of another user cannot be touched; they then count as old as their download.
+        with contextlib.suppress(PermissionError):
+            os.utime(path)
+
+    def _place(self, shard: int) -> tuple[int, int]:
+        """The stream a shard belongs to, and its number there."""
+        bounds = self._mixture.stream_shards
+        stream = int(bounds.searchsorted(shard, side="right")) - 1
+        return stream, shard - int(bounds[stream])
+
+
+def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
+    while True:
+        threads.sleep(_IDLE_SECONDS)
+        store = reference()
+        if store is None or store._let_go_if_idle():
+            return
+        del store
+
+
+def _opened(data: DataStream, place: int) -> OpenShard:
+    reader = data.readers[place]
+    paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
+    if hasattr(reader, "column_sizes"):
+        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place])
+    meta, samples = paths
+    return ReaderShard(reader, data.columns[place], samples, meta)

@@ -1,0 +1,242 @@
+"""Getting one file of a stream from its store: tried again where that may help, never for ever."""
+
+import contextlib
+import itertools
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.storage.contents import refuse_link_outside
+from mosaic_dataloader.storage.versions import Version, download, version_of
+from mosaic_dataloader.util import threads
+from mosaic_dataloader.util.forks import reset_in_child
+from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted
+from mosaic_dataloader.util.store_errors import (
+    DownloadTimeoutError,
+    advice,
+    is_absent,
+    is_lasting,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from streaming import Stream
+    from streaming.base.storage import CloudDownloader
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Seconds before the second try, at the most; each further pause is twice as long.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+
+# Not the trainer's random numbers: drawing from those would change its run.
+_chance = random.Random()
+_numbers = itertools.count()
+
+
+class AbsentError(MosaicDataError):
+    """The store has no such file, or none that may be seen."""
+
+
+class Transfers:
+    """Downloads of one stream, by any number of threads.
+
+    Args:
+        name: How messages call the stream.
+        stream: mosaicml-streaming's stream; its downloader does the work.
+        directory: The cache directory, absolute.
+    """
+
+    def __init__(self, name: str, stream: "Stream", directory: str):
+        self._name = name
+        self._stream = stream
+        self._directory = directory
+        self._threads = threading.local()
+        hide_secrets_of(str(stream.remote))
+        reset_in_child(self)
+
+    def after_fork(self) -> None:
+        """Use no connection of the parent's in a child, and close none of them either."""
+        self._parents, self._threads = self._threads, threading.local()
+
+    @property
+    def longest(self) -> float:
+        """Seconds that ``bring`` takes at most."""
+        attempts = self._stream.download_retry
+        # All after the first few pauses are equally long.
+        pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
+        pauses += _LONGEST_PAUSE * max(0, attempts - 6)
+        return float(attempts * self._stream.download_timeout + pauses)
+
+    def bring(
+        self,
+        file: str,
+        folder: str,
+        what: str,
+        check: Callable[[str], None],
+        attempts: int | None = None,
+        note: Callable[[Version | None], None] | None = None,
+    ) -> str:
+        """Download a file.
+
+        What passes is tried again after a pause that grows and varies: damage on the way, a broken
+        connection, a busy store. What stays as it is fails at once: a missing file, a denied one.
+
+        Args:
+            file: Its name at the remote.
+            folder: Where it is put, under a name that no other try has.
+            what: What messages call it.
+            check: Called with its path; raises ``Damaged`` if it is not what it should be.
+            attempts: How often to try at most; by default as the stream says.
+            note: Called with the version that arrived, None where the store does not say. Asking
+                for it costs a request at some stores.
+
+        Returns:
+            Its path.
+
+        Raises:
+            AbsentError: The store does not have it.
+            MosaicDataError: It cannot be had; one line says why and what to do.
+        """
+        attempts = attempts or self._stream.download_retry
+        for attempt in itertools.count(1):
+            # One that was given up may still write to its own.
+            path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
+            try:
+                version = self._try(file, path, ask=note is not None)
+                check(path)
+                if note is not None:
+                    note(version)
+                return path
+            except MosaicDataError as error:
+                about = subject(self._name, what, self._stream)
+                raise MosaicDataError(f"{about}: {error}") from None
+            except Exception as error:
+                # Object stores raise errors of their own of every kind.
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+                if attempt >= attempts or is_lasting(error):
+                    raise self._error(what, error, attempt) from printable(error)
+                pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
+                logger.warning(
+                    "%s: %s; trying again in %.1f s (%d of %d)",
+                    subject(self._name, what, self._stream),
+                    one_line(error),
+                    pause,
+                    attempt + 1,
+                    attempts,
+                )
+            threads.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def version(self, file: str) -> Version | None:
+        """What the store says about the present version of a file; None where it cannot.
+
+        Args:
+            file: Its name at the remote.
+
+        Raises:
+            AbsentError: The store does not have it.
+            MosaicDataError: The store does not answer; it is asked once.
+        """
+        timeout = self._stream.download_timeout
+        try:
+            return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
+        except Exception as error:
+            raise self._error(file, error, 1) from printable(error)
+
+    def _try(self, file: str, path: str, *, ask: bool) -> Version | None:
+        remote, timeout = self._address(file), self._stream.download_timeout
+        return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask))
+
+    def _address(self, file: str) -> str:
+        root = os.path.join(str(self._stream.remote), self._stream.split)
+        if not urlsplit(root).scheme:
+            # A directory of this machine's, which a file name of its index must not lead out of.
+            refuse_link_outside(os.path.realpath(root), file)
+        return os.path.join(root, file)
+
+    def _with_downloader(self, job: Callable[["CloudDownloader"], T]) -> T:
+        """Do what needs the store, within the time that one attempt may take."""
+        downloader = self._downloader()
+        try:
+            return _within(self._stream.download_timeout, lambda: job(downloader))
+        except BaseException:
+            # Its connection may be what is broken; where it is given up, this ends it.
+            self._threads.downloader = None
+            downloader.clean_up()
+            raise
+
+    def _downloader(self) -> "CloudDownloader":
+        """A downloader that this thread may use: most stores' clients are not to be shared."""
+        if self._threads.__dict__.get("downloader") is None:
+            self._threads.downloader = self._new_downloader()
+        own: CloudDownloader = self._threads.downloader
+        return own
+
+    def _new_downloader(self) -> "CloudDownloader":
+        from streaming.base.storage.download import CloudDownloader, S3Downloader
+
+        from mosaic_dataloader.storage.s3 import shared_objects
+
+        given = self._stream._downloader
+        stock = CloudDownloader.get(self._stream.remote)
+        if type(given) is S3Downloader:
+            return shared_objects(self._stream.download_timeout)
+        # One of the user's own is kept: nobody here knows how to make another.
+        return stock if type(given) is type(stock) else given
+
+    def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
+        tried = f" (tried {attempt} times)" if attempt > 1 else ""
+        todo = advice(error, self._directory)
+        kind = AbsentError if is_absent(error) else MosaicDataError
+        return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
+
+
+def subject(name: str, what: str, stream: "Stream") -> str:
+    """What a message is about: stream, file and address."""
+    where = redacted(os.path.join(str(stream.remote), stream.split).rstrip("/"))
+    return f'stream "{name}", {what} from {where}'
+
+
+def _longest_pause(attempt: int) -> float:
+    """Seconds to wait at most after so many tries."""
+    # Bounded before it is a power: a thousand attempts are more than a float can hold.
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt - 1, 10))
+
+
+def _within(seconds: float, job: Callable[[], T]) -> T:
+    """Run a job, but wait for it no longer than so many seconds; its result.
+
+    Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
+    runs in a thread of its own, which is left behind where it hangs.
+
+    Raises:
+        DownloadTimeoutError: It took longer.
+        StoppedError: The waiting thread was stopped.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            results.append(job())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=run, name="mosaic-download", daemon=True).start()
+    if not threads.wait(done, seconds):
+        raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,1 @@
+"""What knows nothing of data: locks, threads, secrets, errors of stores, checks of arguments."""

@@ -1,0 +1,166 @@
+"""What went wrong on the way from a store: whether another try may help, and what a user can do.
+
+Each store's library has errors of its own. They are told apart by what they have in common, a
+status and a name, so that no library need be imported for it.
+"""
+
+import errno
+import http
+from collections.abc import Iterator
+
+from mosaic_dataloader.util.secrets import redacted
+
+# HTTP statuses of 400 and more below 500 that pass: timeouts, "too early", "too many requests".
+_PASSING_STATUSES = (408, 425, 429)
+# Codes that S3 and its like send with status 400 or 403 and that pass.
+_PASSING_CODES = (
+    "BadDigest",
+    # Looked up anew for the next try.
+    "ExpiredToken",
+    "RequestTimeTooSkewed",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+)
+_DENIED_STATUSES = (401, 403)
+_MISSING_STATUSES = (404, 410)
+
+# By class name, also of a base class.
+_DENIED = (
+    "AuthenticationException",  # paramiko
+    "BadHostKeyException",
+    "ClientAuthenticationError",  # azure
+    "ConfigFileNotFound",  # oci
+    "CredentialRetrievalError",  # botocore
+    "DefaultCredentialsError",  # google
+    "InvalidConfig",  # oci
+    "InvalidHostKey",  # paramiko
+    "NoCredentialsError",  # botocore
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "RefreshError",  # google
+)
+# What the program or its options are wrong in.
+_MISTAKES = ("ImportError", "ParamValidationError", "TypeError", "ValueError")
+# Some libraries quote a whole answer, or a whole file.
+_LONGEST_TEXT = 1000
+# Local trouble that a second try meets again.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EROFS,)
+_LASTING = (*_FULL, *_UNWRITABLE, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+class Damaged(Exception):
+    """What arrived is not what the index says."""
+
+
+class InvalidIndexError(ValueError):
+    """An index says what no index of shards can say; downloading it again would not help."""
+
+
+class DownloadTimeoutError(Exception):
+    """A download took longer than it may."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's type and text on one line, without secrets."""
+    text = redacted(" ".join(str(error).split()))
+    # boto3 tries once here; how often all was tried is told beside it.
+    text = text.replace(" (reached max retries: 0)", "")
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether another try would meet the same: what is missing, denied, or a mistake."""
+    if isinstance(error, Damaged | DownloadTimeoutError):
+        return False
+    if _status_code(error) in _PASSING_CODES:
+        return False
+    status = _status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _PASSING_STATUSES
+    if _is_a(error, *_DENIED, *_MISTAKES):
+        return True
+    if "known_hosts" in str(error):
+        # paramiko has only its general error for a host that nobody vouches for.
+        return True
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return True
+    return isinstance(error, OSError) and error.errno in _LASTING
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether a store says that there is no such file, or none that may be seen.
+
+    Stores that do not let a user list answer "forbidden" for what is not there.
+    """
+    status = _status(error)
+    if status is None:
+        return isinstance(error, FileNotFoundError)
+    return status in (*_MISSING_STATUSES, 403) and is_lasting(error)
+
+
+def advice(error: BaseException, directory: str) -> str:
+    """What the user can do.
+
+    Args:
+        error: What ended the last try.
+        directory: The cache directory.
+    """
+    if isinstance(error, Damaged | InvalidIndexError) or _is_a(error, "FlexibleChecksumError"):
+        return "restore it in the store, or write its index anew"
+    if isinstance(error, DownloadTimeoutError):
+        return "see why the store is slow, or raise download_timeout"
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return f"free space on the disk of {directory}, or set cache_limit"
+    if number in _UNWRITABLE or (isinstance(error, PermissionError) and _local(error, directory)):
+        return f"make {directory} writable, or choose another local or cache_dir"
+    status = _status(error)
+    if status in _MISSING_STATUSES or isinstance(error, FileNotFoundError):
+        return "restore it in the store, or correct remote"
+    denied = status in _DENIED_STATUSES or _is_a(error, *_DENIED)
+    if denied or isinstance(error, PermissionError) or "known_hosts" in str(error):
+        return "correct the credentials, or what they may read"
+    if is_lasting(error):
+        return "correct remote or the store's settings"
+    return "see whether the store works, or raise download_retry"
+
+
+def _local(error: OSError, directory: str) -> bool:
+    return str(error.filename or "").startswith(directory)
+
+
+def _is_a(error: BaseException, *names: str) -> bool:
+    return any(kind.__name__ in names for kind in type(error).__mro__)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that a store answered with, if it did."""
+    for status in _statuses(error):
+        # Some are an enumeration's members, which are integers; True is one, too.
+        if isinstance(status, int | http.HTTPStatus) and 400 <= status < 600:
+            return int(status)
+    return None
+
+
+def _statuses(error: BaseException) -> Iterator[object]:
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        # botocore
+        yield response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    # requests, httpx and huggingface_hub; azure; oci; google
+    yield getattr(response, "status_code", None)
+    yield getattr(error, "status_code", None)
+    yield getattr(error, "status", None)
+    yield getattr(error, "code", None)
+
+
+def _status_code(error: BaseException) -> str:
+    """The store's own word for what went wrong, as botocore hands it on."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return ""
+    return str(response.get("Error", {}).get("Code", ""))

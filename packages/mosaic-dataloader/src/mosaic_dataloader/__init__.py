@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "MosaicParallelAwareDataloader": "loader.dataloader",
+    "MosaicParallelAwareDataloader": "loader",
     "StreamingTextDataset": "dataset",
-    "build_mosaic_dataloader": "builders.dataloader",
-    "build_mosaic_tokenizer": "builders.tokenizer",
-    "build_mosaic_validation_dataloader": "builders.dataloader",
+    "build_mosaic_dataloader": "builders",
+    "build_mosaic_tokenizer": "builders",
+    "build_mosaic_validation_dataloader": "builders",
 }
 
 

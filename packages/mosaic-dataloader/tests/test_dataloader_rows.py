@@ -257,7 +257,7 @@ def test_rows_beside_another_column_are_gathered(tmp_path: Path, tokens: str) ->
                 full[shard][place]
     # A batch of full rows alone, and one with a short row in it.
     for numbers in (np.arange(1, 7), np.arange(5, 9)):
-        inputs, labels, _ = dataset.rows.batch(shards[numbers].tolist(), places[numbers].tolist())
+        inputs, labels, *_ = dataset.rows.batch(shards[numbers].tolist(), places[numbers].tolist())
         for one, wanted in zip(range(len(numbers)), numbers.tolist(), strict=True):
             count = len(rows[wanted])
             assert inputs[one, : min(count, 32)].tolist() == rows[wanted][:32].tolist()

@@ -15,11 +15,12 @@ from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
 from mosaic_dataloader.reading.documents import DocumentReader
 from mosaic_dataloader.reading.manifest import check_prepared
+from mosaic_dataloader.reading.positions import Boundaries
 from mosaic_dataloader.reading.rows import RowReader
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
 from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
-from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.store import ShardStore, ends_of
 from mosaic_dataloader.storage.streams import (
     DataStream,
     StreamDefaults,
@@ -103,6 +104,12 @@ class StreamingTextDataset:
         packing_lanes: Lanes in which documents are packed; the number of ranks must divide it. By
             default the smallest multiple of 960 that is at least 4 times the ranks of the run's
             first start.
+        positions: Batches also hold ``"positions"``, int64[B, T]: each token's position in its
+            document, 0 at the first token of each document and of each row. The column
+            ``document_ends`` of the data says where documents end; without it, the tokenizer's EOS
+            token ends them. With ``packing`` the documents are the ones that were packed.
+        mask_boundaries: Ignore the label that would predict the first token of the next document
+            from the last one of this. Documents end where ``positions`` says.
         vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
             one, raises an error that names stream, shard, sample and id, in place of an index error
             in the model. None, where the model is not known, refuses only negative ids.
@@ -141,6 +148,8 @@ class StreamingTextDataset:
         batching_method: str = "random",
         packing: bool = False,
         packing_lanes: int | None = None,
+        positions: bool = False,
+        mask_boundaries: bool = False,
         vocab_size: int | None = None,
     ):
         seq_len = arguments.integer("seq_len", seq_len, 1)
@@ -151,6 +160,8 @@ class StreamingTextDataset:
             ("allow_unsafe_types", allow_unsafe_types),
             ("shuffle", shuffle),
             ("packing", packing),
+            ("positions", positions),
+            ("mask_boundaries", mask_boundaries),
         ):
             arguments.flag(name, value)
         if token_encoding_type not in TOKEN_ENCODING_TYPES:
@@ -216,13 +227,31 @@ class StreamingTextDataset:
                 "packing: the tokenizer has no EOS token, so that nothing marks where one document "
                 "ends and the next begins; set mosaic_tokenizer.kwargs.eos_token"
             )
+        self.positions = positions
+        self.boundaries = (
+            _boundaries(opened, positions, mask_boundaries, eos_token_id(tokenizer), packing)
+            if positions or mask_boundaries
+            else None
+        )
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
-        self.store = ShardStore(opened, self.mixture, seq_len + 1, self.cache_limit)
+        self.store = ShardStore(
+            opened,
+            self.mixture,
+            seq_len + 1,
+            self.cache_limit,
+            reads_ends=self.boundaries is not None and not packing,
+        )
         self._open_readers()
 
     def _open_readers(self) -> None:
         self.rows = RowReader(
-            self.store, self.mixture, self.seq_len, self.tokenizer, self.pad_id, self.vocab_size
+            self.store,
+            self.mixture,
+            self.seq_len,
+            self.tokenizer,
+            self.pad_id,
+            self.vocab_size,
+            self.boundaries,
         )
         self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
         self.identity = DataIdentity(
@@ -274,13 +303,36 @@ class StreamingTextDataset:
         self.__dict__.update(state)
         # The limit stays noted by the process that this one works for.
         self.store = ShardStore(
-            [replace(s) for s in opened], self.mixture, self.seq_len + 1, keeps_open=False
+            [replace(s) for s in opened],
+            self.mixture,
+            self.seq_len + 1,
+            keeps_open=False,
+            reads_ends=self.boundaries is not None and not self.packing,
         )
         self._open_readers()
 
     def close(self) -> None:
         """Unmap all shards and let all locks go."""
         self.store.close()
+
+
+def _boundaries(
+    opened: list[DataStream], positions: bool, mask: bool, eos_id: int | None, packing: bool
+) -> Boundaries:
+    """How the documents in a row are told apart; says so where nothing does.
+
+    Packing knows its documents, and an unpacked row of text is a single one.
+    """
+    for stream in () if packing else opened:
+        # Of every shard, so that a column that cannot be read is refused here.
+        stored = all([ends_of(stream, place) is not None for place in range(len(stream.readers))])
+        if eos_id is None and not stored and stream.column.kind != "text":
+            warn_at_start(
+                f'stream "{stream.name}": nothing says where the documents in its rows end, so '
+                f"that each row counts as one; set mosaic_tokenizer.name for its EOS token, or "
+                f"prepare the data with document_ends"
+            )
+    return Boundaries(positions, mask, eos_id)
 
 
 def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> None:

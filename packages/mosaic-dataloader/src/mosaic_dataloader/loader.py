@@ -22,6 +22,7 @@ from mosaic_dataloader.packing.bookkeeping import PackedBookkeeping
 from mosaic_dataloader.packing.preview import PackedRow, Progress, preview_rows
 from mosaic_dataloader.packing.source import Pass, packed_batches
 from mosaic_dataloader.reading.origins import RowOrigin, batch_origins
+from mosaic_dataloader.reading.positions import positions_from_ends
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
 from mosaic_dataloader.reading.targets import targets_per_stream
 from mosaic_dataloader.reading.workers import WorkerPool, read_here
@@ -74,8 +75,9 @@ _READY_BYTES = 16 << 20
 _ENCODED_ROWS = 128
 
 Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
-# A batch as it is read: what was asked for, inputs, labels and targets by stream.
-_Read = tuple[BatchRequest | PackedBatch, torch.Tensor, torch.Tensor, Int64Array]
+# A batch as it is read: what was asked for, inputs, labels, targets by stream, and where documents
+# end.
+_Read = tuple[BatchRequest | PackedBatch, torch.Tensor, torch.Tensor, Int64Array, Int64Array | None]
 
 
 class MosaicParallelAwareDataloader:
@@ -365,7 +367,8 @@ class MosaicParallelAwareDataloader:
         """Iterate from the present position on.
 
         Yields ``({"input": int64[B, T]}, labels int64[B, T])``, B rows of this rank; labels are
-        the inputs shifted by one, -100 where there is nothing to predict. Batches are never
+        the inputs shifted by one, -100 where there is nothing to predict. With ``positions`` the
+        dictionary also holds ``"positions"``: int64[B, T]. Batches are never
         rewritten: the caller may keep them. Starting an iteration ends the one before; batches of
         it that wait to be confirmed are handed out again. One thread at a time may take batches,
         in the process that started the iteration.
@@ -561,6 +564,7 @@ class MosaicParallelAwareDataloader:
             self._pin,
             self.dataset.store,
             self._after_first_batch,
+            positions=self.dataset.positions,
         )
 
     def _after_first_batch(self) -> None:
@@ -587,7 +591,13 @@ class MosaicParallelAwareDataloader:
                 under_way=self.num_workers * (self._prefetch_factor or 2),
             )
             return (
-                (one, torch.from_numpy(one.inputs), torch.from_numpy(one.labels), one.targets)
+                (
+                    one,
+                    torch.from_numpy(one.inputs),
+                    torch.from_numpy(one.labels),
+                    one.targets,
+                    one.ends,
+                )
                 for one in packed
             )
         if self._workers:
@@ -595,7 +605,13 @@ class MosaicParallelAwareDataloader:
         else:
             read = read_here(self.dataset, lambda: self._requests(start), ahead, self._group_rows)
         return (
-            (one, rows.inputs, rows.labels, targets_per_stream(one, rows, self.dataset.mixture))
+            (
+                one,
+                rows.inputs,
+                rows.labels,
+                targets_per_stream(one, rows, self.dataset.mixture),
+                rows.ends,
+            )
             for one, rows in read
         )
 
@@ -680,6 +696,7 @@ def _ready(
     pin: Callable[[torch.Tensor], torch.Tensor],
     store: ShardStore,
     after_first: Callable[[], None],
+    positions: bool = False,
 ) -> Iterator[tuple[Rows, Mark]]:
     """Batches as they are handed out.
 
@@ -687,9 +704,14 @@ def _ready(
     nobody has changed yet.
     """
     with store.iterating():
-        for number, (request, inputs, labels, targets) in enumerate(read):
+        for number, (request, inputs, labels, targets, ends) in enumerate(read):
             mark = books.after(mark, request, targets)
-            yield ({"input": pin(inputs)}, pin(labels)), mark
+            batch = {"input": pin(inputs)}
+            if positions:
+                assert ends is not None
+                places = positions_from_ends(ends, (inputs.shape[0], inputs.shape[1]))
+                batch["positions"] = pin(torch.from_numpy(places))
+            yield (batch, pin(labels)), mark
             # Not before: a thread that was given up is not asked for more.
             books.drop_passed_marks()
             if not number:

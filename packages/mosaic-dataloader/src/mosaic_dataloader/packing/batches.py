@@ -12,7 +12,8 @@ from mosaic_dataloader.packing.buffers import LaneBuffer, Piece, TokenOutside
 from mosaic_dataloader.packing.plan import DocumentRequest, Plan
 from mosaic_dataloader.packing.state import LanePosition
 from mosaic_dataloader.reading.documents import Tokens
-from mosaic_dataloader.reading.rows import fill_padding, fill_row
+from mosaic_dataloader.reading.positions import Boundaries, joined_ends
+from mosaic_dataloader.reading.rows import IGNORE_INDEX, fill_padding, fill_row
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class PackedBatch:
         targets: int64[streams], the labels that are not ignored, by the streams of their documents.
         pieces: Of each of these rows, its lane and what it holds of which documents; empty unless
             that was asked for.
+        ends: int64[K], where documents end (see `reading.positions`); None unless that was asked
+            for.
     """
 
     rows: int
@@ -35,6 +38,7 @@ class PackedBatch:
     lanes: dict[int, LanePosition]
     targets: Int64Array
     pieces: list[tuple[int, list[Piece]]]
+    ends: Int64Array | None = None
 
 
 class Arrival(NamedTuple):
@@ -76,6 +80,7 @@ class LaneRows:
         outside: Makes an error of a lane, the number of a document in it, and one of its token ids
             that the model does not embed.
         pieces: Note what rows are made of.
+        boundaries: What is done about the documents of a row; None for nothing.
     """
 
     def __init__(
@@ -90,7 +95,9 @@ class LaneRows:
         most_empty: int,
         outside: Callable[[int, int, int], MosaicDataError],
         pieces: bool = False,
+        boundaries: Boundaries | None = None,
     ):
+        self._boundaries = boundaries
         self._lanes = lanes
         self._buffers = [LaneBuffer(start, streams, shape.vocab_size) for start in starts]
         self._outside = outside
@@ -134,6 +141,7 @@ class LaneRows:
         after: dict[int, LanePosition] = {}
         targets = np.zeros(self._streams, np.int64)
         pieces: list[tuple[int, list[Piece]]] = []
+        ends: list[Int64Array] = []
         row = 0
         while row < size and self._live:
             slot = self._next_live()
@@ -149,21 +157,34 @@ class LaneRows:
                 plan.finished(slot)
                 after[self._lanes[slot]] = buffer.position
                 continue
-            if self._notes_pieces:
-                pieces.append((self._lanes[slot], buffer.pieces(count)))
+            if self._notes_pieces or self._boundaries:
+                own = buffer.pieces(count)
+                pieces.append((self._lanes[slot], own))
             try:
                 tokens = buffer.take(count, targets)
             except TokenOutside as bad:
                 lane = self._lanes[slot]
                 raise self._outside(lane, bad.document, bad.token_id) from bad
             fill_row(inputs, labels, row, tokens, self._shape.pad_id)
+            if self._boundaries:
+                ends.append(document_ends(own))
+                if self._boundaries.mask:
+                    _mask(own, labels[row], targets)
             after[self._lanes[slot]] = buffer.position
             plan.made(slot)
             self._slot = (self._slot + 1) % len(self._lanes)
             row += 1
         for rest in range(row, size):
             fill_padding(inputs, labels, rest, self._shape.pad_id)
-        return PackedBatch(row, inputs, labels, after, targets, pieces)
+        return PackedBatch(
+            row,
+            inputs,
+            labels,
+            after,
+            targets,
+            pieces if self._notes_pieces else [],
+            joined_ends(ends, range(row), length) if self._boundaries else None,
+        )
 
     def _next_live(self) -> int:
         """The lane whose turn it is, or, if that has ended, the next one that has not."""
@@ -193,3 +214,18 @@ class LaneRows:
                     f"{self._lanes[slot]}); remove empty documents, or shuffle"
                 )
         plan.arrived(request, [len(own) for own in tokens])
+
+
+def document_ends(pieces: Sequence[Piece]) -> Int64Array:
+    """Places, in a row, of the tokens that end a document."""
+    return np.array(
+        [p.begin + p.tokens - 1 for p in pieces if p.offset + p.tokens == p.length], np.int64
+    )
+
+
+def _mask(pieces: Sequence[Piece], labels: Int64Array, targets: Int64Array) -> None:
+    """Ignore the labels that would predict the first token of the next document."""
+    for piece in pieces[1:]:
+        # The row's first token is the input of its first label.
+        labels[piece.begin - 1] = IGNORE_INDEX
+        targets[piece.stream] -= 1

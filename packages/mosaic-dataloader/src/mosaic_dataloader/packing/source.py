@@ -128,6 +128,7 @@ def packed_batches(
         most_empty=dataset.mixture.epoch_samples,
         outside=outside,
         pieces=pieces,
+        boundaries=dataset.boundaries,
     )
     requests = _Requests(dataset, books, plan)
 

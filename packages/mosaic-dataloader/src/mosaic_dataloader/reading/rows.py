@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.positions import Boundaries, ends_in_rows
 from mosaic_dataloader.reading.vocabulary import first_outside, outside_error
+from mosaic_dataloader.storage.mds import ScatteredRows
 from mosaic_dataloader.storage.store import ShardStore
 
 # TorchTitan's and torch's cross entropy's ignore index.
@@ -60,11 +62,14 @@ class RowBatch(NamedTuple):
         labels: int64[B, T].
         full: Whether every label is a target. It is known where rows are made; looking for it in
             the labels costs a third of what copying them does.
+        ends: int64[K], where documents end (see `reading.positions`); None unless that was asked
+            for.
     """
 
     inputs: torch.Tensor
     labels: torch.Tensor
     full: bool
+    ends: Int64Array | None = None
 
 
 @dataclass
@@ -78,6 +83,8 @@ class _Draft:
         texts: Documents that are still to be written.
         rows: The row of each.
         origins: Shard of each, and place within it.
+        ends: Where documents end (see `reading.positions`), if that is known by now.
+        stored_ends: By row, where documents end in it, as the data say.
     """
 
     inputs: Int64Array
@@ -86,6 +93,8 @@ class _Draft:
     texts: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     origins: list[tuple[int, int]] = field(default_factory=list)
+    ends: Int64Array | None = None
+    stored_ends: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,6 +122,7 @@ class RowReader:
         tokenizer: For text; None where all streams hold tokens.
         pad_id: Token id of padded inputs.
         vocab_size: Token ids that the model embeds; None if that is not known.
+        boundaries: What is done about the documents of a row; None for nothing.
 
     Attributes:
         has_text: Whether a stream holds text, which is to be encoded.
@@ -126,7 +136,9 @@ class RowReader:
         tokenizer: BatchTokenizer | None,
         pad_id: int,
         vocab_size: int | None = None,
+        boundaries: Boundaries | None = None,
     ):
+        self._boundaries = boundaries
         self._store = store
         self._mixture = mixture
         self._seq_len = seq_len
@@ -190,7 +202,14 @@ class RowReader:
             inputs, labels = draft.inputs, draft.labels
             # Rows are filled from their beginning: one with a last target is full of them.
             full = draft.full or bool(labels[:, -1].min() >= 0)
-            yield RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
+            ends = draft.ends
+            if self._boundaries is not None:
+                if ends is None:
+                    ends = self._ends(inputs, draft.stored_ends)
+                if self._boundaries.mask and len(ends):
+                    labels.reshape(-1)[ends] = IGNORE_INDEX
+                    full = False
+            yield RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full, ends)
         if encoded.failure is not None:
             raise encoded.failure
 
@@ -209,21 +228,26 @@ class RowReader:
     def _draft(self, shards: Sequence[int], places: Sequence[int]) -> _Draft:
         shape = (len(shards), self._seq_len)
         draft = _Draft(np.empty(shape, np.int64), np.empty(shape, np.int64))
-        draft.full = self._gather(draft.inputs, draft.labels, shards, places)
+        draft.full = self._gather(draft, shards, places)
         if not draft.full:
             self._read(draft, np.asarray(shards), np.asarray(places))
         return draft
 
-    def _gather(
-        self, inputs: Int64Array, labels: Int64Array, shards: Sequence[int], places: Sequence[int]
-    ) -> bool:
+    def _gather(self, draft: _Draft, shards: Sequence[int], places: Sequence[int]) -> bool:
         """Copy full rows out of shards that are open already; False if not all are such.
 
         The whole hot path: one pass over the rows in Python, three in C.
         """
         full = self._store.full_rows
         try:
-            rows = [full[shard][place] for shard, place in zip(shards, places, strict=True)]
+            if self._boundaries is None:
+                rows = [full[shard][place] for shard, place in zip(shards, places, strict=True)]
+                ends = []
+            else:
+                # Rows and ends out of the same shard: another thread may be closing it.
+                own = [(full[shard], place) for shard, place in zip(shards, places, strict=True)]
+                rows = [shard[place] for shard, place in own]
+                ends = [_stored_ends(shard, place) for shard, place in own]
         except KeyError:
             return False
         if not rows:
@@ -235,8 +259,11 @@ class RowReader:
             row, token_id = bad // (self._seq_len + 1), int(gathered[bad])
             raise self._outside(shards[row], places[row], token_id)
         gathered = gathered.reshape(len(rows), self._seq_len + 1)
-        inputs[...] = gathered[:, :-1]
-        labels[...] = gathered[:, 1:]
+        draft.inputs[...] = gathered[:, :-1]
+        draft.labels[...] = gathered[:, 1:]
+        if self._boundaries is not None:
+            stored = {row: own for row, own in enumerate(ends) if own is not None}
+            draft.ends = self._ends(gathered, stored)
         return True
 
     def _read(self, draft: _Draft, shards: Int64Array, places: Int64Array) -> None:
@@ -256,6 +283,10 @@ class RowReader:
                     draft.rows += rows
                     draft.origins += [(shard, place) for place in wanted]
                     continue
+                if self._boundaries is not None and opened.ends is not None:
+                    draft.stored_ends.update(
+                        (row, opened.ends[place]) for row, place in zip(rows, wanted, strict=True)
+                    )
                 for row, place in zip(rows, wanted, strict=True):
                     # Kept in no variable: a view would keep the shard mapped while the next one is
                     # waited for, and its space taken when it is evicted.
@@ -267,6 +298,10 @@ class RowReader:
         if bad >= 0:
             raise self._outside(shard, place, int(tokens[bad]))
         fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
+
+    def _ends(self, tokens: NDArray[Any], stored: dict[int, NDArray[Any]]) -> Int64Array:
+        assert self._boundaries is not None
+        return ends_in_rows(tokens, self._seq_len, self._boundaries.eos_id, stored)
 
     def _outside(self, shard: int, place: int, token_id: int) -> MosaicDataError:
         return outside_error(
@@ -284,3 +319,9 @@ class RowReader:
         if self._tokenizer is None:
             raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
         return self._tokenizer.encode(texts)
+
+
+def _stored_ends(shard: NDArray[Any] | ScatteredRows, place: int) -> NDArray[Any] | None:
+    """Where documents end in a sample, as the data say; None if they do not."""
+    ends = getattr(shard, "ends", None)
+    return None if ends is None else ends[place]

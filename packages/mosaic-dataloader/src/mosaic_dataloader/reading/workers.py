@@ -259,10 +259,13 @@ class WorkerPool:
     ) -> Iterator[Batch]:
         ahead = _look_ahead(self._dataset, requests, predownload)
         try:
-            for request, (inputs, labels, full) in answers:
+            for request, (inputs, labels, full, ends) in answers:
                 if ahead:
                     ahead.consumed(len(request.ids))
-                yield request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
+                yield (
+                    request,
+                    RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full, ends),
+                )
         finally:
             if ahead:
                 ahead.close()
@@ -307,21 +310,21 @@ class _Fetch(Dataset[Any]):
         self, wanted: Any
     ) -> (
         tuple[NDArray[np.integer[Any]], NDArray[np.int64]]
-        | tuple[NDArray[np.int64], NDArray[np.int64], bool]
+        | tuple[NDArray[np.int64], NDArray[np.int64], bool, NDArray[np.int64] | None]
         | MosaicDataError
         | None
     ):
         try:
             if self._dataset.packing:
                 return joined(self._dataset.documents.read(*wanted))
-            inputs, labels, full = self._dataset.rows.batch(*wanted)
+            inputs, labels, full, ends = self._dataset.rows.batch(*wanted)
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
             return error
         except threads.StoppedError:
             # The parent asked for that; it takes no notice of the answer.
             return None
-        return inputs.numpy(), labels.numpy(), full
+        return inputs.numpy(), labels.numpy(), full, ends
 
 
 def _as_it_is(batch: Any) -> Any:

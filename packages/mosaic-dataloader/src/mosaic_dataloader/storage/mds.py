@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.column import Column
+from mosaic_dataloader.storage.document_ends import DocumentEnds
 from mosaic_dataloader.util.store_errors import one_line
 
 
@@ -35,6 +36,9 @@ class ReaderShard:
         MosaicDataError: The files do not hold what the index says, or cannot be read.
         FileNotFoundError: One of them is missing.
     """
+
+    # Only MDS shards store where documents end.
+    ends = None
 
     def __init__(self, reader: Any, column: Column, data: str, meta: str):
         self._reader = reader
@@ -130,11 +134,18 @@ class ScatteredRows:
         dtype: Of the token ids.
         starts: Offset of each sample's first token; -1 where the sample is another length.
         count: Tokens of a row that are wanted.
+        ends: Where documents end in the rows; None where that is not stored or not wanted.
     """
 
     def __init__(
-        self, data: NDArray[np.uint8], dtype: np.dtype[Any], starts: list[int], count: int
+        self,
+        data: NDArray[np.uint8],
+        dtype: np.dtype[Any],
+        starts: list[int],
+        count: int,
+        ends: DocumentEnds | None = None,
     ):
+        self.ends = ends
         # One byte apart, so that every offset is an index.
         shape = (len(data) - count * dtype.itemsize + 1, count)
         self._windows: NDArray[Any] = np.ndarray(shape, dtype, data, 0, (1, dtype.itemsize))
@@ -157,13 +168,24 @@ class MappedShard:
         samples: Samples that the index says it holds.
         column_sizes: Size in bytes of each column, None where it varies.
         column: The column to read.
+        ends_column: The place of the column `document_ends`, to be read too; None to leave it.
+
+    Attributes:
+        ends: Where documents end in the rows; None where that is not stored or not wanted.
 
     Raises:
         MosaicDataError: The file does not hold what the index says.
         OSError: The file cannot be opened.
     """
 
-    def __init__(self, path: str, samples: int, column_sizes: list[int | None], column: Column):
+    def __init__(
+        self,
+        path: str,
+        samples: int,
+        column_sizes: list[int | None],
+        column: Column,
+        ends_column: int | None = None,
+    ):
         self._path = path
         self._column = column
         self._sizes = column_sizes
@@ -179,6 +201,9 @@ class MappedShard:
         if int(self._offsets[0]) < 4 * (samples + 2) or (strides < 0).any():
             raise MosaicDataError(f"{path}: its offsets are damaged; restore it")
         self.uniform = self._uniform_rows(samples, strides)
+        self.ends: DocumentEnds | None = None
+        if ends_column is not None:
+            self.ends = DocumentEnds(path, self._map, self._offsets, column_sizes, ends_column)
 
     def tokens(self, index: int) -> NDArray[Any]:
         """Token ids of one sample, a view into the map of the stored dtype, 1-D.
@@ -235,7 +260,7 @@ class MappedShard:
         if (end - first) % column.dtype.itemsize or end - first < count * column.dtype.itemsize:
             return None
         starts: list[int] = np.where(fits, begins + lead, -1).tolist()
-        return ScatteredRows(self._map, column.dtype, starts, count)
+        return ScatteredRows(self._map, column.dtype, starts, count, self.ends)
 
     def text(self, index: int) -> str:
         """Text of one sample."""

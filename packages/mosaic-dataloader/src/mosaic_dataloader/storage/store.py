@@ -17,6 +17,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.storage.cache import CacheUser, Registration, UsersWatch
 from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.document_ends import ends_column
 from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
 from mosaic_dataloader.storage.mds import MappedShard, ReaderShard, ScatteredRows
@@ -46,6 +47,7 @@ class ShardStore:
             no limit of this loader's own.
         keeps_open: Keep fetched shards open from batch to batch where nobody limits the cache. A
             worker process does not: while it waits for work, it could not notice a new limit.
+        reads_ends: Read the column `document_ends` of the shards that have it.
 
     Attributes:
         full_rows: By shard, what gives integer[T+1] by a sample's number, for every open shard of
@@ -65,7 +67,9 @@ class ShardStore:
         row_tokens: int,
         cache_limit: int | None = None,
         keeps_open: bool = True,
+        reads_ends: bool = False,
     ):
+        self._reads_ends = reads_ends
         self.streams = streams
         self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
         self._mixture = mixture
@@ -242,7 +246,7 @@ class ShardStore:
             try:
                 if data.fetched:
                     self._touch(fetcher.path(place))
-                opened = _opened(data, place)
+                opened = _opened(data, place, self._reads_ends)
             except BaseException as error:
                 self._unpin(stream, place)
                 if isinstance(error, FileNotFoundError):
@@ -300,10 +304,23 @@ def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
         del store
 
 
-def _opened(data: DataStream, place: int) -> OpenShard:
+def _opened(data: DataStream, place: int, reads_ends: bool) -> OpenShard:
     reader = data.readers[place]
     paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
     if hasattr(reader, "column_sizes"):
-        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place])
+        ends = ends_of(data, place) if reads_ends else None
+        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place], ends)
     meta, samples = paths
     return ReaderShard(reader, data.columns[place], samples, meta)
+
+
+def ends_of(data: DataStream, place: int) -> int | None:
+    """The place of the column `document_ends` in a shard; None if the shard has none.
+
+    Raises:
+        MosaicDataError: The column is of an encoding that is not read.
+    """
+    reader = data.readers[place]
+    if not hasattr(reader, "column_encodings"):
+        return None
+    return ends_column(reader.column_names, reader.column_encodings, data.name)

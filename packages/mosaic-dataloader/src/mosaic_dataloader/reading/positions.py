@@ -1,0 +1,118 @@
+"""Where documents end in rows of tokens, and each token's position in its document.
+
+Pure functions on arrays. A batch of B rows of T tokens is taken as one run of B*T tokens, so that
+everything is computed for the whole batch at once. An *end* is the place, in that run, of the last
+token of a document: the label at that very place would predict the next document's first token.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaic_dataloader.order.mixture import Int64Array
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """What is done about the documents of a row.
+
+    Attributes:
+        positions: Whether batches hold each token's position in its document.
+        mask: Whether the label that would predict the next document's first token is ignored.
+        eos_id: The token that ends a document where the data do not say; None if it is not known.
+    """
+
+    positions: bool
+    mask: bool
+    eos_id: int | None
+
+
+def ends_in_rows(
+    tokens: NDArray[Any], length: int, eos_id: int | None, stored: Mapping[int, NDArray[Any]]
+) -> Int64Array:
+    """Ends of the documents in a batch.
+
+    Args:
+        tokens: integer[B, T] or integer[B, T+1], token ids.
+        length: T.
+        eos_id: The token that ends a document; None if it is not known.
+        stored: By row, the ends that the data hold: integer[n], places in the row, of any order.
+            Those outside of the T tokens mean nothing. Rows that are missing here end their
+            documents with ``eos_id``.
+
+    Returns:
+        int64[K], ascending.
+    """
+    if not stored:
+        return _found(tokens, length, eos_id)
+    rows = sorted(stored)
+    joined = joined_ends([stored[row] for row in rows], rows, length)
+    if len(rows) == len(tokens):
+        return joined
+    others = np.setdiff1d(np.arange(len(tokens)), rows)
+    found = _found(tokens[others], length, eos_id)
+    row, place = np.divmod(found, length)
+    return np.sort(np.concatenate([joined, others[row] * length + place]))
+
+
+def joined_ends(ends: Sequence[NDArray[Any]], rows: Sequence[int], length: int) -> Int64Array:
+    """Ends of several rows as places in the run of their batch.
+
+    Args:
+        ends: Of each row, integer[n], places in the row; those outside of it mean nothing.
+        rows: The number of each row, ascending.
+        length: Tokens in a row, T.
+
+    Returns:
+        int64[K], ascending.
+    """
+    if not ends:
+        return np.empty(0, np.int64)
+    counts = np.fromiter(map(len, ends), np.int64, len(ends))
+    places = np.concatenate(ends, dtype=np.int64, casting="unsafe")
+    found: Int64Array = np.repeat(np.asarray(rows, np.int64) * length, counts) + places
+    found = found[(places >= 0) & (places < length)]
+    found.sort()
+    return found
+
+
+def positions_from_ends(ends: Int64Array, shape: tuple[int, int]) -> Int64Array:
+    """Each token's position in its document; 0 at the first token of a document and of a row.
+
+    Args:
+        ends: int64[K], ascending; see the module.
+        shape: B and T.
+
+    Returns:
+        int64[B, T].
+    """
+    count, length = shape
+    total = count * length
+    starts = np.concatenate([np.arange(0, total + 1, length), ends + 1])
+    starts.sort()
+    # Where a document ends with its row, its successor's start is the next row's own.
+    begun = np.repeat(starts[:-1], starts[1:] - starts[:-1])
+    return np.subtract(_places(total), begun, out=begun).reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _places(total: int) -> Int64Array:
+    places = np.arange(total)
+    places.flags.writeable = False
+    return places
+
+
+def _found(tokens: NDArray[Any], length: int, eos_id: int | None) -> Int64Array:
+    """Places of ``eos_id`` among the first ``length`` tokens of each row."""
+    if eos_id is None:
+        return np.empty(0, np.int64)
+    found: Int64Array = np.flatnonzero(tokens.reshape(-1) == eos_id)
+    width = tokens.shape[1]
+    if width == length or not len(found):
+        return found
+    row, place = np.divmod(found, width)
+    return (found - row * (width - length))[place < length]

@@ -1,0 +1,93 @@
+"""The column `document_ends` of a shard: where documents end in its rows."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosaic_dataloader.errors import MosaicDataError
+
+ENDS_COLUMN = "document_ends"
+# As `mosaic-prepare` writes it.
+_ENCODING = "ndarray:int32"
+
+
+def ends_column(names: list[str], encodings: list[str], stream: str) -> int | None:
+    """The place of the column among a shard's columns; None if the shard has none.
+
+    Raises:
+        MosaicDataError: It is of another encoding.
+    """
+    if ENDS_COLUMN not in names:
+        return None
+    index = names.index(ENDS_COLUMN)
+    if encodings[index] != _ENCODING:
+        raise MosaicDataError(
+            f'stream "{stream}": column "{ENDS_COLUMN}" has encoding {encodings[index]}, not '
+            f"{_ENCODING}; write it so, or leave it out"
+        )
+    return index
+
+
+class DocumentEnds:
+    """Ends of the documents in each row of a shard, read all at once.
+
+    Args:
+        path: The shard file, for messages.
+        data: uint8[n], its bytes.
+        offsets: uint32[samples + 1], where each sample begins and the last one ends.
+        sizes: Size in bytes of each column, None where it varies.
+        column: Place of the column among them.
+
+    Raises:
+        MosaicDataError: The column is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        data: NDArray[np.uint8],
+        offsets: NDArray[np.uint32],
+        sizes: list[int | None],
+        column: int,
+    ):
+        begins = offsets[:-1].astype(np.int64)
+        stops = offsets[1:].astype(np.int64)
+        varying = [number for number, size in enumerate(sizes) if size is None]
+        damaged = MosaicDataError(f'{path}: its column "{ENDS_COLUMN}" is damaged; restore it')
+        if (stops - begins < 4 * len(varying)).any():
+            raise damaged
+        at = begins + 4 * len(varying)
+        for number in range(column):
+            at += _sizes(data, begins, varying, number, sizes[number])
+        size = _sizes(data, begins, varying, column, sizes[column])
+        if (size < 2).any() or (at + size > stops).any():
+            raise damaged
+        # One byte for the shape's own form: the number of axes, and how wide their lengths are.
+        form = data[at].astype(np.int64)
+        header = 1 + (form >> 2) * (1 << (form & 3))
+        counts, rest = np.divmod(size - header, 4)
+        if (form >> 2 != 1).any() or (counts < 0).any() or rest.any():
+            raise damaged
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        first = np.repeat(at + header - 4 * bounds[:-1], counts) + 4 * np.arange(bounds[-1])
+        self._ends: NDArray[np.int32] = data[first[:, None] + np.arange(4)].view("<i4").reshape(-1)
+        self._bounds: list[int] = bounds.tolist()
+
+    def __getitem__(self, place: int) -> NDArray[np.int32]:
+        """int32[n]: places, in a row, of the tokens that end a document; -1 stands for none."""
+        return self._ends[self._bounds[place] : self._bounds[place + 1]]
+
+
+def _sizes(
+    data: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    varying: list[int],
+    number: int,
+    fixed: int | None,
+) -> Any:
+    """Bytes of one column in each sample."""
+    if fixed is not None:
+        return fixed
+    at = begins[:, None] + 4 * varying.index(number) + np.arange(4)
+    return data[at].view("<u4")[:, 0].astype(np.int64)

@@ -1,9 +1,9 @@
 """The sessions: `uv run nox -s NAME`, `uv run nox -l` lists them.
 
 All run in the environment that `uv run` made from uv.lock; nothing is installed
-twice. Others are made only where that is the point: `build`, because a wheel must
-work alone, `min_versions`, `examples`, whose trainers are no part of this project,
-`bench`, for its peers, and `docs`.
+twice. Others are made only where that is the point: mosaic-titan's, whose torchtitan
+is another one, `build`, because a wheel must work alone, `min_versions`, `examples`,
+whose trainers are no part of this project, `bench`, for its peers, and `docs`.
 """
 
 import importlib.util
@@ -21,10 +21,17 @@ nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests", "lint"]
 
 ROOT = Path(__file__).resolve().parent
-PACKAGES = ("mosaic-config", "mosaic-dataloader", "mosaic-prepare", "mosaic-trainspec")
+# Needs torchtitan 0.3, and the others 0.2.2.
+TITAN = "mosaic-titan"
+PACKAGES = ("mosaic-config", "mosaic-dataloader", "mosaic-prepare", TITAN, "mosaic-trainspec")
 # What a package needs of the others.
-NEEDS = {"mosaic-prepare": ("mosaic-dataloader",)}
-UNIT_TESTS = (*(f"packages/{name}/tests" for name in PACKAGES), "apps/train/tests", "tools/tests")
+NEEDS = {"mosaic-prepare": ("mosaic-dataloader",), TITAN: ("mosaic-dataloader",)}
+TITAN_TESTS = f"packages/{TITAN}/tests"
+UNIT_TESTS = (
+    *(f"packages/{name}/tests" for name in PACKAGES if name != TITAN),
+    "apps/train/tests",
+    "tools/tests",
+)
 # Several packages together, several processes per test (gloo, NCCL).
 INTEGRATION_TESTS = "tests"
 
@@ -42,6 +49,10 @@ def tests(session: nox.Session) -> None:
     _require_environment(session)
     workers = max(1, min(os.cpu_count() or 1, 8))
     chosen = ("-m", "not gpu and not soak")
+    if any(TITAN_TESTS in argument for argument in session.posargs):
+        if _titan_tests(session, *chosen, *session.posargs):
+            session.error("tests failed")
+        return
     if _names_tests(session.posargs):
         if _run(session, *PYTEST, *chosen, *session.posargs, env=_test_env(1)):
             session.error("tests failed")
@@ -56,6 +67,7 @@ def tests(session: nox.Session) -> None:
         for folders, parallel, env in groups
         if folders
     ]
+    codes.append(_titan_tests(session, *chosen, TITAN_TESTS, *session.posargs))
     # Options such as `-k NAME` may leave one group empty, but never all of them.
     empty_allowed = bool(session.posargs) and any(code != NO_TESTS_COLLECTED for code in codes)
     failures = [
@@ -74,12 +86,18 @@ def lint(session: nox.Session) -> None:
         "ruff check": (python, "-m", "ruff", "check"),
         "ruff format": (python, "-m", "ruff", "format", "--check"),
         "mypy --strict": (python, "-m", "mypy", "--strict"),
-        "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        # mosaic-titan is not installed here; nothing is imported to see what imports what.
+        "import contracts": (
+            *("env", f"PYTHONPATH={ROOT / 'packages' / TITAN / 'src'}"),
+            *(str(Path(python).with_name("lint-imports")), "--no-cache"),
+        ),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),
     }
     failed = [name for name, command in checks.items() if _run(session, *command)]
+    if _in_titan(session, "mypy", "--strict", f"packages/{TITAN}/src"):
+        failed.append(f"mypy --strict of {TITAN}")
     if failed:
         session.error(f"failed: {', '.join(failed)}")
 
@@ -165,15 +183,15 @@ def build(session: nox.Session) -> None:
     session.run(sys.executable, "tools/check_wheel.py", *built, external=True)
     # What package indexes themselves refuse, above all a readme that does not render.
     session.run(UV, "tool", "run", "twine", "check", "--strict", *built, external=True)
-    # The versions that everything else is tested with, as upper and lower bound.
-    constraints = Path(session.create_tmp(), "constraints.txt")
-    session.run(
-        *(UV, "export", "--quiet", "--frozen", "--all-packages", "--no-emit-workspace"),
-        *("--no-hashes", "--no-header", "--no-annotate", "--output-file", str(constraints)),
-        external=True,
-        silent=True,
-    )
     for name, wheel in wheels.items():
+        # The versions that everything else is tested with, as upper and lower bound.
+        constraints = Path(session.create_tmp(), f"{name}.txt")
+        session.run(
+            *(UV, "export", "--quiet", "--frozen", "--package", name, "--no-emit-workspace"),
+            *("--no-hashes", "--no-header", "--no-annotate", "--output-file", str(constraints)),
+            external=True,
+            silent=True,
+        )
         needed = [next(dist.glob(f"{n.replace('-', '_')}-*.whl")) for n in NEEDS.get(name, ())]
         _install_alone(session, name, [wheel, *needed], constraints)
 
@@ -297,9 +315,21 @@ def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None)
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
-def _run_in(session: nox.Session, environment: str, *command: str) -> int:
+def _titan_tests(session: nox.Session, *arguments: str) -> int:
+    """Run mosaic-titan's tests; several of them start processes of their own."""
+    return _in_titan(session, "pytest", "-o", "pythonpath=", *arguments)
+
+
+def _in_titan(session: nox.Session, *command: str) -> int:
+    group = ("--package", TITAN, "--group", "test")
+    return _run_in(session, ".venv-titan", *group, *command, env=_test_env(2))
+
+
+def _run_in(
+    session: nox.Session, environment: str, *command: str, env: dict[str, str] | None = None
+) -> int:
     """Run a command, after options for `uv run`, in an environment besides the usual one."""
-    env = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(ROOT / environment)}
+    env = {**(env or os.environ), "UV_PROJECT_ENVIRONMENT": str(ROOT / environment)}
     env.pop("VIRTUAL_ENV", None)
     return _run(session, UV, "run", "--no-default-groups", *command, env=env)
 

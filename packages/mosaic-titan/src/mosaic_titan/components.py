@@ -1,0 +1,561 @@
+"""Components of torchtitan 0.3, and the override that puts them into any configuration.
+
+All that depends on the shapes of torchtitan 0.3 stands in this module (and, for machines without an
+accelerator, in `cpu`): what a component is built with, in which order they are built, and what the
+Trainer and the Validator call.
+"""
+
+import sys
+import types
+import typing
+import weakref
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import IGNORE_INDEX
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.components.validate import BaseValidator, Validator
+from torchtitan.config import Configurable
+from torchtitan.config.override import derive, override
+from torchtitan.distributed import ParallelDims
+from torchtitan.tools import utils
+from torchtitan.tools.logging import logger
+
+from mosaic_dataloader import (
+    MosaicDataError,
+    build_mosaic_dataloader,
+    build_mosaic_tokenizer,
+    build_mosaic_validation_dataloader,
+)
+from mosaic_titan import sections
+
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+SumOverRanks = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class _Run:
+    """What components of one run know of one another: torchtitan builds each by itself.
+
+    Attributes:
+        vocab_size: Token ids that the model embeds; None where no `MosaicMetricsProcessor`, which
+            is built first and sees the whole configuration, has said so.
+        sum_over_ranks: Sums a tensor over the data-parallel ranks; None as above.
+        loader: The training loader that was built last.
+    """
+
+    vocab_size: int | None = None
+    sum_over_ranks: SumOverRanks | None = None
+    loader: "weakref.ref[MosaicDataLoader] | None" = None
+
+
+_run = _Run()
+
+
+class MosaicTokenizer(BaseTokenizer):
+    """A Hugging Face tokenizer by name or directory.
+
+    Args:
+        config: Which one.
+        tokenizer_path: The Trainer's `hf_assets_path`, used where the configuration gives no name
+            and the directory holds a tokenizer. Rows of stored tokens need none.
+
+    Raises:
+        MosaicDataError: The tokenizer cannot be loaded.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseTokenizer.Config):
+        """Which tokenizer."""
+
+        name: str | None = None
+        """Directory, or name on the Hugging Face hub. None: the one in `hf_assets_path`, if any."""
+
+        kwargs: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+        """Keywords for `AutoTokenizer.from_pretrained`."""
+
+    def __init__(self, config: Config, *, tokenizer_path: str = "", **_: Any):
+        _report_mistakes_in_one_line()
+        super().__init__()
+        name = config.name
+        if name is None and any(Path(tokenizer_path).glob("tokenizer*")):
+            name = tokenizer_path
+        self._inner = build_mosaic_tokenizer(
+            types.SimpleNamespace(mosaic_tokenizer={"name": name, "kwargs": config.kwargs})
+        )
+        logger.info("tokenizer: %s", name or "none; rows of stored tokens need none")
+        # What the loader and torchtitan ask for.
+        self.tokenizer = self._inner.tokenizer if self._inner else None
+        self.bos_id = self._inner.bos_id if self._inner else None
+        self.eos_id = self._inner.eos_id if self._inner else None
+        self.pad_id = self._inner.pad_id if self._inner else None
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Token ids of a text; `add_bos` and `add_eos` are true by default."""
+        return self._known().encode(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        """The text of token ids."""
+        return self._known().decode(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def get_vocab_size(self) -> int:
+        """Embeddings that the tokenizer needs."""
+        return self._known().get_vocab_size()  # type: ignore[no-any-return]
+
+    def _known(self) -> Any:
+        if self._inner is None:
+            raise MosaicDataError("there is no tokenizer; set mosaic_tokenizer.name")
+        return self._inner
+
+
+class MosaicDataLoader(BaseDataLoader):
+    """Batches out of Mosaic streams, with positions of tokens in their documents.
+
+    The data position does not depend on the layout: what one rank saved, any number resumes. With
+    pipeline parallelism a batch is a micro-batch.
+
+    Args:
+        config: The data, and how they are read.
+        dp_world_size: Data-parallel ranks.
+        dp_rank: This one's number among them.
+        tokenizer: For text, and for the token that ends a document where the data do not say.
+        seq_len: Tokens in a row.
+        local_batch_size: Rows of a batch on this rank.
+        validation: Give the same finite pass in each iteration, the same number of batches on
+            every rank, padded at its end.
+
+    Raises:
+        MosaicDataError: An option or the data cannot be used; the message says what to change.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        """The options of mosaic-dataloader's `StreamingTextDataset` and its loader.
+
+        They have that class's names, meanings and defaults; positions are always given, because
+        torchtitan makes its attention masks of them.
+        """
+
+        streams: Annotated[dict[str, dict[str, Any]], tyro.conf.Suppress] = field(
+            default_factory=dict
+        )
+        """By name, the options of each stream: remote, local, split, proportion, …"""
+
+        remote: str | None = None
+        """Address or directory of a single data set, in place of streams."""
+
+        local: str | None = None
+        """Directory of a single data set, or in which it is cached."""
+
+        split: str | None = None
+        token_encoding_type: str = "int64"
+        epoch_size: int | str | None = None
+        predownload: int | None = None
+        cache_limit: int | str | None = None
+        cache_dir: str | None = None
+        download_retry: int = 2
+        download_timeout: float = 60
+        validate_hash: str | None = None
+        keep_zip: bool = False
+        allow_unsafe_types: bool = False
+        on_data_change: str = "error"
+        shuffle: bool = False
+        shuffle_algo: str = "py1e"
+        shuffle_seed: int = 9176
+        shuffle_block_size: int | None = None
+        num_canonical_nodes: int | None = None
+        sampling_method: str = "balanced"
+        sampling_granularity: int = 1
+        batching_method: str = "random"
+
+        packing: bool = False
+        """Join documents into full rows, each attending to itself only."""
+
+        packing_lanes: int | None = None
+
+        mask_boundaries: bool = False
+        """Ignore the label that would predict the next document's first token."""
+
+        vocab_size: int | None = None
+        """
+        Token ids that the model embeds; a batch with another one ends the run with a line that
+        names it. None: the model's, where the metrics are Mosaic's too.
+        """
+
+        num_workers: int = 0
+        prefetch_factor: int | None = None
+        pin_memory: bool = False
+        persistent_workers: bool = False
+
+        drop_last: bool = True
+        """For infinite = False: leave out a last batch that is not full."""
+
+        skip_samples: int = 0
+        """Samples of the order that a new run leaves out at its start."""
+
+        infinite: bool = True
+        """Run across epoch ends. False: training ends with the epoch."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        tokenizer: BaseTokenizer,
+        seq_len: int,
+        local_batch_size: int,
+        validation: bool = False,
+        **_: Any,
+    ):
+        _report_mistakes_in_one_line()
+        if config.dataset or config.dataset_path:
+            raise MosaicDataError(
+                "dataloader.dataset and dataset_path are for torchtitan's own loader; name data in "
+                "streams, remote or local"
+            )
+        size = types.SimpleNamespace(seq_len=seq_len, local_batch_size=local_batch_size)
+        section = sections.VALIDATION if validation else sections.TRAINING
+        build = build_mosaic_validation_dataloader if validation else build_mosaic_dataloader
+        self._loader: Any = build(
+            dp_world_size=dp_world_size,
+            dp_rank=dp_rank,
+            tokenizer=tokenizer if getattr(tokenizer, "tokenizer", None) is not None else None,
+            job_config=types.SimpleNamespace(
+                training=size, validation=size, **{section: _as_section(config)}
+            ),
+            vocab_size=config.vocab_size or _run.vocab_size,
+        )
+        if not validation:
+            _run.loader = weakref.ref(self)
+
+    @property
+    def loader(self) -> Any:
+        """The `MosaicParallelAwareDataloader` behind this component."""
+        return self._loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the present position on.
+
+        Yields `({"input", "positions"}, labels)`, each int64[B, T].
+        """
+        return iter(self._loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position; a collective where `MosaicMetricsProcessor` counts tokens.
+
+        torchtitan's checkpointer calls it on all ranks together, in the training thread.
+        """
+        self.sync_token_counts()
+        return self._loader.state_dict()  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved position, whatever the layout was."""
+        self._loader.load_state_dict(state_dict)
+
+    def sync_token_counts(self) -> None:
+        """Add up over all ranks what was read since the last call; all of them call it together."""
+        if self._loader.dp_world_size > 1 and _run.sum_over_ranks is not None:
+            self._loader.settle_tokens(_run.sum_over_ranks)
+
+    def close(self) -> None:
+        """Stop reading ahead and let the data go."""
+        self._loader.close()
+        self._loader.dataset.close()
+
+
+def _as_section(config: MosaicDataLoader.Config) -> dict[str, Any]:
+    """A configuration as `[mosaic_dataloader]` has it."""
+    left_out = {"dataset", "dataset_path", "infinite", "vocab_size"}
+    options = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}
+    section = {key: options.pop(key) for key in sections.LOADER_KEYS}
+    section["dataset"] = {**options, "positions": True}
+    return section
+
+
+class MosaicMetricsProcessor(MetricsProcessor):
+    """Logs epochs, and samples and target tokens of each stream, beside what torchtitan logs.
+
+    All numbers count the whole run, over all ranks and restarts.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        """torchtitan's own options."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        parallel_dims: ParallelDims,
+        config_dict: dict[str, Any] | None = None,
+        **options: Any,
+    ):
+        super().__init__(config, parallel_dims=parallel_dims, config_dict=config_dict, **options)
+        model = (config_dict or {}).get("model_spec", {}).get("model", {})
+        _run.vocab_size = model.get("vocab_size")
+        _run.sum_over_ranks = _summing(parallel_dims)
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Log a training step; all ranks call this together."""
+        data = self._data_metrics()
+        super().log(
+            step,
+            global_avg_loss,
+            global_max_loss,
+            grad_norm,
+            extra_metrics={**(extra_metrics or {}), **data},
+        )
+        if data:
+            words = (f"{name.removeprefix('data/')}: {_short(data[name])}" for name in data)
+            logger.info("data  %s", "  ".join(words))
+
+    def _data_metrics(self) -> dict[str, float]:
+        component = _run.loader() if _run.loader else None
+        if component is None:
+            return {}
+        component.sync_token_counts()
+        loader = component.loader
+        samples = loader.samples_per_stream
+        if loader.dataset.packing and loader.dp_world_size > 1:
+            # Each rank knows of its own lanes only.
+            assert _run.sum_over_ranks is not None
+            total = _run.sum_over_ranks(torch.tensor(list(samples.values())))
+            samples = dict(zip(samples, total.tolist(), strict=True))
+        metrics: dict[str, float] = {
+            "data/epoch": loader.epochs_seen,
+            "data/samples_seen": loader.samples_seen,
+        }
+        tokens = loader.tokens_per_stream
+        for name, count in samples.items():
+            metrics[f"data/{name}/samples"] = count
+            metrics[f"data/{name}/tokens"] = tokens[name]
+        return metrics
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _summing(parallel_dims: ParallelDims) -> SumOverRanks:
+    def sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
+        return _reduced(counts, parallel_dims, torch.distributed.ReduceOp.SUM)
+
+    return sum_over_ranks
+
+
+def _reduced(values: torch.Tensor, parallel_dims: ParallelDims, how: Any) -> torch.Tensor:
+    """A tensor reduced over the ranks that read different rows."""
+    if not parallel_dims.dp_enabled:
+        return values
+    values = values.to(utils.device_type)
+    group = parallel_dims.get_mesh("batch").get_group()
+    torch.distributed.all_reduce(values, op=how, group=group)
+    return values.cpu()
+
+
+class MosaicValidator(Validator):
+    """torchtitan's validation over a finite pass, which is the same in each validation.
+
+    The loss is the exact mean over all targets, the same for any number of ranks. With
+    `steps = -1` every sample counts once; otherwise the first `steps` batches of the pass do. The
+    training run is not disturbed: it goes on as if there had been no validation.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Validator.Config):
+        """torchtitan's own options; `dataloader` is a `MosaicDataLoader.Config`."""
+
+        dataloader: BaseDataLoader.Config = field(default_factory=MosaicDataLoader.Config)
+
+    def __init__(self, config: Config, **options: Any):
+        # torchtitan warns of ranks that end at different batches, which here they do not.
+        super().__init__(replace(config, steps=max(config.steps, 1)), **options)
+        self.config = config
+        if not isinstance(config.dataloader, MosaicDataLoader.Config):
+            raise MosaicDataError(
+                "MosaicValidator needs a MosaicDataLoader.Config as its dataloader"
+            )
+        micro_batches = 1
+        if self.parallel_dims.pp_enabled:
+            size = self.parallelism.pipeline_parallel_microbatch_size
+            micro_batches = self.local_batch_size // size
+        # What torchtitan builds anew in each validation is built once, here.
+        self.dl_config: Any = _BuiltOnce(config.dataloader, self.parallel_dims, micro_batches)
+
+    def validate(self, model_parts: list[torch.nn.Module], step: int) -> None:
+        """Log the mean loss; all ranks call it together."""
+        with (
+            _kept_buffers(model_parts),
+            torch.random.fork_rng(device_type=utils.device_type),
+            _stopped_training_clock(self.metrics_processor),
+        ):
+            try:
+                super().validate(model_parts, step)
+            except ZeroDivisionError:
+                raise MosaicDataError(
+                    "the validation set has no target to predict; check its streams, and that "
+                    "their rows hold at least two tokens"
+                ) from None
+
+
+class _BuiltOnce:
+    """Stands for a loader's configuration, and builds the validation loader the first time."""
+
+    def __init__(
+        self, config: MosaicDataLoader.Config, parallel_dims: ParallelDims, micro_batches: int
+    ):
+        self._config = config
+        self._parallel_dims = parallel_dims
+        self._micro_batches = micro_batches
+        self._loader: MosaicDataLoader | None = None
+
+    def build(self, **options: Any) -> Iterable[Batch]:
+        if self._loader is None:
+            self._loader = MosaicDataLoader(self._config, validation=True, **options)
+        return self._batches(self._loader)
+
+    def _batches(self, loader: MosaicDataLoader) -> Iterator[Batch]:
+        """Batches, equally many on each rank and a multiple of a step's micro-batches.
+
+        Those that are added are the last one again with every label ignored.
+        """
+        uneven = loader.loader.uneven_batches and loader.loader.dp_world_size > 1
+        batches, last, given = iter(loader), None, 0
+        while True:
+            batch = next(batches, None)
+            some_left = batch is not None
+            if uneven:
+                flag = torch.tensor(int(some_left))
+                how = torch.distributed.ReduceOp.MAX
+                some_left = bool(_reduced(flag, self._parallel_dims, how))
+            if not some_left and given % self._micro_batches == 0:
+                return
+            if batch is None:
+                assert last is not None
+                batch = dict(last[0]), torch.full_like(last[1], IGNORE_INDEX)
+            # The Validator replaces what the dictionary holds.
+            last = dict(batch[0]), batch[1]
+            given += 1
+            yield batch
+
+
+@contextmanager
+def _kept_buffers(model_parts: list[torch.nn.Module]) -> Iterator[None]:
+    """Give every buffer its values back.
+
+    Mixture-of-experts layers count the tokens of each expert in every forward pass, and the next
+    optimizer step moves the experts' biases by those counts.
+    """
+    kept = [(buffer, buffer.clone()) for part in model_parts for buffer in part.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, values in kept:
+                buffer.copy_(values)
+
+
+@contextmanager
+def _stopped_training_clock(processor: MetricsProcessor) -> Iterator[None]:
+    """Count tokens and time for the validation alone, then go on counting the training's."""
+    tokens, seconds = processor.ntokens_since_last_log, perf_counter() - processor.time_last_log
+    processor.ntokens_since_last_log, processor.time_last_log = 0, perf_counter()
+    try:
+        yield
+    finally:
+        processor.ntokens_since_last_log = tokens
+        processor.time_last_log = perf_counter() - seconds
+
+
+class _Replaceable(Configurable.Config, metaclass=ABCMeta):
+    """Every configuration that `use_mosaic` replaces; a virtual base class.
+
+    An override names one class as its target, and is one function; this one replaces four parts.
+    """
+
+
+for _config in (BaseTokenizer, BaseDataLoader, MetricsProcessor, BaseValidator):
+    _Replaceable.register(_config.Config)
+
+
+def use_mosaic(
+    config: Configurable.Config, *, config_file: str | None = None, **given: Any
+) -> Configurable.Config:
+    """Put Mosaic data into any configuration.
+
+    For `--override.imports 'mosaic_titan.use_mosaic={"config_file": "data.toml"}'`. torchtitan calls
+    it for tokenizer, dataloader, metrics and validator.
+
+    Args:
+        config: The part that is replaced.
+        config_file: A TOML file with `[mosaic_dataloader]`, `[mosaic_tokenizer]` and
+            `[mosaic_validation_dataloader]`.
+        given: The same sections as JSON, over those of the file; or `streams` alone.
+
+    Raises:
+        MosaicDataError: A section, key or type is wrong; one line.
+    """
+    _report_mistakes_in_one_line()
+    hints = typing.get_type_hints(MosaicDataLoader.Config, include_extras=True)
+    left_out = {"dataset", "dataset_path", "infinite", "_owner"}
+    options = {name: hint for name, hint in hints.items() if name not in left_out}
+    found = sections.read(config_file, given, options)
+    if isinstance(config, BaseTokenizer.Config):
+        return MosaicTokenizer.Config(**found.get(sections.TOKENIZER, {}))
+    if isinstance(config, BaseDataLoader.Config):
+        return MosaicDataLoader.Config(**found.get(sections.TRAINING, {}))
+    if isinstance(config, MetricsProcessor.Config):
+        return derive(config, MosaicMetricsProcessor.Config)
+    if sections.VALIDATION in found:
+        loader = MosaicDataLoader.Config(**found[sections.VALIDATION])
+        return derive(config, MosaicValidator.Config, dataloader=loader)
+    if getattr(config, "enable", False):
+        raise MosaicDataError(
+            f"validator.enable is set, and there is no data for it; add [{sections.VALIDATION}]"
+        )
+    return config
+
+
+# By this name users list it.
+use_mosaic.__module__ = "mosaic_titan"
+override(
+    target=_Replaceable,
+    fqns=["tokenizer", "dataloader", "metrics", "validator"],
+    description="MosaicML Streaming data",
+)(use_mosaic)
+
+
+def _report_mistakes_in_one_line() -> None:
+    """Print an uncaught `MosaicDataError` as one line: its message says what to change.
+
+    torchtitan's command lets every error end in a traceback.
+    """
+    hook = sys.excepthook
+    if getattr(hook, "mosaic", False):
+        return
+
+    def one_line(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if isinstance(error, MosaicDataError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            hook(kind, error, trace)
+
+    one_line.mosaic = True  # type: ignore[attr-defined]
+    sys.excepthook = one_line

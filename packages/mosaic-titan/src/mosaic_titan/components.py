@@ -500,8 +500,8 @@ def use_mosaic(
 ) -> Configurable.Config:
     """Put Mosaic data into any configuration.
 
-    For `--override.imports 'mosaic_titan.use_mosaic={"config_file": "data.toml"}'`. torchtitan calls
-    it for tokenizer, dataloader, metrics and validator.
+    For `--override.imports 'mosaic_titan.use_mosaic={"config_file": "data.toml"}'`. torchtitan's
+    override mechanism calls it for tokenizer, dataloader, metrics and validator.
 
     Args:
         config: The part that is replaced.

@@ -123,7 +123,7 @@ def _attend_densely() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """torchtitan's own command, on the CPU."""
+    """Run torchtitan's own command on the CPU."""
     enable_cpu()
     from torchtitan import train
 

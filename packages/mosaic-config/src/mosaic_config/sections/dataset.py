@@ -98,6 +98,19 @@ class MosaicDataset:
     of the first run; kept when resuming.
     """
 
+    positions: bool = False
+    """
+    Whether batches also hold the position of each token in its document, int64[B, T]; 0 at the
+    first token of each document and of each row. For models that mask documents by it. Documents
+    end where the data's column `document_ends` says, else at EOS.
+    """
+
+    mask_boundaries: bool = False
+    """
+    Whether the label that would predict the first token of the next document from the last one of
+    this is ignored. Documents end where `positions` says.
+    """
+
     epoch_size: int | str | None = None
     """
     Samples in an epoch, as a number or like "100k" or "64M". None: the size of the data. Not

@@ -1,0 +1,195 @@
+"""Through torchtitan's own command on CPU: layouts, resumes, models, validation."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SEQ_LEN
+
+HERE = Path(__file__).parent
+LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    # Ranks, and what they are told.
+    "fsdp": (2, ["--training.local-batch-size", "2"]),
+    "tp": (2, ["--parallelism.tensor-parallel-degree", "2"]),
+    "pp": (
+        2,
+        [
+            *("--parallelism.pipeline-parallel-degree", "2"),
+            *("--parallelism.pipeline-parallel-schedule", "1F1B"),
+        ],
+    ),
+}
+MODELS = {
+    "qwen3": ("qwen3", "qwen3_debugmodel"),
+    "qwen3_moe": ("qwen3", "qwen3_moe_debug"),
+    "deepseek_v3": ("deepseek_v3", "deepseek_v3_debugmodel"),
+}
+
+
+def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
+    """All runs, in the order in which they need one another's checkpoints."""
+    common = [
+        *("--training.seq-len", str(SEQ_LEN), "--training.mixed-precision-param", "float32"),
+        *("--debug.seed", "7", "--validator.steps", "-1"),
+    ]
+    own = f"mosaic_titan.use_mosaic={json.dumps({'config_file': str(data / 'data.toml')})}"
+    streams = ["--override.imports", own, "--validator.enable", "--validator.freq", "6"]
+    found: list[dict[str, Any]] = []
+
+    def job(
+        name: str, world: int, model: tuple[str, str], *args: str, folder: str = "", **more: Any
+    ) -> None:
+        start = ["--module", model[0], "--config", model[1], *common]
+        place = ["--dump-folder", str(work / (folder or name))]
+        found.append({"name": name, "world": world, "args": [*start, *place, *args], **more})
+
+    llama = ("llama3", "llama3_debugmodel")
+    batch = ["--training.local-batch-size", "4"]
+    saved = ["--checkpoint.enable", "--training.steps", "6", "--checkpoint.interval", "3"]
+    loaded = [*saved, "--checkpoint.load-only", "--checkpoint.load-step"]
+    job("full", 1, llama, *streams, *batch, *saved)
+    for name, (world, args) in LAYOUTS.items():
+        own_batch = [] if name == "fsdp" else batch
+        job(name, world, llama, *streams, *own_batch, *args, *loaded, "3", folder="full")
+    for world in (1, 2, 3):
+        job(
+            *(f"validate_{world}", world, llama, *streams, *batch, *loaded, "6"),
+            folder="full",
+            examine=True,
+        )
+    for name, model in MODELS.items():
+        job(name, 1, model, *streams, *batch, "--training.steps", "2")
+    packed = ("titan_configs", "packed")
+    own_steps = ["--training.steps", "4", "--validator.freq", "4", "--checkpoint.enable"]
+    own_steps += ["--checkpoint.interval", "2"]
+    job("packed", 1, packed, *own_steps, *batch)
+    again = ["--checkpoint.load-only", "--checkpoint.load-step", "2"]
+    job(
+        *("packed_fsdp", 2, packed, *own_steps, *again, "--training.local-batch-size", "2"),
+        folder="packed",
+    )
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What each rank saw, by run."""
+    work = tmp_path_factory.mktemp("runs")
+    wanted = jobs(data, work)
+    for one in wanted:
+        one["port"] = _free_port()
+    plan = work / "jobs.json"
+    plan.write_text(json.dumps(wanted))
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "TITAN_TEST_DATA": str(data), "OMP_NUM_THREADS": "1"}
+    env |= {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # Where it is set, each process compiles torch and all else anew.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    logs = [work / f"log.{rank}" for rank in range(3)]
+    ranks = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as out:
+            command = [sys.executable, str(HERE / "titan_worker.py"), str(plan), str(rank)]
+            ranks.append(subprocess.Popen(command, cwd=work, env=env, stdout=out, stderr=out))
+    try:
+        while any(rank.poll() is None for rank in ranks) and not any(r.poll() for r in ranks):
+            time.sleep(0.2)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    text = "\n".join(log.read_text()[-3000:] for log in logs)
+    assert [rank.returncode for rank in ranks] == [0, 0, 0], text
+    return {
+        one["name"]: [
+            json.loads((work / f"{one['name']}.{rank}.json").read_text())
+            for rank in range(one["world"])
+        ]
+        for one in wanted
+    }
+
+
+def by_step(ranks: list[dict[str, Any]], batches: int = 1) -> list[list[list[int]]]:
+    """Rows of each step over all data-parallel ranks, each rank having given so many batches."""
+    rows = [rank["rows"] for rank in ranks]
+    count = len(rows[0]) // batches
+    return [
+        sorted(
+            row
+            for own in rows
+            for micro_batch in own[step * batches : (step + 1) * batches]
+            for row in micro_batch
+        )
+        for step in range(count)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_resume_under_another_layout_goes_on_exactly(seen: Any, layout: str) -> None:
+    full = seen["full"]
+    reference = by_step(full)
+    assert len(reference) == 6 and len({tuple(row) for step in reference for row in step}) == 24
+    ranks = seen[layout]
+    if layout == "fsdp":
+        assert by_step(ranks) == reference[3:]
+    else:
+        # Ranks of one replica get the same rows; with pipelines, one of them at a time.
+        for rank in ranks:
+            assert by_step([rank], 4 if layout == "pp" else 1) == reference[3:]
+    expected = full[0]["losses"]
+    losses = ranks[-1]["losses"]
+    assert list(losses) == ["4", "5", "6"]
+    for step, loss in losses.items():
+        assert loss == pytest.approx(expected[step], rel=1e-4)
+    assert ranks[-1]["validation"]["6"] == pytest.approx(full[0]["validation"]["6"], rel=1e-4)
+    # What was counted before the checkpoint counts on.
+    assert ranks[-1]["data"] == full[0]["data"]
+    assert full[0]["data"]["data/samples_seen"] == 24
+    assert full[0]["data"]["data/web/tokens"] == SEQ_LEN * full[0]["data"]["data/web/samples"]
+
+
+@pytest.mark.slow
+def test_validation_is_the_exact_mean_for_any_number_of_ranks(seen: Any) -> None:
+    (alone,) = seen["validate_1"]
+    assert alone["targets"] == 21 * SEQ_LEN
+    for world in (1, 2, 3):
+        for rank in seen[f"validate_{world}"]:
+            assert rank["validation"]["0"] == pytest.approx(alone["exact"], rel=1e-5)
+    assert seen["full"][0]["validation"]["6"] == pytest.approx(alone["exact"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_no_document_attends_to_another(seen: Any) -> None:
+    assert seen["validate_1"][0]["isolated"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_other_models_train(seen: Any, model: str) -> None:
+    (rank,) = seen[model]
+    assert list(rank["losses"]) == ["1", "2"]
+    assert by_step([rank]) == by_step(seen["full"])[:2]
+
+
+@pytest.mark.slow
+def test_packed_rows_of_a_users_own_config(seen: Any) -> None:
+    (full,), ranks = seen["packed"], seen["packed_fsdp"]
+    assert by_step(ranks) == by_step([full])[2:]
+    for step in ("3", "4"):
+        assert ranks[0]["losses"][step] == pytest.approx(full["losses"][step], rel=1e-4)
+    # Ranks have different numbers of rows to validate, and end together.
+    assert ranks[0]["validation"]["4"] == pytest.approx(full["validation"]["4"], rel=1e-4)
+    assert ranks[0]["data"] == full["data"]
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return int(one.getsockname()[1])

@@ -1,0 +1,117 @@
+"""One rank that runs torchtitan's command for one job after the other, and writes what it saw.
+
+`python titan_worker.py JOBS RANK`: JOBS is a JSON file with a list of jobs, each with `name`,
+`world`, `port`, `args` and `module`. Several jobs in one process share its imports, which
+take longer than any of them.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchtitan import train
+from torchtitan.trainer import Trainer
+
+from mosaic_titan import MosaicDataLoader, MosaicMetricsProcessor, cpu
+
+_seen: dict[str, Any] = {}
+
+
+def _observe() -> None:
+    """Note the rows of each micro-batch, the losses, and what an examined run is asked."""
+    iterate, log = MosaicDataLoader.__iter__, MosaicMetricsProcessor.log
+    log_validation, run = MosaicMetricsProcessor.log_validation, Trainer.train
+
+    def noted(self: MosaicDataLoader) -> Any:
+        # The loader of validation lists its own rows.
+        rows = _seen.setdefault("rows" if self.loader.infinite else "validated", [])
+        for batch in iterate(self):
+            assert set(batch[0]) == {"input", "positions"}
+            if (batch[1] >= 0).any():
+                rows.append(batch[0]["input"][:, :2].tolist())
+            yield batch
+
+    def logged(self: Any, step: int, loss: float, *more: Any, **options: Any) -> None:
+        _seen.setdefault("losses", {})[step] = loss
+        log(self, step, loss, *more, **options)
+        _seen["data"] = self._data_metrics()
+
+    def validated(self: Any, loss: float, step: int, **options: Any) -> None:
+        _seen.setdefault("validation", {})[step] = loss
+        log_validation(self, loss, step, **options)
+
+    def trained(self: Trainer) -> None:
+        if not _seen["examine"]:
+            run(self)
+            return
+        self.checkpointer.load(step=self.config.checkpoint.load_step)
+        self.validator.validate(self.model_parts, 0)
+        if torch.distributed.get_world_size() == 1:
+            _examine(self)
+
+    MosaicDataLoader.__iter__ = noted  # type: ignore[method-assign]
+    MosaicMetricsProcessor.log = logged  # type: ignore[method-assign]
+    MosaicMetricsProcessor.log_validation = validated  # type: ignore[method-assign]
+    Trainer.train = trained  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def _examine(trainer: Trainer) -> None:
+    """The exact mean loss, row by row, and whether documents attend to one another."""
+    (model,) = trainer.model_parts
+    model._skip_lm_head = False
+    model.eval()
+
+    def logits(inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        masks = model.get_attention_masks(positions=positions)
+        return model(inputs, positions=positions, attention_masks=masks).float()
+
+    total, count = 0.0, 0
+    for batch, labels in trainer.validator.dl_config.build():
+        for row in range(len(labels)):
+            wanted = labels[row] >= 0
+            if wanted.any():
+                out = logits(batch["input"][row : row + 1], batch["positions"][row : row + 1])
+                losses = torch.nn.functional.cross_entropy(
+                    out[0][wanted].double(), labels[row][wanted], reduction="sum"
+                )
+                total, count = total + float(losses), count + int(wanted.sum())
+    _seen["exact"], _seen["targets"] = total / count, count
+    # Another token in the row's second document changes that one from there on, and no other.
+    inputs, positions = batch["input"][:1].clone(), batch["positions"][:1]
+    begins = (positions[0] == 0).nonzero().flatten().tolist()
+    before, place = logits(inputs, positions), begins[1] + 1
+    inputs[0, place] += 1
+    changed = (logits(inputs, positions) - before).abs().amax(-1)[0] > 0
+    _seen["isolated"] = (
+        bool(changed[place : begins[2]].all())
+        and not changed[:place].any()
+        and not changed[begins[2] :].any()
+    )
+
+
+def main(jobs: Path, rank: int) -> None:
+    _observe()
+    for job in json.loads(jobs.read_text()):
+        if rank >= job["world"]:
+            continue
+        _seen.clear()
+        _seen["examine"] = job.get("examine", False)
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(job["world"]),
+            LOCAL_WORLD_SIZE=str(job["world"]),
+            MASTER_PORT=str(job["port"]),
+        )
+        cpu.main(job["args"])
+        out = jobs.parent / f"{job['name']}.{rank}.json"
+        out.write_text(json.dumps(_seen))
+    assert train
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -80,17 +80,15 @@ def _examine(trainer: Trainer) -> None:
                 )
                 total, count = total + float(losses), count + int(wanted.sum())
     _seen["exact"], _seen["targets"] = total / count, count
-    # Another token in the row's second document changes that one from there on, and no other.
+    # Another token in one of a row's documents changes that one from there on, and no other.
     inputs, positions = batch["input"][:1].clone(), batch["positions"][:1]
     begins = (positions[0] == 0).nonzero().flatten().tolist()
-    before, place = logits(inputs, positions), begins[1] + 1
+    end, begin = max(zip(begins[2:], begins[1:], strict=False), key=lambda two: two[0] - two[1])
+    assert end - begin > 3
+    before, place = logits(inputs, positions), begin + 1
     inputs[0, place] += 1
     changed = (logits(inputs, positions) - before).abs().amax(-1)[0] > 0
-    _seen["isolated"] = (
-        bool(changed[place : begins[2]].all())
-        and not changed[:place].any()
-        and not changed[begins[2] :].any()
-    )
+    _seen["isolated"] = changed.tolist() == [place <= n < end for n in range(len(changed))]
 
 
 def main(jobs: Path, rank: int) -> None:

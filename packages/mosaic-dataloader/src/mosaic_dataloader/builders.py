@@ -148,7 +148,7 @@ def build_mosaic_dataloader(
         dp_world_size=dp_world_size,
         batch_size=training.local_batch_size,
         num_nodes=num_nodes(),
-        **_loader_options(options, ("drop_last", "skip_samples")),
+        **_loader_options(options, ("drop_last", "skip_samples", "infinite")),
     )
 
 

@@ -87,7 +87,7 @@ class MosaicTokenizer(BaseTokenizer):
         _report_mistakes_in_one_line()
         super().__init__()
         name = config.name
-        if name is None and any(Path(tokenizer_path).glob("tokenizer*")):
+        if name is None and tokenizer_path and any(Path(tokenizer_path).glob("tokenizer*.*")):
             name = tokenizer_path
         self._inner = build_mosaic_tokenizer(
             types.SimpleNamespace(mosaic_tokenizer={"name": name, "kwargs": config.kwargs})
@@ -163,7 +163,7 @@ class MosaicDataLoader(BaseDataLoader):
         cache_limit: int | str | None = None
         cache_dir: str | None = None
         download_retry: int = 2
-        download_timeout: float = 60
+        download_timeout: float = 60.0
         validate_hash: str | None = None
         keep_zip: bool = False
         allow_unsafe_types: bool = False
@@ -231,7 +231,7 @@ class MosaicDataLoader(BaseDataLoader):
             dp_rank=dp_rank,
             tokenizer=tokenizer if getattr(tokenizer, "tokenizer", None) is not None else None,
             job_config=types.SimpleNamespace(
-                training=size, validation=size, **{section: _as_section(config)}
+                training=size, validation=size, **{section: _as_section(config, validation)}
             ),
             vocab_size=config.vocab_size or _run.vocab_size,
         )
@@ -273,12 +273,14 @@ class MosaicDataLoader(BaseDataLoader):
         self._loader.dataset.close()
 
 
-def _as_section(config: MosaicDataLoader.Config) -> dict[str, Any]:
+def _as_section(config: MosaicDataLoader.Config, validation: bool) -> dict[str, Any]:
     """A configuration as `[mosaic_dataloader]` has it."""
     left_out = {"dataset", "dataset_path", "infinite", "vocab_size"}
     options = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}
     section = {key: options.pop(key) for key in sections.LOADER_KEYS}
     section["dataset"] = {**options, "positions": True}
+    if not validation:
+        section["infinite"] = config.infinite
     return section
 
 
@@ -385,13 +387,14 @@ class MosaicValidator(Validator):
         dataloader: BaseDataLoader.Config = field(default_factory=MosaicDataLoader.Config)
 
     def __init__(self, config: Config, **options: Any):
-        # torchtitan warns of ranks that end at different batches, which here they do not.
-        super().__init__(replace(config, steps=max(config.steps, 1)), **options)
-        self.config = config
+        _report_mistakes_in_one_line()
         if not isinstance(config.dataloader, MosaicDataLoader.Config):
             raise MosaicDataError(
                 "MosaicValidator needs a MosaicDataLoader.Config as its dataloader"
             )
+        # torchtitan warns of ranks that end at different batches, which here they do not.
+        super().__init__(replace(config, steps=max(config.steps, 1)), **options)
+        self.config = config
         micro_batches = 1
         if self.parallel_dims.pp_enabled:
             size = self.parallelism.pipeline_parallel_microbatch_size
@@ -401,11 +404,7 @@ class MosaicValidator(Validator):
 
     def validate(self, model_parts: list[torch.nn.Module], step: int) -> None:
         """Log the mean loss; all ranks call it together."""
-        with (
-            _kept_buffers(model_parts),
-            torch.random.fork_rng(device_type=utils.device_type),
-            _stopped_training_clock(self.metrics_processor),
-        ):
+        with _kept_buffers(model_parts), _stopped_training_clock(self.metrics_processor):
             try:
                 super().validate(model_parts, step)
             except ZeroDivisionError:

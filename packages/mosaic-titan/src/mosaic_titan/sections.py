@@ -64,9 +64,8 @@ def read(
     sections = _file(config_file) if config_file else {}
     given = dict(given)
     if "streams" in given:
-        # Not merged: streams are a mixture as a whole.
-        dataset = {"streams": given.pop("streams")}
-        given[TRAINING] = _merged({"dataset": dataset}, given.get(TRAINING, {}))
+        dataset, own = {"streams": given.pop("streams")}, given.get(TRAINING, {})
+        given[TRAINING] = _merged({"dataset": dataset}, own) if isinstance(own, Mapping) else own
     where = config_file or "use_mosaic"
     for name in (*sections, *given):
         if name not in SECTIONS:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SEQ_LEN
+from titan_data import SEQ_LEN
 
 HERE = Path(__file__).parent
 LAYOUTS: dict[str, tuple[int, list[str]]] = {
@@ -35,8 +35,7 @@ MODELS = {
 def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
     """All runs, in the order in which they need one another's checkpoints."""
     common = [
-        *("--training.seq-len", str(SEQ_LEN), "--training.mixed-precision-param", "float32"),
-        *("--debug.seed", "7", "--validator.steps", "-1"),
+        *("--training.seq-len", str(SEQ_LEN), "--debug.seed", "7", "--validator.steps", "-1"),
     ]
     own = f"mosaic_titan.use_mosaic={json.dumps({'config_file': str(data / 'data.toml')})}"
     streams = ["--override.imports", own, "--validator.enable", "--validator.freq", "6"]

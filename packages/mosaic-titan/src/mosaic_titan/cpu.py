@@ -3,7 +3,8 @@
 `python -m mosaic_titan.cpu --module llama3 --config llama3_debugmodel …` in place of
 `python -m torchtitan.train …`, also under torchrun (over gloo). Replaced are the device, which
 torchtitan takes to be "cuda"; sums over gloo, which cannot scale as it sums; and flex attention, by
-a dense one with the same masks. Nothing is compiled, and CUDA graphs are off.
+a dense one with the same masks. CUDA graphs are off, and parameters are
+float32.
 """
 
 import os
@@ -138,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("MASTER_PORT", "0"),
     ):
         os.environ.setdefault(name, value)
-    sys.argv += ["--training.disable-cuda-graphs"]
+    # bfloat16 is slow without units for it. Before the others, which may say otherwise.
+    sys.argv[1:1] = [
+        *("--training.disable-cuda-graphs", "--training.mixed-precision-param", "float32")
+    ]
     train.main()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torchtitan import train
 from torchtitan.trainer import Trainer
 
@@ -106,6 +107,8 @@ def main(jobs: Path, rank: int) -> None:
             MASTER_PORT=str(job["port"]),
         )
         cpu.main(job["args"])
+        # Its entries hold meshes of the job that is over.
+        _clear_sharding_prop_cache()
         out = jobs.parent / f"{job['name']}.{rank}.json"
         out.write_text(json.dumps(_seen))
     assert train

@@ -85,7 +85,7 @@ class MosaicTokenizer(BaseTokenizer):
 
     def __init__(self, config: Config, *, tokenizer_path: str = "", **_: Any):
         _report_mistakes_in_one_line()
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         name = config.name
         if name is None and tokenizer_path and any(Path(tokenizer_path).glob("tokenizer*.*")):
             name = tokenizer_path
@@ -351,7 +351,7 @@ class MosaicMetricsProcessor(MetricsProcessor):
         return metrics
 
 
-def _short(value: float) -> str:
+def _short(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 

@@ -92,11 +92,11 @@ def _attend_densely() -> None:
     from torch.nn.attention import flex_attention
     from torchtitan.models.common import attention, decoder
 
-    def make_mask(mask_mod: Any, *shape: Any, device: Any, **options: Any) -> Any:
-        mask = flex_attention.create_block_mask(
-            mask_mod, *shape, device=device, _compile=False, BLOCK_SIZE=128
-        )
-        mask.dense = flex_attention.create_mask(mask_mod, *shape, device=device)
+    def make_mask(
+        mask_mod: Any, b: Any, h: Any, q_len: int, kv_len: int, *, device: Any, **_: Any
+    ) -> Any:
+        mask: Any = flex_attention.create_block_mask(mask_mod, b, h, q_len, kv_len, device)
+        mask.dense = flex_attention.create_mask(mask_mod, b, h, q_len, kv_len, device)
         return mask
 
     def attend(
@@ -120,7 +120,7 @@ def _attend_densely() -> None:
 
     attention.FlexAttention.compiled_flex_attn = staticmethod(attend)  # type: ignore[method-assign]
     for module in (attention, decoder):
-        module.create_attention_mask = make_mask
+        setattr(module, "create_attention_mask", make_mask)  # noqa: B010
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

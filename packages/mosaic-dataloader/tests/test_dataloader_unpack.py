@@ -16,7 +16,7 @@ from mosaic_dataloader.storage.unpack import ALGORITHMS, unpack
 from mosaic_dataloader.util.store_errors import Damaged
 
 # Bytes, all of them zero: packed they are some hundred to some million.
-BOMB = 100 << 20
+BOMB = 48 << 20
 
 
 @settings(deadline=None, max_examples=40)

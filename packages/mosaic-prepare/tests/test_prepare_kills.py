@@ -18,7 +18,7 @@ from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
-LIVES = str(Path(__file__).with_name("prepare_lives.py"))
+KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 UNIT_BYTES = 12_000
 
 
@@ -26,7 +26,7 @@ def live(*runs: tuple[dict[str, Any], list[tuple[str, int, int]]]) -> list[list[
     """Run preparations in several lives each; for each life its point and the units it made."""
     listed = [{"options": options, "lives": lives} for options, lives in runs]
     job = {"runs": listed, "unit_bytes": UNIT_BYTES}
-    command = [sys.executable, LIVES, json.dumps(job)]
+    command = [sys.executable, KILL_RUNS, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return [line.rsplit(" ", 1) for line in done.stdout.splitlines()]

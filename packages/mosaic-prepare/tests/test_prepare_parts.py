@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_prepare import PrepareOptions, cli, output, prepare, records
-from mosaic_prepare.documents import Piece, ReadOptions, Rejected
+from mosaic_prepare.documents import Piece, RejectedInput
 from mosaic_prepare.inputs import InputFile, list_files
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.shards import RowCutter
@@ -35,14 +35,19 @@ from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, pl
 KIB = 1 << 10
 
 
-def read_cut(path: Path, kind: str, edges: list[int], options: ReadOptions) -> list[Any]:
+def reading(**changes: Any) -> PrepareOptions:
+    """Options of which only those that say how input is read matter."""
+    return PrepareOptions(input="any", output="any", form="text", **changes)
+
+
+def read_cut(path: Path, kind: str, edges: list[int], options: PrepareOptions) -> list[Any]:
     """Documents of a file that is cut at these bytes; the places of those that are rejected."""
     file = InputFile(path.name, str(path), path.stat().st_size, "")
     inner = sorted({edge for edge in edges if 0 < edge < file.size})
     found: list[Any] = []
     for start, stop in zip([0, *inner], [*inner, None], strict=True):
         for one in documents(WorkUnit((Piece(file, kind, start, stop),)), options):
-            found.append(one.number if isinstance(one, Rejected) else one)
+            found.append(one.number if isinstance(one, RejectedInput) else one)
     return found
 
 
@@ -67,7 +72,7 @@ def test_wherever_a_file_is_cut_the_documents_are_the_same(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder, "in")
-        options = ReadOptions(separator=separator, max_document_bytes=limit)
+        options = reading(document_separator=separator, max_document_bytes=limit)
         if kind == "jsonl":
             lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
             path.write_bytes("\n".join(lines).encode())
@@ -116,7 +121,7 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
     chance = np.random.default_rng(0)
     sizes = {f"{i:05}.jsonl": int(size) for i, size in enumerate(chance.integers(1, 900, 3000))}
     sizes["01500.jsonl"] = 100_000
-    before = plan(listing(sizes), 8000, ReadOptions())
+    before = plan(listing(sizes), 8000, reading())
     assert [p.file.name for u in before for p in u.pieces if p.start == 0] == list(sizes)
     large = [unit for unit in before if unit.pieces[0].file.name == "01500.jsonl"]
     edges = [(unit.pieces[0].start, unit.pieces[0].stop) for unit in large]
@@ -130,7 +135,7 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
     assert len(names) == len(before)
     for change in ({"00100.jsonl": None}, {"01000.jsonl": 5}, {"01500.jsonl": 90_000}):
         changed = {**sizes, **change}
-        after = plan(listing({n: size for n, size in changed.items() if size}), 8000, ReadOptions())
+        after = plan(listing({n: size for n, size in changed.items() if size}), 8000, reading())
         redone = [unit for unit in after if unit.name not in names]
         assert len(redone) <= 13, "most of what is done stays of use"
 
@@ -467,7 +472,7 @@ def test_a_directory_is_made_by_one_at_a_time_and_no_lock_file_stays(tmp_path: P
 
 
 def test_a_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(piece: Piece, options: ReadOptions) -> Iterator[str]:
+    def read(piece: Piece, options: PrepareOptions) -> Iterator[str]:
         yield Path(piece.file.url).read_text().upper()
 
     loud = replace(FORMATS["text"], suffixes=(".loud",), read=read)

@@ -91,8 +91,8 @@ class LocalOutput(_Notes):
     def _work(self) -> Path:
         return self.path.parent / f".{self.path.name}.partial"
 
-    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Facts of the finished data set; None if there is none yet."""
+    def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the finished data set holds; None if it does not exist yet."""
         facts = read_manifest(self.path, options, setting="output")
         if facts is not None and (self.path / _NOTES).exists():
             # A run that was killed at its very end has left them.
@@ -186,7 +186,7 @@ class RemoteOutput(_Notes):
         """For messages."""
         return redacted(self.url)
 
-    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """See `LocalOutput`."""
         text = self._load(FILE_NAME)
         if text is not None:

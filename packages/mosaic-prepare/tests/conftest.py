@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Ray would report to its makers that it is used.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Under `uv run` it would start every worker through `uv run`, which takes a minute.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import pytest
 

@@ -39,7 +39,8 @@ class RejectedInput:
 
     Attributes:
         file: Where it is.
-        unit: What `number` counts: `row` (from 1), `byte` (from 0); empty for the file.
+        unit: What `number` counts: `row` (from 1), `record batch 3, row` (from 1), `byte` (from 0);
+            empty for the file.
         number: Where in the file.
         why: What is wrong, as the end of a sentence that begins with the place.
     """

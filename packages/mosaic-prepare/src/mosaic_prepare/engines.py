@@ -119,6 +119,8 @@ def _work(unit: WorkUnit) -> dict[str, Any]:
 
 def run_on_ray(job: UnitJob, units: Sequence[WorkUnit], address: str | None) -> Iterator[Done]:
     """Work on units in the processes of a Ray cluster; units of lost machines are repeated."""
+    # Ray would start its workers through `uv run`, too, and upload the present directory for it.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""From a unit of work to a folder of shards: a pure function, whoever computes it."""
+"""From a work unit to a folder of shards: a pure function, whoever computes it."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -38,11 +38,11 @@ _NOTES = ".prepare"
 
 
 class _Notes(ABC):
-    """What is done while a data set is prepared; an output travels to workers."""
+    """The notes of what is done while a data set is prepared; an output travels to workers."""
 
     @abstractmethod
     def new_folder(self) -> AbstractContextManager[Path]:
-        """A context with an empty folder for a unit; what is not put away by then is removed."""
+        """A context with an empty folder for a unit; what is left in it at the end is removed."""
 
     @abstractmethod
     def _load(self, name: str) -> bytes | None:
@@ -122,9 +122,9 @@ class LocalOutput(_Notes):
         return super().read_job() if any(self._work.glob(f"{_NOTES}/unit-*")) else None
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """All units are there: add these files, the manifest last, and have it appear."""
+        """All units are there: add these files, the manifest last, and make the data set appear."""
         for folder in list(self._work.glob("**/unit-*/")):
-            # Input that has changed since; or no sample, of which nothing need be shown.
+            # Of input that has changed since then, or without any sample.
             if folder.name not in units or not any(folder.iterdir()):
                 shutil.rmtree(folder)
         for name, text in files.items():
@@ -135,12 +135,12 @@ class LocalOutput(_Notes):
         self._clean(self.path)
 
     def abort(self, *, everything: bool = False) -> None:
-        """After an error: leave nothing that is of no use to the next run."""
+        """After an error: remove what is of no use to the next run."""
         if everything or self.read_job() is None:
             shutil.rmtree(self._work, ignore_errors=True)
 
     def restart_hint(self) -> str:
-        """How to have an interrupted run forgotten."""
+        """What a user can do to drop an interrupted run."""
         return f"delete {self._work} to restart"
 
     def _clean(self, directory: Path) -> None:
@@ -159,7 +159,7 @@ class LocalOutput(_Notes):
             place = self._work / source.relative_to(folder)
             place.parent.mkdir(exist_ok=True)
             if place.exists():
-                # Made again, since a file has changed, or half of it by a process that was killed.
+                # Made before its file changed, or left by a process that was killed.
                 os.rename(place, Path(tempfile.mkdtemp(dir=self._work / "tmp")) / place.name)
             os.rename(source, place)
             sync(place.parent)
@@ -286,7 +286,7 @@ def _uploader(url: str, endpoint: str | None) -> Any:
 
 @contextmanager
 def directory_lock(target: Path) -> Iterator[None]:
-    """Hold the right to make `target`, waiting for the process that holds it now.
+    """Hold the lock for making `target`; waits while another process holds it.
 
     The kernel drops the lock when its holder dies, however it dies. A holder removes the file at
     the end; a process that gets the lock of a file that was removed tries again with a new one.

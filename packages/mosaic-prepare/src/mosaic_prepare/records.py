@@ -99,7 +99,7 @@ def _json_document(line: bytes, options: PrepareOptions) -> str | None:
         data = options.column_separator.join(texts).encode()
     except UnicodeEncodeError:
         # JSON can spell halves of surrogate pairs.
-        raise NotADocumentError("spells half of a character (a lone surrogate)") from None
+        raise NotADocumentError("contains half of a surrogate pair") from None
     return decode(data, options)
 
 

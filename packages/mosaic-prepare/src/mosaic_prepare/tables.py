@@ -56,42 +56,35 @@ def read_parquet(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
 
 
 def read_arrow(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
-    """Documents of an Arrow file (or stream), whose record batches are dealt to the pieces."""
+    """Documents of an Arrow file, whose record batches are dealt to its pieces.
+
+    A stream can be read from its beginning only: all of it belongs to the first piece.
+    """
     with opened(piece.file) as stream:
         is_file = stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
-        stream.seek(0)
-        source = (
-            pyarrow.PythonFile(stream, mode="r")
-            if piece.file.remote
-            else pyarrow.memory_map(piece.file.url)
-        )
-        reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
-        check_columns(reader.schema, options)
-        row = 1
-        for batch, place in (
-            _batches_of_file(reader, piece) if is_file else _batches(reader, source)
-        ):
-            if _owns(piece, place):
-                yield from rows_of([batch], piece, options, itertools.count(row))
-            elif piece.stop is not None and place >= piece.stop:
-                return
-            row += batch.num_rows
-
-
-def _batches_of_file(reader: Any, piece: Piece) -> Iterator[tuple[Any, int]]:
-    """Each record batch, and a place in the file that stands for it."""
-    count = reader.num_record_batches
-    for number in range(count):
-        yield reader.get_batch(number), number * max(piece.file.size, 0) // count
-
-
-def _batches(reader: Any, source: Any) -> Iterator[tuple[Any, int]]:
-    while True:
-        place = source.tell()
-        try:
-            yield reader.read_next_batch(), place
-        except StopIteration:
+        if piece.start and not is_file:
             return
+        stream.seek(0)
+        try:
+            source = (
+                pyarrow.PythonFile(stream, mode="r")
+                if piece.file.remote
+                else pyarrow.memory_map(piece.file.url)
+            )
+            reader: Any = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source)
+            check_columns(reader.schema, options)
+        except (NotADocumentError, *DAMAGE):
+            if piece.start:
+                return  # the file's first piece reports it
+            raise
+        if not is_file:
+            yield from rows_of(reader, piece, options, itertools.count(1))
+            return
+        count = reader.num_record_batches
+        for number in range(count):
+            if _owns(piece, number * piece.file.size // count):
+                batch, unit = reader.get_batch(number), f"record batch {number + 1}, row"
+                yield from rows_of([batch], piece, options, itertools.count(1), unit)
 
 
 def read_delimited(piece: Piece, options: PrepareOptions, *, delimiter: str) -> Iterator[Document]:
@@ -153,9 +146,17 @@ def check_columns(schema: Any, options: PrepareOptions) -> None:
 
 
 def rows_of(
-    batches: Any, piece: Piece, options: PrepareOptions, numbers: Iterator[int]
+    batches: Any, piece: Piece, options: PrepareOptions, numbers: Iterator[int], unit: str = "row"
 ) -> Iterator[Document]:
-    """Documents of Arrow tables or record batches, and the numbers of their rows; null is empty."""
+    """Documents of Arrow tables or record batches; null is empty.
+
+    Args:
+        batches: They hold a document in each row.
+        piece: Where they are from.
+        options: Which columns make up a document.
+        numbers: The rows' numbers, for messages.
+        unit: What these count.
+    """
     between = options.column_separator.encode()
     for batch in batches:
         columns = []
@@ -169,7 +170,7 @@ def rows_of(
             try:
                 yield decode(between.join(value for value in values if value), options)
             except NotADocumentError as error:
-                yield RejectedInput(piece.file, "row", number, str(error))
+                yield RejectedInput(piece.file, unit, number, str(error))
 
 
 def _owns(piece: Piece, place: int) -> bool:

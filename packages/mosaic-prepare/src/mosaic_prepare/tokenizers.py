@@ -177,7 +177,7 @@ def load_tokenizer(
     if not options.add_bos and _begins_with_bos(tokenizer):
         logger.info(
             "tokenizer %r begins every text with %r; documents are written without it (set add_bos "
-            "to have it)",
+            "to keep it)",
             str(name),
             tokenizer.bos_token,
         )

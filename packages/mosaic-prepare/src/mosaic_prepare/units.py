@@ -1,4 +1,4 @@
-"""What is read, in which format, and how it is cut into units of work."""
+"""What is read, in which format, and how it is cut into work units."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,8 @@ class Format:
         suffixes: Names of its files, without that of a compression.
         read: The documents of a piece; raises one of `DAMAGE` or `NotADocumentError` where the file
             cannot be read on.
-        cut: Whether large files can be entered in the middle.
+        cut: Whether reading can begin in the middle of a file. Not in CSV: whether a line end is
+            inside quotes depends on all that comes before it.
         packed: Whether its files may be compressed as a whole.
     """
 
@@ -112,8 +113,8 @@ def pieces_of(options: PrepareOptions) -> list[Piece]:
             )
         if file.compression and not FORMATS[name].packed:
             raise MosaicDataError(
-                f"prepare: {file.name} is a compressed {name} file, which cannot be entered in the "
-                f"middle; decompress it (the format compresses by itself)"
+                f"prepare: {file.name} is a compressed {name} file, which cannot be read in parts; "
+                f"decompress it (the format has compression of its own)"
             )
         pieces.append(Piece(file, name))
     kinds = {piece.format for piece in pieces}

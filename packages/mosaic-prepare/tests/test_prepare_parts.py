@@ -445,7 +445,7 @@ def test_progress_for_people(
     assert "2.00M/2.00M [" in bar
     assert "MB/s" in bar
     assert "tokens/s" in bar
-    with Progress("writing text", total=None) as progress:
+    with Progress("writing text", total=0) as progress:
         progress.advance(500_000, text=500_000, tokens=0)
     bar = capsys.readouterr().err.split("\r")[-1]
     assert bar.startswith("writing text: 500k [")

@@ -117,7 +117,7 @@ class UnitJob:
         batch.clear()
 
 
-def merged(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+def merged_index(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
     """The index of a split, out of its units' notes in order."""
     return {
         "version": 2,

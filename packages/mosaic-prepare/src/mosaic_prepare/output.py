@@ -16,7 +16,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,11 +38,20 @@ _NOTES = ".prepare"
 
 
 class _Notes(ABC):
-    """The notes of what is done while a data set is prepared; an output travels to workers."""
+    """What directories and stores have in common: the notes of what is done, and scratch space.
 
+    An output travels to workers.
+    """
+
+    @property
     @abstractmethod
-    def new_folder(self) -> AbstractContextManager[Path]:
-        """A context with an empty folder for a unit; what is left in it at the end is removed."""
+    def _scratch(self) -> tuple[Path, str]:
+        """Where folders for units are made, and how their names begin."""
+
+    @property
+    @abstractmethod
+    def _locked(self) -> Path:
+        """What only one run at a time may make; a store is locked on this machine only."""
 
     @abstractmethod
     def _load(self, name: str) -> bytes | None:
@@ -51,6 +60,25 @@ class _Notes(ABC):
     @abstractmethod
     def _put(self, folder: Path, note: str) -> None:
         """Put the files of a folder in their places, and its note last."""
+
+    @contextmanager
+    def lock(self, *, clears: bool) -> Iterator[None]:
+        """Let no other run prepare it; clears away what a run that was killed was writing."""
+        folder, prefix = self._scratch
+        with directory_lock(self._locked):
+            for left in list(folder.glob(f"{prefix}*")) if clears else ():
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    @contextmanager
+    def new_folder(self) -> Iterator[Path]:
+        """An empty folder for a unit; what is left in it at the end is removed."""
+        folder, prefix = self._scratch
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix=prefix, ignore_cleanup_errors=True
+        ) as made:
+            yield Path(made)
 
     def commit(self, unit: str, folder: Path, note: Mapping[str, Any]) -> None:
         """Put a unit in its place."""
@@ -100,22 +128,13 @@ class LocalOutput(_Notes):
             _lock_path(self.path).unlink(missing_ok=True)
         return facts
 
-    @contextmanager
-    def lock(self, *, clears: bool) -> Iterator[None]:
-        """Let no other run prepare it; clears away what a run that was killed was writing."""
-        with directory_lock(self.path):
-            if clears:
-                shutil.rmtree(self._work / "tmp", ignore_errors=True)
-            yield
+    @property
+    def _scratch(self) -> tuple[Path, str]:
+        return self._work / "tmp", ""
 
-    @contextmanager
-    def new_folder(self) -> Iterator[Path]:
-        """See `_Notes`."""
-        (self._work / "tmp").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=self._work / "tmp", ignore_cleanup_errors=True
-        ) as folder:
-            yield Path(folder)
+    @property
+    def _locked(self) -> Path:
+        return self.path
 
     def read_job(self) -> dict[str, Any] | None:
         """See `_Notes`. One that has finished no unit may be replaced by another."""
@@ -201,24 +220,12 @@ class RemoteOutput(_Notes):
         return None
 
     @property
-    def _staging(self) -> str:
-        """How names in `work` begin."""
-        return f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
+    def _scratch(self) -> tuple[Path, str]:
+        return self.work, f"{self._locked.name}-"
 
-    @contextmanager
-    def lock(self, *, clears: bool) -> Iterator[None]:
-        """See `LocalOutput`. It holds on this machine only."""
-        with directory_lock(self.work / self._staging):
-            for folder in list(self.work.glob(f"{self._staging}-*")) if clears else ():
-                shutil.rmtree(folder, ignore_errors=True)
-            yield
-
-    @contextmanager
-    def new_folder(self) -> Iterator[Path]:
-        """See `_Notes`."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.work, prefix=f"{self._staging}-") as folder:
-            yield Path(folder)
+    @property
+    def _locked(self) -> Path:
+        return self.work / f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
         """See `LocalOutput`."""

@@ -30,10 +30,10 @@ class _LogLines:
 class Progress:
     """Counts input, text and tokens, with rates and time left."""
 
-    def __init__(self, title: str, total: int | None, initial: int = 0) -> None:
+    def __init__(self, title: str, total: int, initial: int = 0) -> None:
         self._start = time.monotonic()
         self._text = self._tokens = 0
-        common: dict[str, Any] = {"total": total, "initial": initial, "desc": title}
+        common: dict[str, Any] = {"total": total or None, "initial": initial, "desc": title}
         common["unit_scale"] = True
         if sys.stderr.isatty():
             self._bar = tqdm(

@@ -15,7 +15,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.documents import RejectedInput
 from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
-from mosaic_prepare.job import NAMED, UnitJob, length_summary, merged
+from mosaic_prepare.job import NAMED, UnitJob, length_summary, merged_index
 from mosaic_prepare.manifest import FILE_NAME, VERSION, manifest_text, read_manifest
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.output import (
@@ -187,14 +187,7 @@ class _Run:
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
         """Make what is missing, and the data set out of it; returns its facts."""
         self.open(begins=not only_finish)
-        missing = len(self.units) - len(self._done())
-        if missing and only_finish:
-            raise MosaicDataError(
-                f"prepare: {missing} of {len(self.units)} units are missing; run the tasks that "
-                f"have failed again, or leave out --finish to make the units here"
-            )
-        self.work(self.units)
-        return self._publish()
+        return self._publish(self.work(self.units, only_finish=only_finish))
 
     def open(self, *, begins: bool = True) -> None:
         """Find the input, load the tokenizer, and note the job if it begins; sets `units`."""
@@ -221,57 +214,66 @@ class _Run:
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
         self._job = UnitJob(options, spec, self.output, digest)
 
-    def work(self, units: Sequence[WorkUnit]) -> None:
-        """Make those of the units that are not done."""
-        options, done = self._options, self._done()
+    def work(
+        self, units: Sequence[WorkUnit], *, only_finish: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """Make those of the units that are not done; returns the notes of all, in order."""
+        notes = self.output.notes([unit.name for unit in units])
+        done = {u.name: notes[u.name] for u in units if u.name in notes and self._serves(u, notes)}
         missing = [unit for unit in units if unit.name not in done]
-        if not missing:
-            return
-        ready = [unit for unit in units if unit.name in done]
-        if ready:
-            logger.info(
-                "resuming an interrupted run: %d of %d units are done", len(ready), len(units)
+        if missing and only_finish:
+            raise MosaicDataError(
+                f"prepare: {len(missing)} of {len(units)} units are missing; run the tasks that "
+                f"have failed again, or leave out --finish to make the units here"
             )
+        if missing and done:
+            logger.info(
+                "resuming an interrupted run: %d of %d units are done", len(done), len(units)
+            )
+        if missing:
+            done |= self._make(missing, sum(unit.size for unit in units))
+        return [done[unit.name] for unit in units]
+
+    def _make(self, units: Sequence[WorkUnit], total: int) -> dict[str, dict[str, Any]]:
+        """Make units; returns their notes by name.
+
+        Args:
+            units: Those that are missing.
+            total: Bytes of input in these and those that are done.
+        """
+        options = self._options
         engine = (
-            run_on_ray(self._job, missing, options.address)
+            run_on_ray(self._job, units, options.address)
             if options.engine == "ray"
-            else run_in_processes(self._job, missing, options.processes or available_cores())
+            else run_in_processes(self._job, units, options.processes or available_cores())
         )
         title = "writing text" if options.form == "text" else "tokenizing"
-        total = sum(unit.size for unit in units) or None
+        notes: dict[str, dict[str, Any]] = {}
         named = 0
-        with Progress(title, total, sum(unit.size for unit in ready)) as progress:
-            for finished in engine:
-                named = _name_rejected(finished, named)
-                unit, note = finished
+        with Progress(title, total, total - sum(unit.size for unit in units)) as progress:
+            for unit, note in engine:
+                named = _name_rejected((unit, note), named)
+                notes[unit.name] = note
                 parts = note["splits"].values()
                 progress.advance(
                     unit.size,
                     sum(part["text_bytes"] for part in parts),
                     sum(part["tokens"] for part in parts),
                 )
+        return notes
 
-    def _done(self) -> dict[str, dict[str, Any]]:
-        """Notes of the units that are done as they would be done now, by name."""
-        notes = self.output.notes([unit.name for unit in self.units])
-        return {
-            unit.name: note
-            for unit in self.units
-            if (note := notes.get(unit.name)) and self._serves(unit, note)
-        }
-
-    def _serves(self, unit: WorkUnit, note: Mapping[str, Any]) -> bool:
+    def _serves(self, unit: WorkUnit, notes: Mapping[str, Any]) -> bool:
+        """Whether a unit that was made is as it would be made now."""
+        note = notes[unit.name]
         if (note["digest"], note["stamp"]) != (self._job.digest, unit.stamp):
             return False
         skipped = any(part["skipped"] for part in note["splits"].values())
         same_limit = note["max_document_bytes"] == self._options.max_document_bytes
         return not skipped or (self._options.bad_input == "skip" and same_limit)
 
-    def _publish(self) -> dict[str, Any]:
-        notes = list(self._done().values())
-        assert len(notes) == len(self.units), "a unit was made, and its note is not there"
+    def _publish(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         splits = self._options.splits
-        indexes = {split: merged(notes, split) for split in splits}
+        indexes = {split: merged_index(notes, split) for split in splits}
         facts = {split: _facts(notes, split, indexes[split]) for split in splits}
         try:
             _refuse_nothing(facts, self._options)
@@ -293,7 +295,7 @@ class _Run:
         for split in splits:
             prefix = f"{split}/" if split else ""
             if split:
-                # Before the index: a reader that finds that expects this.
+                # Before the index: a reader that finds the index expects its manifest.
                 files[prefix + FILE_NAME] = manifest_text(self.wanted, facts[split], **more)
             files[f"{prefix}index.json"] = json.dumps(indexes[split], sort_keys=True)
         files[FILE_NAME] = manifest_text(self.wanted, total, **more)

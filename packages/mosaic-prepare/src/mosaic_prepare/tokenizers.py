@@ -104,7 +104,7 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     total = sum(unit.size for unit in units)
-    with Progress("reading for the tokenizer", min(total, TRAINING_BYTES) or None) as progress:
+    with Progress("reading for the tokenizer", min(total, TRAINING_BYTES)) as progress:
         chosen = units[:: max(1, -(-total // TRAINING_BYTES))]
         tokenizer.train_from_iterator(_texts(chosen, options, progress), trainer)
     size = tokenizer.get_vocab_size()

@@ -130,7 +130,7 @@ def test_a_second_call_does_nothing_and_other_options_are_refused(
     assert (first.created, second.created) == (True, False)
     assert (second.tokens, second.splits) == (first.tokens, first.splits)
     assert "already prepared" in caplog.text
-    assert re.search(r"document lengths in tokens: median \d+, 90 % at most", caplog.text)
+    assert re.search(r"document lengths in tokens: median about \d+, 90 % up to about", caplog.text)
     assert "have changed" not in caplog.text
 
     for change, named in [

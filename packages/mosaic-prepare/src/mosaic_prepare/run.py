@@ -441,7 +441,7 @@ def _announce(report: PrepareReport, options: PrepareOptions, selection: str) ->
     for split, facts in report.splits.items():
         lengths = facts["document_lengths"]
         logger.info(
-            "%sdocument lengths in %s: median %s, 90 %% at most %s, longest %s",
+            "%sdocument lengths in %s: median about %s, 90 %% up to about %s, longest %s",
             f"{split}: " if split else "",
             "bytes" if options.form == "text" else "tokens",
             f"{lengths['median']:,}",

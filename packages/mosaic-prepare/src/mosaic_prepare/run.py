@@ -1,4 +1,4 @@
-"""The whole preparation: tokenizer first, then the units, then the data set out of them."""
+"""The whole preparation: first the tokenizer, then the units, then the data set."""
 
 import hashlib
 import json
@@ -106,12 +106,12 @@ def prepare(options: PrepareOptions) -> PrepareReport:
 
 
 def finish(options: PrepareOptions) -> PrepareReport:
-    """Put the data set together out of the units that the tasks of an array have made."""
+    """Assemble the data set from the units that the tasks of a job array have made."""
     return _prepare(options, finish=True)
 
 
 def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
-    """Make a task's share of the units, numbered from 1; returns how many units that are."""
+    """Make a task's share of the units; tasks count from 1. Returns the number of units."""
     if not 1 <= task <= tasks:
         raise MosaicDataError(
             f"prepare: task {task}/{tasks} is not one of 1/{tasks} to {tasks}/{tasks}"
@@ -119,7 +119,7 @@ def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
     run = _Run(options)
     if run.output.summary(run.wanted) is not None:
         return 0
-    # Other tasks are at work: nothing is cleared away after an error.
+    # Other tasks may be running: nothing is removed after an error.
     with _writing(run.output):
         run.open()
         own = run.units[task - 1 :: tasks]
@@ -133,7 +133,7 @@ def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
     facts = run.output.summary(run.wanted)
     created = facts is None
     if facts is None:
-        # Tasks of an array may still be at work when others are put together.
+        # Tasks of an array may still be running when somebody tries to finish.
         with run.output.lock(clears=not finish):
             facts = run.output.summary(run.wanted)
             created = facts is None
@@ -185,7 +185,7 @@ class _Run:
             self.output = LocalOutput(Path(os.path.abspath(options.output)))
 
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
-        """Make what is missing, and the data set out of it; returns its facts."""
+        """Make the missing units, then the data set; returns what it holds."""
         self.open(begins=not only_finish)
         return self._publish(self.work(self.units, only_finish=only_finish))
 
@@ -207,7 +207,7 @@ class _Run:
             self.output.save_job(job)
         elif earlier is not None:
             self._compare(earlier, job)
-            # Input that has grown since is cut as before, so that what is done stays of use.
+            # Input that has grown since is cut as before, so that finished units can be used.
             job["unit_bytes"] = earlier["unit_bytes"]
         self._sources = fingerprint(pieces)
         self.units = plan(pieces, job["unit_bytes"], options)
@@ -312,7 +312,7 @@ class _Run:
                 )
 
     def _trained_tokenizer(self) -> str | Path | None:
-        """The tokenizer that is to be trained, trained if that is not done yet."""
+        """The tokenizer that is to be trained; trains it if that has not been done."""
         options = self._options
         if options.train_tokenizer is None:
             return None
@@ -458,9 +458,9 @@ def _announce(report: PrepareReport, options: PrepareOptions, selection: str) ->
 
 
 def _input_changed(options: PrepareOptions, selection: str) -> bool:
-    """Whether other files are there now. None at all is no change: sources may be cleared away.
+    """Whether the files are others now. That all are gone is no change: sources may be deleted.
 
-    Stores and data sets are not asked: that may take long, or cost.
+    Stores and data sets are not listed again: that may take long, or cost money.
     """
     if options.input_format == "dataset" or any("://" in name for name in options.inputs):
         return False

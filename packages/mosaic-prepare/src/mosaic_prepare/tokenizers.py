@@ -60,7 +60,7 @@ def encode(spec: TokenizerSpec, texts: Sequence[str]) -> Iterable[Tokens]:
     begin = [] if spec.bos_id is None else [spec.bos_id]
     dtype = np.dtype(spec.dtype)
     for ids in _batch_encoder(spec)(list(texts)):
-        # Of an array, numpy need not look at each integer.
+        # numpy takes an array as it is, and would look at each integer of a list.
         tokens = array(dtype.char, begin)
         tokens.fromlist(ids)
         tokens.append(spec.eos_id)

@@ -209,6 +209,7 @@ class _Run:
             self._compare(earlier, job)
             # Input that has grown since is cut as before, so that finished units can be used.
             job["unit_bytes"] = earlier["unit_bytes"]
+        self._resumes = earlier is not None
         self._sources = fingerprint(pieces)
         self.units = plan(pieces, job["unit_bytes"], options)
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
@@ -218,7 +219,8 @@ class _Run:
         self, units: Sequence[WorkUnit], *, only_finish: bool = False
     ) -> list[Mapping[str, Any]]:
         """Make those of the units that are not done; returns the notes of all, in order."""
-        notes = self.output.notes([unit.name for unit in units])
+        # Without an earlier run there are none, and a store takes long to say so of each.
+        notes = self.output.notes([unit.name for unit in units]) if self._resumes else {}
         done = {u.name: notes[u.name] for u in units if u.name in notes and self._serves(u, notes)}
         missing = [unit for unit in units if unit.name not in done]
         if missing and only_finish:

@@ -52,6 +52,8 @@ class ShardStore:
             equally long rows that have so many tokens or more: views into its map. Reading them
             needs no lock: a shard that another thread closes stays mapped as long as anybody holds
             a view of it.
+        checked: Open shards all of whose token ids were found inside the vocabulary; see
+            ``note_checked``.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
@@ -68,6 +70,7 @@ class ShardStore:
     ):
         self.streams = streams
         self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
+        self.checked: set[int] = set()
         self._mixture = mixture
         self._row_tokens = row_tokens
         self._fetchers = [ShardFetcher(s) for s in streams]
@@ -121,6 +124,12 @@ class ShardStore:
                 self._uses[shard] -= 1
                 if not self._iterations:
                     self._let_go_later()
+
+    def note_checked(self, shard: int, rows: NDArray[Any]) -> None:
+        """Add a shard to ``checked`` if it is still open: ``rows`` are its ``full_rows``."""
+        with self._guard:
+            if self.full_rows.get(shard) is rows:
+                self.checked.add(shard)
 
     def ensure(self, shard: int) -> None:
         """Have the shard's file present, without opening it."""
@@ -182,6 +191,7 @@ class ShardStore:
         """
         self._guard = threading.RLock()
         self.full_rows.clear()
+        self.checked.clear()
         self._open.clear()
         self._uses.clear()
         self._pins.clear()
@@ -262,6 +272,7 @@ class ShardStore:
 
     def _close_shard(self, shard: int) -> None:
         self.full_rows.pop(shard, None)
+        self.checked.discard(shard)
         self._open.pop(shard).close()
         self._uses.pop(shard, None)
         self._unpin(*self._place(shard))

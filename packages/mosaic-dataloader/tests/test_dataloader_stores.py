@@ -238,7 +238,7 @@ def test_one_client_serves_all_streams_and_threads(
     s3: Proxy, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one takes a tenth of a second and more, of every start."""
-    from mosaic_dataloader.storage import s3 as module
+    from mosaic_dataloader.storage import mosaicml as module
 
     made: list[str] = []
     plain = module.S3Objects._create_s3_client

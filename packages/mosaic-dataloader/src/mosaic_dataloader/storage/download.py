@@ -16,12 +16,12 @@ import xxhash
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.cache import reserved
 from mosaic_dataloader.storage.contents import path_in_stream
-from mosaic_dataloader.storage.index import fetch_index, note_shard_version
+from mosaic_dataloader.storage.index import fetch_index
 from mosaic_dataloader.storage.layout import fetch_byte, incoming_folder, live_incoming, lock_path
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.transfer import Transfers, subject
 from mosaic_dataloader.storage.unpack import unpack
-from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.storage.versions import Version, note_shard_version
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, LockTimeoutError, locked
 from mosaic_dataloader.util.secrets import printable
 from mosaic_dataloader.util.store_errors import Damaged, advice, one_line
@@ -205,6 +205,7 @@ class ShardFetcher:
             folder,
             f"shard {raw.basename}",
             accept,
+            size=(zipped or raw).bytes,
             note=None if (zipped or raw).hashes else partial(self._arrived, shard),
         )
         final = path_in_stream(directory, raw.basename)

@@ -2,11 +2,11 @@
 
 import filecmp
 import gc
-import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,17 +21,14 @@ from mosaic_dataloader.storage.layout import (
     lock_path,
     manifest_paths,
     shard_files,
-    versions_path,
 )
 from mosaic_dataloader.storage.transfer import AbsentError, Transfers
-from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.storage.versions import Version, read_shard_note
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.util.secrets import redacted
 from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
 from mosaic_dataloader.util.threads import map_concurrent, run_async
 
-if TYPE_CHECKING:
-    from streaming import Stream
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
@@ -106,8 +103,6 @@ logger = logging.getLogger(__name__)
 
 # Shards asked about at a time.
 _ASKED_AT_ONCE = 16
-# Of a note on a shard's version.
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -165,6 +160,31 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         return reached
 
 
+def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
+    """Compare the index of a cache that cannot be written to with its remote's.
+
+    Shards without hashes are compared if the cache holds what the store said of them: one that was
+    copied without that is taken as it is.
+
+    Raises:
+        MosaicDataError: The cache belongs to other data.
+    """
+    checked = _read_checked(directory)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _compare(
+                name,
+                stream,
+                Transfers(name, stream, directory),
+                folder,
+                directory,
+                checked.version,
+                noted=checked.version is not None,
+            )
+    except (_UnreachableError, FileNotFoundError) as error:
+        logger.warning("%s. Going on with the one in %s", error, directory)
+
+
 class _UnreachableError(Exception):
     """The remote cannot be compared with the index that is here."""
 
@@ -176,6 +196,8 @@ def _compare(
     folder: str,
     directory: str,
     known: Version | None,
+    *,
+    noted: bool = True,
 ) -> Version | None:
     """Have the remote's index in the directory.
 
@@ -186,6 +208,7 @@ def _compare(
         folder: For what arrives.
         directory: The cache directory.
         known: The version of the index that is here, as far as the store told it.
+        noted: Whether shards that nothing is noted of are to be refused.
 
     Returns:
         The version of the remote's index.
@@ -219,7 +242,7 @@ def _compare(
         return version
     if not same:
         raise _other_data(name, stream, directory, "their indexes differ")
-    if version is not None and version != known:
+    if noted and version is not None and version != known:
         _compare_shards(name, stream, transfers, directory)
     return version
 
@@ -240,7 +263,7 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
             version = None
         except MosaicDataError as error:
             raise _UnreachableError(str(error)) from error
-        if version is None or _digest(version) != noted:
+        if version is None or version.digest() != noted:
             raise _other_data(
                 name,
                 stream,
@@ -264,36 +287,6 @@ def _other_data(name: str, stream: "Stream", directory: str, why: str) -> Mosaic
         f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
         f"directory or choose another local"
     )
-
-
-def note_shard_version(directory: str, shard: int, version: Version) -> None:
-    """Note what the store said of a shard's content when it was downloaded.
-
-    All notes stand in one sparse file, 16 bytes a shard: a file for each would take a block of the
-    disk for each, which a small cache has no room for. The caller holds the shard's lock.
-    """
-    # Others may write to a shared cache: whatever this may be a link to is left alone.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(versions_path(directory), flags, 0o666)
-    try:
-        os.pwrite(file, _digest(version), shard * _DIGEST_BYTES)
-    finally:
-        os.close(file)
-
-
-def read_shard_note(directory: str, shard: int) -> bytes | None:
-    """What `note_shard_version` wrote for a shard; None where nothing was noted."""
-    try:
-        with open(versions_path(directory), "rb") as file:
-            file.seek(shard * _DIGEST_BYTES)
-            noted = file.read(_DIGEST_BYTES)
-    except FileNotFoundError:
-        return None
-    return noted if any(noted) else None
-
-
-def _digest(version: Version) -> bytes:
-    return hashlib.sha256(version.content.encode()).digest()[:_DIGEST_BYTES]
 
 
 def _read_checked(directory: str) -> _Checked:

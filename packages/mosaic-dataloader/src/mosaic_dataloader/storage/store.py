@@ -23,7 +23,7 @@ from mosaic_dataloader.storage.mds import MappedShard, ReaderShard, ScatteredRow
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
-from mosaic_dataloader.util.locks import RangeLock
+from mosaic_dataloader.util.locks import RangeLock, locked
 from mosaic_dataloader.util.store_errors import one_line
 
 OpenShard = MappedShard | ReaderShard
@@ -245,7 +245,7 @@ class ShardStore:
         stream, place = self._place(shard)
         data, fetcher = self.streams[stream], self._fetchers[stream]
         fetcher.check_in_place(place)
-        with self._guard:
+        with self._kept(stream, place), self._guard:
             if shard in self._open:
                 return
             self._pin(stream, place)
@@ -276,6 +276,19 @@ class ShardStore:
         self._open.pop(shard).close()
         self._uses.pop(shard, None)
         self._unpin(*self._place(shard))
+
+    @contextmanager
+    def _kept(self, stream: int, place: int) -> Iterator[None]:
+        """Keep a shard from being evicted in the context.
+
+        Whoever evicts it may have been stopped in the middle of that. So it is waited for here,
+        without the guard, and `_pin` has nothing left to wait for.
+        """
+        if not self.streams[stream].fetched:
+            yield
+            return
+        with locked(lock_path(self.streams[stream].directory), use_byte(place), shared=True):
+            yield
 
     def _pin(self, stream: int, place: int) -> None:
         if not self.streams[stream].fetched:

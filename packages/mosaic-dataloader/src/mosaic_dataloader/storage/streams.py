@@ -14,7 +14,12 @@ import numpy as np
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.column import Column, find_column
 from mosaic_dataloader.storage.contents import path_in_stream, refuse_link_outside
-from mosaic_dataloader.storage.index import discard_index, fetch_index, read_index
+from mosaic_dataloader.storage.index import (
+    compare_unwritable,
+    discard_index,
+    fetch_index,
+    read_index,
+)
 from mosaic_dataloader.storage.layout import shard_files
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted, without_secrets
@@ -280,8 +285,9 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         stream.safe_keep_zip = stream.keep_zip = False
         directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if _complete_and_unwritable(stream, directory):
-        # Another user's cache, or one on read-only storage: as good as data in place.
+        # Another user's cache, or one on read-only storage: read like data in place.
         readers = _read_index(name, stream, defaults)
+        compare_unwritable(name, stream, directory)
         return _opened(name, stream, readers, directory, False, defaults)
     source = _place(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):

@@ -273,14 +273,14 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
     remote, cache = str(rows(tmp_path, 0)), tmp_path / "cache"
     read(remote, cache, 4)
     asked: list[str] = []
-    plain = Transfers.bring
+    plain = Transfers.download
 
     def count(self: Transfers, file: str, *given: Any, **options: Any) -> str:
         asked.append(file)
         return plain(self, file, *given, **options)
 
     monkeypatch.setattr(Transfers, "version", lambda self, file: None)
-    monkeypatch.setattr(Transfers, "bring", count)
+    monkeypatch.setattr(Transfers, "download", count)
     noted = cache / ".mosaic" / "checked"
 
     def start_while_others_end(ended: int) -> int:

@@ -58,7 +58,7 @@ def shard_requests(proxy: Proxy) -> Counter[bytes]:
 
 
 def leftovers(cache: Path) -> list[str]:
-    """What is in a cache beside shards, index, lock, claims and the time of the last check."""
+    """What is in a cache beside shards, index, lock, leases and the time of the last check."""
     own = ("index.json", "lock", "checked")
     files = [p for p in cache.rglob("*") if p.is_file()]
     return [p.name for p in files if p.suffix not in (".mds", ".zstd") and p.name not in own]

@@ -12,7 +12,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.unpack import ALGORITHMS
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 
 VERSION = 2
 # A shard stores where its samples begin as uint32.
@@ -68,7 +68,7 @@ def load_index(path: str) -> list[dict[str, Any]]:
 
     Raises:
         OSError: It cannot be read.
-        Damaged: It is not JSON, as after a broken transfer.
+        CorruptShardError: It is not JSON, as after a broken transfer.
         InvalidIndexError: It is, but not an index of shards.
     """
     try:
@@ -77,7 +77,7 @@ def load_index(path: str) -> list[dict[str, Any]]:
     except RecursionError as error:
         raise InvalidIndexError("it is nested too deeply") from error
     except ValueError as error:
-        raise Damaged(f"it is empty or damaged ({error})") from error
+        raise CorruptShardError(f"it is empty or damaged ({error})") from error
     if not isinstance(index, dict):
         raise InvalidIndexError(f"it is {shown(index)}, not an index of shards")
     _require_version(index)

@@ -17,16 +17,16 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.contents import load_index
 from mosaic_dataloader.storage.layout import (
     INDEX_BYTE,
-    incoming_root,
     lock_path,
     manifest_paths,
     shard_files,
+    staging_root,
 )
-from mosaic_dataloader.storage.transfer import AbsentError, Transfers
+from mosaic_dataloader.storage.transfer import NotFoundError, Transfers
 from mosaic_dataloader.storage.versions import Version, read_shard_note
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.util.secrets import redacted
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 from mosaic_dataloader.util.threads import map_concurrent, run_async
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
 
     Raises:
         OSError: It cannot be read.
-        Damaged: It is not JSON.
+        CorruptShardError: It is not JSON.
         InvalidIndexError: It is not an index of shards; see `load_index`.
         ValueError: It has columns of a type that is not safe.
     """
@@ -121,7 +121,7 @@ class _Checked:
 
 
 def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
-    """Have ``index.json`` in a cache directory, and be sure that it is the remote's.
+    """Download ``index.json`` into a cache directory, or check that it is still the remote's.
 
     A cache that holds shards of other data would mix them with the remote's, so it is refused: if
     the indexes differ, and also if the index was written again with the same bytes and a cached
@@ -132,7 +132,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         Whether the remote could be reached.
 
     Raises:
-        MosaicDataError: There is no index to be had, or the cache belongs to other data.
+        MosaicDataError: There is no index, or the cache belongs to other data.
     """
     path = os.path.join(directory, "index.json")
     transfers = Transfers(name, stream, directory)
@@ -146,7 +146,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
             # was asked for, the second also began since then: it serves this one, too.
             return checked.reached
         reached = True
-        with _incoming(directory) as folder:
+        with _staging(directory) as folder:
             # A distant store takes as long for each as for both.
             manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
             try:
@@ -199,7 +199,7 @@ def _compare(
     *,
     noted: bool = True,
 ) -> Version | None:
-    """Have the remote's index in the directory.
+    """Put the remote's index into the directory, or compare it with the one that is there.
 
     Args:
         name: How messages call the stream.
@@ -207,7 +207,7 @@ def _compare(
         transfers: Its downloads.
         folder: For what arrives.
         directory: The cache directory.
-        known: The version of the index that is here, as far as the store told it.
+        known: The version of the index that is here, as far as the store reported it.
         noted: Whether shards that nothing is noted of are to be refused.
 
     Returns:
@@ -223,7 +223,7 @@ def _compare(
     try:
         if not needed and known is not None and transfers.version("index.json") == known:
             return known
-        arrived = transfers.bring(
+        arrived = transfers.download(
             "index.json",
             folder,
             "index.json",
@@ -259,7 +259,7 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
     def compare(file: str, noted: bytes | None) -> None:
         try:
             version = transfers.version(file)
-        except AbsentError:
+        except NotFoundError:
             version = None
         except MosaicDataError as error:
             raise _UnreachableError(str(error)) from error
@@ -309,10 +309,10 @@ def _write_checked(directory: str, checked: _Checked) -> None:
 
 
 @contextmanager
-def _incoming(directory: str) -> Iterator[str]:
+def _staging(directory: str) -> Iterator[str]:
     """A folder for what arrives."""
     # One for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = os.path.join(incoming_root(directory), "index")
+    folder = os.path.join(staging_root(directory), "index")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     try:
@@ -338,13 +338,13 @@ def _check(path: str) -> None:
 
 def _arrived(path: str) -> None:
     if not os.path.isfile(path):
-        raise Damaged("nothing arrived")
+        raise CorruptShardError("nothing arrived")
 
 
 def _usable(path: str) -> bool:
     try:
         load_index(path)
-    except (Damaged, InvalidIndexError):
+    except (CorruptShardError, InvalidIndexError):
         return False
     return True
 
@@ -354,11 +354,11 @@ def _manifest(transfers: Transfers, folder: str) -> str:
 
     Most data sets have none, and repeating what is not there costs seconds.
     """
-    return transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+    return transfers.download("manifest.json", folder, "manifest.json", _arrived, attempts=1)
 
 
 def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
-    """Have the remote's manifest in the cache, if it holds one.
+    """Keep the remote's manifest in the cache, if the remote has one.
 
     Args:
         manifest: Gives its path, or raises what fetching it did.
@@ -367,7 +367,7 @@ def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
     path = manifest_paths(directory)[1]
     try:
         arrived = manifest()
-    except AbsentError:
+    except NotFoundError:
         with suppress(FileNotFoundError):
             os.remove(path)
     except MosaicDataError as error:

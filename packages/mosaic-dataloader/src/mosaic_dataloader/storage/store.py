@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.storage.cache import CacheUser, Registration, UsersWatch
+from mosaic_dataloader.storage.cache import CacheLease, LeaseWatch, Registration
 from mosaic_dataloader.storage.contents import path_in_stream
 from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
@@ -35,8 +35,8 @@ _IDLE_SECONDS = 1.0
 class ShardStore:
     """Opens shards by their number over all streams, for any number of threads.
 
-    A shard that another process may evict is held by a shared lock for as long as it is open. None
-    is held for long while nobody reads.
+    A shard that another process may evict is held by a shared lock for as long as it is open. No
+    shard is held for long while nobody reads.
 
     Args:
         streams: The opened streams.
@@ -80,7 +80,7 @@ class ShardStore:
         self._pins: dict[int, RangeLock] = {}
         self._cache_limit = cache_limit
         self._keeps_open = keeps_open
-        self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
+        self._watches = {n: LeaseWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
         self._registration: Callable[[], object] | None = None
         # Iterations that are running; when a shard was used outside of them; and whether a thread
         # waits to let it go.
@@ -114,7 +114,7 @@ class ShardStore:
             self.register()
             # Under a limit, what this thread holds open must not keep its own shard out.
             self.release()
-            # Without the guard: others read on and fetch ahead meanwhile.
+            # Without the guard, so that other threads can read and download in the meantime.
             self._fetchers[stream].ensure(place)
             self._open_shard(shard)
         try:
@@ -132,7 +132,7 @@ class ShardStore:
                 self.checked.add(shard)
 
     def ensure(self, shard: int) -> None:
-        """Have the shard's file present, without opening it."""
+        """Download the shard's file unless it is present, without opening it."""
         self.register()
         stream, place = self._place(shard)
         self._fetchers[stream].ensure(place)
@@ -160,7 +160,7 @@ class ShardStore:
         return any(s.fetched for s in self.streams)
 
     def _let_go(self) -> None:
-        """Unmap all fetched shards that nobody is reading at this moment."""
+        """Unmap all fetched shards that nobody is reading right now."""
         for shard in list(self._open):
             if self._place(shard)[0] in self._watches and not self._uses.get(shard):
                 self._close_shard(shard)
@@ -185,7 +185,7 @@ class ShardStore:
             return not self._lets_go
 
     def after_fork(self) -> None:
-        """Begin anew in a child: locks and open shards are the parent's.
+        """Start afresh in a child: locks and open shards are the parent's.
 
         A thread that does not exist here may have held the guard.
         """
@@ -222,7 +222,7 @@ class ShardStore:
         with self._guard:
             if self._registration is None:
                 try:
-                    registration = Registration(CacheUser(self._cache_limit, directories))
+                    registration = Registration(CacheLease(self._cache_limit, directories))
                 except OSError as error:
                     raise MosaicDataError(
                         f"cannot note cache_limit in the cache directories ({one_line(error)}); "
@@ -241,7 +241,7 @@ class ShardStore:
             return opened
 
     def _open_shard(self, shard: int) -> None:
-        """Open a shard whose file is there; if it was evicted meanwhile, nothing happens."""
+        """Open a shard whose file is there; if it has been evicted, do nothing."""
         stream, place = self._place(shard)
         data, fetcher = self.streams[stream], self._fetchers[stream]
         fetcher.check_in_place(place)

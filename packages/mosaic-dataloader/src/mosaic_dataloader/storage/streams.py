@@ -23,7 +23,7 @@ from mosaic_dataloader.storage.index import (
 from mosaic_dataloader.storage.layout import shard_files
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted, without_secrets
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError, one_line
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError, one_line
 from mosaic_dataloader.util.threads import map_concurrent
 
 if TYPE_CHECKING:
@@ -477,7 +477,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 def _make_cache(name: str, directory: str) -> None:
     own = os.path.join(directory, ".mosaic")
     # Whoever may write to a shared cache must not make this process write elsewhere.
-    below = ("lock", "incoming", "users", "versions", "checked", "checked.new", "manifest.json")
+    below = ("lock", "staging", "leases", "versions", "checked", "checked.new", "manifest.json")
     for path in (own, *(os.path.join(own, entry) for entry in below)):
         if os.path.islink(path):
             raise MosaicDataError(
@@ -498,7 +498,7 @@ def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["
     try:
         refuse_link_outside(os.path.realpath(directory), "index.json")
         return read_index(stream, defaults.allow_unsafe_types)
-    except (Damaged, InvalidIndexError) as error:
+    except (CorruptShardError, InvalidIndexError) as error:
         raise UnusableIndexError(
             f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
         ) from error

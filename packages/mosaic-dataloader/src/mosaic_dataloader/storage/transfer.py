@@ -1,4 +1,4 @@
-"""Getting one file of a stream from its store: tried again where that may help, never for ever."""
+"""Downloads one file of a stream from its store: retried where that may help, but not forever."""
 
 import contextlib
 import itertools
@@ -18,11 +18,11 @@ from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted
 from mosaic_dataloader.util.store_errors import (
-    Damaged,
+    CorruptShardError,
     DownloadTimeoutError,
-    advice,
-    is_absent,
-    is_lasting,
+    hint,
+    is_not_found,
+    is_permanent,
     one_line,
 )
 
@@ -45,7 +45,7 @@ _chance = random.Random()
 _numbers = itertools.count()
 
 
-class AbsentError(MosaicDataError):
+class NotFoundError(MosaicDataError):
     """The store has no such file, or none that may be seen."""
 
 
@@ -67,19 +67,19 @@ class Transfers:
         reset_in_child(self)
 
     def after_fork(self) -> None:
-        """Use no connection of the parent's in a child, and close none of them either."""
+        """In a child, neither use nor close the connections of the parent."""
         self._parents, self._threads = self._threads, threading.local()
 
     @property
     def longest(self) -> float:
-        """Seconds that ``bring`` takes at most."""
+        """Seconds that ``download`` takes at most."""
         attempts = self._stream.download_retry
         # All after the first few pauses are equally long.
         pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
         pauses += _LONGEST_PAUSE * max(0, attempts - 6)
         return float(attempts * self._stream.download_timeout + pauses)
 
-    def bring(
+    def download(
         self,
         file: str,
         folder: str,
@@ -91,14 +91,14 @@ class Transfers:
     ) -> str:
         """Download a file.
 
-        What passes is tried again after a pause that grows and varies: damage on the way, a broken
-        connection, a busy store. What stays as it is fails at once: a missing file, a denied one.
+        Transient errors are retried after a pause that grows and varies: damage in transit, a
+        broken connection, a busy store. Permanent ones fail at once: a missing file, a denied one.
 
         Args:
             file: Its name at the remote.
-            folder: Where it is put, under a name that no other try has.
+            folder: Where it is put, under a name that no other attempt has.
             what: What messages call it.
-            check: Called with its path; raises ``Damaged`` if it is not what it should be.
+            check: Called with its path; raises ``CorruptShardError`` if the file is not valid.
             attempts: How often to try at most; by default as the stream says.
             size: Bytes that it has; a download that brings more is ended early.
             note: Called with the version that arrived, None where the store does not say. Asking
@@ -108,12 +108,12 @@ class Transfers:
             Its path.
 
         Raises:
-            AbsentError: The store does not have it.
-            MosaicDataError: It cannot be had; one line says why and what to do.
+            NotFoundError: The store does not have it.
+            MosaicDataError: It cannot be downloaded; one line says why and what to do.
         """
         attempts = attempts or self._stream.download_retry
         for attempt in itertools.count(1):
-            # One that was given up may still write to its own.
+            # An attempt that was abandoned may still write to its own file.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:
                 version = self._try(file, path, size, ask=note is not None)
@@ -128,7 +128,7 @@ class Transfers:
                 # Object stores raise errors of their own of every kind.
                 with contextlib.suppress(OSError):
                     os.remove(path)
-                if attempt >= attempts or is_lasting(error):
+                if attempt >= attempts or is_permanent(error):
                     raise self._error(what, error, attempt) from printable(error)
                 pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
                 logger.warning(
@@ -149,7 +149,7 @@ class Transfers:
             file: Its name at the remote.
 
         Raises:
-            AbsentError: The store does not have it.
+            NotFoundError: The store does not have it.
             MosaicDataError: The store does not answer; it is asked once.
         """
         from mosaic_dataloader.storage.mosaicml import version_of
@@ -169,7 +169,7 @@ class Transfers:
                 with contextlib.suppress(FileNotFoundError):
                     if size is not None and (arrived := os.stat(staged).st_size) > size:
                         os.remove(staged)
-                        raise Damaged(
+                        raise CorruptShardError(
                             f"at least {arrived} bytes arrived where the index says {size} bytes"
                         )
 
@@ -207,8 +207,8 @@ class Transfers:
 
     def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
         tried = f" (tried {attempt} times)" if attempt > 1 else ""
-        todo = advice(error, self._directory)
-        kind = AbsentError if is_absent(error) else MosaicDataError
+        todo = hint(error, self._directory)
+        kind = NotFoundError if is_not_found(error) else MosaicDataError
         return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
 
 

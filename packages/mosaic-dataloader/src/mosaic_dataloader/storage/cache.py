@@ -20,6 +20,7 @@ from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.storage.contents import path_in_stream
 from mosaic_dataloader.storage.layout import (
     BUDGET_BYTE,
+    cached_files,
     leases_root,
     live_staging,
     lock_path,
@@ -304,20 +305,17 @@ def usage(directory: str) -> int:
         with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
     # Shards by their names: a merged index has them in folders of their own.
-    for name in ("index.json", *(n for files in shard_files(directory) for n in files.names)):
-        with contextlib.suppress(FileNotFoundError):
-            total += os.lstat(os.path.join(directory, name)).st_size
-    return total
+    names = ("index.json", *(n for files in shard_files(directory) for n in files.names))
+    return total + sum(found.st_size for _, found in cached_files(directory, names))
 
 
 def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
     """Time of last use, directory and number of every shard that is there."""
     for directory in directories:
         for shard, files in enumerate(shard_files(directory)):
-            for name in files.names:
-                with contextlib.suppress(FileNotFoundError):
-                    yield os.lstat(os.path.join(directory, name)).st_mtime_ns, directory, shard
-                    break
+            for _, found in cached_files(directory, files.names):
+                yield found.st_mtime_ns, directory, shard
+                break
 
 
 def _evict(directory: str, shard: int) -> int:

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,12 @@ import xxhash
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.cache import reserved
-from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.contents import (
+    file_size,
+    path_in_stream,
+    require_in_place,
+    unreadable,
+)
 from mosaic_dataloader.storage.index import fetch_index
 from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
 from mosaic_dataloader.storage.streams import DataStream
@@ -73,7 +77,7 @@ class ShardFetcher:
             MosaicDataError: One of its files lies elsewhere, behind a symbolic link.
         """
         return all(
-            _size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
+            file_size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
             for raw, _ in self._data.readers[shard].file_pairs
         )
 
@@ -84,7 +88,7 @@ class ShardFetcher:
             MosaicDataError: It cannot be had, or is not what the index says.
         """
         if not self._data.fetched:
-            self._require_in_place(shard)
+            require_in_place(self._data.name, self._data.directory, self._data.readers[shard])
             return
         # As long as another process may take that does not give up either.
         timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
@@ -112,25 +116,6 @@ class ShardFetcher:
         except OSError as error:
             raise self._failure(shard, error) from printable(error)
 
-    def _require_in_place(self, shard: int) -> None:
-        """Check that a shard which is read in place is there; it is not ours to replace."""
-        for raw, _ in self._data.readers[shard].file_pairs:
-            path = path_in_stream(self._data.directory, raw.basename)
-            try:
-                size = _size(path)
-            except OSError as error:
-                raise self._unreadable(path, error) from error
-            if size != raw.bytes:
-                what = "is not as long as its index says"
-                what = {None: "is missing", -1: "is not a file"}.get(size, what)
-                raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
-
-    def _unreadable(self, path: str, error: OSError) -> MosaicDataError:
-        return MosaicDataError(
-            f'stream "{self._data.name}": cannot read {path} ({error.strerror}); let this user '
-            f"read it, or restore it"
-        )
-
     def _is_verified(self, shard: int) -> bool:
         """Whether a shard that is present has the hash in the index, if there is one.
 
@@ -155,7 +140,7 @@ class ShardFetcher:
         complete = self.present(shard)
         for raw, _ in self._data.readers[shard].file_pairs:
             path = path_in_stream(self._data.directory, raw.basename)
-            if complete or _size(path) not in (None, raw.bytes):
+            if complete or file_size(path) not in (None, raw.bytes):
                 logger.warning(
                     'stream "%s": %s is not what its index says; it is fetched again',
                     self._data.name,
@@ -174,7 +159,7 @@ class ShardFetcher:
         folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
-        size = self._data.readers[shard].get_max_size()
+        size = self._data.readers[shard].get_maxfile_size()
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
             with reserved(self._data.directory, shard, size, timeout):
@@ -245,7 +230,7 @@ class ShardFetcher:
         return link
 
     def _check(self, path: str, info: "FileInfo") -> None:
-        size = _size(path)
+        size = file_size(path)
         if size != info.bytes:
             arrived = "nothing" if size is None else f"{size} bytes"
             raise CorruptShardError(f"{arrived} arrived where the index says {info.bytes} bytes")
@@ -288,7 +273,7 @@ class ShardFetcher:
                 f"index again"
             ) from error
         except OSError as error:
-            raise self._unreadable(path, error) from error
+            raise unreadable(self._data.name, path, error) from error
 
     def _sweep(self) -> None:
         """Remove partial downloads of killed processes; a live one holds its shard's lock."""
@@ -310,12 +295,3 @@ class ShardFetcher:
     def _error(self, shard: int, cause: str) -> MosaicDataError:
         what = f"shard {self._raw(shard).basename}"
         return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
-
-
-def _size(path: str) -> int | None:
-    """Bytes of a file; None if there is none, -1 if it is something else than a file."""
-    try:
-        info = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return info.st_size if stat.S_ISREG(info.st_mode) else -1

@@ -17,6 +17,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.contents import load_index
 from mosaic_dataloader.storage.layout import (
     INDEX_BYTE,
+    cached_files,
     lock_path,
     manifest_paths,
     shard_files,
@@ -274,8 +275,7 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
 
     jobs = []
     for shard, files in enumerate(shard_files(directory)):
-        cached = any(os.path.isfile(os.path.join(directory, file)) for file in files.names)
-        if cached and not files.hashed:
+        if not files.hashed and any(cached_files(directory, files.names)):
             noted = read_shard_note(directory, shard)
             jobs += [partial(compare, file, noted) for file in (files.zipped or files.raw)[:1]]
     map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")

@@ -14,6 +14,8 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -152,3 +154,16 @@ def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
         )
         for s in shards
     )
+
+
+def cached_files(directory: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of those files that are there; a link is not followed.
+
+    Args:
+        directory: The cache directory.
+        names: Names of files in it, of a `ShardFiles`.
+    """
+    for name in names:
+        path = os.path.join(directory, name)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield path, os.lstat(path)

@@ -13,7 +13,11 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.column import Column, find_column
-from mosaic_dataloader.storage.contents import path_in_stream, refuse_link_outside
+from mosaic_dataloader.storage.contents import (
+    path_in_stream,
+    refuse_link_outside,
+    require_in_place,
+)
 from mosaic_dataloader.storage.index import (
     compare_unwritable,
     discard_index,
@@ -354,7 +358,9 @@ def _opened(
     if stream.validate_hash:
         _check_hash(name, stream.validate_hash, readers)
     if not fetched:
-        _check_lengths(name, directory, readers)
+        # Before much is made of it.
+        for reader in readers:
+            require_in_place(name, directory, reader)
     return DataStream(name, stream, readers, columns, directory, fetched)
 
 
@@ -411,22 +417,6 @@ def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) 
 
 def _basename(reader: "Reader") -> str:
     return str(reader.file_pairs[0][0].basename)
-
-
-def _check_lengths(name: str, directory: str, readers: list["Reader"]) -> None:
-    """See that files which are read in place are as long as stated, before much is made of it."""
-    for raw, _ in (pair for reader in readers for pair in reader.file_pairs):
-        path = path_in_stream(directory, raw.basename)
-        try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise MosaicDataError(
-                f'stream "{name}": cannot read {path} ({error.strerror}); restore it'
-            ) from error
-        if size != raw.bytes:
-            raise MosaicDataError(
-                f'stream "{name}": {path} is not as long as its index says; restore it'
-            )
 
 
 def shard_columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Orders of a key that nobody has used for so long are removed.
+# Orders of a key that has not been used for this long are removed, in seconds.
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 # How long it waits before it says so, or gives up waiting for a process that does not run.
 _REPORT_SECONDS = 10.0
 # How often a process that waits for an order looks for it.
 _POLL_SECONDS = 0.01
-# Somebody uses an order of the key; the other bytes of its lock file belong to one epoch each.
-_RECIPE_BYTE = 0
+# Held while an order of the key is in use; each other byte of the lock file belongs to one epoch.
+_KEY_BYTE = 0
 # An order that is about to be removed: half of one must never be found.
 _GONE = ".partial-gone-"
 
@@ -110,7 +110,7 @@ class OrderStore:
     and a folder that the next one removes.
 
     Args:
-        root: Folder for the orders of all order keys.
+        root: Folder for the orders of all keys.
         key: What the orders are made from.
 
     Raises:
@@ -125,7 +125,7 @@ class OrderStore:
         self._lock_path = os.path.join(self._folder, "lock")
         # Held shared for the orders in use, as long as this object lives.
         self._uses = RangeLock(self._lock_path)
-        self._uses.shared(_RECIPE_BYTE)
+        self._uses.shared(_KEY_BYTE)
         self._key_path = os.path.join(self._folder, "order_key.json")
         if not os.path.exists(self._key_path):
             partial = f"{self._key_path}-{os.getpid()}"
@@ -170,7 +170,7 @@ class OrderStore:
         return holds_order(self._path(epoch))
 
     def prepare(self, epoch: int) -> None:
-        """Have the order of an epoch built meanwhile, unless it is there or somebody builds it.
+        """Build the order of an epoch in the background, unless it is there or being built.
 
         Raises:
             OSError: As for ``order``.
@@ -301,7 +301,7 @@ class OrderStore:
             except OSError:
                 continue
             try:
-                if lock.try_exclusive(_RECIPE_BYTE):
+                if lock.try_exclusive(_KEY_BYTE):
                     shutil.rmtree(os.path.join(root, name), ignore_errors=True)
             finally:
                 lock.close()

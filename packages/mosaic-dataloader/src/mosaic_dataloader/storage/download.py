@@ -159,7 +159,7 @@ class ShardFetcher:
         folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
-        size = self._data.readers[shard].get_maxfile_size()
+        size = self._data.readers[shard].get_max_size()
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
             with reserved(self._data.directory, shard, size, timeout):

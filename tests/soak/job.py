@@ -189,7 +189,7 @@ class Job:
 
     def downloads(self) -> bool:
         """Whether a shard is on its way into the cache."""
-        return any(self.cache.glob(".mosaic/incoming/*/*"))
+        return any(self.cache.glob(".mosaic/staging/*/*"))
 
     def shards(self) -> set[str]:
         """Shards that are in the cache."""

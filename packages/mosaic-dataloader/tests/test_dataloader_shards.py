@@ -99,7 +99,7 @@ def test_kills_leave_nothing_and_lose_nothing(
     assert ledger == expected
     assert kills >= 4
     assert leftovers(cache) == []
-    assert not any((cache / ".mosaic" / "incoming").iterdir())
+    assert not any((cache / ".mosaic" / "staging").iterdir())
     assert orphans(before) == set()
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import prepare_helpers as helpers
-import prepare_s3
 import pyarrow.parquet as pq
 import pytest
+from store_support import s3
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
-LIVES = str(Path(__file__).with_name("prepare_lives.py"))
+KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 UNIT_BYTES = 12_000
 
 
@@ -26,7 +26,7 @@ def live(*runs: tuple[dict[str, Any], list[tuple[str, int, int]]]) -> list[list[
     """Run preparations in several lives each; for each life its point and the units it made."""
     listed = [{"options": options, "lives": lives} for options, lives in runs]
     job = {"runs": listed, "unit_bytes": UNIT_BYTES}
-    command = [sys.executable, LIVES, json.dumps(job)]
+    command = [sys.executable, KILL_RUNS, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
@@ -163,11 +163,11 @@ def test_a_mistake_in_a_worker_is_one_line(
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 store with a bucket, where boto3 finds it."""
-    with prepare_s3.s3_server() as port:
-        for name, value in prepare_s3.CREDENTIALS.items():
+    with s3.s3_server() as port:
+        for name, value in s3.CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        client = prepare_s3.client(port)
+        client = s3.client(port)
         client.create_bucket(Bucket="bucket")
         yield client
 
@@ -257,7 +257,7 @@ def test_an_object_store_as_output(
     assert prepare(options("third", "s3://bucket/refused")).created
 
     store.put_object(Bucket="bucket", Key="foreign/index.json", Body=b"{}")
-    secret = prepare_s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    secret = s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
     for url, named in [
         ("s3://bucket/foreign", "did not write"),
         ("s3://absent/data", "cannot write to s3://absent/data"),

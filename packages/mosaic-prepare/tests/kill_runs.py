@@ -1,6 +1,6 @@
 """Preparing in several lives, each but the last ended by SIGKILL at a given point.
 
-`python prepare_lives.py JSON`, with a list of `runs`, each with `options` for `PrepareOptions` and
+`python kill_runs.py JSON`, with a list of `runs`, each with `options` for `PrepareOptions` and
 `lives`, a list of `[point, count, processes]`: the life ends when it comes to the point for the
 count-th time. A last life runs to its end. Lives are forks of one process that has imported
 everything; it adopts what they leave behind and waits until that is gone. Prints a line for each

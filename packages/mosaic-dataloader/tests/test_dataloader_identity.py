@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order import feistel, timeline
+from mosaic_dataloader.order import feistel, sequence
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.state.identity import RowIdentity, StreamIdentity, sampled
 from mosaic_dataloader.state.json_form import sealed

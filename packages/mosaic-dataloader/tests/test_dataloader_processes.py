@@ -23,7 +23,7 @@ from streaming import MDSWriter
 from streaming.base.storage.download import LocalDownloader
 
 from mosaic_dataloader import MosaicDataError, MosaicParallelAwareDataloader
-from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.storage import download as fetch_module
 from mosaic_dataloader.storage import index as index_module
 from mosaic_dataloader.storage import transfer as transfer_module

@@ -75,20 +75,19 @@ def lint(session: nox.Session) -> None:
     """Check style, types, who may import whom, the lock and the repository's text."""
     _require_environment(session)
     python = sys.executable
+    # Two at a time, those that take longest first.
     checks = {
-        "ruff check": (python, "-m", "ruff", "check"),
-        "ruff format": (python, "-m", "ruff", "format", "--check"),
         "mypy --strict": (python, "-m", "mypy", "--strict"),
         "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        "ruff check": (python, "-m", "ruff", "check"),
+        "ruff format": (python, "-m", "ruff", "format", "--check"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),
     }
-    # Two at a time, the longest first; the output of each comes in one piece.
-    longest_first = sorted(checks, key=["mypy --strict", "import contracts"].count, reverse=True)
     with ThreadPoolExecutor(2) as pool:
-        done = pool.map(lambda name: _run_quietly(session, *checks[name]), longest_first)
-        failed = [name for name, code in zip(longest_first, done, strict=True) if code]
+        codes = pool.map(lambda command: _run_beside(session, *command), checks.values())
+        failed = [name for name, code in zip(checks, codes, strict=True) if code]
     if failed:
         session.error(f"failed: {', '.join(failed)}")
 
@@ -306,8 +305,8 @@ def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None)
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
-def _run_quietly(session: nox.Session, *command: str) -> int:
-    """The same, for commands that run side by side: what it prints comes when it has ended."""
+def _run_beside(session: nox.Session, *command: str) -> int:
+    """The same, beside other commands: what it prints is shown in one piece when it has ended."""
     done = subprocess.run(
         command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

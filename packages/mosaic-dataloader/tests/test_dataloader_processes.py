@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from dataloader_helpers import loader, take, write_rows
-from reader_jobs import Job
+from reader_processes import Job
 from streaming import MDSWriter
 from streaming.base.storage.download import LocalDownloader
 
@@ -132,16 +132,16 @@ def test_workers_end_with_a_parent_that_is_killed_while_they_start(
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_so_do_workers_that_are_started_otherwise(store: Path, tmp_path: Path, method: str) -> None:
-    command = [sys.executable, str(TESTS / "started_workers.py"), method]
-    with subprocess.Popen(
-        [*command, str(store), str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True
-    ) as reader:
-        assert reader.stdout is not None
-        workers = [int(pid) for pid in reader.stdout.readline().split()]
-        assert len(workers) == 1
-        assert runs(workers[0])
-        reader.kill()
+def test_so_do_workers_that_are_started_otherwise(
+    store: Path, tmp_path: Path, method: str, start: Callable[..., Job]
+) -> None:
+    cache = tmp_path / "cache"
+    reader = start(remote=store, local=cache, workers=1, batches=400, start_method=method)
+    wait_until(lambda: len(reader.out.read_text().splitlines()) == 2, "no worker")
+    workers = [int(pid) for pid in reader.out.read_text().splitlines()[1].split()]
+    assert len(workers) == 1
+    assert runs(workers[0])
+    reader.kill()
     # They end once they have imported what they need to read.
     wait_until(lambda: not any(map(runs, workers)), "a worker lives forever", 120)
 

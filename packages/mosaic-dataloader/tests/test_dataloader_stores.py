@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dataloader_helpers import Ranks, joined, loader, numbers, take, write_rows
 from disk_watch import DiskWatch
-from reader_jobs import Job
+from reader_processes import Job
 from store_support.proxy import Fault, Proxy
 from store_support.s3 import CREDENTIALS, s3_server, upload
 from store_support.sftp import SftpServer, server_program, sftp_server

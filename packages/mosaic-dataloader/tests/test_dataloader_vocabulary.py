@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from packing_helpers import tokenizer
@@ -29,7 +29,6 @@ SAMPLES, BAD, PER_SHARD = 90, 70, 32
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_an_id_is_outside_if_it_is_negative_or_not_below_the_vocabulary(
     data: st.DataObject,

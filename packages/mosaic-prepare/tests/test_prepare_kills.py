@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import prepare_helpers as helpers
-import prepare_s3
 import pyarrow.parquet as pq
 import pytest
+from store_support import s3
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_prepare import cli, engines, output, prepare, run
@@ -165,11 +165,11 @@ def test_a_mistake_in_a_worker_is_one_line(
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 store with a bucket, where boto3 finds it."""
-    with prepare_s3.s3_server() as port:
-        for name, value in prepare_s3.CREDENTIALS.items():
+    with s3.s3_server() as port:
+        for name, value in s3.CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        client = prepare_s3.client(port)
+        client = s3.client(port)
         client.create_bucket(Bucket="bucket")
         yield client
 
@@ -259,7 +259,7 @@ def test_an_object_store_as_output(
     assert prepare(options("third", "s3://bucket/refused")).created
 
     store.put_object(Bucket="bucket", Key="foreign/index.json", Body=b"{}")
-    secret = prepare_s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    secret = s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
     for url, named in [
         ("s3://bucket/foreign", "did not write"),
         ("s3://absent/data", "cannot write to s3://absent/data"),

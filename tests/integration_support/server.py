@@ -54,9 +54,17 @@ def main() -> None:
         except ModuleNotFoundError as error:
             if error.name not in {"tensorboard"}:
                 raise
+    parse_options_once()
     for line in sys.stdin:
         print(json.dumps({"codes": run(**json.loads(line))}), file=answers, flush=True)
     os._exit(0)  # taking everything down again takes seconds
+
+
+def parse_options_once() -> None:
+    """What is read for this, every section's docstrings above all, the ranks then have."""
+    from mosaic_config import MosaicConfigManager
+
+    MosaicConfigManager().parse_args(["--mosaic_dataloader.dataset.local", os.curdir])
 
 
 def run(task: str, world: int, folder: str, env: dict[str, str], arguments: Any) -> list[int]:

@@ -101,9 +101,7 @@ def test_counts_through_two_ranks_and_a_restart(
     options = ("--config-path", config, "--training.local_batch_size")
     path = {"PYTHONPATH": str(app.folder)}
     # Step 3 is saved and not logged.
-    first = app.run(
-        app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "3"), **path
-    )
+    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "3", **path)
     assert first.returncode == 0, first.stdout + first.stderr
 
     # What is looked at now is what comes next.
@@ -119,8 +117,8 @@ def test_counts_through_two_ranks_and_a_restart(
     assert cli.main([*looked, "--at-step", "1"]) == 0
     assert f"step 1: 2 of its 4 rows, sample {SKIPPED} and on" in capfd.readouterr().out
 
-    second = app.run(
-        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "6"), **path
+    second = app.forked(
+        *options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "6", **path
     )
     assert second.returncode == 0, second.stdout + second.stderr
     found = scalars(app.folder / "out" / "tb")
@@ -194,7 +192,7 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
     )
     options = ("--config-path", config, "--training.local_batch_size")
     # Step 5 is saved and not logged.
-    first = app.run(app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "5"))
+    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "5")
     assert first.returncode == 0, first.stdout + first.stderr
 
     # What is looked at now is what comes next; the saved lanes are where it goes on.
@@ -216,9 +214,7 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
         progress = re.findall(r"packing: read (\d+) of (\d+) rows", errors)
         assert progress == ([] if read is None else [(str(read), str(read))])
 
-    second = app.run(
-        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
-    )
+    second = app.forked(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
     assert second.returncode == 0, second.stdout + second.stderr
     found_scalars = scalars(app.folder / "out" / "tb")
     for step, world_size in ((1, 2), (2, 2), (4, 2), (6, 1), (8, 1)):

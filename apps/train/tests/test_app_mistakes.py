@@ -55,7 +55,7 @@ def test_issue_cases_as_a_command(app: Any) -> None:
     assert_one_line(result.stderr, "shufle.*shuffle")
 
     config = app.config((f"{app.data}/data", f"{app.data}/nowhere"))
-    result = app.run(app.command("--config-path", config, "--nproc-per-node", "2"))
+    result = app.forked("--config-path", config, "--nproc-per-node", "2")
     assert result.returncode == 2
     assert_one_line(result.stderr, "nowhere")
 
@@ -71,8 +71,13 @@ def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert_one_line(err, "words.*remote.*local")
 
-    app.config()
-    for arguments, expected in [
+    assert cli.main([]) == 2
+    assert_one_line(capfd.readouterr().err, "--config-path")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--mosaic_dataloader.dataset.max_seq_len", "16"], "max_seq_len.*16.*seq_len.*32"),
         (["--model.name", "lama3"], "did you mean 'llama3'"),
         (["--model.name", "flux"], "not a text model"),
@@ -84,21 +89,25 @@ def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
         (["--model.flavor", "debugmodle"], "debugmodle.*did you mean 'debugmodel'.*8B"),
         (["--nproc-per-node", "0"], "number of processes"),
         (["--experimental.custom_import", "no_such_module"], "custom_import.*no_such_module"),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
-
-    assert cli.main([]) == 2
-    assert_one_line(capfd.readouterr().err, "--config-path")
-
-
-def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    ],
+)
+def test_wrong_options(
+    app: Any, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
     app.config()
-    tensor = ["--parallelism.tensor_parallel_degree", "3"]
-    for arguments, expected in [
-        (["--nproc-per-node", "2", *tensor], "tensor_parallel 3.*2 rank"),
-        (["--nproc-per-node", "3", *tensor, "--training.seq_len", "30"], "3 .*16 attention heads"),
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
+
+
+TENSOR = ["--parallelism.tensor_parallel_degree", "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--nproc-per-node", "2", *TENSOR], "tensor_parallel 3.*2 rank"),
+        (["--nproc-per-node", "3", *TENSOR, "--training.seq_len", "30"], "3 .*16 attention heads"),
         (["--training.seq_len", "31", "--mosaic_dataloader.dataset.shuffle_seed", "1"], "31.*30"),
         (["--nproc-per-node", "2", "--training.global_batch_size", "6"], "6 .*2 \\* 2 .*of 4"),
         (["--parallelism.data_parallel_shard_degree", "2"], "shard 2.*1 rank"),
@@ -113,10 +122,15 @@ def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
             ],
             "microbatch_size 4",
         ),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    ],
+)
+def test_layout(
+    app: Any, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    app.config()
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
 def test_values_that_only_a_rank_would_refuse(
@@ -184,35 +198,43 @@ def test_one_mistake_of_several_streams_is_one_line(
     )
 
 
+SINGLE = ["--training.mixed_precision_param", "float32"]
+GPT_OSS = ["--model.name", "gpt_oss"]
+REPLICAS = ["--nproc-per-node", "2", "--parallelism.data_parallel_replicate_degree", "2"]
+TENSOR_2 = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.flavor", "debugmodel_varlen_attn", *SINGLE], 'no kernel for float32.*"bfloat16'),
+        ([*GPT_OSS, *SINGLE], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
+        ([*GPT_OSS, *SINGLE, *REPLICAS], "layers in bfloat16, which need autocast"),
+        ([*GPT_OSS, *TENSOR_2], "which only FSDP brings together beside tensor"),
+    ],
+)
 def test_number_formats_that_a_model_cannot_take(
-    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    app: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
     monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
-    single = ["--training.mixed_precision_param", "float32"]
-    gpt_oss = ["--model.name", "gpt_oss"]
-    replicas = ["--nproc-per-node", "2", "--parallelism.data_parallel_replicate_degree", "2"]
-    tensor = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"]
-    for arguments, expected in [
-        (["--model.flavor", "debugmodel_varlen_attn", *single], 'no kernel for float32.*"bfloat16'),
-        ([*gpt_oss, *single], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
-        ([*gpt_oss, *single, *replicas], "layers in bfloat16, which need autocast"),
-        ([*gpt_oss, *tensor], "which only FSDP brings together beside tensor"),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
-def test_what_needs_a_gpu(
-    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
-    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
-    app.config()
-    for arguments, expected in [
+PACKING = "options that pack"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--model.flavor", "debugmodel_flex_attn"], "flex attention.*flavor without.*debugmodel,"),
         (["--model.flavor", "debugmodel_varlen_attn"], "varlen attention"),
         (["--model.name", "compiler_toolkit.llama3"], "CUDA graphs.*the same model without"),
@@ -221,7 +243,7 @@ def test_what_needs_a_gpu(
             "expert_parallel_degree = 1",
         ),
         (
-            ["--model.flavor", "debugmodel_flex_attn", *app.packing()],
+            ["--model.flavor", "debugmodel_flex_attn", PACKING],
             "flex attention.*no backward pass on CPU",
         ),
         (["--profiling.enable_profiling"], "profil"),
@@ -229,10 +251,23 @@ def test_what_needs_a_gpu(
             ["--nproc-per-node", "2", "--parallelism.context_parallel_degree", "2"],
             "context_parallel_degree = 1",
         ),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    ],
+)
+def test_what_needs_a_gpu(
+    app: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    app.config()
+    if PACKING in arguments:
+        arguments = [*arguments[:-1], *app.packing()]
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
 def test_attention_between_documents(

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from order_helpers import mixture, settled, timelines
@@ -65,7 +65,6 @@ def test_a_granularity_draws_whole_multiples() -> None:
     assert not np.array_equal(draws, extra_draws(sizes, 1000, 40, 8))
 
 
-@settings(max_examples=150, deadline=None)
 @given(timeline=timelines(), data=st.data())
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
     timeline: EpochSequence, data: st.DataObject

@@ -13,12 +13,12 @@ import numpy as np
 import packing_helpers as packing
 import pytest
 from dataloader_helpers import Ranks, joined, loader, take
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order import feistel, timeline
+from mosaic_dataloader.order import feistel, sequence
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.state.identity import RowIdentity, StreamIdentity, sampled
 from mosaic_dataloader.state.json_form import sealed
@@ -198,9 +198,7 @@ json_values = st.recursive(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data(), value=json_values, version=st.sampled_from([1, 2]))
 def test_no_state_raises_anything_else(
     numbered: str, data: st.DataObject, value: Any, version: int
@@ -320,13 +318,13 @@ def test_the_probe_builds_no_order_that_is_not_needed(
 ) -> None:
     """Each once, however often and from whichever thread a state is asked for."""
     built = Counter[int]()
-    right = timeline.build_epoch
+    right = sequence.build_epoch
 
     def build(mixture: Any, options: Any, epoch: int) -> Any:
         built[epoch] += 1
         return right(mixture, options, epoch)
 
-    monkeypatch.setattr(timeline, "build_epoch", build)
+    monkeypatch.setattr(sequence, "build_epoch", build)
     one = loader(numbered, prefetch_factor=2)
     one.state_dict()
     assert not built

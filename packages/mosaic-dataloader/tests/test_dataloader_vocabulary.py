@@ -1,12 +1,14 @@
 """Token ids that the model does not embed end in one line, at the batch that would hold them."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from packing_helpers import tokenizer
@@ -27,7 +29,6 @@ SAMPLES, BAD, PER_SHARD = 90, 70, 32
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_an_id_is_outside_if_it_is_negative_or_not_below_the_vocabulary(
     data: st.DataObject,
@@ -149,6 +150,47 @@ def test_negative_ids_are_refused_where_the_vocabulary_is_not_known(tmp_path: Pa
         list(validation)
     with pytest.raises(MosaicDataError, match="vocab_size = 0 must be at least 1"):
         StreamingTextDataset(seq_len=SEQ_LEN, local=local, vocab_size=0)
+
+
+def test_a_shard_that_was_checked_as_a_whole_is_not_checked_again_by_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with an id outside stays to be checked by batches, whatever was read of it before."""
+    local = write(tmp_path, lambda n: row(n, 500).astype("i4"), "ndarray:int32")
+    dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, vocab_size=VOCABULARY)
+    store, rows = dataset.store, dataset.rows
+    checked: list[int] = []
+
+    def watched(ids: Any, vocab_size: int | None) -> int:
+        if threading.current_thread() is threading.main_thread():
+            checked.append(len(ids))
+        return first_outside(ids, vocab_size)
+
+    monkeypatch.setattr("mosaic_dataloader.reading.rows.first_outside", watched)
+    good, bad = [0, 1, 1, 0], [2, 2, 0, 2]
+    with store.iterating():
+        # The first batch opens the shards.
+        for shards in (good, bad, *[good] * 4, *[bad] * 4):
+            rows.batch(shards, [0, 1, 2, 3])
+            wait_until(lambda: not rows._checking_shard)
+        wait_until(lambda: store.checked == {0, 1})
+        checked.clear()
+        batch = rows.batch(good, [0, 1, 2, 3])
+        assert not checked
+        assert batch.inputs[:, 0].tolist() == [10, 32 + 11, 32 + 12, 13]
+        with pytest.raises(MosaicDataError, match=rf"\({BAD} of the stream\): token id 500"):
+            rows.batch(bad, [0, 1, 2, BAD - 2 * PER_SHARD])
+        assert checked
+        # What is put in the place of a shard that is closed is not taken for it.
+        dataset.store.close()
+        assert not store.checked and not store.full_rows
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("written", ["uint16", "int32", "int64"])

@@ -57,6 +57,7 @@ class BatchTokenizer:
             # Set on the tokenizer, these would cut or fill documents unseen.
             self.fast.no_truncation()
             self.fast.no_padding()
+            self._set_special_tokens()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -76,9 +77,6 @@ class BatchTokenizer:
         if not texts:
             return ()
         if self._is_fast:
-            if self.fast.encode_special_tokens == self._parse_special:
-                # Here, since it is lost on the way to another process.
-                self.fast.encode_special_tokens = not self._parse_special
             encoded = self.fast.encode_batch_fast(list(texts), add_special_tokens=self._add_special)
             return (e.ids for e in encoded)
         if not hasattr(self.inner, "tokens_trie"):
@@ -92,6 +90,15 @@ class BatchTokenizer:
             return ids
         splitter = self.inner if self._parse_special else _without_special_tokens(self.inner)
         return [self._ids_by(splitter, text) for text in texts]
+
+    def _set_special_tokens(self) -> None:
+        self.fast.encode_special_tokens = not self._parse_special
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set again what a Rust tokenizer loses on its way to another process."""
+        self.__dict__.update(state)
+        if self._is_fast:
+            self._set_special_tokens()
 
     def _ids_by(self, splitter: Any, text: str) -> list[int]:
         """Encode with a tokenizer written in Python, which has no batch encoder of its own.

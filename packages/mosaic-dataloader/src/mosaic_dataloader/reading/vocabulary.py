@@ -81,17 +81,17 @@ def outside_error(
     reader = stream.readers[shard - int(mixture.stream_shards[number])]
     sample = int(mixture.shard_offsets[shard] - mixture.stream_offsets[number]) + place
     if stream.column.kind == "text":
-        advice = "train with a tokenizer whose ids the model embeds, or a model that embeds more"
+        hint = "train with a tokenizer whose ids the model embeds, or a model that embeds more"
     elif stream.column.kind == "bytes":
-        advice = (
+        hint = (
             f"set token_encoding_type, now {_type_name(stream.column)!r}, to the type that the "
             "tokens were written in, or prepare the data with the model's tokenizer"
         )
     else:
-        advice = "prepare the data with the model's tokenizer, or train a model that embeds more"
+        hint = "prepare the data with the model's tokenizer, or train a model that embeds more"
     return MosaicDataError(
         f'stream "{stream.name}", shard {reader.file_pairs[-1][0].basename}, sample {place} of the '
-        f"shard ({sample} of the stream): token id {token_id} {_refused(vocab_size)}; {advice}"
+        f"shard ({sample} of the stream): token id {token_id} {_refused(vocab_size)}; {hint}"
     )
 
 

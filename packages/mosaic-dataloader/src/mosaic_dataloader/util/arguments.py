@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.secrets import redacted
 
 _BYTES = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40, "pb": 1 << 50}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
@@ -109,7 +110,7 @@ def place(name: str, value: Any) -> str:
             )
         text = "/" + unquote(path)
     if not isinstance(text, str) or "\0" in text:
-        raise MosaicDataError(f"{name} = {text!r} must be a path or an address")
+        raise MosaicDataError(f"{name} = {redacted(repr(text))} must be a path or an address")
     if "://" in text:
         return text
     expanded = os.path.expanduser(text)

@@ -1,11 +1,13 @@
-"""A process that has imported everything and forks the soak job's launchers.
+"""A process that has imported everything and forks launchers of the app.
 
-Importing takes far longer than a life of the job. Launcher, ranks and workers are processes of
-their own all the same, started by the app's own code: only the place where torch's elastic launcher
-would start a new interpreter per rank, it forks instead.
+Importing takes far longer than most runs. Launcher, ranks and workers are processes of their own
+all the same, started by the app's own code: only where torch's elastic launcher would start a new
+interpreter per rank, it forks instead.
 
-Reads `{"arguments": [...], "env": {...}, "log": path}` per line; writes `started PID` and, when a
-launcher has ended, `ended PID CODE`. Ends its whole process group when its input ends.
+Reads one line of JSON per run, `{"arguments": [...], "env": {...}, "log": path}`, perhaps with
+`errors` (a path for stderr, which otherwise goes to the log) and `cwd`; writes `started PID` and,
+when a launcher has ended, `ended PID CODE`. Ends its whole process group when its input ends, so
+start it in a session of its own.
 """
 
 import json
@@ -14,19 +16,31 @@ import select
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
-import torch.distributed.elastic.multiprocessing  # noqa: F401
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "train"))
+
+import torch.distributed.checkpoint
+import torch.distributed.elastic.multiprocessing
+import torch.distributed.fsdp
 import torch.distributed.launcher.api as launcher
+import torch.distributed.pipelining
+import torch.distributed.tensor.parallel  # noqa: F401
 import torchtitan.models.llama3
 import torchtitan.train  # noqa: F401
 from streaming.base import compression, shuffle  # noqa: F401
 from streaming.base.storage import download  # noqa: F401
 
 import mosaic_dataloader.builders  # noqa: F401
+import mosaic_train.rank
+import mosaic_train.setup
 import mosaic_train.torchtitan_patches  # noqa: F401
+from mosaic_config import MosaicConfigManager
 from mosaic_train.cli import main
 
+# As with `python apps/train`, only the app's own folder is an import path, not this script's.
+sys.path.remove(str(Path(__file__).resolve().parent))
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 elastic_launch = launcher.elastic_launch
 
@@ -53,11 +67,16 @@ def forking_launch(config: Any, executable: str) -> Any:
 
 
 def become_launcher(request: dict[str, Any]) -> None:
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for stream in (1, 2):
-        os.dup2(log, stream)
+    """In a fork: run the app as the command does."""
+    errors = request.get("errors", request["log"])
+    for stream, path in ((1, request["log"]), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # Ranks are started unbuffered; what one prints before `os._exit` must arrive.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(request["env"])
+    sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
+    os.chdir(request.get("cwd", os.curdir))
     launcher.elastic_launch = forking_launch
     code = 1
     try:
@@ -69,12 +88,16 @@ def become_launcher(request: dict[str, Any]) -> None:
         os._exit(code)
 
 
-def tell(*words: object) -> None:
+def report(*words: object) -> None:
+    """Write a line to whoever started this server."""
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
 def serve() -> None:
-    tell("ready")
+    """Fork a launcher for each line until the input ends."""
+    # What is read for this, every section's docstrings above all, the forks then have.
+    MosaicConfigManager().parse_args(["--mosaic_dataloader.dataset.local", os.curdir])
+    report("ready")
     alive: set[int] = set()
     pending = b""
     while True:
@@ -88,12 +111,12 @@ def serve() -> None:
                 if not pid:
                     become_launcher(json.loads(line))
                 alive.add(pid)
-                tell("started", pid)
+                report("started", pid)
         for pid in list(alive):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 alive.remove(pid)
-                tell("ended", pid, os.waitstatus_to_exitcode(status))
+                report("ended", pid, os.waitstatus_to_exitcode(status))
 
 
 serve()

@@ -1,17 +1,40 @@
-"""S3 as shards want it. Imported only where a stream is there: it imports streaming."""
+"""Private parts of mosaicml-streaming 0.13 that are used here, each with the reason for it.
+
+Imported only where a stream with a remote is opened: importing streaming takes seconds.
+
+- ``Stream._downloader``, in `new_downloader`: most stores' clients serve one thread, and a stream
+  has only one. It can go when streaming has a public way to a downloader for each thread.
+- ``S3Downloader._download_file_impl``, ``_create_s3_client``, ``_s3_client`` and
+  ``_requester_pays_buckets``, in `S3Objects`: one request a file in place of one for each 8 MiB. It
+  can go when streaming downloads an object by one request, with one client for all threads.
+- ``SFTPDownloader._validate_remote_path``, ``_create_ssh_client`` and ``_ssh_client``, in
+  `version_of`: size and time of a file over the connection that is open. It can go when a
+  downloader can say them.
+
+Beside this module, `streams` reads the weights of a ``Stream`` that is handed in (``_local``,
+``_proportion``, ``_repeat``, ``_choose``), which say what its user has set.
+"""
 
 import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from streaming.base.storage.download import S3Downloader
+from streaming.base.storage.download import (
+    CloudDownloader,
+    LocalDownloader,
+    S3Downloader,
+    SFTPDownloader,
+)
 
 from mosaic_dataloader.storage.versions import Version
 from mosaic_dataloader.util.store_errors import DownloadTimeoutError
+
+if TYPE_CHECKING:
+    from streaming import Stream
 
 # What is asked of a connection at a time: few enough calls to cost nothing, and often enough a
 # look at the clock.
@@ -20,6 +43,71 @@ _CHUNK = 1 << 18
 _CONNECTIONS = 32
 # What S3's clients are made from.
 _SETTINGS = ("AWS_", "S3_", "MOSAICML_STREAMING_AWS_")
+
+
+def new_downloader(stream: "Stream") -> CloudDownloader:
+    """A downloader of a stream that one thread may use: most stores' clients are not shared."""
+    given = stream._downloader
+    stock = CloudDownloader.get(stream.remote)
+    if type(given) is S3Downloader:
+        return shared_objects(stream.download_timeout)
+    # One of the user's own is kept: nobody here knows how to make another.
+    return stock if type(given) is type(stock) else given
+
+
+def version_of(downloader: CloudDownloader, remote: str, timeout: float) -> Version | None:
+    """Ask a store for the version of a file.
+
+    Args:
+        downloader: Of the stream; one request of its client.
+        remote: The file's address.
+        timeout: Seconds to wait for the store's answer, where its client takes that.
+
+    Returns:
+        None where the store cannot be asked.
+
+    Raises:
+        Exception: As the store's client raises it, for example because the file is missing.
+    """
+    if type(downloader) is LocalDownloader:
+        found = os.stat(remote)
+        # A copy that keeps times is a new file all the same.
+        written = f"{found.st_ino}-{found.st_ctime_ns}"
+        return Version(f"{found.st_size}-{found.st_mtime_ns}", written)
+    if type(downloader) is SFTPDownloader:
+        downloader._validate_remote_path(remote)
+        url = urlsplit(remote)
+        if downloader._ssh_client is None:
+            downloader._create_ssh_client(url)
+        assert downloader._ssh_client is not None
+        with downloader._ssh_client.open_sftp() as client:
+            attributes = client.stat(url.path)
+        return Version(f"{attributes.st_size}-{attributes.st_mtime}")
+    return downloader.version(remote, timeout) if isinstance(downloader, S3Objects) else None
+
+
+def download(
+    downloader: CloudDownloader, remote: str, path: str, timeout: float, *, ask: bool
+) -> Version | None:
+    """Download a file and return its version: the one that arrived or an earlier one.
+
+    Never a later one: if the file is replaced in between, its old version stands beside the new
+    bytes, and the next comparison finds that.
+
+    Args:
+        downloader: Of the stream.
+        remote: The file's address.
+        path: Where to put it.
+        timeout: Seconds that it may take.
+        ask: Spend a request on the version where the download does not bring it along.
+    """
+    if isinstance(downloader, S3Objects):
+        downloader.download(remote, path, timeout)
+        return downloader.arrived.pop(path, None)
+    before = version_of(downloader, remote, timeout) if ask else None
+    downloader.download(remote, path, timeout)
+    return before
+
 
 _shared: "dict[tuple[Any, ...], S3Objects]" = {}
 _sharing = threading.Lock()
@@ -128,6 +216,9 @@ class S3Objects(S3Downloader):
             # The body knows its length and refuses to end before.
             for chunk in body.iter_chunks(_CHUNK):
                 out.write(chunk)
+                if not os.path.exists(local):
+                    # Given up by the thread that waited: more came than was expected.
+                    raise DownloadTimeoutError("nobody waits for it any longer")
                 # Nobody waits any longer; a connection that still trickles is let go.
                 if time.monotonic() > deadline:
                     raise DownloadTimeoutError(f"it took longer than {timeout:g} s")

@@ -1,10 +1,10 @@
-"""Preparing in several lives, each but the last ended by SIGKILL at a given point.
+"""Runs of a preparation, each but the last ended by SIGKILL at a given point.
 
-`python prepare_lives.py JSON`, with a list of `runs`, each with `options` for `PrepareOptions` and
-`lives`, a list of `[point, count, processes]`: the life ends when it comes to the point for the
-count-th time. A last life runs to its end. Lives are forks of one process that has imported
-everything; it adopts what they leave behind and waits until that is gone. Prints a line for each
-life: the point, and how many units it made.
+`python kill_runs.py JSON`, with a list `preparations`, each with `options` for `PrepareOptions` and
+`kills`, a list of `[point, count, processes]`: a run ends when it comes to the point for the
+count-th time. A last run completes. Runs are forks of one process that has imported everything; it
+adopts the processes that they leave and waits until these are gone. Prints a line for each run: the
+point, and how many units it made.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Imported once for all lives: what a preparation loads when it needs it.
+# Imported once for all runs: what a preparation loads when it needs it.
 import streaming.base.compression  # noqa: F401
 from transformers import AutoTokenizer  # noqa: F401
 
@@ -30,10 +30,10 @@ _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 def main(job: dict[str, Any]) -> None:
     run.bytes_of_unit = lambda total: job["unit_bytes"]
     ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
-    for one in job["runs"]:
-        for point, count, processes in [*one["lives"], [None, 0, 1]]:
+    for one in job["preparations"]:
+        for point, count, processes in [*one["kills"], [None, 0, 1]]:
             reading, writing = os.pipe()
-            status = _live(one["options"], point, count, processes, writing)
+            status = _run_once(one["options"], point, count, processes, writing)
             os.close(writing)
             with os.fdopen(reading) as made:
                 print(point, len(made.read()), flush=True)
@@ -41,7 +41,9 @@ def main(job: dict[str, Any]) -> None:
             assert code == (0 if point is None else -signal.SIGKILL), f"{point}: {code}"
 
 
-def _live(options: dict[str, Any], point: str | None, count: int, processes: int, made: int) -> int:
+def _run_once(
+    options: dict[str, Any], point: str | None, count: int, processes: int, made: int
+) -> int:
     child = os.fork()
     if not child:
         try:

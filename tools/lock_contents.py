@@ -1,5 +1,6 @@
 """What a uv.lock promises, without where it is downloaded from."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,7 +93,43 @@ def _edges(package: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for entry in entries:
             # Everything but the address: name, version, extras, marker.
             wanted = {key: value for key, value in entry.items() if key != "source"}
+            if "marker" in wanted:
+                wanted["marker"] = _plain_marker(wanted["marker"])
             yield where, ", ".join(f"{key}={wanted[key]}" for key in sorted(wanted))
+
+
+def _plain_marker(marker: str) -> str:
+    """A marker as alternatives of conditions: releases of uv differ in their parentheses."""
+    words = re.findall(r"[()]|\b(?:and|or)\b|(?:'[^']*'|(?!\band\b|\bor\b)[^()'])+", marker)
+    words = [word.strip() for word in words if word.strip()]
+
+    def alternatives() -> set[frozenset[str]]:
+        found = conditions()
+        while words and words[0] == "or":
+            words.pop(0)
+            found |= conditions()
+        return found
+
+    def conditions() -> set[frozenset[str]]:
+        found = one()
+        while words and words[0] == "and":
+            words.pop(0)
+            more = one()
+            found = {a | b for a in found for b in more}
+        return found
+
+    def one() -> set[frozenset[str]]:
+        word = words.pop(0)
+        if word != "(":
+            return {frozenset([word])}
+        found = alternatives()
+        words.pop(0)
+        return found
+
+    found = alternatives()
+    # An alternative that asks for more than another one adds nothing.
+    least = [own for own in found if not any(other < own for other in found)]
+    return " or ".join(sorted(" and ".join(sorted(own)) for own in least))
 
 
 def _files(package: dict[str, Any]) -> dict[str, str]:

@@ -157,3 +157,16 @@ def test_verify_compares_what_is_staged_with_what_uv_completed(tmp_path: Path) -
         LockError, match=r"a-1\.whl is committed with sha256:1234 but completed with"
     ):
         neutral_lock.verify(tmp_path)
+
+
+def test_a_marker_is_compared_by_its_meaning() -> None:
+    factored = "extra != 'b' or extra == 'p' and (extra == 'c' or extra == 's')"
+    flat = "extra != 'b' or (extra == 'p' and extra == 's') or (extra == 'p' and extra == 'c')"
+    entry = 'name = "a"\nversion = "1"\ndependencies = [{{ name = "b", marker = "{}" }}]\n'
+
+    def lock(marker: str) -> str:
+        return "[[package]]\n" + entry.format(marker)
+
+    assert not differences(lock(factored), lock(flat))
+    assert differences(lock(factored), lock("extra != 'b' or extra == 'p' and extra == 'c'"))
+    assert differences(lock("python_version < '3.12'"), lock("python_version < '3.13'"))

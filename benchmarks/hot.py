@@ -31,6 +31,7 @@ BARE, MAIN, THREAD = "bare gather", "mosaic-dataloader, main thread", "mosaic-da
 ONE_CALL = "bare gather, one call a batch"
 STREAMING, LITDATA = "StreamingDataLoader", "litdata TokensLoader"
 OLMO, GRAIN = "OLMo-core", "grain"
+POSITIONS = "mosaic-dataloader, with positions"
 # What the ratio of the first to the second is to be, at least.
 TARGETS = [
     (MAIN, BARE, 0.7),
@@ -39,6 +40,8 @@ TARGETS = [
     (THREAD, LITDATA, 1.5),
     (THREAD, OLMO, 3),
     (THREAD, GRAIN, 3),
+    # A third int64 tensor beside inputs and labels.
+    (POSITIONS, THREAD, 0.85),
 ]
 
 
@@ -55,6 +58,7 @@ def main(arguments_given: list[str] | None = None) -> None:
         ONE_CALL: lambda: _bare_one_call(ours),
         MAIN: lambda: ours._source(0),
         THREAD: lambda: _cycled(ours),
+        POSITIONS: lambda: _cycled(_ours(work, positions=True, tokenizer=_Tokenizer())),
         STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH),
         LITDATA: lambda: lit.batches(rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS),
         OLMO: lambda: olmo.batches(
@@ -122,12 +126,20 @@ def _goal(
     return [f"{name} / {other}{note}", f"{found:.2f}", verdict(found, target)]
 
 
-def _ours(work: Path, num_workers: int = 0) -> MosaicParallelAwareDataloader:
+class _Tokenizer:
+    """Says which token ends a document: one of 50,000, so that few rows hold one."""
+
+    eos_token_id = 0
+    pad_token_id = 0
+
+
+def _ours(work: Path, num_workers: int = 0, **options: Any) -> MosaicParallelAwareDataloader:
     dataset = StreamingTextDataset(
         seq_len=SEQ_LEN,
         local=str(rows_data.mds(work)),
         shuffle=True,
         cache_dir=str(work / "cache"),
+        **options,
     )
     return MosaicParallelAwareDataloader(
         dataset, dp_rank=0, dp_world_size=1, batch_size=BATCH, num_workers=num_workers

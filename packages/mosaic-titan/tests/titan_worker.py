@@ -1,19 +1,18 @@
-"""One rank that runs torchtitan's command for one job after the other, and writes what it saw.
+"""Ranks that run torchtitan's command for one job after the other, and write what they saw.
 
-`python titan_worker.py JOBS RANK`: JOBS is a JSON file with a list of jobs, each with `name`,
-`world`, `port`, `args` and `module`. Several jobs in one process share its imports, which
-take longer than any of them.
+`python titan_worker.py JOBS RANKS`: JOBS is a JSON file with a list of jobs, each with `name`,
+`world`, `port` and `args`. All share the imports, which take longer than any of them.
 """
 
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
-from torchtitan import train
 from torchtitan.trainer import Trainer
 
 from mosaic_titan import MosaicDataLoader, MosaicMetricsProcessor, cpu
@@ -92,27 +91,49 @@ def _examine(trainer: Trainer) -> None:
     _seen["isolated"] = changed.tolist() == [place <= n < end for n in range(len(changed))]
 
 
-def main(jobs: Path, rank: int) -> None:
-    _observe()
+def _run(jobs: Path, rank: int) -> None:
+    """All jobs that have this rank, one after the other."""
     for job in json.loads(jobs.read_text()):
         if rank >= job["world"]:
             continue
         _seen.clear()
         _seen["examine"] = job.get("examine", False)
-        os.environ.update(
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(job["world"]),
-            LOCAL_WORLD_SIZE=str(job["world"]),
-            MASTER_PORT=str(job["port"]),
-        )
+        layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"]}
+        layout |= {"LOCAL_WORLD_SIZE": job["world"], "MASTER_PORT": job["port"]}
+        os.environ.update({name: str(value) for name, value in layout.items()})
         cpu.main(job["args"])
         # Its entries hold meshes of the job that is over.
         _clear_sharding_prop_cache()
-        out = jobs.parent / f"{job['name']}.{rank}.json"
-        out.write_text(json.dumps(_seen))
-    assert train
+        (jobs.parent / f"{job['name']}.{rank}.json").write_text(json.dumps(_seen))
+
+
+def main(jobs: Path, world: int) -> int:
+    """Fork the ranks, which saves them the imports; ends with the first that fails."""
+    _observe()
+    ranks = set()
+    for rank in range(world):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                log = os.open(jobs.parent / f"log.{rank}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                _run(jobs, rank)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        ranks.add(child)
+    while ranks:
+        child, status = os.wait()
+        ranks.discard(child)
+        if status:
+            return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

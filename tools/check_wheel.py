@@ -11,9 +11,14 @@ from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
-SIBLINGS = frozenset({"mosaic-config", "mosaic-dataloader", "mosaic-prepare", "mosaic-trainspec"})
+SIBLINGS = frozenset(
+    {"mosaic-config", "mosaic-dataloader", "mosaic-prepare", "mosaic-titan", "mosaic-trainspec"}
+)
 # What a package may require of the others.
-ALLOWED = {"mosaic-prepare": frozenset({"mosaic-dataloader"})}
+ALLOWED = {
+    "mosaic-prepare": frozenset({"mosaic-dataloader"}),
+    "mosaic-titan": frozenset({"mosaic-dataloader"}),
+}
 
 
 def metadata(wheel: Path) -> Message:

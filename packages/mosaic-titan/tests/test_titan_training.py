@@ -65,7 +65,7 @@ def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
             examine=True,
         )
     for name, model in MODELS.items():
-        job(name, 1, model, *streams, *batch, "--training.steps", "2")
+        job(name, 1, model, *streams, *batch, "--training.steps", "1")
     packed = ("titan_configs", "packed")
     own_steps = ["--training.steps", "4", "--validator.freq", "4", "--checkpoint.enable"]
     own_steps += ["--checkpoint.interval", "2"]
@@ -170,8 +170,8 @@ def test_no_document_attends_to_another(seen: Any) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_other_models_train(seen: Any, model: str) -> None:
     (rank,) = seen[model]
-    assert list(rank["losses"]) == ["1", "2"]
-    assert by_step([rank]) == by_step(seen["full"])[:2]
+    assert list(rank["losses"]) == ["1"] and 0 < rank["losses"]["1"] < 20
+    assert by_step([rank]) == by_step(seen["full"])[:1]
 
 
 @pytest.mark.slow

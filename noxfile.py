@@ -75,6 +75,7 @@ def lint(session: nox.Session) -> None:
         "ruff format": (python, "-m", "ruff", "format", "--check"),
         "mypy --strict": (python, "-m", "mypy", "--strict"),
         "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        "sections agree with options": (python, "tools/generate_sections.py", "--check"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),

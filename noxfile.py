@@ -81,6 +81,7 @@ def lint(session: nox.Session) -> None:
         "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
         "ruff check": (python, "-m", "ruff", "check"),
         "ruff format": (python, "-m", "ruff", "format", "--check"),
+        "sections agree with options": (python, "tools/generate_sections.py", "--check"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),

@@ -13,6 +13,7 @@ import torch
 from mosaic_dataloader.confirming import Unconfirmed
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.batches import BatchRequest, Layout, endless_batches, one_pass
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.options import SettledOrder
@@ -129,25 +130,28 @@ class MosaicParallelAwareDataloader:
         dp_world_size: int,
         batch_size: int,
         num_nodes: int = 1,
-        num_workers: int = 0,
-        prefetch_factor: int | None = None,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
-        drop_last: bool = True,
+        num_workers: int = LoaderOptions.num_workers,
+        prefetch_factor: int | None = LoaderOptions.prefetch_factor,
+        pin_memory: bool = LoaderOptions.pin_memory,
+        persistent_workers: bool = LoaderOptions.persistent_workers,
+        drop_last: bool = LoaderOptions.drop_last,
         infinite: bool = True,
         confirm_batches: bool = False,
-        skip_samples: int = 0,
+        skip_samples: int = LoaderOptions.skip_samples,
     ):
         _check(dp_rank, dp_world_size, batch_size, num_nodes)
-        for name, value in (
-            ("pin_memory", pin_memory),
-            ("persistent_workers", persistent_workers),
-            ("drop_last", drop_last),
-            ("infinite", infinite),
-            ("confirm_batches", confirm_batches),
-        ):
-            flag(name, value)
-        _check_workers(num_workers, prefetch_factor, persistent_workers)
+        flag("infinite", infinite)
+        flag("confirm_batches", confirm_batches)
+        options = LoaderOptions(
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            drop_last=drop_last,
+            skip_samples=skip_samples,
+        )
+        if persistent_workers and not num_workers:
+            raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")
         self.dataset = dataset
         self.dp_rank = dp_rank
         self.dp_world_size = dp_world_size
@@ -164,7 +168,7 @@ class MosaicParallelAwareDataloader:
         self._unconfirmed = Unconfirmed() if confirm_batches else None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[PrefetchIterator[Rows, Mark]] | None = None
-        self.skip_samples = skip_samples = integer("skip_samples", skip_samples, 0)
+        self.skip_samples = skip_samples = options.skip_samples
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
         self._books: Bookkeeping = (
@@ -705,11 +709,3 @@ def _check(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) ->
         integer(name, value, 1)
     if integer("dp_rank", dp_rank, 0) >= dp_world_size:
         raise MosaicDataError(f"dp_rank = {dp_rank} is not among {dp_world_size} ranks")
-
-
-def _check_workers(num_workers: int, prefetch_factor: int | None, persistent: bool) -> None:
-    integer("num_workers", num_workers, 0)
-    if prefetch_factor is not None:
-        integer("prefetch_factor", prefetch_factor, 1)
-    if persistent and not num_workers:
-        raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")

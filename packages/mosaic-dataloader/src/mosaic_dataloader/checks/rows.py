@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.reading.manifest import prepared_form, prepared_row_length
-from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.storage.streams import DataStream
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES, Column
+from mosaic_dataloader.storage.column import Column
 from mosaic_dataloader.storage.streams import DataStream
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.loader import ValidationDataloader
+from mosaic_dataloader.validation import ValidationDataloader
 from mosaic_dataloader.reading.vocabulary import check_first_samples, first_outside
 
 SEQ_LEN = 16

@@ -58,7 +58,7 @@ def mosaic_dataloader(case: Case, sizes: Int64Array, block: int) -> list[int]:
         shuffle_seed=SEED,
         shuffle_block_size=block,
         num_canonical_nodes=case.canonical,
-    ).settle(num_nodes=case.nodes, global_batch=case.global_batch, local_batch=case.batch)
+    ).resolve(num_nodes=case.nodes, global_batch=case.global_batch, local_batch=case.batch)
     mixture = Mixture((StreamSize("data", sizes, int(sizes.sum())),))
     timeline = EpochSequence(mixture, options)
     batches = timeline.epoch_length // case.global_batch

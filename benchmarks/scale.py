@@ -184,10 +184,10 @@ def _mixture(samples: int) -> Mixture:
 
 def _timeline(algo: str, samples: int, orders: str | None) -> EpochSequence:
     options = OrderOptions(shuffle=True, shuffle_algo=algo, shuffle_seed=SEED)
-    settled = options.settle(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
+    resolved = options.resolve(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
     mixture = _mixture(samples)
-    stored = StoredOrders(orders, mixture, settled) if orders else None
-    return EpochSequence(mixture, settled, stored=stored)
+    stored = StoredOrders(orders, mixture, resolved) if orders else None
+    return EpochSequence(mixture, resolved, stored=stored)
 
 
 def _write_indexes(samples: int, work: Path) -> dict[str, dict[str, Any]]:

@@ -166,10 +166,10 @@ class _Traveller:
 
     def order(self, ranks: Ranks, leg: Leg) -> EpochSequence:
         """The order as the pure function of data and options that it is."""
-        settled = OrderOptions(**self.run.options).settle(
+        resolved = OrderOptions(**self.run.options).resolve(
             num_nodes=leg.nodes, global_batch=leg.ranks * leg.batch, local_batch=leg.batch
         )
-        return EpochSequence(ranks.loaders[0].dataset.mixture, settled)
+        return EpochSequence(ranks.loaders[0].dataset.mixture, resolved)
 
     def go(self) -> None:
         numbers = np.array([*FIRST, *SECOND])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
+from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 
 # Ranks, rows per rank, batches.
@@ -27,9 +28,9 @@ def mixture(sizes: list[list[int]], chooses: list[int] | None = None) -> Mixture
     )
 
 
-def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> SettledOrder:
+def resolved(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> ResolvedOrder:
     given_options = OrderOptions(**{"shuffle_block_size": 64, **options})  # type: ignore[arg-type]
-    return given_options.settle(num_nodes=nodes, global_batch=batch, local_batch=local)
+    return given_options.resolve(num_nodes=nodes, global_batch=batch, local_batch=local)
 
 
 @st.composite
@@ -44,7 +45,7 @@ def timelines(draw: st.DrawFn) -> EpochSequence:
     nodes = draw(st.integers(1, 3))
     follow = total >= 64 * nodes or (algo not in ("py1s", "py2s") and total >= nodes)
     fixed = st.integers(1, min(8, total))
-    options = settled(
+    options = resolved(
         nodes=nodes,
         shuffle=draw(st.booleans()),
         shuffle_algo=algo,
@@ -71,7 +72,7 @@ def unit_timelines(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
     sizes = draw(
         st.lists(st.lists(st.integers(5, 60), min_size=1, max_size=4), min_size=1, max_size=3)
     )
-    options = settled(
+    options = resolved(
         batch,
         nodes,
         local,

@@ -149,10 +149,10 @@ class Packing:
         **order: Any,
     ) -> "Packing":
         """For a loader's data and these order options."""
-        settled = OrderOptions(shuffle=True, **order).settle(
+        resolved = OrderOptions(shuffle=True, **order).resolve(
             num_nodes=1, global_batch=1, local_batch=1
         )
-        return cls(EpochSequence(loader.dataset.mixture, settled), tokens, lanes)
+        return cls(EpochSequence(loader.dataset.mixture, resolved), tokens, lanes)
 
     def deal(self, epochs: int | None = None) -> Iterator[tuple[int, int, int]]:
         """Lane, position and sample of every document, in order, without end."""

@@ -8,7 +8,7 @@ import pytest
 from dataloader_helpers import loader, numbers, write_rows
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from order_helpers import mixture, settled
+from order_helpers import mixture, resolved
 
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.sequence import EpochSequence
@@ -52,7 +52,7 @@ def test_machines_keep_to_their_shards(
     """
     canonical = nodes * per_node
     size = batch * ranks * nodes
-    options = settled(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
+    options = resolved(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
     timeline = EpochSequence(mixture([sizes]), options)
     length = timeline.epoch_length
     # Behind the last whole round, some canonical nodes have one more sample and others none.
@@ -75,14 +75,14 @@ def test_machines_keep_to_their_shards(
 
 def test_turns_are_those_of_the_canonical_nodes_or_untold() -> None:
     """Around the end of an epoch whose samples the canonical nodes do not divide."""
-    options = settled(shuffle=True, num_canonical_nodes=4)
+    options = resolved(shuffle=True, num_canonical_nodes=4)
     timeline = EpochSequence(mixture([[7] * 9]), options)  # 63 samples
     told = 0
     for start in range(40, 90):
-        turn = timeline.turn(start, start + 8)
+        turn = timeline.phase(start, start + 8)
         if turn is not None:
             told += 1
-            owners = timeline.owners(start, start + 8)
+            owners = timeline.canonical_nodes(start, start + 8)
             assert owners.tolist() == [(turn + n) % 4 for n in range(8)]
     assert told > 30
 

@@ -12,7 +12,7 @@ import packing_helpers as helpers
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from order_helpers import mixture, settled
+from order_helpers import mixture, resolved
 from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
 
 from mosaic_dataloader import MosaicDataError
@@ -55,7 +55,7 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
 ) -> None:
     """The formulas against a walk over the epochs, document by document."""
     nodes = min(nodes, length)
-    options = settled(shuffle=False, num_canonical_nodes=nodes)
+    options = resolved(shuffle=False, num_canonical_nodes=nodes)
     timeline = EpochSequence(mixture([[length]]), options)
     dealt: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
     for lane, position, _ in Packing(timeline, [], lanes).deal(epochs):

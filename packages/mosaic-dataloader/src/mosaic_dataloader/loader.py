@@ -8,7 +8,7 @@ from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
@@ -106,7 +106,7 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
-        order = dataset.order_options.settle(
+        order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         run = RunOrder(order, skipped=self.skip_samples)
@@ -227,7 +227,7 @@ class MosaicParallelAwareDataloader:
         return self.run.source.first_position
 
     @property
-    def order(self) -> SettledOrder:
+    def order(self) -> ResolvedOrder:
         """The options of the order, as they were resolved at the run's first start."""
         return self.run.source.run.options
 

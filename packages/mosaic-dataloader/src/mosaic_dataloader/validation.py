@@ -65,7 +65,7 @@ class ValidationDataloader:
             pin_memory=pin_memory,
             persistent_workers=persistent_workers,
         )
-        order = dataset.order_options.settle(
+        order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         self._source = open_source(dataset, layout, RunOrder(order))

@@ -23,7 +23,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
@@ -106,7 +106,7 @@ class Identity:
             where the order turns out to be another.
     """
 
-    order: SettledOrder
+    order: ResolvedOrder
     rows: RowIdentity
     streams: tuple[StreamIdentity, ...]
     packing_lanes: int | None = None
@@ -134,7 +134,7 @@ class Identity:
         rest = read_fields(_Rest, {k: v for k, v in content.items() if k not in parts}, "it")
         streams = read_list(content.get("streams"), "streams")
         return cls(
-            read_fields(SettledOrder, content.get("order"), "order"),
+            read_fields(ResolvedOrder, content.get("order"), "order"),
             read_fields(RowIdentity, content.get("rows"), "rows"),
             tuple(read_fields(StreamIdentity, s, f"stream {n}") for n, s in enumerate(streams)),
             rest.packing_lanes,
@@ -264,7 +264,7 @@ class DataIdentity:
             tokenizer_encoding=encoding_digest(self._tokenizer),
         )
 
-    def to_save(self, order: SettledOrder, lanes: int | None, *, begun: bool) -> Identity:
+    def to_save(self, order: ResolvedOrder, lanes: int | None, *, begun: bool) -> Identity:
         """The run as a checkpoint holds it; the same on all ranks.
 
         Args:
@@ -275,7 +275,7 @@ class DataIdentity:
         contents = self._contents_to_save() if begun else [None] * len(self._store.streams)
         return self._run(order, lanes, self.rows, contents)
 
-    def to_compare(self, order: SettledOrder, lanes: int | None, saved: Identity) -> Identity:
+    def to_compare(self, order: ResolvedOrder, lanes: int | None, saved: Identity) -> Identity:
         """The present run, with all of it that a saved one can be compared with.
 
         Raises:
@@ -295,7 +295,7 @@ class DataIdentity:
 
     def _run(
         self,
-        order: SettledOrder,
+        order: ResolvedOrder,
         lanes: int | None,
         rows: RowIdentity,
         contents: Sequence[str | None],
@@ -430,7 +430,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_ve
 
 
 def _order_differences(
-    saved: SettledOrder, present: SettledOrder, open_options: Collection[str]
+    saved: ResolvedOrder, present: ResolvedOrder, open_options: Collection[str]
 ) -> list[str]:
     found = []
     method_changed = saved.batching_method != present.batching_method

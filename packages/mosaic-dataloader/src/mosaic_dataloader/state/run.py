@@ -10,7 +10,7 @@ import torch
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.reading.origins import PreviewRow
 from mosaic_dataloader.reading.rows import RowBatch
@@ -34,7 +34,7 @@ class RunOrder:
             and the layout are to decide.
     """
 
-    options: SettledOrder
+    options: ResolvedOrder
     start: EpochStart = field(default_factory=EpochStart)
     skipped: int = 0
     lanes: int | None = None

@@ -225,8 +225,8 @@ def _child(what: dict[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
     orders = what.get("orders")
     stored = StoredOrders(orders, mixture, options) if orders else None
-    timeline = EpochSequence(mixture, options, stored=stored)
-    next(endless_batches(timeline, Layout(0, RANKS, BATCH), position))
+    sequence = EpochSequence(mixture, options, stored=stored)
+    next(endless_batches(sequence, Layout(0, RANKS, BATCH), position))
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, **memory.grown()}
 

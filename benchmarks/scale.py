@@ -182,7 +182,7 @@ def _mixture(samples: int) -> Mixture:
     return Mixture(tuple(StreamSize(*parts) for parts in _sizes(samples)))
 
 
-def _timeline(algo: str, samples: int, orders: str | None) -> EpochSequence:
+def _sequence(algo: str, samples: int, orders: str | None) -> EpochSequence:
     options = OrderOptions(shuffle=True, shuffle_algo=algo, shuffle_seed=SEED)
     resolved = options.resolve(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
     mixture = _mixture(samples)
@@ -284,19 +284,19 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
     often with a few samples on one side, and few batches would overlook just those.
     """
     orders = str(Path(work) / f"scale-{samples}" / "cache" / "orders")
-    timeline = _timeline(algo, samples, orders)
+    sequence = _sequence(algo, samples, orders)
     # By default a canonical node for each node: its rows are that node's, as is checked below.
-    assert timeline.options.num_canonical_nodes == NODES
-    whole = timeline.epoch_length // BATCH
+    assert sequence.options.num_canonical_nodes == NODES
+    whole = sequence.epoch_length // BATCH
     count = whole if batches is None else min(batches, whole)
-    touched = np.zeros((NODES, len(timeline.mixture.samples_per_shard)), bool)
+    touched = np.zeros((NODES, len(sequence.mixture.samples_per_shard)), bool)
     for number in range(count):
         start = number * whole // count * BATCH
-        ids, owners = timeline.rows(start, start + BATCH)
-        shards = timeline.mixture.locate(ids)[0]
+        ids, owners = sequence.rows(start, start + BATCH)
+        shards = sequence.mixture.locate(ids)[0]
         touched[owners, shards] = True
         if number % 100 == 0:
-            _check_node(timeline, start, shards, owners, number // 100 % NODES)
+            _check_node(sequence, start, shards, owners, number // 100 % NODES)
     return {
         "batches": count,
         "per_node": touched.sum(axis=1).tolist(),
@@ -304,13 +304,13 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
     }
 
 
-def _check_node(timeline: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
+def _check_node(sequence: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
     """See that the ranks of a node, as the loader sets them up, read the rows counted for it."""
     first = node * RANKS_PER_NODE
     read = [
         shard
         for rank in range(first, first + RANKS_PER_NODE)
-        for shard in next(endless_batches(timeline, Layout(rank, RANKS, LOCAL_BATCH), start)).shards
+        for shard in next(endless_batches(sequence, Layout(rank, RANKS, LOCAL_BATCH), start)).shards
     ]
     assert sorted(read) == sorted(shards[owners == node].tolist())
 

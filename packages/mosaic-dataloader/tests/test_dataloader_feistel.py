@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from order_helpers import mixture, resolved, timelines
+from order_helpers import mixture, resolved, sequences
 
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.feistel import FeistelOrder, extra_samples
@@ -66,12 +66,12 @@ def test_a_granularity_draws_whole_multiples() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(timeline=timelines(), data=st.data())
+@given(sequence=sequences(), data=st.data())
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
-    timeline: EpochSequence, data: st.DataObject
+    sequence: EpochSequence, data: st.DataObject
 ) -> None:
-    options = timeline.options.to_dict() | {"shuffle": True, "shuffle_algo": "feistel"}
-    order = FeistelOrder(timeline.mixture, ResolvedOrder(**options), data.draw(st.integers(0, 3)))
+    options = sequence.options.to_dict() | {"shuffle": True, "shuffle_algo": "feistel"}
+    order = FeistelOrder(sequence.mixture, ResolvedOrder(**options), data.draw(st.integers(0, 3)))
     ids, nodes = order.rows(0, len(order))
     start = data.draw(st.integers(0, len(order)))
     stop = data.draw(st.integers(start, len(order)))
@@ -80,9 +80,9 @@ def test_any_stretch_is_what_the_whole_epoch_holds_there(
     assert np.array_equal(part_nodes, nodes[start:stop])
     # As many of each stream as chosen; every sample as often as any other of its stream, or once
     # more.
-    times = np.bincount(ids, minlength=timeline.mixture.num_samples)
-    for number, stream in enumerate(timeline.mixture.streams):
-        own = times[slice(*timeline.mixture.stream_offsets[number : number + 2])]
+    times = np.bincount(ids, minlength=sequence.mixture.num_samples)
+    for number, stream in enumerate(sequence.mixture.streams):
+        own = times[slice(*sequence.mixture.stream_offsets[number : number + 2])]
         assert own.sum() == stream.choose
         assert set(own.tolist()) <= {stream.choose // stream.samples, -(-stream.choose // len(own))}
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from order_helpers import (
     Leg,
     check_layouts,
+    grouped_sequences,
     legs,
     mixture,
     resolved,
-    timelines,
-    unit_timelines,
+    sequences,
 )
 
 from mosaic_dataloader import MosaicDataError
@@ -90,34 +90,34 @@ def test_intervals_are_found_as_by_a_binary_search(sizes: list[int]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(timeline=timelines(), changes=legs)
+@given(sequence=sequences(), changes=legs)
 def test_any_changes_of_layout_hand_out_the_epoch_lists(
-    timeline: EpochSequence, changes: list[Leg]
+    sequence: EpochSequence, changes: list[Leg]
 ) -> None:
-    check_layouts(timeline, changes)
+    check_layouts(sequence, changes)
 
 
 @settings(max_examples=30, deadline=None)
-@given(drawn=unit_timelines())
+@given(drawn=grouped_sequences())
 def test_batches_in_units_too(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 
 
 @settings(max_examples=60, deadline=None)
-@given(timeline=timelines(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
+@given(sequence=sequences(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
 def test_a_finite_pass_is_equally_long_on_all_ranks(
-    timeline: EpochSequence, world_size: int, batch_size: int
+    sequence: EpochSequence, world_size: int, batch_size: int
 ) -> None:
     for drop_last in (False, True):
         ranks = [
-            list(one_pass(timeline, Layout(r, world_size, batch_size), 0, drop_last=drop_last))
+            list(one_pass(sequence, Layout(r, world_size, batch_size), 0, drop_last=drop_last))
             for r in range(world_size)
         ]
         assert len({len(r) for r in ranks}) == 1
         ids = [i for r in ranks for request in r for i in request.ids.tolist() if i >= 0]
-        whole = timeline.epoch_length
+        whole = sequence.epoch_length
         kept = whole - whole % (world_size * batch_size) if drop_last else whole
-        assert Counter(ids) == Counter(timeline.epoch(0).rows(0, kept)[0].tolist())
+        assert Counter(ids) == Counter(sequence.epoch(0).rows(0, kept)[0].tolist())
         assert all(len(request.ids) == batch_size for r in ranks for request in r)
 
 
@@ -137,13 +137,13 @@ def test_batches_in_units_keep_their_composition(method: str, shuffle: bool) -> 
     options = resolved(
         batch, nodes, local, batching_method=method, shuffle=shuffle, num_canonical_nodes=4
     )
-    timeline = EpochSequence(data, options)
-    length = timeline.epoch_length
+    sequence = EpochSequence(data, options)
+    length = sequence.epoch_length
     assert length % batch == 0
     assert length >= 0.7 * data.epoch_samples
     offsets = data.stream_offsets
     for epoch in range(2):
-        ids, owners = timeline.epoch(epoch).rows(0, length)
+        ids, owners = sequence.epoch(epoch).rows(0, length)
         streams = (np.searchsorted(offsets, ids, side="right") - 1).reshape(-1, batch)
         assert set(owners.tolist()) == {0, 1, 2, 3}
         counts = [np.bincount(unit, minlength=3).tolist() for unit in streams]
@@ -182,8 +182,8 @@ def test_what_cannot_be_ordered_is_refused_in_words(
     options: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(MosaicDataError) as caught:
-        timeline = EpochSequence(mixture([[100], [20]]), resolved(64, 2, 32, **options))
-        timeline.rows(0, 1)
+        sequence = EpochSequence(mixture([[100], [20]]), resolved(64, 2, 32, **options))
+        sequence.rows(0, 1)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 

@@ -56,9 +56,9 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
     """The formulas against a walk over the epochs, document by document."""
     nodes = min(nodes, length)
     options = resolved(shuffle=False, num_canonical_nodes=nodes)
-    timeline = EpochSequence(mixture([[length]]), options)
+    sequence = EpochSequence(mixture([[length]]), options)
     dealt: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
-    for lane, position, _ in Packing(timeline, [], lanes).deal(epochs):
+    for lane, position, _ in Packing(sequence, [], lanes).deal(epochs):
         dealt[lane].append(position)
         if length % nodes == 0 and lanes % nodes == 0:
             assert position % lanes == lane
@@ -380,9 +380,9 @@ def test_what_does_not_fit_is_refused_or_begins_its_epoch_anew(local: str) -> No
     anew.load(state)
     assert [(x.epoch, x.samples_seen) for x in anew.loaders] == [(epoch, 720)] * 2
     later = Packing.of(anew.loaders[0], A, 24)
-    later.timeline = EpochSequence(later.timeline.mixture, later.timeline.options)
-    ids = later.timeline.epoch
-    later.timeline.epoch = lambda number: ids(epoch + number)  # type: ignore[method-assign]
+    later.sequence = EpochSequence(later.sequence.mixture, later.sequence.options)
+    ids = later.sequence.epoch
+    later.sequence.epoch = lambda number: ids(epoch + number)  # type: ignore[method-assign]
     expected = later.rows(48)
     assert anew.batches(2) == [sorted(expected[:24]), sorted(expected[24:])]
     # The new beginning is part of the state.
@@ -528,15 +528,15 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
             iterator = iter(one)
             while one.epoch < 3:
                 next(iterator)
-            timeline = one.run.source.sequence
+            sequence = one.run.source.sequence
             identifies = sampled(one.dataset.streams[0])
             assert identifies
             one.close()
         fetched = {int(p.name.split(".")[1]) for p in cache.glob("*.mds")}
         own = set()
         for epoch in range(5):
-            ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
-            own |= set(timeline.mixture.locate(ids[owners // 2 == node])[0].tolist())
+            ids, owners = sequence.epoch(epoch).rows(0, sequence.epoch_length)
+            own |= set(sequence.mixture.locate(ids[owners // 2 == node])[0].tolist())
         assert fetched - {identifies.shard} <= own
         # A shard that lies across a border belongs to both sides.
         assert len(own) <= count // 2 + 2

@@ -245,10 +245,10 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
 
 
 def test_short_epochs_in_memory_start_no_thread(data: Mixture) -> None:
-    timeline = EpochSequence(data, resolved(shuffle=True))
+    sequence = EpochSequence(data, resolved(shuffle=True))
     before = set(threading.enumerate())
     for epoch in range(20):
-        timeline.epoch(epoch)
+        sequence.epoch(epoch)
     assert set(threading.enumerate()) <= before
 
 
@@ -270,10 +270,10 @@ def test_where_nothing_can_be_written_it_says_what_that_costs(
     monkeypatch.setattr(sequence_module, "_SHORT", 100)
     (tmp_path / "orders").write_text("a file where a folder is wanted")
     options = resolved(shuffle=True)
-    timeline = EpochSequence(
+    sequence = EpochSequence(
         data, options, stored=StoredOrders(str(tmp_path / "orders"), data, options)
     )
-    assert np.array_equal(timeline.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
+    assert np.array_equal(sequence.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
     assert "every rank computes them for itself" in caplog.text
     assert "Set cache_dir" in caplog.text
 

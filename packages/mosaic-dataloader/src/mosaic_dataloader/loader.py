@@ -57,7 +57,7 @@ class MosaicParallelAwareDataloader:
         skip_samples: Samples of the order that a new run leaves out at its start. A loaded position
             counts from the beginning of the order, so that nothing is skipped twice: it wins,
             whatever is given here then, and a line in the log says so. With ``packing`` these are
-            documents: each lane begins with its first one that lies behind them.
+            documents: each lane begins with its first one after them.
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -122,8 +122,8 @@ class MosaicParallelAwareDataloader:
     def check(self) -> None:
         """See that the data suffice for the layout; iterating does the same.
 
-        It is not done at construction, because a state may be loaded first that brings an order
-        of another layout with it.
+        It is not done at construction, because a state may be loaded first whose order is that
+        of another layout.
 
         Raises:
             MosaicDataError: They do not; the message says what to change.

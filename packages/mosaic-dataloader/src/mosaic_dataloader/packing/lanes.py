@@ -66,7 +66,7 @@ def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
     ranks. Otherwise the digits of the rank are reversed, which makes every h that divides the ranks
     into a power of two each right.
 
-    It must not depend on what a checkpoint brings: torch asks for the lanes of a rank before that
+    It must not depend on what a checkpoint holds: torch asks for the lanes of a rank before that
     is loaded. Nor on the machines that a rank believes there are, for two ranks that believe
     different numbers would read the same lanes.
 

@@ -1,6 +1,6 @@
 """Rows packed of documents."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -36,7 +36,7 @@ from mosaic_dataloader.sources.documents import (
     read_here,
 )
 from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
-from mosaic_dataloader.state.progress import Progress, TokenCount
+from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import EpochPass, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.storage.lookahead import LaneLookAhead
@@ -81,6 +81,9 @@ class PackedRows:
         self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
         self.first_position = run.start.samples
+        self.open_options = open_options(dataset)
+        if not dataset.packing_lanes:
+            self.open_options.append("packing_lanes")
         length = dataset.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = EpochSequence(
@@ -217,15 +220,23 @@ class PackedRows:
         """A position in words."""
         return f"row {position:,} of the run"
 
-    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
-        """The entries of a checkpoint: the run's, and one for each of the rank's lanes."""
+    def epoch_rows(self) -> int:
+        """Rows in an epoch, about, by the sizes in the indexes."""
+        return rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len)
+
+    def probe(self, progress: Progress) -> str | None:
+        """None: rows do not determine documents, and each lane has its own."""
+        return None
+
+    def save_lanes(self, progress: Progress) -> dict[str, str]:
+        """The entries of a checkpoint that hold this rank's lanes."""
         own = self._positions(progress)
         lanes = np.array(self._own_lanes, np.int64)
         places = self._lanes.positions(lanes, np.array([p.document for p in own], np.int64))
         begun = progress.samples_seen > self.first_position
         probes = self._probes(own) if begun else [None] * len(own)
         none = (0,) * len(self.mixture.streams)
-        entries = {
+        return {
             lane_key(lane): SavedLane(
                 place, position.offset, position.finished or none, progress.samples_seen, probed
             ).to_json()
@@ -233,26 +244,6 @@ class PackedRows:
                 self._own_lanes, places.tolist(), own, probes, strict=True
             )
         }
-        saved = SavedState(
-            samples_seen=progress.samples_seen,
-            origin=self.run.start,
-            epoch_samples=rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len),
-            identity=self.identity.to_save(self.run.options, self._lane_count, begun=begun),
-            seen=tuple(progress.seen.tolist()),
-            tokens=tuple(tokens.total.tolist()),
-            skipped=self.run.skipped,
-            tokens_at=tokens.at,
-        )
-        return {KEY: saved.to_json(), **entries}
-
-    def lanes(self) -> int | None:
-        """Packing lanes of the run."""
-        return self._lane_count
-
-    def open_options(self) -> Collection[str]:
-        """Options that the user left open; a saved value stands for them."""
-        own = [] if self._dataset.packing_lanes else ["packing_lanes"]
-        return [*open_options(self._dataset), *own]
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None

@@ -171,16 +171,16 @@ def compare(saved: Identity, present: Identity, open_options: Collection[str] = 
     ]
 
 
-def probe(timeline: EpochSequence, position: int) -> str:
+def probe(sequence: EpochSequence, position: int) -> str:
     """Digest of the sample ids that come next in an order, as far as their epoch goes.
 
     The epoch that follows is not asked for: its order may not exist yet.
 
     Args:
-        timeline: The order.
+        sequence: The order.
         position: Position of the run.
     """
-    return _id_digest(timeline.next_ids(position, PROBED))
+    return _id_digest(sequence.next_ids(position, PROBED))
 
 
 def lane_probes(ids: Int64Array) -> list[str]:
@@ -325,7 +325,7 @@ class DataIdentity:
         try:
             return self._reading()
         except MosaicDataError:
-            # The next one who asks tries again.
+            # The next call tries again.
             self._reading = None
             raise
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -68,6 +68,7 @@ class BatchSource(Protocol):
         length_known: Whether the rows of an epoch are known before they are read.
         counts_all_ranks: Whether ``samples`` counts those of all ranks.
         first_position: Where the run's position was before the first batch of the present order.
+        open_options: Options that the user left open; a saved value stands for them.
     """
 
     run: RunOrder
@@ -77,6 +78,7 @@ class BatchSource(Protocol):
     length_known: bool
     counts_all_ranks: bool
     first_position: int
+    open_options: Collection[str]
 
     def of_run(self, run: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
@@ -133,16 +135,16 @@ class BatchSource(Protocol):
         """A position in words."""
         ...
 
-    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
-        """The entries of a checkpoint."""
+    def epoch_rows(self) -> int:
+        """Rows in an epoch; with packing about, by the sizes in the indexes."""
         ...
 
-    def lanes(self) -> int | None:
-        """Packing lanes, as they identify a run."""
+    def probe(self, progress: Progress) -> str | None:
+        """Digest of the samples that come next; None where each lane has its own."""
         ...
 
-    def open_options(self) -> Collection[str]:
-        """Options that the user left open; a saved value stands for them."""
+    def save_lanes(self, progress: Progress) -> dict[str, str]:
+        """The entries of a checkpoint that hold this rank's packing lanes, if there are any."""
         ...
 
     def preview(
@@ -162,7 +164,7 @@ class BatchSource(Protocol):
 class RunState:
     """How far a run has come.
 
-    One thread hands out batches, and replaces ``progress`` with each; others may save meanwhile.
+    One thread hands out batches, and replaces ``progress`` with each; others may save in the meantime.
 
     Args:
         source: Where its batches come from.
@@ -214,7 +216,24 @@ class RunState:
         # they are never counted beyond the progress.
         tokens = self.tokens
         progress = self.progress
-        return self.source.save(progress, tokens.synced(progress, None) if alone else tokens)
+        if alone:
+            tokens = tokens.synced(progress, None)
+        source, run = self.source, self.source.run
+        # Before the first batch the order need not exist: under this layout it may not even be
+        # possible, while the state that is to be loaded has one that is.
+        begun = progress.samples_seen > source.first_position
+        saved = SavedState(
+            samples_seen=progress.samples_seen,
+            origin=run.start,
+            epoch_samples=source.epoch_rows() if begun or run.lanes else 0,
+            identity=source.identity.to_save(run.options, run.lanes, begun=begun),
+            seen=tuple(progress.seen.tolist()),
+            tokens=tuple(tokens.total.tolist()),
+            skipped=run.skipped,
+            tokens_at=tokens.at,
+            probe=source.probe(progress) if begun else None,
+        )
+        return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
     def resumed(self, state: Mapping[str, Any], *, restart_epoch: bool) -> "RunState":
         """The run that a saved state belongs to, for the present data.
@@ -228,8 +247,8 @@ class RunState:
         """
         source = self.source
         saved = SavedState.from_json(state[KEY])
-        present = source.identity.to_compare(source.run.options, source.lanes(), saved.identity)
-        found = compare(saved.identity, present, source.open_options())
+        present = source.identity.to_compare(source.run.options, source.run.lanes, saved.identity)
+        found = compare(saved.identity, present, source.open_options)
         if not found:
             run = RunOrder(
                 saved.identity.order, saved.origin, saved.skipped, saved.identity.packing_lanes
@@ -254,7 +273,7 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(RunOrder(source.run.options, start, saved.skipped, source.lanes()))
+        again = source.of_run(replace(source.run, start=start, skipped=saved.skipped))
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})

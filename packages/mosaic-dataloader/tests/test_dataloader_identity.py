@@ -151,7 +151,7 @@ def _wrong_values() -> list[tuple[str, Callable[[dict[str, Any]], None]]]:
         ("streams is an object, not a list", put("streams", value={})),
         ("stream 0 is 7, not an object", put("streams", 0, value=7)),
         ("origin is None", put("origin", value=None)),
-        ("origin 9,000 lies behind", put("origin", value={"samples": 9000, "epoch": 1})),
+        ("origin 9,000 is after", put("origin", value={"samples": 9000, "epoch": 1})),
         ("tokens_at", put("tokens_at", value=1 << 40)),
         ("the streams were", put("streams", value=[])),
         ("probe = 5, not text", put("probe", value=5)),
@@ -282,7 +282,7 @@ def test_an_order_that_is_computed_otherwise_is_refused(
         other = Ranks(streams, world_size, batch_size=size, **options)
         message = refused(other.loaders[-1], state)
         assert f"from position {position:,} on, the order is computed otherwise" in message
-    # On purpose, the epoch begins anew.
+    # On purpose, the epoch restarts.
     anew = loader(streams, batch_size=global_batch, on_data_change="restart_epoch", **options)
     anew.load_state_dict(state)
     assert anew.samples_seen == position == anew.order_begins_at

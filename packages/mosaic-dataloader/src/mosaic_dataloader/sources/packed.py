@@ -61,8 +61,8 @@ class PackedRows:
     Args:
         dataset: The data.
         layout: The rank.
-        run: The order of its run. Rows know nothing of the documents that it skipped: they are not
-            in its position.
+        order: The order of its run. Rows know nothing of the documents that it skipped: they are
+            not in its position.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -70,17 +70,20 @@ class PackedRows:
 
     length_known = False
 
-    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
         self._layout = layout
-        count = run.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
-        check_lanes(count, layout.world_size, saved=run.lanes is not None)
+        count = order.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
-        self.run = replace(run, lanes=count)
+        self._residue = residue_of_rank(
+            layout.rank, layout.world_size, dataset.order_options.num_canonical_nodes
+        )
+        self.order = replace(order, lanes=count)
         self.mixture = dataset.mixture
         self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
-        self.first_position = run.start.samples
+        self.first_position = order.start.samples
         self.open_options = open_options(dataset)
         if not dataset.packing_lanes:
             self.open_options.append("packing_lanes")
@@ -88,9 +91,9 @@ class PackedRows:
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = EpochSequence(
             dataset.mixture,
-            run.options,
-            EpochStart(0, run.start.epoch),
-            StoredOrders(dataset.orders_dir, dataset.mixture, run.options),
+            order.options,
+            EpochStart(0, order.start.epoch),
+            StoredOrders(dataset.orders_dir, dataset.mixture, order.options),
             kept=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
         )
         # The entries of the lanes in the state that was loaded, of other ranks too.
@@ -100,22 +103,18 @@ class PackedRows:
     @cached_property
     def _lanes(self) -> Lanes:
         """The lanes of the run."""
-        nodes = self.run.options.num_canonical_nodes
+        nodes = self.order.options.num_canonical_nodes
         return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
 
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        return lanes_of_rank(
-            self._lane_count,
-            self._layout.rank,
-            self._layout.world_size,
-            self._dataset.order_options.num_canonical_nodes,
-        )
+        nodes = self._dataset.order_options.num_canonical_nodes
+        return lanes_of_rank(self._lane_count, self._layout.rank, self._layout.world_size, nodes)
 
-    def of_run(self, run: RunOrder) -> "PackedRows":
+    def of_run(self, order: RunOrder) -> "PackedRows":
         """The source of another run of the same data and rank."""
-        return PackedRows(self._dataset, self._layout, run)
+        return PackedRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the canonical nodes.
@@ -141,8 +140,8 @@ class PackedRows:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
         """
         self.sequence.check()
-        for lane in range(self._own_lanes[0], self._lane_count, self._layout.world_size):
-            # Before a list is made of them: there may be as many as the state likes to say.
+        for lane in range(self._residue, self._lane_count, self._layout.world_size):
+            # Before a list is made of them: a state may name any number of lanes.
             _require_lane(state, lane)
         own = {n: self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes}
         none = np.zeros(len(self.mixture.streams), np.int64)
@@ -212,7 +211,7 @@ class PackedRows:
         """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
         read = sum(position.document for position in self._positions(progress))
         share = len(self._own_lanes) / self._lane_count
-        begin = self.run.start.epoch
+        begin = self.order.start.epoch
         mean = begin + read / (share * self.mixture.epoch_samples)
         return begin + self._slowest_epoch(progress), mean
 
@@ -268,7 +267,7 @@ class PackedRows:
         begin, lanes = self._known_lanes(progress, position)
         dataset, world_size = self._dataset, self._layout.world_size
         # A single rank that reads all lanes.
-        walk = PackedRows(dataset, Layout(0, 1, 1), self.run)
+        walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
         nodes = dataset.order_options.num_canonical_nodes
         ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
         dataset.store.register()
@@ -413,7 +412,7 @@ class PackedRows:
                 number,
                 rank,
                 row,
-                epoch=self.run.start.epoch + self._lanes.epoch(lane, segment.document),
+                epoch=self.order.start.epoch + self._lanes.epoch(lane, segment.document),
                 document=position,
                 begin=segment.begin,
                 offset=segment.offset,
@@ -431,14 +430,14 @@ class PackedRows:
 
     def _first_position(self, lane: int) -> LanePosition:
         """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
-        if not self.run.skipped or self.run.start != EpochStart():
+        if not self.order.skipped or self.order.start != EpochStart():
             return LanePosition()
-        return LanePosition(self._lanes.first_from(lane, self.run.skipped))
+        return LanePosition(self._lanes.first_from(lane, self.order.skipped))
 
     def _first_lane(self, progress: Progress) -> int:
         """Index, among the rank's lanes, of the one that its next row comes from."""
-        world_size, residue = self._layout.world_size, self._own_lanes[0]
-        row = progress.samples_seen + (residue - progress.samples_seen) % world_size
+        world_size = self._layout.world_size
+        row = progress.samples_seen + (self._residue - progress.samples_seen) % world_size
         return row % self._lane_count // world_size
 
     def _slowest_epoch(self, progress: Progress) -> int:
@@ -460,7 +459,7 @@ class PackedRows:
         self, progress: Progress, position: int
     ) -> tuple[int, Mapping[int, LanePosition]]:
         """The last row, up to ``position``, at which all lanes are known, and where they are."""
-        begin = self.run.start.samples
+        begin = self.order.start.samples
         if position < begin:
             raise MosaicDataError(
                 f"row {position} lies before row {begin}, where the present order begins; ask for "

@@ -48,26 +48,26 @@ class SampleRows:
     Args:
         dataset: The data.
         layout: The rank.
-        run: The order of its run.
+        order: The order of its run.
     """
 
     length_known = True
     counts_all_ranks = True
 
-    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
         self._layout = layout
-        self.run = run
+        self.order = order
         self.mixture = dataset.mixture
         self.identity = dataset.identity
-        stored = StoredOrders(dataset.orders_dir, dataset.mixture, run.options)
-        self.sequence = EpochSequence(dataset.mixture, run.options, run.start, stored)
-        self.first_position = max(run.start.samples, run.skipped)
+        stored = StoredOrders(dataset.orders_dir, dataset.mixture, order.options)
+        self.sequence = EpochSequence(dataset.mixture, order.options, order.start, stored)
+        self.first_position = max(order.start.samples, order.skipped)
         self.open_options = open_options(dataset)
 
-    def of_run(self, run: RunOrder) -> "SampleRows":
+    def of_run(self, order: RunOrder) -> "SampleRows":
         """The source of another run of the same data and rank."""
-        return SampleRows(self._dataset, self._layout, run)
+        return SampleRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the layout.
@@ -77,12 +77,12 @@ class SampleRows:
                 its order is built.
         """
         self.sequence.check()
-        skipped, unit = self.run.skipped, self.run.options.unit
-        if unit and skipped % unit and self.run.start == EpochStart():
+        skipped, unit = self.order.skipped, self.order.options.unit
+        if unit and skipped % unit and self.order.start == EpochStart():
             below = skipped // unit * unit
             raise MosaicDataError(
                 f"skip_samples = {skipped} ends inside a global batch of {unit}, and "
-                f"batching_method = {self.run.options.batching_method!r} orders data by it; use "
+                f"batching_method = {self.order.options.batching_method!r} orders data by it; use "
                 f"{below} or {below + unit}"
             )
         length, batch = self.sequence.epoch_length, self._layout.global_batch
@@ -95,7 +95,7 @@ class SampleRows:
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
         none = np.zeros(len(self.mixture.streams), np.int64)
-        return Progress(self.run.skipped, none, none, {})
+        return Progress(self.order.skipped, none, none, {})
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
         """The progress that was saved; None where the order gives other samples than it did.
@@ -163,7 +163,7 @@ class SampleRows:
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        return progress.samples_seen - self.run.skipped
+        return progress.samples_seen - self.order.skipped
 
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to all ranks, int64[streams]."""

@@ -61,7 +61,7 @@ class BatchSource(Protocol):
     how far the run has come is handed in.
 
     Attributes:
-        run: The order.
+        order: The order.
         sequence: Its epochs.
         mixture: The streams.
         identity: What identifies the data.
@@ -71,7 +71,7 @@ class BatchSource(Protocol):
         open_options: Options that the user left open; a saved value stands for them.
     """
 
-    run: RunOrder
+    order: RunOrder
     sequence: EpochSequence
     mixture: Mixture
     identity: DataIdentity
@@ -80,7 +80,7 @@ class BatchSource(Protocol):
     first_position: int
     open_options: Collection[str]
 
-    def of_run(self, run: RunOrder) -> Self:
+    def of_run(self, order: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
         ...
 
@@ -164,7 +164,7 @@ class BatchSource(Protocol):
 class RunState:
     """How far a run has come.
 
-    One thread hands out batches, and replaces ``progress`` with each; others may save in the meantime.
+    One thread hands out batches, and replaces ``progress`` with each, while others may save.
 
     Args:
         source: Where its batches come from.
@@ -218,18 +218,18 @@ class RunState:
         progress = self.progress
         if alone:
             tokens = tokens.synced(progress, None)
-        source, run = self.source, self.source.run
+        source, order = self.source, self.source.order
         # Before the first batch the order need not exist: under this layout it may not even be
         # possible, while the state that is to be loaded has one that is.
         begun = progress.samples_seen > source.first_position
         saved = SavedState(
             samples_seen=progress.samples_seen,
-            origin=run.start,
-            epoch_samples=source.epoch_rows() if begun or run.lanes else 0,
-            identity=source.identity.to_save(run.options, run.lanes, begun=begun),
+            origin=order.start,
+            epoch_samples=source.epoch_rows() if begun or order.lanes else 0,
+            identity=source.identity.to_save(order.options, order.lanes, begun=begun),
             seen=tuple(progress.seen.tolist()),
             tokens=tuple(tokens.total.tolist()),
-            skipped=run.skipped,
+            skipped=order.skipped,
             tokens_at=tokens.at,
             probe=source.probe(progress) if begun else None,
         )
@@ -247,13 +247,15 @@ class RunState:
         """
         source = self.source
         saved = SavedState.from_json(state[KEY])
-        present = source.identity.to_compare(source.run.options, source.run.lanes, saved.identity)
+        present = source.identity.to_compare(
+            source.order.options, source.order.lanes, saved.identity
+        )
         found = compare(saved.identity, present, source.open_options)
         if not found:
-            run = RunOrder(
+            order = RunOrder(
                 saved.identity.order, saved.origin, saved.skipped, saved.identity.packing_lanes
             )
-            again = source.of_run(run)
+            again = source.of_run(order)
             progress = again.resume(saved, state)
             if progress is not None:
                 # The streams are the same in their order, and may have other names by now.
@@ -273,7 +275,7 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(replace(source.run, start=start, skipped=saved.skipped))
+        again = source.of_run(replace(source.order, start=start, skipped=saved.skipped))
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})

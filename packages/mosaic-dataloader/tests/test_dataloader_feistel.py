@@ -1,6 +1,7 @@
 """The feistel order: a permutation, evaluated anywhere, that mixes as well as py1e."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.feistel import FeistelOrder, extra_samples
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.permute import keys, permuted
-from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 
 
@@ -70,8 +70,8 @@ def test_a_granularity_draws_whole_multiples() -> None:
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
     sequence: EpochSequence, data: st.DataObject
 ) -> None:
-    options = sequence.options.to_dict() | {"shuffle": True, "shuffle_algo": "feistel"}
-    order = FeistelOrder(sequence.mixture, ResolvedOrder(**options), data.draw(st.integers(0, 3)))
+    options = replace(sequence.options, shuffle=True, shuffle_algo="feistel")
+    order = FeistelOrder(sequence.mixture, options, data.draw(st.integers(0, 3)))
     ids, nodes = order.rows(0, len(order))
     start = data.draw(st.integers(0, len(order)))
     stop = data.draw(st.integers(start, len(order)))

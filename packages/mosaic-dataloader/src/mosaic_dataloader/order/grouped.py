@@ -37,7 +37,7 @@ def _stratified(
     mixture: Mixture, options: ResolvedOrder, epoch: int
 ) -> tuple[Int64Array, Int64Array]:
     """Every batch holds the same number of samples of each stream."""
-    portions = stream_portions(mixture, options.unit)
+    portions = stream_portions(mixture, options.order_batch)
     parts = [
         _interleaved_stream(mixture, options, epoch, number)
         for number in range(len(mixture.streams))
@@ -45,8 +45,8 @@ def _stratified(
     batches = min(len(ids) // portion for (ids, _), portion in zip(parts, portions, strict=True))
     if not batches:
         raise MosaicDataError(
-            f"no stream mixture fills one stratified batch of {options.unit} rows; lower the batch "
-            f"size or raise epoch_size"
+            f"no stream mixture fills one stratified batch of {options.order_batch} rows; lower "
+            f"the batch size or raise epoch_size"
         )
     cut = [
         [values[: batches * portion].reshape(batches, portion) for values in part]
@@ -81,7 +81,7 @@ def _per_stream(
     mixture: Mixture, options: ResolvedOrder, epoch: int
 ) -> tuple[Int64Array, Int64Array]:
     """Every batch holds samples of one stream only."""
-    batch = options.unit
+    batch = options.order_batch
     parts: list[tuple[Int64Array, Int64Array]] = []
     counts = []
     for number, stream in enumerate(mixture.streams):
@@ -100,7 +100,7 @@ def _device_per_stream(
     mixture: Mixture, options: ResolvedOrder, epoch: int
 ) -> tuple[Int64Array, Int64Array]:
     """Every device's part of a batch holds samples of one stream only."""
-    device, machines = options.device_unit, options.unit_nodes
+    device, machines = options.device_batch, options.nodes
     _check_machines(options)
     per_machine = options.num_canonical_nodes // machines
     streams = [
@@ -126,12 +126,12 @@ def _device_per_stream(
         machine_ids.append(np.concatenate(ids).reshape(-1, device)[mixed])
         machine_nodes.append(np.concatenate(nodes).reshape(-1, device)[mixed])
     # A batch takes the same number of device batches from every machine, one after another.
-    per_batch = options.unit // device // machines
+    per_batch = options.order_batch // device // machines
     batches = min(len(ids) for ids in machine_ids) // per_batch
     if not batches:
         raise MosaicDataError(
-            f"the streams do not fill one device_per_stream batch of {options.unit} rows; lower "
-            f"the batch size"
+            f"the streams do not fill one device_per_stream batch of {options.order_batch} rows; "
+            f"lower the batch size"
         )
     shape = (batches, per_batch, device)
     ids = np.stack([i[: batches * per_batch].reshape(shape) for i in machine_ids], axis=1)
@@ -140,13 +140,13 @@ def _device_per_stream(
 
 
 def _check_machines(options: ResolvedOrder) -> None:
-    canonical, machines = options.num_canonical_nodes, options.unit_nodes
+    canonical, machines = options.num_canonical_nodes, options.nodes
     if canonical % machines:
         raise MosaicDataError(
             f'batching_method = "device_per_stream" needs num_canonical_nodes ({canonical}) '
             f"divisible by the number of nodes ({machines}); change num_canonical_nodes"
         )
-    ranks = options.unit // options.device_unit
+    ranks = options.order_batch // options.device_batch
     if ranks % machines:
         raise MosaicDataError(
             f'batching_method = "device_per_stream" needs equally many data-parallel ranks on '

@@ -64,7 +64,7 @@ class OrderOptions:
         if block is None:
             block = max(4_000_000 // canonical, 1 << 18)
         # Only the methods that build the order batch by batch depend on it.
-        unit = global_batch if self.batching_method != "random" else 0
+        order_batch = global_batch if self.batching_method != "random" else 0
         by_device = self.batching_method == "device_per_stream"
         return ResolvedOrder(
             shuffle=self.shuffle,
@@ -75,9 +75,9 @@ class OrderOptions:
             sampling_method=self.sampling_method,
             sampling_granularity=self.sampling_granularity,
             batching_method=self.batching_method,
-            unit=unit,
-            device_unit=local_batch if by_device else 0,
-            unit_nodes=num_nodes if by_device else 0,
+            order_batch=order_batch,
+            device_batch=local_batch if by_device else 0,
+            nodes=num_nodes if by_device else 0,
         )
 
 

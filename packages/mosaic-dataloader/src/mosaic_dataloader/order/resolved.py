@@ -1,12 +1,15 @@
 """The order of a run: everything besides the data that decides it."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.arguments import integer
 
 LARGEST_SEED = (1 << 64) - 1
+# What states call these fields. Saved names never change.
+_SAVED_NAMES = {"order_batch": "unit", "device_batch": "device_unit", "nodes": "unit_nodes"}
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,9 @@ class ResolvedOrder:
     A new field needs a default: the value by which the order is what it was without the field.
 
     Attributes:
-        unit: Rows of the global batch by which the order is built; 0 unless it is.
-        device_unit: Rows of it on one device; 0 unless ``device_per_stream``.
-        unit_nodes: Machines over which it is laid out; 0 unless ``device_per_stream``.
+        order_batch: Rows of the global batch by which the order is built; 0 unless it is.
+        device_batch: Rows of it on one device; 0 unless ``device_per_stream``.
+        nodes: Machines over which it is laid out; 0 unless ``device_per_stream``.
 
     Raises:
         MosaicDataError: A number is impossible; options are checked before, but not what was saved.
@@ -32,22 +35,22 @@ class ResolvedOrder:
     sampling_method: str
     sampling_granularity: int
     batching_method: str
-    unit: int = 0
-    device_unit: int = 0
-    unit_nodes: int = 0
+    order_batch: int = 0
+    device_batch: int = 0
+    nodes: int = 0
 
     def __post_init__(self) -> None:
         integer("num_canonical_nodes", self.num_canonical_nodes, 1)
         integer("shuffle_block_size", self.shuffle_block_size, 2)
         if self.batching_method != "random":
-            integer("the global batch size", self.unit, 1)
+            integer("the global batch size", self.order_batch, 1)
         if self.batching_method == "device_per_stream":
-            integer("the local batch size", self.device_unit, 1)
-            integer("the number of nodes", self.unit_nodes, 1)
-            if self.unit % self.device_unit:
+            integer("the local batch size", self.device_batch, 1)
+            integer("the number of nodes", self.nodes, 1)
+            if self.order_batch % self.device_batch:
                 raise MosaicDataError(
-                    f"the local batch size {self.device_unit} does not divide the global one, "
-                    f"{self.unit}"
+                    f"the local batch size {self.device_batch} does not divide the global one, "
+                    f"{self.order_batch}"
                 )
 
     @property
@@ -56,5 +59,11 @@ class ResolvedOrder:
         return self.shuffle and self.sampling_method == "balanced"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values, by the names under which they are saved."""
+        return {_SAVED_NAMES.get(name, name): value for name, value in vars(self).items()}
+
+
+def field_names(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved values by the names of the fields of `ResolvedOrder`."""
+    names = {saved_name: name for name, saved_name in _SAVED_NAMES.items()}
+    return {names.get(name, name): value for name, value in saved.items()}

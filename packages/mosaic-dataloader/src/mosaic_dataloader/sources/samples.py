@@ -77,18 +77,18 @@ class SampleRows:
                 its order is built.
         """
         self.sequence.check()
-        skipped, unit = self.order.skipped, self.order.options.unit
-        if unit and skipped % unit and self.order.start == EpochStart():
-            below = skipped // unit * unit
+        skipped, batch = self.order.skipped, self.order.options.order_batch
+        if batch and skipped % batch and self.order.start == EpochStart():
+            below = skipped // batch * batch
             raise MosaicDataError(
-                f"skip_samples = {skipped} ends inside a global batch of {unit}, and "
+                f"skip_samples = {skipped} ends inside a global batch of {batch}, and "
                 f"batching_method = {self.order.options.batching_method!r} orders data by it; use "
-                f"{below} or {below + unit}"
+                f"{below} or {below + batch}"
             )
-        length, batch = self.sequence.epoch_length, self._layout.global_batch
-        if extent and extent.drop_last and length < batch:
+        length, size = self.sequence.epoch_length, self._layout.global_batch
+        if extent and extent.drop_last and length < size:
             raise MosaicDataError(
-                f"an epoch of {length} samples does not fill one global batch of {batch}; add "
+                f"an epoch of {length} samples does not fill one global batch of {size}; add "
                 f"data, lower the batch size, or set drop_last to false"
             )
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
@@ -115,7 +115,7 @@ class Identity:
     def to_content(self) -> dict[str, Any]:
         """As JSON values, without what is not known."""
         content = {
-            "order": dict(vars(self.order)),
+            "order": self.order.to_dict(),
             "rows": _known(self.rows),
             "streams": [_known(stream) for stream in self.streams],
             "packing_lanes": self.packing_lanes,
@@ -133,8 +133,11 @@ class Identity:
         parts = ("order", "rows", "streams")
         rest = read_fields(_Rest, {k: v for k, v in content.items() if k not in parts}, "it")
         streams = read_list(content.get("streams"), "streams")
+        order = content.get("order")
+        if isinstance(order, dict):
+            order = field_names(order)
         return cls(
-            read_fields(ResolvedOrder, content.get("order"), "order"),
+            read_fields(ResolvedOrder, order, "order"),
             read_fields(RowIdentity, content.get("rows"), "rows"),
             tuple(read_fields(StreamIdentity, s, f"stream {n}") for n, s in enumerate(streams)),
             rest.packing_lanes,
@@ -438,10 +441,10 @@ def _order_differences(
         before = getattr(saved, name)
         if before == value or name in open_options:
             continue
-        if name in ("device_unit", "unit_nodes") or (name == "unit" and method_changed):
+        if name in ("device_batch", "nodes") or (name == "order_batch" and method_changed):
             # Follows from the layout; a device's part is cut as the first run cut it.
             continue
-        if name == "unit":
+        if name == "order_batch":
             found.append(
                 f"the global batch size was {before} and is now {value}, and "
                 f"batching_method = {present.batching_method!r} orders data by it"

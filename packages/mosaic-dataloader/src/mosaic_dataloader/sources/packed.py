@@ -25,7 +25,6 @@ from mosaic_dataloader.packing.lanes import (
 from mosaic_dataloader.packing.scheduler import DocumentScheduler
 from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.vocabulary import outside_error
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
 from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
@@ -37,7 +36,7 @@ from mosaic_dataloader.sources.documents import (
 )
 from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
 from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.storage.lookahead import LaneLookAhead
 from mosaic_dataloader.storage.stored_orders import StoredOrders
@@ -162,7 +161,7 @@ class PackedRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on; see `BatchSource.batches`."""
         predownload = samples_ahead(self._dataset, self._layout.batch_size)
         packed = self._packed(progress, extent, ahead, predownload)
@@ -170,7 +169,7 @@ class PackedRows:
 
     def _batches(
         self, progress: Progress, packed: Iterator[PackedBatch]
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         for batch in packed:
             progress = Progress(
                 progress.samples_seen + batch.rows * self._layout.world_size,
@@ -178,8 +177,7 @@ class PackedRows:
                 progress.targets + batch.targets,
                 {**progress.lanes, **batch.lanes},
             )
-            inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
-            yield RowBatch(inputs, labels, full=batch.rows == len(labels)), progress
+            yield (torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)), progress
 
     def pass_ended(self, begun: Progress, last: Progress) -> Progress:
         """With each lane at its first document after the epoch; those left out count as seen."""

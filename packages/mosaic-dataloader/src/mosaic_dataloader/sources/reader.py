@@ -10,10 +10,9 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import ReadAhead, WorkerPool
 from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import BatchSource, EpochPass
+from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
 from mosaic_dataloader.util.arguments import flag, integer
 
 # Batches that are kept ready by default take no more than this, unless two do.
@@ -120,7 +119,7 @@ class BatchReader:
 
     def _ready(
         self,
-        batches: Iterator[tuple[RowBatch, Progress]],
+        batches: Iterator[tuple[Batch, Progress]],
         depth: int,
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
@@ -130,9 +129,9 @@ class BatchReader:
         # are many: so many may be made before the last one taken is passed.
         kept: deque[Progress] = deque(maxlen=depth + 3)
         with self._dataset.store.iterating():
-            for batch, progress in batches:
+            for (inputs, labels), progress in batches:
                 kept.append(progress)
-                yield ({"input": pin(batch.inputs)}, pin(batch.labels)), progress
+                yield ({"input": pin(inputs)}, pin(labels)), progress
                 # Not before: a thread that was given up is not asked for more.
                 if after_first:
                     after_first()

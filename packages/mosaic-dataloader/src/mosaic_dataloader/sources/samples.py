@@ -26,7 +26,7 @@ from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
 from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
 from mosaic_dataloader.state.identity import probe
 from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
 from mosaic_dataloader.state.saved import SavedState
 from mosaic_dataloader.storage.cache import largest_shard
 from mosaic_dataloader.storage.lookahead import LookAhead
@@ -115,7 +115,7 @@ class SampleRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on; see `BatchSource.batches`."""
         requests = partial(self._requests, progress.samples_seen, extent)
         answers = None
@@ -133,7 +133,7 @@ class SampleRows:
         requests: Requests,
         answers: Iterator[tuple[BatchRequest, RowBatch]] | None,
         ahead: ReadAhead,
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         # Its threads start here, after the workers: a process is forked while nothing else runs.
         shards = self._look_ahead(requests)
         size = self._layout.batch_size
@@ -150,7 +150,7 @@ class SampleRows:
                     targets = progress.targets + self._targets(request, batch)
                     seen = progress.seen + request.per_stream
                     progress = Progress(request.stop, seen, targets, progress.lanes)
-                    yield batch, progress
+                    yield (batch.inputs, batch.labels), progress
         finally:
             if shards:
                 shards.close()

@@ -13,13 +13,15 @@ from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.reading.origins import PreviewRow
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
 from mosaic_dataloader.state.identity import DataIdentity, compare, order_difference
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
 
 logger = logging.getLogger(__name__)
+
+# Inputs and labels, both int64[B, T].
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,27 +84,22 @@ class BatchSource(Protocol):
 
     def of_run(self, order: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
-        ...
 
     def check(self, extent: EpochPass | None) -> None:
         """Raise MosaicDataError unless the data suffice for the layout, as far as that is cheap."""
-        ...
 
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
-        ...
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
         """The progress that was saved; None where the order gives other samples than it did."""
-        ...
 
     def fetch(self) -> Fetch:
         """What worker processes call to read what the source asks of them; can be pickled."""
-        ...
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on, each with the progress that handing it out makes.
 
         Called in the main thread, where workers are started; the batches are made wherever the
@@ -113,52 +110,41 @@ class BatchSource(Protocol):
             extent: Where to end; None for never.
             ahead: How far to read ahead, and in which processes.
         """
-        ...
 
     def pass_ended(self, begun: Progress, last: Progress) -> Progress:
         """The progress once a finite pass that began at ``begun`` has ended after ``last``."""
-        ...
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        ...
 
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to their ends, int64[streams]; see ``counts_all_ranks``."""
-        ...
 
     def epochs(self, progress: Progress) -> tuple[int, float]:
         """The epoch that the next sample belongs to, and the position in epochs."""
-        ...
 
     def describe(self, position: int) -> str:
         """A position in words."""
-        ...
 
     def epoch_rows(self) -> int:
         """Rows in an epoch; with packing about, by the sizes in the indexes."""
-        ...
 
     def probe(self, progress: Progress) -> str | None:
         """Digest of the samples that come next; None where each lane has its own."""
-        ...
 
     def save_lanes(self, progress: Progress) -> dict[str, str]:
         """The entries of a checkpoint that hold this rank's packing lanes, if there are any."""
-        ...
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
     ) -> Iterator[PreviewRow]:
         """Rows of all ranks from a position on, without end; ``progress`` stays where it is."""
-        ...
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """What each stream gives to the global batches from a position on, int64[batches, streams].
 
         Samples; with packing target tokens, since a row is of several streams.
         """
-        ...
 
 
 class RunState:

@@ -288,7 +288,7 @@ class PackedRows:
                 row=row,
                 origins=tuple(self._origins(lane, segments, number, rank, row)),
                 counts=batch.targets,
-                read=partial(tuple, (inputs, labels)),
+                read=partial(_same, (inputs, labels)),
                 lane=lane,
             )
 
@@ -506,6 +506,10 @@ class PackedRows:
     def _lane_position(self, lane: int, saved: SavedLane) -> LanePosition:
         document = self._lanes.document(lane, saved.position)
         return LanePosition(document, saved.offset, saved.finished)
+
+
+def _same(row: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return row
 
 
 def _require_lane(state: Mapping[str, Any], lane: int) -> str:

@@ -251,14 +251,15 @@ def _rank(algo: str, samples: int, work: str, rank: int) -> dict[str, float]:
     epoch = dataset.mixture.epoch_samples
     positions = [int(epoch * place) // BATCH * BATCH for place in PLACES]
     before, begun = _own_memory(), time.perf_counter()
-    next(loader._requests(positions[-1]))
+    layout = Layout(rank, RANKS, LOCAL_BATCH)
+    next(endless_batches(loader.run.source.sequence, layout, positions[-1]))
     start = time.perf_counter() - begun
     if algo != "feistel":
         # The next epoch is being ordered by now: wait for it, lest it take the core from us.
         loader.run.source.sequence.epoch(1)
     wall = processor = 0.0
     for position in positions:
-        requests = loader._requests(position)
+        requests = endless_batches(loader.run.source.sequence, layout, position)
         for _ in range(16):
             next(requests)
         begun, begun_processor = time.perf_counter(), time.process_time()

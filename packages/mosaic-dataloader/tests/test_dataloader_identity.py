@@ -26,10 +26,17 @@ sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 
 import make_states
 
-WRITTEN: dict[str, Any] = json.loads(make_states.STATES.read_text())
+WRITTEN: dict[int, dict[str, Any]] = {
+    version: json.loads((make_states.FOLDER / f"states_v{version}.json").read_text())
+    for version in (1, 2)
+}
 # Each by the layout that wrote it, and those of several ranks by a single one as well.
-LAYOUTS = [(name, case.ranks) for name, case in make_states.CASES.items()]
-LAYOUTS += [(name, 1) for name, ranks in LAYOUTS if ranks > 1]
+LAYOUTS = [
+    (version, name, ranks)
+    for version in WRITTEN
+    for name, case in make_states.CASES.items()
+    for ranks in sorted({1, case.ranks})
+]
 
 
 @pytest.fixture(scope="session")
@@ -40,22 +47,22 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("name", "ranks"), LAYOUTS)
-def test_states_of_version_1_continue_exactly(
-    name: str, ranks: int, fixed: Path, tmp_path: Path
+@pytest.mark.parametrize(("version", "name", "ranks"), LAYOUTS)
+def test_states_of_all_versions_continue_exactly(
+    version: int, name: str, ranks: int, fixed: Path, tmp_path: Path
 ) -> None:
     case = make_states.CASES[name]
     loaders = make_states.open_case(case, fixed, tmp_path, ranks)
     for one in loaders:
-        one.load_state_dict(WRITTEN[name]["state"])
+        one.load_state_dict(WRITTEN[version][name]["state"])
     state = make_states.joined_state(loaders)
     assert json.loads(state["mosaic"])["version"] == 2
     again = make_states.open_case(case, fixed, tmp_path, ranks)
     for one in again:
         one.load_state_dict(state)
     assert make_states.joined_state(again) == state
-    assert make_states.rows_of(loaders, case) == WRITTEN[name]["batches"]
-    assert make_states.rows_of(again, case) == WRITTEN[name]["batches"]
+    assert make_states.rows_of(loaders, case) == WRITTEN[version][name]["batches"]
+    assert make_states.rows_of(again, case) == WRITTEN[version][name]["batches"]
 
 
 def test_a_state_of_version_1_knows_its_tokenizer(fixed: Path, tmp_path: Path) -> None:
@@ -66,7 +73,7 @@ def test_a_state_of_version_1_knows_its_tokenizer(fixed: Path, tmp_path: Path) -
     assert tokenizer is not None
     tokenizer.fast.add_tokens(["another"])
     with pytest.raises(MosaicDataError, match=r"tokenizer_definition was '[0-9a-f]+' and is now"):
-        one.load_state_dict(WRITTEN["text"]["state"])
+        one.load_state_dict(WRITTEN[1]["text"]["state"])
 
 
 def edited(state: dict[str, str], change: Callable[[dict[str, Any]], None]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Rows packed of documents."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -83,9 +83,8 @@ class PackedRows:
         self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
         self.first_position = order.start.samples
-        self.open_options = open_options(dataset)
-        if not dataset.packing_lanes:
-            self.open_options.append("packing_lanes")
+        left_open = [] if dataset.packing_lanes else ["packing_lanes"]
+        self.open_options: Collection[str] = [*open_options(dataset), *left_open]
         length = dataset.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = EpochSequence(
@@ -244,7 +243,7 @@ class PackedRows:
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows of the run in their order.
 
         Which documents a row holds follows from the lengths of all before it. So the lanes are read

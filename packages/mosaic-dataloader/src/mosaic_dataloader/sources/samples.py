@@ -1,6 +1,6 @@
 """Rows that are samples, one each."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -63,7 +63,7 @@ class SampleRows:
         stored = StoredOrders(dataset.orders_dir, dataset.mixture, order.options)
         self.sequence = EpochSequence(dataset.mixture, order.options, order.start, stored)
         self.first_position = max(order.start.samples, order.skipped)
-        self.open_options = open_options(dataset)
+        self.open_options: Collection[str] = open_options(dataset)
 
     def of_run(self, order: RunOrder) -> "SampleRows":
         """The source of another run of the same data and rank."""
@@ -192,7 +192,7 @@ class SampleRows:
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows batch by batch, in each rank after rank as they read them. Nothing is read."""
         while True:
             yield from self._preview_batch(position)

@@ -1,7 +1,7 @@
 """A run: where its batches come from, how far it has come, and how it is saved and resumed."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -137,7 +137,7 @@ class BatchSource(Protocol):
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows of all ranks from a position on, without end; ``progress`` stays where it is."""
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:

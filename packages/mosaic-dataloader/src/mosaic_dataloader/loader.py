@@ -1,7 +1,7 @@
 """The stateful dataloader of one data-parallel rank."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -250,11 +250,9 @@ class MosaicParallelAwareDataloader:
         self._new = False
         run = self.run
         begun = run.progress
-        # Without a frame of Python: a training step waits for it.
-        count: Callable[[Progress], object] = partial(setattr, run, "progress")
-        on_taken, on_end = count, partial(_end_pass, run, begun)
+        on_taken, on_end = run.count, partial(_end_pass, run, begun)
         if self._pending is not None:
-            on_taken = partial(self._pending.add, count)
+            on_taken = partial(self._pending.add, run.count)
             on_end = partial(self._pending.on_complete, on_end)
         return self._reader.start(
             run.source,
@@ -382,4 +380,4 @@ class MosaicParallelAwareDataloader:
 
 def _end_pass(run: RunState, begun: Progress) -> None:
     """Note that a finite iteration came to its end."""
-    run.progress = run.source.pass_ended(begun, run.progress)
+    run.count(run.source.pass_ended(begun, run.progress))

@@ -1,6 +1,7 @@
 """A run: where its batches come from, how far it has come, and how it is saved and resumed."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
@@ -150,12 +151,15 @@ class BatchSource(Protocol):
 class RunState:
     """How far a run has come.
 
-    One thread hands out batches, and replaces ``progress`` with each, while others may save.
+    One thread hands out batches, and replaces the progress with each, while others may save.
 
     Args:
         source: Where its batches come from.
         progress: How far it has come; its beginning by default.
         tokens: Target tokens of all ranks; none by default.
+
+    Attributes:
+        count: Replaces the progress with that of a batch that is handed out.
     """
 
     def __init__(
@@ -165,9 +169,16 @@ class RunState:
         tokens: TokenCount | None = None,
     ):
         self.source = source
-        self.progress = progress or source.begin()
+        self._progress = deque([progress or source.begin()], maxlen=1)
+        # Without a frame of Python: a training step waits for it.
+        self.count: Callable[[Progress], None] = self._progress.append
         none, position = np.zeros(len(source.mixture.streams), np.int64), self.progress.samples_seen
         self.tokens = tokens or TokenCount(none, position, none, position)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return self._progress[-1]
 
     def sync_token_counts(self, sum_over_ranks: SumOverRanks | None) -> None:
         """Add the target tokens counted since the last call; see `TokenCount.synced`."""

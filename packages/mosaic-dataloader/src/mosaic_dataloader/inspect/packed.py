@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mosaic_train.inspect.rows import row_lines
-from mosaic_train.inspect.start import Start
+from mosaic_dataloader.inspect.steps import Steps
+from mosaic_dataloader.inspect.text import row_lines
+from mosaic_dataloader.packing.preview import PackedRow
 
 # For the picture, beyond the rows that are printed: steps, and tokens that are read for them. Where
 # shards must be fetched, rows: their documents lie anywhere in the shuffle window.
 _STEPS, _TOKENS, _FETCHED_ROWS = 100, 1 << 22, 16
-# Seconds between two lines that say how far the reading is.
+# Seconds between two reports of the progress.
 _PAUSE = 2.0
 
 
@@ -24,44 +25,41 @@ class PackedLook:
     """What was read.
 
     Attributes:
-        rows: The rows to print, as `mosaic_dataloader` gives them.
+        rows: The rows to print.
         read: How many rows were read, those included.
         lengths: Tokens of each document in these, by stream.
-        shares: float[steps, streams], the streams' shares of the targets of each step. If not even
-            one step was read whole, of what was read of it.
+        shares: float[steps, streams], the streams' shares of the targets of each step, or of what
+            was read of the first one.
     """
 
-    rows: list[Any]
+    rows: list[PackedRow]
     read: int
     lengths: dict[str, list[int]]
     shares: Any
 
 
-def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedLook:
+def look_at_packed(steps: Steps, step: int, position: int, rows: int) -> PackedLook:
     """Read rows from a position on, and all before it whose lanes lead there."""
-    loader = start.loader
-    dataset = loader.dataset
-    wanted = min(_STEPS * start.step_samples, _TOKENS // dataset.seq_len)
+    dataset = steps.loader.dataset
+    wanted = min(_STEPS * steps.rows, _TOKENS // dataset.seq_len)
     if dataset.store.fetches:
         wanted = _FETCHED_ROWS
-    kept = min(rows, start.step_samples)
+    kept = min(rows, steps.rows)
     count = max(kept, wanted)
-    if count > start.step_samples:
-        count -= count % start.step_samples
+    if count > steps.rows:
+        count -= count % steps.rows
     names = [stream.name for stream in dataset.streams]
     lengths: dict[str, dict[int, int]] = {name: {} for name in names}
-    shown: list[Any] = []
+    shown: list[PackedRow] = []
     targets = []
-    rows_on = loader.packed_rows(position, _Progress(step))
-    for row in islice(rows_on, count):
+    for row in islice(steps.packed_rows(position, _Progress(step)), count):
         if len(shown) < kept:
             shown.append(row)
         targets.append(row.targets)
         for part in row.documents:
             # A long document is in several rows.
             lengths[part.stream][part.document] = part.length
-    rows_on.close()
-    per_step = np.stack(targets).reshape(-1, min(count, start.step_samples), len(names))
+    per_step = np.stack(targets).reshape(-1, min(count, steps.rows), len(names))
     sums = per_step.sum(axis=1)
     return PackedLook(
         rows=shown,
@@ -71,9 +69,9 @@ def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedL
     )
 
 
-def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
+def print_packed_rows(steps: Steps, rows: list[PackedRow], tokenizer: Any) -> None:
     """Print rows with the documents that each is made of."""
-    batch = start.loader.batch_size * start.loader.dp_world_size
+    batch = steps.loader.batch_size * steps.loader.dp_world_size
     for number, row in enumerate(rows, 1):
         inputs, labels = row.inputs.tolist(), row.labels.tolist()
         ignored = sum(label < 0 for label in labels)
@@ -95,7 +93,7 @@ def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
 
 
 class _Progress:
-    """Says now and then how far the reading is, on stderr."""
+    """Reports the progress of the reading now and then, on stderr."""
 
     def __init__(self, step: int):
         self._step = step

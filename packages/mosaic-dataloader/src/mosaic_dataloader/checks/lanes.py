@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.packing.lanes import default_lanes
 from mosaic_dataloader.reading.document_length import rows_of_epoch
 
@@ -12,19 +13,21 @@ if TYPE_CHECKING:
 _DOCUMENTS_PER_LANE = 10
 
 
-def documents_per_lane(loader: "MosaicParallelAwareDataloader", *, prefix: str = "") -> list[str]:
-    """See that an epoch has some documents for each lane.
+def documents_per_lane(
+    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
+) -> list[str]:
+    """A cost: an epoch has too few documents for the lanes in which they are packed.
 
-    Lanes go through the epochs side by side and each at its own pace, so that with few documents
-    some are read a second time before others are read once.
+    Each lane goes through the epochs at its own pace, so that with few documents some are read a
+    second time before others are read once.
 
     Args:
-        loader: The loader of any rank, of a run that does not continue another: a run keeps the
+        loader: The loader of any rank, of a run that does not resume another: a run keeps the
             lanes that it began with.
-        prefix: What comes before the names of the data set's options.
+        names: What the caller's options are called.
 
     Returns:
-        One line if there are not; none without packing.
+        One line; none without packing.
     """
     dataset, ranks = loader.dataset, loader.dp_world_size
     if not dataset.packing:
@@ -46,6 +49,6 @@ def documents_per_lane(loader: "MosaicParallelAwareDataloader", *, prefix: str =
         fitting *= 2
     return [
         f"an epoch of {documents:,} documents has {documents / lanes:.2g} for each of {lanes:,} "
-        f"packing lanes, and {repeated}: set {prefix}packing_lanes = {fitting} when the run "
+        f"packing lanes, and {repeated}: set {names.dataset}packing_lanes = {fitting} when the run "
         f"begins, or add documents"
     ]

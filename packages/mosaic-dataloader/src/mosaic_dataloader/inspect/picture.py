@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mosaic_train.errors import TrainError
+from mosaic_dataloader.errors import MosaicDataError
 
 # Bars that are told apart; beyond that, each is a thin line.
 _BATCHES = 100
 
 
-def save_picture(
+def save_run(
     path: Path,
     *,
     lengths: Mapping[str, Sequence[int]],
@@ -33,32 +33,84 @@ def save_picture(
         packed_rows: How many rows the documents are packed in; 0 where each is a row.
 
     Raises:
-        TrainError: matplotlib is missing, or the file cannot be written.
+        MosaicDataError: matplotlib is missing, or the file cannot be written.
     """
+    figure = _figure(12)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    colors = _colors(len(configured))
+    _draw_lengths(left, lengths, colors)
+    tokens = [length for own in lengths.values() for length in own]
+    mean = sum(tokens) / len(tokens)
+    if packed_rows:
+        left.set_title(
+            f"tokens in a document: {len(tokens):,} documents, {mean:,.0f} on average, in "
+            f"{packed_rows:,} full rows",
+            fontsize=10,
+        )
+        left.set_xlabel(f"tokens (dashed: a row, seq_len = {seq_len:,})")
+        left.set_ylabel("share of the stream's documents with at most so many")
+        left.axvline(seq_len, color="black", linewidth=1, linestyle="--")
+        left.set_xlim(0, 1.03 * max(seq_len, *tokens))
+    else:
+        full = sum(length == seq_len for length in tokens)
+        left.set_title(
+            f"tokens in a row: {len(tokens)} rows, {full / len(tokens):.0%} of them full, "
+            f"{1 - mean / seq_len:.1%} padding",
+            fontsize=10,
+        )
+        left.set_xlabel(f"tokens (seq_len = {seq_len:,})")
+        left.set_ylabel("share of the stream's rows with at most so many")
+        # Room for the line that stands where rows are full.
+        left.set_xlim(0, 1.03 * seq_len)
+    _draw_shares(right, list(lengths), shares, configured, first_step, colors)
+    if packed_rows:
+        right.set_ylabel("share of the global batch's targets")
+    _save(figure, path)
+
+
+def save_lengths(path: Path, lengths: Mapping[str, Sequence[int]]) -> None:
+    """Draw how long the samples of each stream are, and save it as PNG.
+
+    Args:
+        path: The file; its folder is made.
+        lengths: Tokens of the samples that were read, by stream.
+
+    Raises:
+        MosaicDataError: matplotlib is missing, or the file cannot be written.
+    """
+    figure = _figure(8)
+    axes = figure.subplots()
+    _draw_lengths(axes, lengths, _colors(len(lengths)), labelled=True)
+    axes.set_title("tokens in a sample", fontsize=10)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("share of the stream's samples with at most so many")
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside lower center", ncols=min(3, len(lengths)), fontsize=9)
+    _save(figure, path)
+
+
+def _figure(width: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainError(
-            f"--inspect-data draws its picture with matplotlib, which cannot be imported "
-            f"({error}): install matplotlib"
+        raise MosaicDataError(
+            f"the picture needs matplotlib, which cannot be imported ({error}): install "
+            f"mosaic-dataloader[inspect]"
         ) from error
-
     # No pyplot: it would look for a display.
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(width, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
-    colors = _colors(len(configured))
-    _draw_lengths(left, lengths, seq_len, colors, packed_rows)
-    _draw_shares(right, list(lengths), shares, configured, first_step, colors)
-    if packed_rows:
-        right.set_ylabel("share of the global batch's targets")
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=120, format="png")
     except OSError as error:
-        raise TrainError(
-            f"cannot write {path} ({error.strerror}): choose another job.dump_folder"
+        raise MosaicDataError(
+            f"cannot write the picture {path} ({error.strerror}): choose another folder"
         ) from error
 
 
@@ -72,39 +124,16 @@ def _colors(count: int) -> list[Any]:
 def _draw_lengths(
     axes: Any,
     lengths: Mapping[str, Sequence[int]],
-    seq_len: int,
     colors: list[Any],
-    packed_rows: int,
+    *,
+    labelled: bool = False,
 ) -> None:
     # Not a histogram: full rows are often most of all, and would leave nothing of the others.
-    for own, color in zip(lengths.values(), colors, strict=True):
+    for (name, own), color in zip(lengths.items(), colors, strict=True):
         if own:
-            axes.ecdf(own, color=color, linewidth=2)
-    rows = [length for own in lengths.values() for length in own]
-    full = sum(length == seq_len for length in rows)
-    mean = sum(rows) / len(rows)
+            axes.ecdf(own, color=color, linewidth=2, label=name if labelled else None)
     axes.set_ylim(0, 1.03)
     axes.grid(alpha=0.3)
-    if packed_rows:
-        axes.set_title(
-            f"tokens in a document: {len(rows):,} documents, {mean:,.0f} on average, in "
-            f"{packed_rows:,} full rows",
-            fontsize=10,
-        )
-        axes.set_xlabel(f"tokens (dashed: a row, training.seq_len = {seq_len:,})")
-        axes.set_ylabel("share of the stream's documents with at most so many")
-        axes.axvline(seq_len, color="black", linewidth=1, linestyle="--")
-        axes.set_xlim(0, 1.03 * max(seq_len, *rows))
-        return
-    axes.set_title(
-        f"tokens in a row: {len(rows)} rows, {full / len(rows):.0%} of them full, "
-        f"{1 - mean / seq_len:.1%} padding",
-        fontsize=10,
-    )
-    axes.set_xlabel(f"tokens (training.seq_len = {seq_len:,})")
-    axes.set_ylabel("share of the stream's rows with at most so many")
-    # Room for the line that stands where rows are full.
-    axes.set_xlim(0, 1.03 * seq_len)
 
 
 def _draw_shares(

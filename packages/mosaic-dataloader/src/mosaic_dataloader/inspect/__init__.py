@@ -1,0 +1,23 @@
+"""What a data set holds, and what a run trains on: printed and drawn, for every trainer.
+
+`print_run` shows the streams, the run and the rows of a step; on the command line, `mosaic-inspect`
+shows any MDS data set. The names are loaded when first used, so that the command starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.inspect.run import print_run
+    from mosaic_dataloader.inspect.steps import Steps
+    from mosaic_dataloader.inspect.tables import run_facts
+
+__all__ = ["Steps", "print_run", "run_facts"]
+
+_HOME = {"Steps": "steps", "print_run": "run", "run_facts": "tables"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,99 @@
+"""Where the steps of a run are in its data, and which rows they are made of."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.packing.preview import PackedRow
+from mosaic_dataloader.reading.origins import RowOrigin, read_origin
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a run, all of the present batch size.
+
+    Attributes:
+        loader: The loader of any rank, at the position where training starts or resumes.
+        rows: Rows of a step, over all ranks and micro-batches.
+        total: Steps of the whole run.
+        done: Steps that were trained before.
+        option: What messages call the number of a step.
+    """
+
+    loader: "MosaicParallelAwareDataloader"
+    rows: int
+    total: int
+    done: int = 0
+    option: str = "step"
+
+    @property
+    def packing(self) -> bool:
+        """Whether positions count packed rows, and not samples of the order."""
+        return self.loader.dataset.packing
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step on each rank."""
+        return self.rows // (self.loader.batch_size * self.loader.dp_world_size)
+
+    @property
+    def begins_at(self) -> int:
+        """Position before which the present order has nothing."""
+        begin = self.loader.order_begins_at
+        # Skipped documents are not rows.
+        return begin if self.packing else max(begin, self.loader.samples_skipped)
+
+    def place(self, position: int) -> str:
+        """A position in words."""
+        return (
+            f"row {position:,} of the run" if self.packing else f"sample {position:,} of the order"
+        )
+
+    def position_of(self, step: int) -> int:
+        """Position at which a step begins.
+
+        Raises:
+            MosaicDataError: The step lies before the order begins.
+        """
+        position = self.loader.samples_seen + (step - self.done - 1) * self.rows
+        if position < self.begins_at:
+            raise MosaicDataError(
+                f"{self.option} {step}: at {self.rows} rows a step, that is before "
+                f"{self.place(self.begins_at)}, where the data of this run begins; choose a later "
+                f"step"
+            )
+        return position
+
+    def origins(self, position: int) -> Iterator[tuple[int, RowOrigin]]:
+        """Rows from a position on, each with the number of its micro-batch; without packing."""
+        batch = self.loader.batch_size * self.loader.dp_world_size
+        number = 0
+        while True:
+            for origin in self.loader.origins(position + number * batch):
+                yield number, origin
+            number += 1
+
+    def read(self, origin: RowOrigin) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of such a row, both int64[T].
+
+        Raises:
+            MosaicDataError: Its shard cannot be fetched or is damaged.
+        """
+        return read_origin(self.loader.dataset, origin)
+
+    def packed_rows(
+        self, position: int, progress: Callable[[int, int], None]
+    ) -> Iterator[PackedRow]:
+        """Packed rows from a position on; see `MosaicParallelAwareDataloader.packed_rows`."""
+        return self.loader.packed_rows(position, progress)
+
+    def shares(self, position: int, steps: int) -> Any:
+        """The streams' shares of the rows of steps, float[steps, streams]; without packing."""
+        counts = self.loader.stream_counts(position, steps * self.micro_batches)
+        return counts.reshape(steps, self.micro_batches, -1).sum(axis=1) / self.rows

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_lines
-from mosaic_train.orphans import LAUNCHER_PID
+from mosaic_train.parent_death import LAUNCHER_PID
 from mosaic_train.torchtitan_patches.cpu import no_accelerator
 
 logger = logging.getLogger("mosaic_train")

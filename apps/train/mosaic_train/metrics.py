@@ -47,7 +47,7 @@ class DataMetricsProcessor(MetricsProcessor):
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
             _summable=_summable(parallel_dims, loader.dp_world_size),
-            _settled_at=-1,
+            _synced_at=-1,
         )
         if not self._summable:
             logger.warning(
@@ -67,7 +67,7 @@ class DataMetricsProcessor(MetricsProcessor):
         """Whether this step is logged; every rank asks in every step, before it saves."""
         due = self._base.should_log(step)
         if not due and self._saves(step):
-            self._settle()
+            self._sync()
         return bool(due)
 
     def log(
@@ -79,7 +79,7 @@ class DataMetricsProcessor(MetricsProcessor):
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
         """Log a training step; all ranks call this together."""
-        self._settle()
+        self._sync()
         metrics = self._data_metrics()
         with _appended(_in_words(metrics, self._streams(), self._loader.dataset.packing)):
             self._base.log(
@@ -131,13 +131,13 @@ class DataMetricsProcessor(MetricsProcessor):
         total = self._sum_over_ranks(torch.tensor(list(own.values())))
         return dict(zip(own, total.tolist(), strict=True))
 
-    def _settle(self) -> None:
+    def _sync(self) -> None:
         """Sum the tokens; a collective, at a moment that all ranks share."""
         position = self._loader.samples_seen
-        if not self._summable or position == self._settled_at:
+        if not self._summable or position == self._synced_at:
             return
         self._loader.settle_tokens(self._sum_over_ranks)
-        vars(self)["_settled_at"] = position
+        vars(self)["_synced_at"] = position
 
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""

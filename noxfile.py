@@ -74,7 +74,11 @@ def lint(session: nox.Session) -> None:
         "ruff check": (python, "-m", "ruff", "check"),
         "ruff format": (python, "-m", "ruff", "format", "--check"),
         "mypy --strict": (python, "-m", "mypy", "--strict"),
-        "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        # The app is not installed.
+        "import contracts": (
+            *("env", "PYTHONPATH=apps/train"),
+            *(str(Path(python).with_name("lint-imports")), "--no-cache"),
+        ),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),

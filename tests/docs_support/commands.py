@@ -12,7 +12,7 @@ from torch.distributed.run import get_args_parser
 from mosaic_config import MosaicJobConfig
 from mosaic_config.schema import keys_of, named_value, names_hidden, tables
 from mosaic_prepare.cli import _parser
-from mosaic_train.arguments import USAGE
+from mosaic_train.cli import USAGE
 from tests.docs_support.pages import ROOT
 
 _FOLDERS = ("apps/", "benchmarks/", "docs/", "examples/", "packages/", "tests/", "tools/")

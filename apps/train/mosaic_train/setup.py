@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import check_checkpoint, check_weights, keep_lanes
 from mosaic_train.checks.compatibility import (
@@ -153,7 +153,7 @@ def _check_data(
 
     before = len(report.errors)
     vocab_size = None if model is None else vocabulary_of(model.args)
-    tokenizer = report.attempt(build_mosaic_tokenizer, config)
+    tokenizer: Any = report.attempt(build_mosaic_tokenizer, config)
     if len(report.errors) > before:
         # Text cannot be opened without one; that it is missing is reported already.
         from tokenizers import Tokenizer, models

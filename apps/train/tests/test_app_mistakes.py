@@ -188,7 +188,7 @@ def test_number_formats_that_a_model_cannot_take(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
     single = ["--training.mixed_precision_param", "float32"]
@@ -209,7 +209,7 @@ def test_number_formats_that_a_model_cannot_take(
 def test_what_needs_a_gpu(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: True)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
     for arguments, expected in [
@@ -239,7 +239,7 @@ def test_attention_between_documents(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a mask of documents is made of, as a machine with a GPU would check it."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     tokenizer = app.folder / "no-eos"
     shutil.copytree(app.data / "tokenizer", tokenizer)
     (tokenizer / "tokenizer_config.json").write_text(
@@ -341,12 +341,11 @@ def weights(name: str = "llama3") -> dict[str, Any]:
     import torch
 
     from mosaic_config import MosaicJobConfig
-    from mosaic_train.checks.model import find_model
-    from mosaic_train.checks.sketch import sketch_model
+    from mosaic_train.checks.model import build_meta_model, find_model
 
     config = MosaicJobConfig()
     config.model.name, config.model.flavor = name, "debugmodel"
-    sketch = sketch_model(config, find_model(config))
+    sketch = build_meta_model(config, find_model(config))
     assert sketch is not None
     return {key: torch.zeros(shape, dtype=torch.int8) for key, shape in sketch.shapes.items()}
 
@@ -450,8 +449,7 @@ def test_checkpoints_that_hold_something_else(app: Any, capfd: pytest.CaptureFix
 def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """The first command a second time; with more steps, those that are left are counted."""
     from mosaic_config import MosaicConfigManager
-    from mosaic_dataloader import build_mosaic_dataloader
-    from mosaic_train.checks.vocabulary import load_tokenizer
+    from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
     from mosaic_train.setup import prepare_and_check
 
     path = str(app.config())
@@ -468,7 +466,7 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
         arguments = [*options, "--checkpoint.folder", name]
         made = config(*arguments)
         loader = build_mosaic_dataloader(
-            dp_world_size=1, dp_rank=0, tokenizer=load_tokenizer(made), job_config=made
+            dp_world_size=1, dp_rank=0, tokenizer=build_mosaic_tokenizer(made), job_config=made
         )
         batches = iter(loader)
         for _ in range(3):
@@ -501,7 +499,7 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
 
 def test_what_can_be_continued_passes(app: Any) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_continue
+    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_resume
 
     folder = app.folder / "out" / "checkpoint"
     path = app.config()
@@ -509,19 +507,19 @@ def test_what_can_be_continued_passes(app: Any) -> None:
     def config(*arguments: str) -> Any:
         return MosaicConfigManager().parse_args(["--config-path", str(path), *arguments])
 
-    assert checkpoint_to_continue(config()) is None
+    assert checkpoint_to_resume(config()) is None
     full = ["w", "optimizer.a", "lr_scheduler.b", "train_state"]
     write_checkpoint(folder / "step-3", [*full, "dataloader.other"])
     write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
     (folder / "step-9").mkdir()  # killed while it was written
-    assert checkpoint_to_continue(config()) == folder / "step-5"
+    assert checkpoint_to_resume(config()) == folder / "step-5"
     check_checkpoint(config())
     check_checkpoint(
         config("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloader")
     )
     initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
     # The model alone is loaded from there, whatever else it holds.
-    assert checkpoint_to_continue(config(*initial, str(folder / "step-3"))) is None
+    assert checkpoint_to_resume(config(*initial, str(folder / "step-3"))) is None
 
 
 def test_a_checkpoint_of_another_model(app: Any, capfd: pytest.CaptureFixture[str]) -> None:

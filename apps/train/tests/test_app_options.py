@@ -12,22 +12,22 @@ import pytest
 from mosaic_config import MosaicJobConfig
 from mosaic_train import dump_folder
 from mosaic_train.checks import torchtitan_options
-from mosaic_train.checks.model import ChosenModel, find_model
-from mosaic_train.checks.parallel import Layout
-from mosaic_train.checks.pipeline import check_pipeline
+from mosaic_train.checks.disk import check_disk, check_dump_folder
+from mosaic_train.checks.model import ChosenModel, MetaModel, find_model
+from mosaic_train.checks.parallel import Layout, check_pipeline
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.sketch import Sketch
 from mosaic_train.checks.torchtitan_options import (
     CONFLICTS,
     LIMITS,
     Run,
     check_options,
     check_schedule,
+    check_unused,
     value_of,
 )
-from mosaic_train.checks.unused import check_unused
-from mosaic_train.dump_folder import RunLock, check_disk, check_dump_folder, explain_full_disk
 from mosaic_train.errors import TrainError
+from mosaic_train.rank import explain_full_disk
+from mosaic_train.run_lock import RunLock
 
 APP = Path(__file__).resolve().parent.parent
 
@@ -514,7 +514,7 @@ def test_options_of_torchtitan_that_have_no_effect_here() -> None:
 HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from mosaic_train.dump_folder import RunLock
+from mosaic_train.run_lock import RunLock
 lock = RunLock(sys.argv[2])
 print("held", flush=True)
 sys.stdin.readline()
@@ -565,7 +565,7 @@ def test_a_disk_that_is_too_small_for_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A billion parameters are 12 GB in full and 4 GB as a model alone, 2 in bfloat16."""
-    sketch = Sketch(10**9, {})
+    sketch = MetaModel(10**9, {})
 
     def warned(free: float, machines: int = 1, **options: Any) -> list[str]:
         usage = SimpleNamespace(free=int(free * 1e9))

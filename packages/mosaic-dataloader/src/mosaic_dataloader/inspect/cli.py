@@ -128,19 +128,18 @@ def _inspect(arguments: argparse.Namespace) -> None:
     streams = find_streams(arguments.place)
 
     # Late: `--help` and a mistyped directory need none of it.
-    from mosaic_dataloader.builders import MosaicTokenizer
     from mosaic_dataloader.dataset import StreamingTextDataset
     from mosaic_dataloader.inspect.picture import save_lengths
     from mosaic_dataloader.inspect.run import readable_output
     from mosaic_dataloader.inspect.tables import aligned
     from mosaic_dataloader.reading.pretrained import load_pretrained
 
-    # Of its warnings all are about training.
+    # All of its warnings are about training.
     logging.getLogger("mosaic_dataloader").setLevel(logging.ERROR)
     tokenizer = None
     if arguments.tokenizer:
         try:
-            tokenizer = MosaicTokenizer(load_pretrained(arguments.tokenizer, {}))
+            tokenizer = load_pretrained(arguments.tokenizer, {})
         except MosaicDataError as error:
             raise MosaicDataError(
                 f"--tokenizer {arguments.tokenizer!r} cannot be loaded ({error})"

@@ -52,7 +52,7 @@ def look_at_packed(steps: Steps, step: int, position: int, rows: int) -> PackedL
     lengths: dict[str, dict[int, int]] = {name: {} for name in names}
     shown: list[PackedRow] = []
     targets = []
-    for row in islice(steps.packed_rows(position, _Progress(step)), count):
+    for row in islice(steps.packed_rows(position, _Reporter(step)), count):
         if len(shown) < kept:
             shown.append(row)
         targets.append(row.targets)
@@ -92,7 +92,7 @@ def print_packed_rows(steps: Steps, rows: list[PackedRow], tokenizer: Any) -> No
         print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
 
 
-class _Progress:
+class _Reporter:
     """Reports the progress of the reading now and then, on stderr."""
 
     def __init__(self, step: int):

@@ -35,8 +35,8 @@ def print_run(
         steps: The steps of the run.
         step: The step whose rows to print.
         rows: How many of them.
-        tokenizer: With `decode`, `eos_id` and `bos_id`, as `build_mosaic_tokenizer` returns it;
-            None prints token ids.
+        tokenizer: Of transformers, or what `build_mosaic_tokenizer` returned; None prints token
+            ids.
         picture: A PNG file for row lengths and shares of the streams; its folder is made.
         resumes_from: The checkpoint that the run resumes from, for the print.
 

@@ -1,6 +1,7 @@
 """One report of everything before the first step: mistakes together, costs with their numbers."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -470,6 +471,28 @@ def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
     for build in (spec.build_dataloader_fn, validation):
         loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
         assert loader.dataset.vocab_size == spec.model_args["debugmodel"].vocab_size == 2048
+        loader.dataset.close()
+
+
+def test_loaders_know_the_vocabulary_of_a_model_of_hugging_faces(app: Any) -> None:
+    """Its flavor does not say: only the section of its own does."""
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.spec import register_spec, registered_spec
+
+    backend = "transformers_modeling_backend"
+    size = {"vocab_size": 777, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (app.folder / "config.json").write_text(json.dumps(size))
+    options = ["--config-path", str(app.config()), "--model.name", backend]
+    options += ["--job.custom_config_module", f"torchtitan.experiments.{backend}.job_config"]
+    config = MosaicConfigManager().parse_args(
+        [*options, "--hf_transformers.model", str(app.folder)]
+    )
+    # A rank registers under the name that the first registration returned.
+    for _ in range(2):
+        config.model.name = register_spec(config)
+        build = registered_spec(config.model.name).build_dataloader_fn
+        loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
+        assert loader.dataset.vocab_size == 777
         loader.dataset.close()
 
 

@@ -494,7 +494,23 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
             prepare_and_check(
                 config(*arguments, "--training.steps", "13"), world_size=1, ranks_here=1
             )
-        assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "all is well" in logged[-1]
+            # Data that begins again is a cost, and an order as good as new.
+            patch.setattr("mosaic_dataloader.checks.machines_per_shard", lambda *_, **__: ["far"])
+            prepare_and_check(
+                config(
+                    *(*arguments, "--training.steps", "13"),
+                    *("--checkpoint.exclude_from_loading", "dataloader"),
+                ),
+                world_size=1,
+                ranks_here=1,
+            )
+        assert "far" in logged
+        (line,) = [line for line in logged if "resumes at step 3 of checkpoint" in line]
+        assert "its data begins at the start, as in a new run" in line
+        assert "all is well" not in logged[-1]
+        logged.clear()
 
 
 def test_what_can_be_continued_passes(app: Any) -> None:

@@ -43,8 +43,9 @@ def kept_buffers(model_parts: list[nn.Module]) -> Iterator[None]:
 def forked_rng(device: torch.device) -> AbstractContextManager[None]:
     """Restore the state of torch's generators, the CPU's and this device's.
 
-    In eval mode the model draws no random numbers, but starting a ``torch.utils.data.DataLoader`` draws a
-    seed for its workers from the CPU generator, which would shift those of the training run.
+    In eval mode the model draws no random numbers, but starting a ``torch.utils.data.DataLoader``
+    draws a seed for its workers from the CPU generator, which would shift those of the training
+    run.
     """
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from mosaic_dataloader.reading.batch_tokenizer import special_token_id
+
 # Around positions that have no label.
 IGNORED = ("⟦", "⟧")
 _WIDTH = 100
@@ -32,8 +34,8 @@ def row_lines(
     real = real_tokens(labels)
     pieces: list[str] = []
     marks = list(enumerate(zip(inputs[:real], labels[:real], strict=True)))
-    eos = _special_id(tokenizer, "eos")
-    borders = {eos, _special_id(tokenizer, "bos")} - {None}
+    eos = special_token_id(tokenizer, "eos")
+    borders = {eos, special_token_id(tokenizer, "bos")} - {None}
 
     def kind(mark: tuple[int, tuple[int, int]]) -> tuple[int, int | None, bool]:
         place, (token, label) = mark
@@ -70,11 +72,6 @@ def real_tokens(labels: Sequence[int]) -> int:
     targets = [place for place, label in enumerate(labels) if label >= 0]
     # The label of a token is the one after it, so the last token has none unless it is cut off.
     return min(len(labels), targets[-1] + 2) if targets else 1
-
-
-def _special_id(tokenizer: Any, name: str) -> int | None:
-    found: int | None = getattr(tokenizer, f"{name}_token_id", None)
-    return getattr(tokenizer, f"{name}_id", None) if found is None else found
 
 
 def _text(ids: list[int], tokenizer: Any) -> str:

@@ -52,7 +52,7 @@ class Arguments:
     Attributes:
         config_args: Arguments for the configuration parser, the file among them.
         nproc_per_node: Ranks to start on this machine; None: to be decided.
-        help: Whether to tell how the command is used, and stop.
+        help: Whether to print how to use the command, and stop.
         help_section: The section whose options to list for help.
         help_all: Whether to list those of all sections for help.
         inspect_rows: Rows to look at in place of training; None: train.
@@ -210,8 +210,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The command line without the program.
 
     Returns:
-        0 on success, 1 when training failed, 2 for a user's mistake (told in one line on stderr),
-        128 + n when ended by signal n.
+        0 on success, 1 when training failed, 2 for a user's mistake (reported in one line on
+        stderr), 128 + n when ended by signal n.
     """
     # Before the slow imports: the launcher may be killed while they run.
     end_with_launcher()
@@ -259,7 +259,7 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
 
 
 def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
-    # The launcher hands its ranks its own command line, this option included.
+    # The launcher passes its own command line to its ranks, this option included.
     if arguments.nproc_per_node is not None and not rank.launched_by_us:
         raise TrainError(
             f"--nproc-per-node is given, but {rank.source} has already started this rank; "
@@ -279,7 +279,7 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
     if not names_config_file(arguments.config_args):
-        raise TrainError("give a configuration: --config-path FILE (--help tells how)")
+        raise TrainError("give a configuration: --config-path FILE (see --help)")
 
     from mosaic_config import MosaicConfigManager
     from mosaic_train.torchtitan_patches import check_torchtitan

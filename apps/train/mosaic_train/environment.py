@@ -45,7 +45,7 @@ def find_rank_environment(environ: Mapping[str, str]) -> RankEnvironment | None:
         None if this process is a launcher.
 
     Raises:
-        TrainError: Some of the variables are missing or no numbers.
+        TrainError: Some of the variables are missing or not numbers.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         missing = [name for name in _TORCHRUN if name not in environ]

@@ -56,7 +56,7 @@ def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -
         formatter = logging.Formatter(_FORMAT.replace("[titan]", f"[titan] [rank {rank}]"))
         for handler in root.handlers:
             handler.setFormatter(formatter)
-        # Python warnings of libraries tell the same on every rank.
+        # Python warnings of libraries are the same on every rank.
         warnings.simplefilter("ignore")
     # TorchTitan sets timeouts through a torch function that has been renamed since.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*_set_pg_timeout")

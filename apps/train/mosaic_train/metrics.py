@@ -100,7 +100,7 @@ class DataMetricsProcessor(MetricsProcessor):
 
     def _data_metrics(self) -> dict[str, float]:
         loader = self._loader
-        # What packing skips are documents, which are no rows.
+        # What packing skips are documents, not rows.
         skipped = 0 if loader.dataset.packing else loader.samples_skipped
         metrics: dict[str, float] = {
             "data/epoch": loader.epochs_seen,

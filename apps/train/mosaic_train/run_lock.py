@@ -63,7 +63,7 @@ class RunLock:
                 return False
             raise TrainError(
                 f"job.dump_folder {folder}: its file system cannot lock files "
-                f"({error.strerror}), so that two runs could not be told apart: choose another "
+                f"({error.strerror}), so that two runs could mix their files: choose another "
                 "--job.dump_folder"
             ) from error
         return True

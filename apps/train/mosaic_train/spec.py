@@ -117,7 +117,7 @@ def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
 class _Builders:
     """What our spec builds, where one of them has to know of another.
 
-    TorchTitan's Trainer builds its data loader first, and tells the metrics processor nothing of
+    TorchTitan's Trainer builds its data loader first, and passes the metrics processor nothing of
     it.
 
     Attributes:

@@ -73,7 +73,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
 def keep_lanes(config: "MosaicJobConfig") -> None:
     """Set `packing_lanes`, where it is left open, to the lanes of the checkpoint to continue.
 
-    A run keeps the lanes that it began with. The loader would learn them from its saved state, but
+    A run keeps the lanes that it began with. The loader would read them from its saved state, but
     torch's distributed checkpoint asks for the keys of the present lanes before that.
 
     Args:
@@ -164,7 +164,7 @@ def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
 
 
 def _check_initial(config: "MosaicJobConfig") -> None:
-    """See that there is a checkpoint where a new run is to take its weights from."""
+    """Check that there is a checkpoint where a new run is to take its weights from."""
     checkpoint = config.checkpoint
     option, initial = "checkpoint.initial_load_path", checkpoint.initial_load_path
     if not initial and checkpoint.initial_load_in_hf:
@@ -202,7 +202,7 @@ def _check_initial(config: "MosaicJobConfig") -> None:
 
 
 def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
-    """Say why a step's folder of the run's own is no checkpoint that can be continued.
+    """Say why a step in the run's own folder is not a checkpoint that can be resumed.
 
     Raises:
         TrainError: Always.
@@ -277,7 +277,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
-    """Read small entries of a checkpoint, which are no tensors.
+    """Read small entries of a checkpoint, which are not tensors.
 
     Raises:
         TrainError: The checkpoint cannot be read.
@@ -291,7 +291,7 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
             # One process reads; torch warns that there is nobody to agree with.
             warnings.simplefilter("ignore")
             load(values, checkpoint_id=folder, no_dist=True)
-    # A damaged file can raise anything; torch wraps it in what is no `Exception`.
+    # A damaged file can raise anything; torch wraps it in what is not an `Exception`.
     except (Exception, CheckpointException) as error:
         cause: BaseException = error
         if isinstance(error, CheckpointException) and error.failures:

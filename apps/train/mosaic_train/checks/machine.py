@@ -141,7 +141,7 @@ def bytes_per_parameter(config: "MosaicJobConfig") -> int:
 
 
 def _bytes_per_rank(ranks_here: int) -> int | None:
-    """Memory of the smallest device, or a rank's share of the machine's; None: not told."""
+    """Memory of the smallest device, or a rank's share of the machine's; None if unknown."""
     if no_accelerator():
         from mosaic_train.torchtitan_patches.cpu.memory import machine_bytes
 

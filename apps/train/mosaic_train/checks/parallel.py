@@ -10,7 +10,7 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# They replicate by a means of their own, which goes with all others.
+# Its models replicate by their own means, which goes with all the others.
 _OWN_REPLICAS = "torchtitan.experiments.simple_fsdp."
 
 
@@ -28,7 +28,7 @@ class Layout:
 
 
 def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
-    """See that the parallel degrees make up the ranks.
+    """Check that the parallel degrees make up the ranks.
 
     Args:
         config: The configuration.
@@ -37,7 +37,7 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     Raises:
         TrainError: They do not.
     """
-    if config.comm.mode != "default":  # a dry run, of as many ranks as TorchTitan is told elsewhere
+    if config.comm.mode != "default":  # a dry run, whose number of ranks TorchTitan reads elsewhere
         return Layout(dp_world_size=1)
     dp_world_size = _data_parallel_size(config, world_size)
     replicas = config.parallelism.data_parallel_replicate_degree
@@ -78,7 +78,7 @@ def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
 
 
 def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
-    """See that the batch sizes fit one another and the ranks.
+    """Check that the batch sizes fit one another and the ranks.
 
     Raises:
         TrainError: They do not.
@@ -103,7 +103,7 @@ def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
 
 
 def check_sequence(config: "MosaicJobConfig") -> None:
-    """See that rows can be cut as the parallel degrees ask.
+    """Check that the parallel degrees can cut rows.
 
     Raises:
         TrainError: They cannot.
@@ -123,7 +123,7 @@ def check_sequence(config: "MosaicJobConfig") -> None:
 
 
 def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """See that the attention heads can be shared out.
+    """Check that the attention heads can be divided among the ranks.
 
     Raises:
         TrainError: They cannot.
@@ -139,7 +139,7 @@ def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
 
 
 def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """See that whole models are replicated, and not parts of them.
+    """Check that whole models are replicated, and not parts of them.
 
     Args:
         config: The configuration; its degrees are at least 1.
@@ -254,7 +254,7 @@ def _check_microbatches(config: "MosaicJobConfig", name: str, stages: int) -> No
     """The conditions that torch's schedules raise on."""
     local = config.training.local_batch_size
     micro = config.parallelism.pipeline_parallel_microbatch_size
-    if micro < 1 or local < 1 or local % micro:  # told elsewhere
+    if micro < 1 or local < 1 or local % micro:  # reported elsewhere
         return
     count, ranks = local // micro, config.parallelism.pipeline_parallel_degree
     if name.lower() in ("1f1b", "dualpipev") and count < stages:

@@ -101,7 +101,7 @@ def _to_keep(batch: int, ranks: int, micro: int) -> str:
 
 
 def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> int | None:
-    """Rows of a step of the run so far, by its last two checkpoints; None if they do not tell."""
+    """Rows of a step of the run so far, by its last two checkpoints; None if unknown."""
     rows, steps = loader.samples_seen, steps_done
     # Skipped documents are not rows.
     begin = 0 if loader.dataset.packing else loader.samples_skipped

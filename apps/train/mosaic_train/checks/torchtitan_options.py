@@ -2,7 +2,7 @@
 
 Everything that its trainer asserts on, raises on, divides by or indexes by, as two tables: values
 that are wrong in themselves, and values that do not go together. Each entry quotes the line that it
-answers, so that a test can tell when a TorchTitan no longer has it. Options whose type lists the
+answers, so that a test notices when a TorchTitan no longer has it. Options whose type lists the
 allowed values are the configuration's business; degrees, batches and rows are `parallel`'s.
 """
 
@@ -703,8 +703,8 @@ CONFLICTS = (
         ("distributed/dual_pipe_v.py", "Expert Parallel with DualPipeV and Activation"),
     ),
     Conflict(
-        "comm.mode simulates as many ranks as the environment variable NGPU says, which is no "
-        'number of at least 1: set NGPU, or comm.mode = "default"',
+        "comm.mode simulates as many ranks as the environment variable NGPU says, which is not "
+        'a number of at least 1: set NGPU, or comm.mode = "default"',
         _no_ranks_to_simulate,
         (_DISTRIBUTED, "NGPU environment variable must be set when using comm_mode="),
     ),
@@ -810,9 +810,9 @@ def check_options(run: Run, report: Report) -> None:
 
 
 def check_schedule(run: Run, report: Report) -> None:
-    """See that the learning rate is one at every step, with TorchTitan's own schedule.
+    """Check that there is a learning rate at every step, with TorchTitan's own schedule.
 
-    Behind `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
+    Beyond `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
     fails an assertion.
 
     Args:
@@ -899,7 +899,7 @@ def _flat(tables: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Values by section and key."""
     flat: dict[str, Any] = {}
     for name, value in tables.items():
-        # Free keys of a tokenizer or of streams are no options of TorchTitan's.
+        # Free keys of a tokenizer or of streams are not options of TorchTitan's.
         if isinstance(value, dict) and not name.startswith("mosaic_"):
             flat |= _flat(value, f"{before}{name}.")
         else:

@@ -42,7 +42,7 @@ ANSWERS = tuple(
 
 
 def check_torchtitan() -> None:
-    """See that the installed TorchTitan is the one that the corrections are for.
+    """Check that the installed TorchTitan is the one that the corrections are for.
 
     Raises:
         TrainError: It is not.

@@ -22,7 +22,7 @@ def in_lockstep(
     Without a length the ranks compare before every batch, which costs one small all-reduce each.
 
     A loader whose attribute ``uneven_batches`` is true says that ranks may get different numbers of
-    batches, at least one each (packing cannot tell before). Ranks that have none left then
+    batches, at least one each (packing cannot know before). Ranks that have none left then
     get their last one again, with every label ignored, until no rank has any.
 
     Args:

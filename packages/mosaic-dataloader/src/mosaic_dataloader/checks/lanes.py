@@ -37,7 +37,7 @@ def documents_per_lane(
     # More lanes than ranks are there for more ranks later, which a single one for each does not.
     if documents >= _DOCUMENTS_PER_LANE * lanes or lanes == ranks:
         return []
-    # A lane's first row begins with a document of its own, and all rows together hold an epoch.
+    # A lane's first row begins with its own document, and all rows together hold an epoch.
     fresh = min(lanes, documents, rows_of_epoch(dataset))
     repeated = (
         f"about {lanes - fresh:,} of the first {lanes:,} rows repeat earlier ones"

@@ -6,7 +6,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 
-# Bars that are told apart; beyond that, each is a thin line.
+# Bars that can be distinguished; beyond that, each is a thin line.
 _BATCHES = 100
 
 

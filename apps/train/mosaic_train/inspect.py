@@ -9,6 +9,7 @@ from mosaic_train.checks.model import find_model
 from mosaic_train.checks.parallel import check_batches, find_layout
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.resume import resume_from_checkpoint, steps_of
+from mosaic_train.errors import TrainError
 from mosaic_train.setup import prepare_data
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ def inspect_data(
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
     from mosaic_dataloader.inspect import print_run
 
+    folder = Path(config.job.dump_folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(
+            f"cannot write a picture to {folder} ({error.strerror}): choose another job.dump_folder"
+        ) from error
     model = find_model(config)
     layout = find_layout(config, world_size)
     check_batches(config, layout)
@@ -53,7 +61,7 @@ def inspect_data(
             step=step,
             rows=rows,
             tokenizer=tokenizer,
-            picture=Path(config.job.dump_folder, f"inspect-data-step-{step}.png"),
+            picture=folder / f"inspect-data-step-{step}.png",
             resumes_from=None if resumed.checkpoint is None else str(resumed.checkpoint),
         )
     finally:

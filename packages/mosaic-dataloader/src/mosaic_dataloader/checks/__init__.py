@@ -7,9 +7,8 @@ are named as in the Python API; a caller with options of its own passes `OptionN
 """
 
 from mosaic_dataloader.checks.caches import full_caches, slow_caches, unwritable_caches
-from mosaic_dataloader.checks.epochs import short_epoch
+from mosaic_dataloader.checks.epochs import documents_per_lane, short_epoch
 from mosaic_dataloader.checks.filesystems import network_filesystem
-from mosaic_dataloader.checks.lanes import documents_per_lane
 from mosaic_dataloader.checks.locality import machines_per_shard
 from mosaic_dataloader.checks.mixture import mixture_shares
 from mosaic_dataloader.checks.names import OptionNames

@@ -2,44 +2,55 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.checks.checkpoint import (
     DATALOADER,
-    checkpoint_to_continue,
+    checkpoint_to_resume,
     complete_steps,
     loader_keys,
     read_values,
     saved_keys,
 )
 from mosaic_train.checks.report import Report
+from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+    from mosaic_dataloader.inspect import Steps
 
 _STEP = "train_state.step"
 
 
-def continue_from_checkpoint(
-    config: "MosaicJobConfig", loader: Any, report: Report
-) -> tuple[Path | None, int]:
+class Resumed(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: The checkpoint that it resumes from; None for a new run.
+        steps_done: Steps that were trained before.
+        data: Whether the data's position was loaded as well; else the data begins at its start.
+    """
+
+    checkpoint: Path | None
+    steps_done: int
+    data: bool
+
+
+def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
     """Load the checkpoint's data position into a loader, as each rank will.
 
     Args:
         config: The configuration.
         loader: The first rank's training loader.
-        report: Takes a warning where the global batch changes.
-
-    Returns:
-        The checkpoint and the steps that lie behind; (None, 0) where a new run begins.
+        report: Takes a warning where the global batch changes, or the data begins again.
 
     Raises:
         TrainError: The checkpoint cannot be read.
         MosaicDataError: The loader refuses the position: data, options or layout have changed.
     """
-    folder = checkpoint_to_continue(config) if config.checkpoint.enable else None
+    folder = checkpoint_to_resume(config) if config.checkpoint.enable else None
     if folder is None or not (folder / ".metadata").is_file():
-        return None, 0
+        return Resumed(None, 0, data=False)
     excluded = config.checkpoint.exclude_from_loading
     keys = [] if DATALOADER in excluded else loader_keys(folder)
     if "train_state" not in excluded and _STEP in saved_keys(folder):
@@ -50,7 +61,14 @@ def continue_from_checkpoint(
         prefix = f"{DATALOADER}."
         loader.load_state_dict({key.removeprefix(prefix): saved[key] for key in saved})
         _warn_of_another_batch(config, loader, folder, steps_done, report)
-    return folder, steps_done
+    elif steps_done:
+        report.warn(
+            f"the run resumes at step {steps_done:,} of checkpoint {folder}, but its data begins "
+            f"at the start, as in a new run (checkpoint.exclude_from_loading has {DATALOADER}): "
+            "what it has trained on comes again; leave that out, or set "
+            "mosaic_dataloader.skip_samples to the samples to leave out"
+        )
+    return Resumed(folder, steps_done, data=bool(saved))
 
 
 def _warn_of_another_batch(
@@ -83,7 +101,7 @@ def _to_keep(batch: int, ranks: int, micro: int) -> str:
 
 
 def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> int | None:
-    """Rows of a step of the run so far, by its last two checkpoints; None if they do not tell."""
+    """Rows of a step of the run so far, by its last two checkpoints; None if unknown."""
     rows, steps = loader.samples_seen, steps_done
     begin = rows - loader.counters().rows
     earlier = [step for step in complete_steps(config) if 0 < step < steps_done]
@@ -97,3 +115,39 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     if steps < 1 or rows <= begin or (rows - begin) % steps:
         return None
     return int(rows - begin) // steps
+
+
+def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
+    """Check that the run has a step left to train.
+
+    Args:
+        config: The configuration.
+        checkpoint: The checkpoint that it resumes from; None for a new run.
+        steps_done: Steps that were trained before.
+
+    Raises:
+        TrainError: It has none, and does not only load (`checkpoint.load_only`).
+    """
+    steps = config.training.steps
+    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
+        return
+    raise TrainError(
+        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
+        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
+        "checkpoint.folder to begin again"
+    )
+
+
+def steps_of(config: "MosaicJobConfig", loader: Any, done: int) -> "Steps":
+    """The steps of the run, for the checks and the inspection of its data.
+
+    Args:
+        config: The configuration.
+        loader: The first rank's training loader, at the position where training starts.
+        done: Steps that were trained before.
+    """
+    from mosaic_dataloader.inspect import Steps
+
+    rows = config.training.global_batch_size
+    rows = rows if rows > 0 else loader.batch_size * loader.dp_world_size
+    return Steps(loader, rows, config.training.steps, done, option="--at-step")

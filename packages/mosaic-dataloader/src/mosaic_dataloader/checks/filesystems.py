@@ -6,7 +6,7 @@ from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
-# Those of which the bytes come over a network. Kinds of "fuse" are told apart by what follows it.
+# Those whose bytes come over a network. Kinds of "fuse" differ by what follows the dot.
 _NETWORK = {
     *("9p", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs"),
     *("nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs"),
@@ -21,7 +21,7 @@ def filesystem_type(directory: str) -> str | None:
         directory: It, or its nearest parent that exists, is looked at.
 
     Returns:
-        None where the kernel does not tell (other systems than Linux).
+        None where the kernel does not say (systems other than Linux).
     """
     try:
         mounts = _MOUNTS.read_text().splitlines()
@@ -39,8 +39,16 @@ def filesystem_type(directory: str) -> str | None:
     return found
 
 
-def is_network(kind: str | None) -> bool:
-    """Whether reading from such a file system goes over a network."""
+def network_filesystem(directory: str) -> str | None:
+    """The kernel's name for a directory's file system, if reading from it goes over a network.
+
+    Args:
+        directory: It, or its nearest parent that exists, is looked at.
+
+    Returns:
+        A name such as "nfs4"; None for a local file system, and where the kernel does not say.
+    """
+    kind = filesystem_type(directory)
     if kind is None or kind in _LOCAL_FUSE:
-        return False
-    return kind in _NETWORK or kind.startswith("fuse.")
+        return None
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else None

@@ -1,4 +1,4 @@
-"""Ranks must run equally many forward passes, or the first collective without a partner hangs."""
+"""Ranks must run equally many forward passes: a collective that one of them misses hangs."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sized
@@ -13,17 +13,17 @@ from mosaic_trainspec.errors import TrainSpecError
 _Batch = TypeVar("_Batch")
 
 
-def equal_batches(
+def in_lockstep(
     loader: Iterable[_Batch], *, limit: int | None, device: torch.device
 ) -> Iterator[_Batch]:
-    """Yield the first ``limit`` batches of a loader after making sure that no rank will hang.
+    """Yield the first ``limit`` batches of a loader, equally many on every rank.
 
-    A loader with a length is compared across all ranks once, before its first batch. One without
-    is asked for each batch in turn, which costs one small all-reduce per batch.
+    The lengths of loaders that have one are compared across all ranks once, before the first batch.
+    Without a length the ranks compare before every batch, which costs one small all-reduce each.
 
     A loader whose attribute ``uneven_batches`` is true says that ranks may get different numbers of
-    batches, at least one each (packing cannot tell before). Ranks that have none left are then
-    given their last one again, with every label ignored, until no rank has any.
+    batches, at least one each (packing cannot know before). Ranks that have none left then
+    get their last one again, with every label ignored, until no rank has any.
 
     Args:
         loader: Iterated once, from its beginning. Batches are pairs of inputs and labels.
@@ -34,7 +34,7 @@ def equal_batches(
         TrainSpecError: On every rank, if the ranks' numbers of batches differ.
     """
     if getattr(loader, "uneven_batches", False):
-        yield from _evened_out(itertools.islice(loader, limit), device)
+        yield from _padded_to_longest(itertools.islice(loader, limit), device)
         return
     length = _length(loader)
     if length is not None and limit is not None:
@@ -52,7 +52,7 @@ def equal_batches(
         yield batch
 
 
-def _evened_out(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+def _padded_to_longest(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
     last: Any = None
     for given in itertools.count():
         batch = next(batches, None)

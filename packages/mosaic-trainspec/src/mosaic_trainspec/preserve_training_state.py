@@ -25,7 +25,7 @@ def evaluation_mode(model_parts: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def kept_buffers(model_parts: list[nn.Module]) -> Iterator[None]:
-    """Give every buffer its values back.
+    """Restore the values of every buffer.
 
     TorchTitan's mixture-of-experts layers count the tokens of each expert in every forward pass,
     and the next optimizer step moves the expert biases by those counts: without this, a run with
@@ -41,10 +41,11 @@ def kept_buffers(model_parts: list[nn.Module]) -> Iterator[None]:
 
 
 def forked_rng(device: torch.device) -> AbstractContextManager[None]:
-    """Give torch's generators (the CPU's and this device's) back as they were found.
+    """Restore the state of torch's generators, the CPU's and this device's.
 
-    In eval mode the model draws nothing, but starting a ``torch.utils.data.DataLoader`` draws a
-    seed for its workers from the CPU generator, and so would shift the training run's.
+    In eval mode the model draws no random numbers, but starting a ``torch.utils.data.DataLoader``
+    draws a seed for its workers from the CPU generator, which would shift those of the training
+    run.
     """
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
@@ -53,7 +54,7 @@ def forked_rng(device: torch.device) -> AbstractContextManager[None]:
 
 @contextmanager
 def stopped_training_clock(metrics_processor: MetricsProcessor) -> Iterator[None]:
-    """Count tokens and time for the validation alone, then go on counting the training's.
+    """Count tokens and time of the validation alone, then resume counting those of the training.
 
     TorchTitan keeps one clock for both. Left as it is, the tokens of the training steps since the
     last log line would count as validated, and be missing from the next training line.

@@ -14,12 +14,12 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_launcher() -> None:
-    """In a rank started by our launcher: have the kernel end this process when that one dies.
+    """In a rank that our launcher started: make the kernel end this process when the launcher dies.
 
     A launcher that gets SIGTERM ends its ranks itself; one that gets SIGKILL cannot, and ranks
-    left over keep the GPUs, and may wait in a collective for ever. The signal is SIGKILL, since a
+    left over keep the GPUs, and may wait in a collective forever. The signal is SIGKILL, since a
     rank that hangs in a collective runs no Python handlers. Nothing is lost: a checkpoint counts
-    only once its metadata, written last, is there. Under torchrun this is torchrun's business.
+    only once its metadata, written last, is there. Under torchrun this is left to torchrun.
     """
     launcher = os.environ.get(LAUNCHER_PID)
     if launcher is None:

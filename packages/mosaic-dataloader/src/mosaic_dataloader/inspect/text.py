@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from mosaic_dataloader.reading.batch_tokenizer import special_token_id
+
 # Around positions that have no label.
 IGNORED = ("⟦", "⟧")
 _WIDTH = 100
@@ -21,7 +23,8 @@ def row_lines(
     Args:
         inputs: T token ids.
         labels: T labels, negative where ignored.
-        tokenizer: TorchTitan's interface: `eos_id`, `bos_id`, `decode`. None for ids.
+        tokenizer: With `decode`, and `eos_token_id` and `bos_token_id` as in transformers or
+            `eos_id` and `bos_id` as in TorchTitan. None for ids.
         begins: Places at which the documents of a packed row begin, ascending.
 
     Returns:
@@ -31,7 +34,8 @@ def row_lines(
     real = real_tokens(labels)
     pieces: list[str] = []
     marks = list(enumerate(zip(inputs[:real], labels[:real], strict=True)))
-    borders = {getattr(tokenizer, name, None) for name in ("eos_id", "bos_id")} - {None}
+    eos = special_token_id(tokenizer, "eos")
+    borders = {eos, special_token_id(tokenizer, "bos")} - {None}
 
     def kind(mark: tuple[int, tuple[int, int]]) -> tuple[int, int | None, bool]:
         place, (token, label) = mark
@@ -47,7 +51,7 @@ def row_lines(
         if border is None:
             pieces.append(opening + _text(ids, tokenizer) + closing)
             continue
-        name = "EOS" if border == getattr(tokenizer, "eos_id", None) else "BOS"
+        name = "EOS" if border == eos else "BOS"
         for token in ids:
             text = f"{opening}{_text([token], tokenizer)}{closing}"
             pieces.append(f"\n──────── {name} {text} ────────\n")
@@ -64,7 +68,7 @@ def row_lines(
 
 
 def real_tokens(labels: Sequence[int]) -> int:
-    """Tokens of a row that are no padding: up to the last target, which is the last token."""
+    """Tokens of a row that are not padding: up to the last target, which is the last token."""
     targets = [place for place, label in enumerate(labels) if label >= 0]
     # The label of a token is the one after it, so the last token has none unless it is cut off.
     return min(len(labels), targets[-1] + 2) if targets else 1

@@ -1,46 +1,52 @@
-"""Does each machine read shards of its own only?"""
+"""Does each machine read only its own shards?"""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mosaic_train.checks.report import Report
+from mosaic_dataloader.checks.names import PYTHON, OptionNames
 
-# Batches times canonical nodes that the figure is made of; enough to be exact but for thousands.
+if TYPE_CHECKING:
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+
+# Batches times canonical nodes from which the figure is made; enough to be exact unless there are
+# thousands of nodes.
 _LOOKED_AT = 1 << 18
 
 
-def check_locality(loader: Any, report: Report) -> None:
-    """Warn where the layout has machines read one another's shards, and say how much that is.
+def machines_per_shard(
+    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
+) -> list[str]:
+    """A cost: the layout makes machines read one another's shards.
 
     Args:
-        loader: The first rank's training loader, of a run that does not continue another.
-        report: Where the warning goes.
+        loader: The loader of any rank, of a run that does not resume another.
+        names: What the caller's options are called.
+
+    Returns:
+        One line with the number of machines that read a shard, if it is more than one.
     """
-    machines = loader.num_nodes
+    machines, order = loader.num_nodes, loader.order
     batch = loader.batch_size * loader.dp_world_size
-    order = loader.dataset.order_options.resolve(
-        num_nodes=machines, global_batch=batch, local_batch=loader.batch_size
-    )
     canonical = order.num_canonical_nodes
     if machines == 1 or loader.dp_world_size % machines or order.batching_method != "random":
-        return
+        return []
     times = shards_read(canonical, machines, batch)
     if times <= 1:
-        return
-    report.warn(
+        return []
+    return [
         f"each shard is read by {times:.3g} machines on average, so that all together fetch and "
         f"cache {times:.3g} times the data: {canonical} canonical nodes do not divide by "
-        f"{machines} machines; set mosaic_dataloader.dataset.num_canonical_nodes to a multiple of "
-        f"{machines} when a run begins"
-    )
+        f"{machines} machines; set {names.dataset}num_canonical_nodes to a multiple of {machines} "
+        f"when a run begins"
+    ]
 
 
 def shards_read(canonical: int, machines: int, batch: int) -> float:
     """How many machines read a shard, on average over the shards.
 
     Sample p of the order belongs to canonical node p mod C, and the rows of a batch are shared out
-    to the machines in equal runs, sorted by what the canonical node leaves modulo gcd(B, C), and
-    then by the node.
+    to the machines in equal runs, sorted by the canonical node modulo gcd(B, C), and then by the
+    node.
 
     Args:
         canonical: Canonical nodes, C.

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from mosaic_train.inspect.rows import row_lines
-from mosaic_train.inspect.start import Start
+from mosaic_dataloader.inspect.previews import preview
+from mosaic_dataloader.inspect.steps import Steps
+from mosaic_dataloader.inspect.text import row_lines
+from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 # For the picture, beyond the rows that are printed: steps, and tokens that are read for them. Where
 # shards must be fetched, rows: their documents lie anywhere in the shuffle window.
 _STEPS, _TOKENS, _FETCHED_ROWS = 100, 1 << 22, 16
-# Seconds between two lines that say how far the reading is.
+# Seconds between two reports of the progress.
 _PAUSE = 2.0
 
 
@@ -24,47 +26,43 @@ class PackedLook:
     """What was read.
 
     Attributes:
-        rows: The rows to print, as `mosaic_dataloader` gives them.
+        rows: The rows to print.
         read: How many rows were read, those included.
         lengths: Tokens of each document in these, by stream.
-        shares: float[steps, streams], the streams' shares of the targets of each step. If not even
-            one step was read whole, of what was read of it.
+        shares: float[steps, streams], the streams' shares of the targets of each step, or of what
+            was read of the first one.
     """
 
-    rows: list[Any]
+    rows: list[PreviewRow]
     read: int
     lengths: dict[str, list[int]]
     shares: Any
 
 
-def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedLook:
+def look_at_packed(steps: Steps, step: int, position: int, rows: int) -> PackedLook:
     """Read rows from a position on, and all before it whose lanes lead there."""
-    from mosaic_dataloader.preview import preview
-
-    loader = start.loader
-    dataset = loader.dataset
-    wanted = min(_STEPS * start.step_samples, _TOKENS // dataset.seq_len)
+    dataset = steps.loader.dataset
+    wanted = min(_STEPS * steps.rows, _TOKENS // dataset.seq_len)
     if dataset.store.fetches:
         wanted = _FETCHED_ROWS
-    kept = min(rows, start.step_samples)
+    kept = min(rows, steps.rows)
     count = max(kept, wanted)
-    if count > start.step_samples:
-        count -= count % start.step_samples
+    if count > steps.rows:
+        count -= count % steps.rows
     names = [stream.name for stream in dataset.streams]
     lengths: dict[str, dict[int, int]] = {name: {} for name in names}
-    shown: list[Any] = []
+    shown: list[PreviewRow] = []
     targets = []
-    rows_on = preview(loader, position, _Progress(step))
-    for row in islice(rows_on, count):
+    ahead = preview(steps.loader, position, _Reporter(step))
+    for row in islice(ahead, count):
         if len(shown) < kept:
             shown.append(row)
         targets.append(row.counts)
-        parts: Any = row.origins
-        for part in parts:
+        for part in _documents(row):
             # A long document is in several rows.
             lengths[part.stream][part.document] = part.length
-    rows_on.close()
-    per_step = np.stack(targets).reshape(-1, min(count, start.step_samples), len(names))
+    ahead.close()
+    per_step = np.stack(targets).reshape(-1, min(count, steps.rows), len(names))
     sums = per_step.sum(axis=1)
     return PackedLook(
         rows=shown,
@@ -74,9 +72,9 @@ def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedL
     )
 
 
-def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
+def print_packed_rows(steps: Steps, rows: list[PreviewRow], tokenizer: Any) -> None:
     """Print rows with the documents that each is made of."""
-    batch = start.loader.batch_size * start.loader.dp_world_size
+    batch = steps.loader.batch_size * steps.loader.dp_world_size
     for number, row in enumerate(rows, 1):
         inputs, labels = (part.tolist() for part in row.read())
         ignored = sum(label < 0 for label in labels)
@@ -86,19 +84,24 @@ def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
             f"{row.lane}, {len(row.origins)} document(s); {len(labels):,} tokens, "
             f"{len(labels) - ignored:,} targets, {ignored:,} labels ignored"
         )
-        for place, part in enumerate(row.origins, 1):
+        documents = _documents(row)
+        for place, part in enumerate(documents, 1):
             print(
                 f'  document {place}: stream "{part.stream}", {os.path.basename(part.shard)}, '
                 f"place {part.place:,} (sample {part.sample:,} of the stream); epoch {part.epoch}; "
                 f"its tokens {part.offset + 1:,} to {part.offset + part.tokens:,} of "
                 f"{part.length:,}, from token {part.begin + 1:,} of the row on"
             )
-        begins = [part.begin for part in row.origins]
+        begins = [part.begin for part in documents]
         print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
 
 
-class _Progress:
-    """Says now and then how far the reading is, on stderr."""
+def _documents(row: PreviewRow) -> list[DocumentOrigin]:
+    return [origin for origin in row.origins if isinstance(origin, DocumentOrigin)]
+
+
+class _Reporter:
+    """Reports the progress of the reading now and then, on stderr."""
 
     def __init__(self, step: int):
         self._step = step

@@ -90,13 +90,14 @@ def lint(session: nox.Session) -> None:
     # Two at a time, those that take longest first.
     checks = {
         "mypy --strict": (python, "-m", "mypy", "--strict"),
-        # mosaic-titan is not installed here; nothing is imported to see what imports what.
+        # Neither the app nor mosaic-titan is installed; nothing is imported for this.
         "import contracts": (
-            *("env", f"PYTHONPATH={ROOT / 'packages' / TITAN / 'src'}"),
+            *("env", f"PYTHONPATH=apps/train{os.pathsep}packages/{TITAN}/src"),
             *(str(Path(python).with_name("lint-imports")), "--no-cache"),
         ),
         "ruff check": (python, "-m", "ruff", "check"),
         "ruff format": (python, "-m", "ruff", "format", "--check"),
+        "sections agree with options": (python, "tools/generate_sections.py", "--check"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),

@@ -56,7 +56,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     contenders: dict[str, Callable[[], Iterator[Any]]] = {
         BARE: lambda: _bare(ours),
         ONE_CALL: lambda: _bare_one_call(ours),
-        MAIN: lambda: ours._source(0),
+        MAIN: lambda: ours._reader.batches(ours.run.source, ours.run.progress, None),
         THREAD: lambda: _cycled(ours),
         POSITIONS: lambda: _cycled(_ours(work, positions=True, tokenizer=_Tokenizer())),
         STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH),
@@ -160,7 +160,7 @@ def _rows(loader: MosaicParallelAwareDataloader) -> list[Any]:
     for shard in range(len(mixture.samples_per_shard)):
         with store.reading(shard) as opened:
             maps.append(opened.uniform)
-    ids = loader._timeline.epoch(0).rows(0, mixture.num_samples)[0]
+    ids = loader.run.source.sequence.epoch(0).rows(0, mixture.num_samples)[0]
     shards, places = mixture.locate(ids)
     return [
         maps[shard][place] for shard, place in zip(shards.tolist(), places.tolist(), strict=True)

@@ -45,7 +45,7 @@ def main() -> None:
     """Serve the jobs that come as lines of JSON on stdin; one line answers each."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
-    from mosaic_train.orphans import end_with_launcher
+    from mosaic_train.parent_death import end_with_launcher
 
     end_with_launcher()
     for name in MODULES:

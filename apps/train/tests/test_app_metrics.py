@@ -10,6 +10,7 @@ import pytest
 from streaming import MDSWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mosaic_dataloader.inspect.previews import origins
 from mosaic_train import cli
 
 # A spec with a metrics processor of its own, as somebody's project may have one.
@@ -56,7 +57,7 @@ def expected(app: Any, texts: Path, batches: int) -> dict[str, Any]:
     tokens: Counter[str] = Counter()
     for (_, labels), _ in zip(loader, range(batches), strict=False):
         begin = SKIPPED + samples.total()
-        for row, origin in zip(labels, loader.origins(begin), strict=True):
+        for row, origin in zip(labels, origins(loader, begin), strict=True):
             samples[origin.stream] += 1
             tokens[origin.stream] += int((row != -100).sum())
     length = loader.epoch_samples
@@ -111,7 +112,7 @@ def test_counts_through_two_ranks_and_a_restart(
     assert cli.main(looked) == 0
     shown = capfd.readouterr().out
     begin = SKIPPED + 3 * ROWS
-    assert re.search(rf"goes on from .*step-3, step 3, at sample {begin} of the order", shown)
+    assert re.search(rf"resumes from .*step-3, step 3, at sample {begin} of the order", shown)
     assert f"step 4: 2 of its 4 rows, sample {begin} and on" in shown
     # A step that lies behind can be looked at too, but none before the order begins.
     assert cli.main([*looked, "--at-step", "1"]) == 0
@@ -207,7 +208,7 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
         capfd.readouterr()
         assert cli.main([*looked, *arguments]) == 0
         shown, errors = capfd.readouterr()
-        assert re.search(r"goes on from .*step-5, step 5, at row 20 of the run", shown)
+        assert re.search(r"resumes from .*step-5, step 5, at row 20 of the run", shown)
         found = re.findall(r"^  \| (\d[\d ]*)$", shown, re.M)
         expected_ids = [token for inputs, _ in rows[begin : begin + ROWS] for token in inputs]
         assert [int(n) for n in " ".join(found).split()] == expected_ids

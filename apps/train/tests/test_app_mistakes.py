@@ -221,7 +221,7 @@ def test_number_formats_that_a_model_cannot_take(
     expected: str,
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
     code, err = outcome(app, capfd, *arguments)
@@ -260,7 +260,7 @@ def test_what_needs_a_gpu(
     arguments: list[str],
     expected: str,
 ) -> None:
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: True)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
     if PACKING in arguments:
@@ -274,7 +274,7 @@ def test_attention_between_documents(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a mask of documents is made of, as a machine with a GPU would check it."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     tokenizer = app.folder / "no-eos"
     shutil.copytree(app.data / "tokenizer", tokenizer)
     (tokenizer / "tokenizer_config.json").write_text(
@@ -376,12 +376,11 @@ def weights(name: str = "llama3") -> dict[str, Any]:
     import torch
 
     from mosaic_config import MosaicJobConfig
-    from mosaic_train.checks.model import find_model
-    from mosaic_train.checks.sketch import sketch_model
+    from mosaic_train.checks.model import build_meta_model, find_model
 
     config = MosaicJobConfig()
     config.model.name, config.model.flavor = name, "debugmodel"
-    sketch = sketch_model(config, find_model(config))
+    sketch = build_meta_model(config, find_model(config))
     assert sketch is not None
     return {key: torch.zeros(shape, dtype=torch.int8) for key, shape in sketch.shapes.items()}
 
@@ -485,8 +484,7 @@ def test_checkpoints_that_hold_something_else(app: Any, capfd: pytest.CaptureFix
 def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """The first command a second time; with more steps, those that are left are counted."""
     from mosaic_config import MosaicConfigManager
-    from mosaic_dataloader import build_mosaic_dataloader
-    from mosaic_train.checks.vocabulary import load_tokenizer
+    from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
     from mosaic_train.setup import prepare_and_check
 
     path = str(app.config())
@@ -503,7 +501,7 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
         arguments = [*options, "--checkpoint.folder", name]
         made = config(*arguments)
         loader = build_mosaic_dataloader(
-            dp_world_size=1, dp_rank=0, tokenizer=load_tokenizer(made), job_config=made
+            dp_world_size=1, dp_rank=0, tokenizer=build_mosaic_tokenizer(made), job_config=made
         )
         batches = iter(loader)
         for _ in range(3):
@@ -531,12 +529,28 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
             prepare_and_check(
                 config(*arguments, "--training.steps", "13"), world_size=1, ranks_here=1
             )
-        assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "all is well" in logged[-1]
+            # Data that begins again is a cost, and an order as good as new.
+            patch.setattr("mosaic_dataloader.checks.machines_per_shard", lambda *_, **__: ["far"])
+            prepare_and_check(
+                config(
+                    *(*arguments, "--training.steps", "13"),
+                    *("--checkpoint.exclude_from_loading", "dataloader"),
+                ),
+                world_size=1,
+                ranks_here=1,
+            )
+        assert "far" in logged
+        (line,) = [line for line in logged if "resumes at step 3 of checkpoint" in line]
+        assert "its data begins at the start, as in a new run" in line
+        assert "all is well" not in logged[-1]
+        logged.clear()
 
 
 def test_what_can_be_continued_passes(app: Any) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_continue
+    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_resume
 
     folder = app.folder / "out" / "checkpoint"
     path = app.config()
@@ -544,19 +558,19 @@ def test_what_can_be_continued_passes(app: Any) -> None:
     def config(*arguments: str) -> Any:
         return MosaicConfigManager().parse_args(["--config-path", str(path), *arguments])
 
-    assert checkpoint_to_continue(config()) is None
+    assert checkpoint_to_resume(config()) is None
     full = ["w", "optimizer.a", "lr_scheduler.b", "train_state"]
     write_checkpoint(folder / "step-3", [*full, "dataloader.other"])
     write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
     (folder / "step-9").mkdir()  # killed while it was written
-    assert checkpoint_to_continue(config()) == folder / "step-5"
+    assert checkpoint_to_resume(config()) == folder / "step-5"
     check_checkpoint(config())
     check_checkpoint(
         config("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloader")
     )
     initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
     # The model alone is loaded from there, whatever else it holds.
-    assert checkpoint_to_continue(config(*initial, str(folder / "step-3"))) is None
+    assert checkpoint_to_resume(config(*initial, str(folder / "step-3"))) is None
 
 
 def test_a_checkpoint_of_another_model(app: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_train.arguments import names_config_file, parse_arguments
-from mosaic_train.environment import find_rank_environment
+from mosaic_train.cli import names_config_file, parse_arguments
+from mosaic_train.environment import find_rank_environment, first_host, tasks_on_node
 from mosaic_train.errors import TrainError
 from mosaic_train.logs import loss_rank
-from mosaic_train.slurm import first_host, tasks_on_node
 
 TORCHRUN = {
     "RANK": "3",
@@ -142,7 +141,11 @@ def test_the_rank_with_the_loss() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
 def test_a_rank_whose_launcher_is_gone_already_ends_itself(app: Any) -> None:
-    code = "from mosaic_train.orphans import end_with_launcher; end_with_launcher(); print('alive')"
+    code = (
+        "from mosaic_train.parent_death import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "print('alive')"
+    )
     for launcher, alive in ((os.getpid(), True), (1, False)):
         result = subprocess.run(
             [sys.executable, "-c", code],

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 
-from mosaic_train.dump_folder import RunLock
 from mosaic_train.errors import TrainError
+from mosaic_train.run_lock import RunLock
 
 TWO = ("--nproc-per-node", "2")
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicDataError, MosaicParallelAwareDataloader, StreamingTextDataset
+from mosaic_dataloader.inspect.previews import preview
+from mosaic_dataloader.reading.origins import DocumentOrigin
 from mosaic_dataloader.reading.positions import ends_in_rows, positions_from_ends
 
 EOS, T = 1, 16
@@ -139,7 +141,7 @@ def test_packed_rows_know_their_documents(tmp_path: Path) -> None:
     options = {"tokenizer": packing_helpers.tokenizer(), "batch_size": 6, "packing_lanes": 3}
     plain = packing_helpers.packed(local, **options)
     loader = packing_helpers.packed(local, **options, positions=True, mask_boundaries=True)
-    preview = loader.packed_rows(0)
+    previewed = preview(loader, 0)
     seen = 0
     for (before, labels), (batch, own) in islice(zip(plain, loader, strict=True), 40):
         assert (batch["input"] == before["input"]).all()
@@ -150,9 +152,9 @@ def test_packed_rows_know_their_documents(tmp_path: Path) -> None:
             labels.tolist(),
             strict=True,
         ):
-            made = next(preview)
-            assert made.inputs.tolist() == row and made.labels.tolist() == label
-            begins = [document.begin for document in made.documents]
+            made = next(previewed)
+            assert [part.tolist() for part in made.read()] == [row, label]
+            begins = [origin.begin for origin in made.origins if isinstance(origin, DocumentOrigin)]
             assert position == oracle(row, {begin - 1 for begin in begins})
             assert label == [
                 -100 if place + 1 in begins[1:] else token for place, token in enumerate(unmasked)

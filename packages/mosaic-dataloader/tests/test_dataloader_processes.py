@@ -161,7 +161,7 @@ def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_pa
     inside, leave = threading.Event(), threading.Event()
 
     def holds_everything() -> None:
-        with one.dataset.store._guard, one._timeline._guard, one.dataset.store.reading(3):
+        with one.dataset.store._guard, one.run.source.sequence._guard, one.dataset.store.reading(3):
             inside.set()
             leave.wait(120)
 

@@ -19,8 +19,9 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.loader import ValidationDataloader
-from mosaic_dataloader.reading.vocabulary import check_first_samples, first_outside
+from mosaic_dataloader.checks.vocabulary import check_first_samples
+from mosaic_dataloader.reading.vocabulary import first_outside
+from mosaic_dataloader.validation import ValidationDataloader
 
 SEQ_LEN = 16
 VOCABULARY = 500

@@ -27,7 +27,9 @@ def _observe() -> None:
 
     def noted(self: MosaicDataLoader) -> Any:
         # The loader of validation lists its own rows.
-        rows = _seen.setdefault("rows" if self.loader.infinite else "validated", [])
+        rows = _seen.setdefault(
+            "rows" if getattr(self.loader, "infinite", False) else "validated", []
+        )
         for batch in iterate(self):
             assert set(batch[0]) == {"input", "positions"}
             if (batch[1] >= 0).any():

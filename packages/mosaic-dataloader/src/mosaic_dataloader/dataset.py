@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
 from mosaic_dataloader.reading.documents import DocumentReader
 from mosaic_dataloader.reading.manifest import check_prepared
@@ -19,7 +19,6 @@ from mosaic_dataloader.reading.positions import Boundaries
 from mosaic_dataloader.reading.rows import RowReader
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
-from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.storage.store import ShardStore, ends_of
 from mosaic_dataloader.storage.streams import (
     DataStream,
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from streaming import Stream
 
 logger = logging.getLogger(__name__)
-
-ON_DATA_CHANGE = ("error", "restart_epoch")
 
 
 def default_cache_dir() -> str:
@@ -124,59 +121,52 @@ class StreamingTextDataset:
         tokenizer: Any = None,
         seq_len: int,
         streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"] | None = None,
-        remote: str | None = None,
-        local: str | None = None,
-        split: str | None = None,
-        token_encoding_type: str = "int64",
-        epoch_size: int | str | None = None,
-        predownload: int | None = None,
-        cache_limit: int | str | None = None,
-        cache_dir: str | None = None,
-        download_retry: int = 2,
-        download_timeout: float = 60,
-        validate_hash: str | None = None,
-        keep_zip: bool = False,
-        allow_unsafe_types: bool = False,
-        on_data_change: str = "error",
-        shuffle: bool = False,
-        shuffle_algo: str = "py1e",
-        shuffle_seed: int = 9176,
-        shuffle_block_size: int | None = None,
-        num_canonical_nodes: int | None = None,
-        sampling_method: str = "balanced",
-        sampling_granularity: int = 1,
-        batching_method: str = "random",
-        packing: bool = False,
-        packing_lanes: int | None = None,
-        positions: bool = False,
-        mask_boundaries: bool = False,
+        remote: str | None = DatasetOptions.remote,
+        local: str | None = DatasetOptions.local,
+        split: str | None = DatasetOptions.split,
+        token_encoding_type: str = DatasetOptions.token_encoding_type,
+        epoch_size: int | str | None = DatasetOptions.epoch_size,
+        predownload: int | None = DatasetOptions.predownload,
+        cache_limit: int | str | None = DatasetOptions.cache_limit,
+        cache_dir: str | None = DatasetOptions.cache_dir,
+        download_retry: int = DatasetOptions.download_retry,
+        download_timeout: float = DatasetOptions.download_timeout,
+        validate_hash: str | None = DatasetOptions.validate_hash,
+        keep_zip: bool = DatasetOptions.keep_zip,
+        allow_unsafe_types: bool = DatasetOptions.allow_unsafe_types,
+        on_data_change: str = DatasetOptions.on_data_change,
+        shuffle: bool = DatasetOptions.shuffle,
+        shuffle_algo: str = DatasetOptions.shuffle_algo,
+        shuffle_seed: int = DatasetOptions.shuffle_seed,
+        shuffle_block_size: int | None = DatasetOptions.shuffle_block_size,
+        num_canonical_nodes: int | None = DatasetOptions.num_canonical_nodes,
+        sampling_method: str = DatasetOptions.sampling_method,
+        sampling_granularity: int = DatasetOptions.sampling_granularity,
+        batching_method: str = DatasetOptions.batching_method,
+        packing: bool = DatasetOptions.packing,
+        packing_lanes: int | None = DatasetOptions.packing_lanes,
+        positions: bool = DatasetOptions.positions,
+        mask_boundaries: bool = DatasetOptions.mask_boundaries,
         vocab_size: int | None = None,
     ):
         seq_len = arguments.integer("seq_len", seq_len, 1)
-        if predownload is not None:
-            predownload = arguments.integer("predownload", predownload, 0)
-        for name, value in (
-            ("keep_zip", keep_zip),
-            ("allow_unsafe_types", allow_unsafe_types),
-            ("shuffle", shuffle),
-            ("packing", packing),
-            ("positions", positions),
-            ("mask_boundaries", mask_boundaries),
-        ):
-            arguments.flag(name, value)
-        if token_encoding_type not in TOKEN_ENCODING_TYPES:
-            raise MosaicDataError(
-                f"token_encoding_type = {token_encoding_type!r} is not one of "
-                f"{', '.join(TOKEN_ENCODING_TYPES)}"
-            )
-        if on_data_change not in ON_DATA_CHANGE:
-            raise MosaicDataError(
-                f"on_data_change = {on_data_change!r} is not one of {', '.join(ON_DATA_CHANGE)}"
-            )
-        _check_packing(packing, packing_lanes, batching_method)
-        if bool(streams) == bool(remote or local):
-            raise MosaicDataError("give either streams, or remote and/or local")
-        self.order_options = OrderOptions(
+        if vocab_size is not None:
+            vocab_size = arguments.integer("vocab_size", vocab_size, 1)
+        options = DatasetOptions(
+            remote=remote,
+            local=local,
+            split=split,
+            token_encoding_type=token_encoding_type,
+            epoch_size=epoch_size,
+            predownload=predownload,
+            cache_limit=cache_limit,
+            cache_dir=cache_dir,
+            download_retry=download_retry,
+            download_timeout=download_timeout,
+            validate_hash=validate_hash,
+            keep_zip=keep_zip,
+            allow_unsafe_types=allow_unsafe_types,
+            on_data_change=on_data_change,
             shuffle=shuffle,
             shuffle_algo=shuffle_algo,
             shuffle_seed=shuffle_seed,
@@ -185,12 +175,18 @@ class StreamingTextDataset:
             sampling_method=sampling_method,
             sampling_granularity=sampling_granularity,
             batching_method=batching_method,
+            packing=packing,
+            packing_lanes=packing_lanes,
+            positions=positions,
+            mask_boundaries=mask_boundaries,
         )
-        if vocab_size is not None and vocab_size < 1:
-            raise MosaicDataError(f"vocab_size = {vocab_size} must be at least 1")
+        _check_packing(options)
+        if bool(streams) == bool(remote or local):
+            raise MosaicDataError("give either streams, or remote and/or local")
+        self.order_options = options
         self.vocab_size = vocab_size
         self.seq_len = seq_len
-        self.predownload = predownload
+        self.predownload = options.predownload
         self.on_data_change = on_data_change
         self.token_encoding_type = token_encoding_type
         cache_dir = arguments.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
@@ -201,8 +197,8 @@ class StreamingTextDataset:
             streams or {"data": {"remote": remote, "local": local, "split": split}},
             StreamDefaults(
                 split=split if streams else None,
-                download_retry=arguments.integer("download_retry", download_retry, 0),
-                download_timeout=arguments.number("download_timeout", download_timeout, above=0),
+                download_retry=options.download_retry,
+                download_timeout=options.download_timeout,
                 validate_hash=validate_hash,
                 keep_zip=keep_zip,
                 allow_unsafe_types=allow_unsafe_types,
@@ -220,7 +216,7 @@ class StreamingTextDataset:
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
         self.packing = packing
-        self.packing_lanes = packing_lanes
+        self.packing_lanes = options.packing_lanes
         self.eos_id = eos_token_id(tokenizer) if packing else None
         if packing and text and self.eos_id is None:
             logger.warning(
@@ -319,7 +315,7 @@ class StreamingTextDataset:
 def _boundaries(
     opened: list[DataStream], positions: bool, mask: bool, eos_id: int | None, packing: bool
 ) -> Boundaries:
-    """How the documents in a row are told apart; says so where nothing does.
+    """How the documents in a row are told apart; warns where nothing does.
 
     Packing knows its documents, and an unpacked row of text is a single one.
     """
@@ -335,18 +331,17 @@ def _boundaries(
     return Boundaries(positions, mask, eos_id)
 
 
-def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> None:
-    if lanes is not None and not packing:
+def _check_packing(options: DatasetOptions) -> None:
+    if options.packing_lanes is not None and not options.packing:
         raise MosaicDataError(
-            f"packing_lanes = {lanes} has no meaning without packing; set packing = true, or leave "
-            f"it out"
+            f"packing_lanes = {options.packing_lanes} has no meaning without packing; set packing "
+            f"= true, or leave it out"
         )
-    if lanes is not None:
-        arguments.integer("packing_lanes", lanes, 1)
-    if packing and batching_method != "random":
+    if options.packing and options.batching_method != "random":
         raise MosaicDataError(
-            f"packing = true cannot keep batching_method = {batching_method!r}: a packed row may "
-            f'hold documents of several streams; set batching_method = "random", or packing = false'
+            f"packing = true cannot keep batching_method = {options.batching_method!r}: a packed "
+            f'row may hold documents of several streams; set batching_method = "random", or '
+            f"packing = false"
         )
 
 

@@ -265,7 +265,7 @@ class MosaicDataLoader(BaseDataLoader):
     def sync_token_counts(self) -> None:
         """Add up over all ranks what was read since the last call; all of them call it together."""
         if self._loader.dp_world_size > 1 and _run.sum_over_ranks is not None:
-            self._loader.settle_tokens(_run.sum_over_ranks)
+            self._loader.sync_token_counts(_run.sum_over_ranks)
 
     def close(self) -> None:
         """Stop reading ahead and let the data go."""
@@ -333,21 +333,15 @@ class MosaicMetricsProcessor(MetricsProcessor):
         if component is None:
             return {}
         component.sync_token_counts()
-        loader = component.loader
-        samples = loader.samples_per_stream
-        if loader.dataset.packing and loader.dp_world_size > 1:
-            # Each rank knows of its own lanes only.
-            assert _run.sum_over_ranks is not None
-            total = _run.sum_over_ranks(torch.tensor(list(samples.values())))
-            samples = dict(zip(samples, total.tolist(), strict=True))
+        counters = component.loader.counters(_run.sum_over_ranks)
         metrics: dict[str, float] = {
-            "data/epoch": loader.epochs_seen,
-            "data/samples_seen": loader.samples_seen,
+            "data/epoch": counters.epochs,
+            "data/samples_seen": counters.rows,
         }
-        tokens = loader.tokens_per_stream
-        for name, count in samples.items():
-            metrics[f"data/{name}/samples"] = count
-            metrics[f"data/{name}/tokens"] = tokens[name]
+        for name, tokens in counters.target_tokens.items():
+            if counters.samples is not None:
+                metrics[f"data/{name}/samples"] = counters.samples[name]
+            metrics[f"data/{name}/tokens"] = tokens
         return metrics
 
 

@@ -37,10 +37,8 @@ class BatchTokenizer:
         add_special_tokens: bool = True,
         parse_special_tokens: bool = False,
     ):
-        inner = tokenizer
-        while not _encodes_batches(inner) and hasattr(inner, "tokenizer"):
-            inner = inner.tokenizer
-        if not _encodes_batches(inner):
+        inner = next(filter(_encodes_batches, wrapped_tokenizers(tokenizer)), None)
+        if inner is None:
             raise MosaicDataError(
                 f"a tokenizer of type {type(tokenizer).__name__} cannot encode batches; pass a "
                 f"transformers tokenizer or a tokenizers.Tokenizer"
@@ -138,12 +136,11 @@ def pad_token_id(tokenizer: Any) -> int:
     Args:
         tokenizer: As for ``BatchTokenizer``, of any kind, or None.
     """
-    while tokenizer is not None:
+    for inner in wrapped_tokenizers(tokenizer):
         for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(tokenizer, name, None)
+            value = getattr(inner, name, None)
             if value is not None:
                 return int(value)
-        tokenizer = getattr(tokenizer, "tokenizer", None)
     return 0
 
 
@@ -153,13 +150,29 @@ def eos_token_id(tokenizer: Any) -> int | None:
     Args:
         tokenizer: As for ``BatchTokenizer``, of any kind, or None.
     """
-    while tokenizer is not None:
-        for name in ("eos_token_id", "eos_id"):
-            value = getattr(tokenizer, name, None)
+    return special_token_id(tokenizer, "eos")
+
+
+def special_token_id(tokenizer: Any, kind: str) -> int | None:
+    """Id of a special token; None if the tokenizer does not say.
+
+    Args:
+        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
+        kind: ``"eos"`` or ``"bos"``.
+    """
+    for inner in wrapped_tokenizers(tokenizer):
+        for name in (f"{kind}_token_id", f"{kind}_id"):
+            value = getattr(inner, name, None)
             if value is not None:
                 return int(value)
-        tokenizer = getattr(tokenizer, "tokenizer", None)
     return None
+
+
+def wrapped_tokenizers(tokenizer: Any) -> Iterator[Any]:
+    """A tokenizer and those that it wraps at ``.tokenizer``, outermost first; none for None."""
+    while tokenizer is not None:
+        yield tokenizer
+        tokenizer = getattr(tokenizer, "tokenizer", None)
 
 
 def _encodes_batches(candidate: Any) -> bool:

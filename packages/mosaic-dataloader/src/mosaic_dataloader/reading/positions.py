@@ -115,4 +115,5 @@ def _found(tokens: NDArray[Any], length: int, eos_id: int | None) -> Int64Array:
     if width == length or not len(found):
         return found
     row, place = np.divmod(found, width)
-    return (found - row * (width - length))[place < length]
+    kept: Int64Array = (found - row * (width - length))[place < length]
+    return kept

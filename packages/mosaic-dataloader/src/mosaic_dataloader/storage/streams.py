@@ -5,13 +5,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import StreamOptions
 from mosaic_dataloader.storage.column import Column, find_column
 from mosaic_dataloader.storage.contents import (
     path_in_stream,
@@ -40,20 +41,7 @@ at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
 # A week in seconds. The stores' libraries and the kernel have no room for numbers without end.
-_LONGEST_TIMEOUT = 7 * 24 * 3600
-
-STREAM_OPTIONS = (
-    "remote",
-    "local",
-    "split",
-    "proportion",
-    "repeat",
-    "choose",
-    "download_retry",
-    "download_timeout",
-    "validate_hash",
-    "keep_zip",
-)
+STREAM_OPTIONS = {field.name: field for field in fields(StreamOptions)}
 _WEIGHTS = ("proportion", "repeat", "choose")
 
 
@@ -214,18 +202,12 @@ def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
     checked = dict(options)
     for key, value in options.items():
         where = f'stream "{name}": {key}'
-        if key in ("remote", "local"):
-            checked[key] = arguments.place(where, value)
-        elif key in ("proportion", "repeat"):
-            checked[key] = arguments.number(where, value)
-        elif key in ("choose", "download_retry"):
-            checked[key] = arguments.integer(where, value, 0)
-        elif key == "download_timeout":
-            checked[key] = arguments.number(where, value, above=0)
-        elif key == "keep_zip":
-            checked[key] = arguments.flag(where, value)
-        elif not isinstance(value, str):
-            raise MosaicDataError(f"{where} = {value!r} must be text")
+        resolve = (
+            arguments.place
+            if key in ("remote", "local")
+            else partial(arguments.checked, STREAM_OPTIONS[key])
+        )
+        checked[key] = resolve(where, value)
     weights = [key for key in _WEIGHTS if key in options]
     if len(weights) > 1:
         raise MosaicDataError(
@@ -264,11 +246,6 @@ def _cache_directory(remote: str | None, cache_dir: str) -> str:
 def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
-    if not 0 < stream.download_timeout <= _LONGEST_TIMEOUT:
-        raise MosaicDataError(
-            f'stream "{name}": download_timeout = {stream.download_timeout} must be above 0 and at '
-            f"most {_LONGEST_TIMEOUT} seconds"
-        )
     # One spelling for each place: locks, limits and caches go by it.
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))

@@ -344,7 +344,7 @@ def ends_of(data: DataStream, place: int) -> int | None:
     Raises:
         MosaicDataError: The column is of an encoding that is not read.
     """
-    reader = data.readers[place]
+    reader: Any = data.readers[place]
     if not hasattr(reader, "column_encodings"):
         return None
     return ends_column(reader.column_names, reader.column_encodings, data.name)

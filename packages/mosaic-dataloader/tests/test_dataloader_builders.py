@@ -172,7 +172,7 @@ def test_importing_the_package_loads_little() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-ASKING = """
+ASKING = r"""
 import sys
 from types import SimpleNamespace
 from mosaic_dataloader import MosaicDataError, build_mosaic_tokenizer
@@ -224,7 +224,7 @@ def test_a_tokenizer_that_is_not_there_is_told_at_once_and_in_one_line(tmp_path:
             process.stdin.write("acme/busy\n")
             process.stdin.flush()
             lines = [process.stdout.readline().rstrip("\n") for _ in range(4)]
-            assert len(asked) == 1, asked
+            assert len(asked) == 1, (asked, lines)
         finally:
             server.shutdown()
             thread.join()

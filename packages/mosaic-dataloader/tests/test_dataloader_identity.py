@@ -496,5 +496,5 @@ def test_a_seed_of_64_bits_is_resumed_and_a_larger_one_refused(fixed: Path) -> N
     again = loader(local, shuffle_seed=seed)
     again.load_state_dict(state)
     assert again.order.shuffle_seed == seed
-    with pytest.raises(MosaicDataError, match=r"shuffle_seed = .* must be below"):
+    with pytest.raises(MosaicDataError, match=r"shuffle_seed = .* must be at most"):
         loader(local, shuffle_seed=seed + 1)

@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> None:
     """Entry point of the command."""
+    # All of the loader's warnings are about training.
+    logging.getLogger("mosaic_dataloader").setLevel(logging.ERROR)
     raise SystemExit(main())
 
 
@@ -134,8 +136,6 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from mosaic_dataloader.inspect.tables import aligned
     from mosaic_dataloader.reading.pretrained import load_pretrained
 
-    # All of its warnings are about training.
-    logging.getLogger("mosaic_dataloader").setLevel(logging.ERROR)
     tokenizer = None
     if arguments.tokenizer:
         try:

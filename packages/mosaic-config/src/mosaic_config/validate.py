@@ -1,11 +1,10 @@
 """Checks of values that need more than one key, or more than a key's type."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
-from mosaic_config.schema import dotted, out_of_bounds
+from mosaic_config.schema import dotted, out_of_bounds, place, tables_of
 from mosaic_config.sections import MosaicDataloader, MosaicDataset, MosaicPrepare, MosaicStream
 
 TRAINING = "mosaic_dataloader"
@@ -16,7 +15,7 @@ def validate(config: MosaicJobConfig) -> None:
     """Check the values of the mosaic sections against each other and against TorchTitan's.
 
     Raises:
-        ConfigError: one line for each problem.
+        ConfigError: The configuration has mistakes; one line for each.
     """
     problems = [
         *_data_given(config),
@@ -32,12 +31,10 @@ def validate(config: MosaicJobConfig) -> None:
         ),
         *_prepare(config.mosaic_prepare, config.mosaic_tokenizer.name),
     ]
+    for path, table in tables_of(config):
+        problems += out_of_bounds(place(path), type(table), vars(table)).values()
     if problems:
         raise ConfigError.of_file(problems, config.job.config_file)
-
-
-def _out_of_bounds(where: str, section: Any) -> Iterator[str]:
-    return out_of_bounds(where, type(section), vars(section))
 
 
 def _has_data(dataset: MosaicDataset) -> bool:
@@ -58,7 +55,6 @@ def _data_given(config: MosaicJobConfig) -> Iterator[str]:
 
 
 def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
-    yield from _out_of_bounds(f"[{section}]", loader)
     if loader.num_workers == 0 and loader.persistent_workers:
         yield (
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
@@ -75,7 +71,6 @@ def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
 
 
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
-    yield from _out_of_bounds(f"[{place}]", dataset)
     if dataset.streams:
         for key in ("remote", "local"):
             if getattr(dataset, key):
@@ -87,7 +82,6 @@ def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
         where = f"[{place}.streams.{dotted((name,))}]"
         if not (stream.remote or stream.local):
             yield f"{where} has neither remote nor local; give at least one of them"
-        yield from _out_of_bounds(where, stream)
     yield from _packing(place, dataset)
     yield from _weight_problems(place, dataset)
 
@@ -117,7 +111,6 @@ def _row_length(
 
 
 def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
-    yield from _out_of_bounds("[mosaic_prepare]", prepare)
     if prepare.input and not prepare.output:
         yield "[mosaic_prepare] has an input but no output; give the directory to write shards to"
     if prepare.output and not prepare.input:

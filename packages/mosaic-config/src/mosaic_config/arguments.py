@@ -62,7 +62,7 @@ def single_value(given: Sequence[Given], names: Collection[str]) -> str | None:
     """Return the one value of an option that may have several names; None if it is not given.
 
     Raises:
-        ConfigError: the option has no value or several, or is given twice with different ones.
+        ConfigError: The option has no value or several, or is given twice with different ones.
     """
     found = [option for option in given if option.name in names and option.flag]
     for option in found:
@@ -111,7 +111,9 @@ def parse_free(option: Given) -> Any:
     Raises:
         ConfigError: The option has no value, or more than one.
     """
-    text = single_value([option], {option.name}) or ""
+    if len(option.values) != 1:
+        raise ConfigError(f"{option.flag} needs one value, got {' '.join(option.values) or 'none'}")
+    text = option.values[0]
     python = {"True": True, "False": False, "None": None}
     if text in python:
         return python[text]

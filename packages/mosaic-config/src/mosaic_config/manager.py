@@ -32,8 +32,8 @@ _REPEATED = ("Cannot overwrite", "Cannot declare", "Duplicate", "Cannot mutate")
 class MosaicConfigManager(ConfigManager):
     """TorchTitan's `ConfigManager` for `MosaicJobConfig`, with strict reading.
 
-    Precedence is TorchTitan's: command line over TOML file over defaults. Beside its
-    `--job.config_file FILE`, the file may be given as `--config-path FILE`.
+    Precedence is TorchTitan's: the command line wins over the TOML file, and the file over the
+    defaults. The file is given as `--config-path FILE` or as TorchTitan's `--job.config_file FILE`.
 
         config = MosaicConfigManager().parse_args(sys.argv[1:])
     """
@@ -86,7 +86,7 @@ class MosaicConfigManager(ConfigManager):
         given = read_arguments(args)
         file_options = {CONFIG_PATH, CONFIG_FILE}
         path = single_value(given, file_options)
-        # A shell leaves it in `--config-path=~/job.toml`.
+        # A shell does not expand the `~` of `--config-path=~/job.toml`.
         path = os.path.expanduser(path) if path else path
         data = _read_toml(path) if path else {}
         root = self._class_for(given, data)
@@ -118,7 +118,7 @@ class MosaicConfigManager(ConfigManager):
         return merged
 
     def _validate_config(self) -> None:
-        """Apply TorchTitan's checks, without its tokenizer warning if it has no place."""
+        """Apply TorchTitan's checks, without its warning about a tokenizer that is not used."""
         model = self.config.model
         assets = model.tokenizer_path or model.hf_assets_path
         if assets.endswith("tokenizer.model") and os.path.exists(assets):
@@ -126,8 +126,17 @@ class MosaicConfigManager(ConfigManager):
                 f"model.hf_assets_path = {assets} is an old tokenizer.model file; "
                 "give the directory of tokenizer files from torchtitan's download_hf_assets.py"
             )
-        with _quiet_about_assets(self.config.mosaic_tokenizer.name is not None):
+        if self.config.mosaic_tokenizer.name is not None:
+            logger.addFilter(_is_not_about_assets)
+        try:
             super()._validate_config()
+        finally:
+            logger.removeFilter(_is_not_about_assets)
+
+
+def _is_not_about_assets(record: logging.LogRecord) -> bool:
+    """Refuse "HF assets path … does not exist!": nothing reads it with another tokenizer."""
+    return not record.getMessage().startswith("HF assets path")
 
 
 def _is_path(key: str) -> bool:
@@ -156,23 +165,6 @@ def _expand_home(config: MosaicJobConfig) -> Iterator[str]:
                     f"{place(path)} {key} = {value!r}: there is no home directory for {user!r}; "
                     "write the path in full"
                 )
-
-
-@contextlib.contextmanager
-def _quiet_about_assets(quiet: bool) -> Iterator[None]:
-    """Drop "HF assets path … does not exist!": with a tokenizer of its own, nobody reads it."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("HF assets path")
-
-    if not quiet:
-        yield
-        return
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
 
 
 def _read_toml(path: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ whose keys the user chooses (streams, tokenizer arguments), and its messages tak
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import tyro
@@ -41,7 +41,7 @@ def set_options(root: type, given: Sequence[Given], config: Any) -> Any:
     """
     changes: dict[Path, dict[str, Any]] = {}
     for option in given:
-        path, value = _read(root, option, config)
+        path, value = _read(root, option, config, changes)
         changes.setdefault(path[:-1], {})[path[-1]] = value
     # The innermost tables first: a table outside of them takes them over when it is replaced.
     for where in sorted(changes, key=len, reverse=True):
@@ -118,15 +118,23 @@ def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
         raise ConfigError(f"{flags}: {error}") from error
 
 
-def _read(root: type, option: Given, config: Any) -> tuple[Path, Any]:
-    """Return the path of an option's key, and its value."""
+def _read(root: type, option: Given, config: Any, changes: Collection[Path]) -> tuple[Path, Any]:
+    """Return the path of an option's key, and its value.
+
+    Args:
+        root: The dataclass of the whole configuration.
+        option: The option.
+        config: An instance of `root`.
+        changes: The tables that the options before have changed or added.
+    """
     if not option.flag:
         raise ConfigError(
             f"unexpected argument {option.values[0]}; options are --section.key VALUE"
         )
     for above, named in _named_fields(root).items():
         if f"{option.name}.".startswith(f"{'.'.join(above)}."):
-            return _read_named(root, option, above, named, _at(config, above))
+            names = [*_at(config, above), *(path[-1] for path in changes if path[:-1] == above)]
+            return _read_named(root, option, above, named, names)
     *section, key = option.name.split(".")
     where = tuple(section)
     cls = dict(tables(root)).get(where)
@@ -146,7 +154,7 @@ def _read(root: type, option: Given, config: Any) -> tuple[Path, Any]:
 
 
 def _read_named(
-    root: type, option: Given, above: Path, named: Any, table: dict[str, Any]
+    root: type, option: Given, above: Path, named: Any, names: Collection[str]
 ) -> tuple[Path, Any]:
     """Return the path and the value of an option below a table whose keys the user chooses.
 
@@ -155,7 +163,7 @@ def _read_named(
         option: The option.
         above: Where the table is.
         named: The type of its values.
-        table: What it holds.
+        names: The keys that it has.
     """
     tail = option.flag[2 + len(".".join(above)) + 1 :]
     cls = table_in(named)
@@ -178,14 +186,14 @@ def _read_named(
         raise ConfigError(
             unknown_option(root, option.flag, (*above, NAME), key, written=(*above, written))
         )
-    return (*above, _existing_name(written, table), key), parse_typed(option, types[key])
+    return (*above, _existing_name(written, names), key), parse_typed(option, types[key])
 
 
-def _existing_name(written: str, table: dict[str, Any]) -> str:
-    """Return the name in the TOML file that is meant, or the name as written for a new one."""
+def _existing_name(written: str, names: Collection[str]) -> str:
+    """Return the present name that is meant, or the name as written for a new one."""
     if len(written) > 2 and written[0] == written[-1] and written[0] in "\"'":
         written = written[1:-1]
-    if written in table:
+    if written in names:
         return written
-    alike = [name for name in table if underscored(name) == underscored(written)]
-    return alike[0] if len(alike) == 1 else written
+    alike = {name for name in names if underscored(name) == underscored(written)}
+    return alike.pop() if len(alike) == 1 else written

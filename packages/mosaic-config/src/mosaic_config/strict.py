@@ -105,18 +105,18 @@ class _Builder:
         if (reason := reason_for_key(path, key)) is not None:
             return f"{place(path)} {key} {reason}"
         is_table = isinstance(value, dict)
-        found = suggest(self.root, cls, names_hidden(self.root, path), key, is_table=is_table)
+        here, elsewhere = suggest(self.root, names_hidden(self.root, path), key, is_table=is_table)
         if is_table:
             what = f"there is no table {place((*path, key))}"
-            near = [(*path, found.here)] if found.here else []
-            meant = [*near, *((*p, key) for p in found.elsewhere)][:3]
+            near = [(*path, here)] if here else []
+            meant = [*near, *((*p, key) for p in elsewhere)][:3]
             hint = " or ".join(place(p) for p in meant)
             return f"{what}; did you mean {hint}?" if hint else f"{what}{_keys_instead(cls, path)}"
         what = f"{place(path)} has no key {quoted(key)}"
-        others = " or ".join(place(p) for p in found.elsewhere[:3])
-        if found.here is not None:
-            hint = f'; did you mean "{found.here}"?'
-            return what + hint + (f' ("{key}" is a key of {others})' if others else "")
+        others = " or ".join(place(p) for p in elsewhere[:3])
+        if here is not None:
+            what += f'; did you mean "{here}"?'
+            return what + (f' ("{key}" is a key of {others})' if others else "")
         return f"{what}; it belongs in {others}" if others else what + _keys_instead(cls, path)
 
 

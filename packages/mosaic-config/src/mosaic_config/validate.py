@@ -17,18 +17,13 @@ def validate(config: MosaicJobConfig) -> None:
     Raises:
         ConfigError: The configuration has mistakes; one line for each.
     """
+    training, validation = config.mosaic_dataloader, config.mosaic_validation_dataloader
     problems = [
         *_data_given(config),
-        *_loader(TRAINING, config.mosaic_dataloader),
-        *_row_length(TRAINING, config.mosaic_dataloader, "training", config.training.seq_len),
-        *_loader(VALIDATION, config.mosaic_validation_dataloader),
-        *_validation_is_whole(config.mosaic_validation_dataloader),
-        *_row_length(
-            VALIDATION,
-            config.mosaic_validation_dataloader,
-            "validation",
-            config.validation.seq_len,
-        ),
+        *_loader(TRAINING, training),
+        *_row_length(TRAINING, training, "training", config.training.seq_len),
+        *_loader(VALIDATION, validation),
+        *_row_length(VALIDATION, validation, "validation", config.validation.seq_len),
         *_prepare(config.mosaic_prepare, config.mosaic_tokenizer.name),
     ]
     for path, table in tables_of(config):
@@ -59,15 +54,12 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
         yield (
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
         )
-    yield from _dataset(f"{section}.dataset", loader.dataset)
-
-
-def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
-    if loader.skip_samples > 0:
+    if section == VALIDATION and loader.skip_samples > 0:
         yield (
             f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
-            "pass is always the whole one; remove it"
+            "pass always uses every sample; remove it"
         )
+    yield from _dataset(f"{section}.dataset", loader.dataset)
 
 
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
@@ -82,11 +74,6 @@ def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
         where = f"[{place}.streams.{dotted((name,))}]"
         if not (stream.remote or stream.local):
             yield f"{where} has neither remote nor local; give at least one of them"
-    yield from _packing(place, dataset)
-    yield from _weight_problems(place, dataset)
-
-
-def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
     if dataset.packing and dataset.batching_method != "random":
         yield (
             f'[{place}] packing = true needs batching_method = "random", not '
@@ -97,6 +84,7 @@ def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
             f"[{place}] packing_lanes = {dataset.packing_lanes} has no meaning without packing; "
             f"set packing = true or remove it"
         )
+    yield from _weight_problems(place, dataset)
 
 
 def _row_length(

@@ -63,10 +63,11 @@ def tables_of(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Yield every table of a configuration with its path, those with the user's names too."""
     yield path, config
     for key, value in vars(config).items():
-        inner = value if isinstance(value, dict) else {}
-        for below in [(key, value), *((key, name, entry) for name, entry in inner.items())]:
-            if dataclasses.is_dataclass(below[-1]):
-                yield from tables_of(below[-1], (*path, *below[:-1]))
+        if dataclasses.is_dataclass(value):
+            yield from tables_of(value, (*path, key))
+        for name, entry in value.items() if isinstance(value, dict) else ():
+            if dataclasses.is_dataclass(entry):
+                yield from tables_of(entry, (*path, key, name))
 
 
 def names_hidden(root: type, path: Path) -> Path:

@@ -70,8 +70,10 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
     shown = copy.deepcopy(config)
     for path, named in _named_fields(root).items():
         # A placeholder shows how these options are written.
-        cls = table_in(named)
-        entry = {"NAME": cls()} if cls is not None else {"KEY": "VALUE"} if named is Any else {}
+        if (cls := table_in(named)) is not None:
+            entry = {"NAME": cls()}
+        else:
+            entry = {"KEY": "VALUE"} if named is Any else {}
         setattr(_at(shown, path[:-1]), path[-1], entry)
     if section is not None:
         types, name = keys_of(root), underscored(section)

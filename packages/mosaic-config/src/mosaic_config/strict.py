@@ -48,7 +48,7 @@ class _Builder:
     """One walk over the tables, which continues after a mistake to find all of them.
 
     Attributes:
-        problems: A sentence for each mistake without which there would be a configuration.
+        problems: A sentence for each mistake that leaves no configuration.
         beyond: A sentence for each number out of bounds; without other problems `validate`
             reports them, since the command line may still replace the numbers.
     """

@@ -40,12 +40,12 @@ SECTIONS: dict[type, str] = {
     PrepareOptions: "MosaicPrepare",
 }
 # Options that have no key in their section, and why.
-LEFT_OUT = {
+LEFT_OUT: dict[tuple[type, str], str] = {
     (PrepareOptions, "tokenizer"): "it is [mosaic_tokenizer] name, with which the rows are read",
     (PrepareOptions, "tokenizer_kwargs"): "they are [mosaic_tokenizer.kwargs]",
 }
 # Texts of options that take their value from another section when they are left out.
-TEXTS = {
+TEXTS: dict[tuple[type, str], str] = {
     (PrepareOptions, "seq_len"): (
         'Training sequence length in tokens, for form = "rows". None: training.seq_len.'
     ),
@@ -92,7 +92,7 @@ def _section(cls: type, name: str) -> Iterator[str]:
     for key in [*(key for key in _FIRST if key in fields), *(k for k in fields if k not in _FIRST)]:
         field = fields[key]
         yield f"\n    {key}: {_type(field)} = {_value(field)}"
-        text = TEXTS.get((cls, key), field.metadata["text"])
+        text = TEXTS.get((cls, key)) or str(field.metadata["text"])
         text += " None: nothing is prepared." if _is_required(field) else ""
         text += ' A number of bytes, or text such as "64mb".' if _is_size(field) else ""
         if len(text) + 10 <= 100:
@@ -143,7 +143,7 @@ def _value(field: "dataclasses.Field[Any]") -> str:
         return f"field(default_factory={_spelled(field.default_factory)})"
     if isinstance(field.default, tuple):
         return f"field(default_factory=lambda: {json.dumps(field.default)})"
-    default = None if _is_required(field) else field.default
+    default: Any = None if _is_required(field) else field.default
     default = f"{default >> 20}mb" if _is_size(field) else default
     shown = json.dumps(default) if isinstance(default, str) else repr(default)
     return f"field(default={shown}, metadata={json.dumps(limits)})" if limits else shown

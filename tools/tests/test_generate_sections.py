@@ -71,9 +71,10 @@ def test_defaults_agree(cls: type) -> None:
         if (cls, field.name) in LEFT_OUT:
             assert field.name not in ours
             continue
-        found, default = ours.pop(field.name), field.default
+        found: Any = ours.pop(field.name)
+        default: Any = field.default
         if isinstance(default, tuple):
-            assert found.default_factory() == list(default)  # type: ignore[misc]
+            assert found.default_factory() == list(default)
         elif isinstance(found.default, str) and isinstance(default, int):
             assert parse_bytes(field.name, found.default) == default
         elif default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

@@ -63,6 +63,24 @@ def test_options_in_all_spellings(parse: Any) -> None:
     assert config.optimizer.lr == 1.0
 
 
+def test_values_that_look_like_options_and_bounds_that_an_option_repairs(parse: Any) -> None:
+    config = parse(
+        DATA + "predownload = -1\ndownload_timeout = 0\n",
+        "--job.description=--fast",
+        f"{DATASET}.predownload",
+        "5",
+        f"{DATASET}.download_timeout",
+        "7",
+        "--mosaic_validation_dataloader.dataset.streams.new.remote",
+        "x",
+        "--job.description=--slow",
+    )
+    assert config.job.description == "--slow"
+    dataset = config.mosaic_dataloader.dataset
+    assert (dataset.predownload, dataset.download_timeout) == (5, 7.0)
+    assert config.mosaic_validation_dataloader.dataset.streams["new"].remote == "x"
+
+
 def test_streams_old_new_and_quoted(parse: Any) -> None:
     streams = parse(
         MIXTURE,
@@ -72,10 +90,14 @@ def test_streams_old_new_and_quoted(parse: Any) -> None:
         "true",
         f'{DATASET}.streams."new.one".remote=gs://b/a=b',
         f"{DATASET}.streams.new.one.proportion=1",
+        f"{DATASET}.streams.my-text.split=train",
+        f"{DATASET}.streams.third-one.remote=x",
+        f"{DATASET}.streams.third_one.proportion=2",
     ).mosaic_dataloader.dataset.streams
-    assert list(streams) == ["code", "my_text", "new.one"]
+    assert list(streams) == ["code", "my_text", "new.one", "third-one"]
     assert streams["code"].proportion == 0.25
-    assert streams["my_text"].keep_zip is True
+    assert (streams["my_text"].keep_zip, streams["my_text"].split) == (True, "train")
+    assert (streams["third-one"].remote, streams["third-one"].proportion) == ("x", 2.0)
     assert (streams["new.one"].remote, streams["new.one"].proportion) == ("gs://b/a=b", 1.0)
 
 
@@ -89,6 +111,7 @@ def test_streams_old_new_and_quoted(parse: Any) -> None:
         ("None", None),
         ("0.5", 0.5),
         ("main", "main"),
+        ("", ""),
         ('"7"', "7"),
         ("[1, 'a']", [1, "a"]),
         ("2024-01-01", "2024-01-01"),

@@ -83,6 +83,7 @@ class CustomTraining:
 @dataclass
 class Custom:
     weights: dict[str, float] = field(default_factory=dict)
+    limit: "int" = 1  # as in a module with postponed annotations
 
 
 @dataclass
@@ -118,6 +119,8 @@ def test_custom_config_module_is_merged(
     assert list(loader.dataset.streams) == ["code", "text"]
     assert (config.training.seq_len, config.training.extra) == (4096, ["a"])
     assert config.custom.weights == {"odd name": 1.0, "b": 2.0}
+    assert "limit = true: must be int" in error(toml + "[custom]\nlimit = true\n", *option)
+    assert parse(toml, "--custom.limit", "3", *option).custom.limit == 3
     text = error(toml + "[custom]\nweight = 1\n", *option)
     assert text.startswith('job.toml: [custom] has no key "weight"; did you mean')
 

@@ -20,9 +20,10 @@ extras: dict[str, Any] = {
     "validate_hash": text,
     "keep_zip": st.booleans(),
 }
+path = text.filter(lambda written: not written.startswith("~"))  # a home directory is expanded
 location = st.one_of(
-    optional({"remote": text.filter(bool)}, optional={"local": text}),
-    optional({"local": text.filter(bool)}),
+    optional({"remote": path.filter(bool)}, optional={"local": path}),
+    optional({"local": path.filter(bool)}),
 )
 
 

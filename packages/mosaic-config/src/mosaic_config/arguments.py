@@ -1,9 +1,19 @@
-"""The command line as tokens: which options it holds and what follows each."""
+"""The command line as tokens: which options it holds, and the value of each."""
 
+import contextlib
+import dataclasses
+import io
+import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import tyro
+from torchtitan.config.manager import custom_registry
 
 from mosaic_config.errors import ConfigError
+from mosaic_config.schema import arms, choices, describe
+from mosaic_config.suggest import nearest
 
 
 def underscored(name: str) -> str:
@@ -29,12 +39,6 @@ class Given:
         """The option without its leading dashes, with underscores."""
         return underscored(self.flag[2:])
 
-    def tokens(self) -> list[str]:
-        """Return the option as command line tokens again."""
-        if self.inline:
-            return [f"{self.flag}={self.values[0]}", *self.values[1:]]
-        return [self.flag, *self.values] if self.flag else list(self.values)
-
 
 def read_arguments(args: Sequence[str]) -> list[Given]:
     """Return the options of a command line in their order.
@@ -58,7 +62,7 @@ def single_value(given: Sequence[Given], names: Collection[str]) -> str | None:
     """Return the one value of an option that may have several names; None if it is not given.
 
     Raises:
-        ConfigError: the option has no value or several, or is given twice with different ones.
+        ConfigError: The option has no value or several, or is given twice with different ones.
     """
     found = [option for option in given if option.name in names and option.flag]
     for option in found:
@@ -73,3 +77,50 @@ def single_value(given: Sequence[Given], names: Collection[str]) -> str | None:
                 "contradict each other; give one of them"
             )
     return found[0].values[0] if found else None
+
+
+def parse_typed(option: Given, annotation: Any) -> Any:
+    """Return the value of an option, read by tyro with TorchTitan's rules.
+
+    Raises:
+        ConfigError: The option has no value, or one that is not of the type.
+    """
+    values = list(option.values)
+    if bool in arms(annotation):  # TOML's spelling, beside tyro's
+        values = [{"true": "True", "false": "False"}.get(value, value) for value in values]
+    args = [f"--value={values[0]}", *values[1:]] if option.inline else ["--value", *values]
+    holder: Any = dataclasses.make_dataclass("Holder", [("value", annotation)])
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(holder, args=args, registry=custom_registry).value
+    except SystemExit:
+        expected = describe(annotation) + (" or None" if type(None) in arms(annotation) else "")
+        if not values:
+            raise ConfigError(f"{option.flag} needs a value: {expected}") from None
+        text = " ".join(option.values)
+        close = nearest(text, [word for word in choices(annotation) if isinstance(word, str)])
+        hint = f"; did you mean {close}?" if close else ""
+        raise ConfigError(f"{option.flag} {text}: must be {expected}{hint}") from None
+
+
+def parse_free(option: Given) -> Any:
+    """Return the value of an option without a type: a TOML literal, else the string itself.
+
+    `True`, `False` and `None` are understood too. TOML's dates stay strings.
+
+    Raises:
+        ConfigError: The option has no value, or more than one.
+    """
+    if len(option.values) != 1:
+        raise ConfigError(f"{option.flag} needs one value, got {' '.join(option.values) or 'none'}")
+    text = option.values[0]
+    python = {"True": True, "False": False, "None": None}
+    if text in python:
+        return python[text]
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    value = table["value"]
+    simple = isinstance(value, (bool, int, float, str, list, dict))
+    return value if simple and len(table) == 1 else text

@@ -16,9 +16,8 @@ from torchtitan.tools.logging import logger
 from mosaic_config.arguments import Given, read_arguments, single_value
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
-from mosaic_config.named_options import take_named_options
-from mosaic_config.options import parse_options, print_section
-from mosaic_config.schema import Path, dotted
+from mosaic_config.options import print_help, set_options
+from mosaic_config.schema import place, tables_of
 from mosaic_config.strict import build_strictly
 from mosaic_config.validate import validate
 
@@ -33,8 +32,8 @@ _REPEATED = ("Cannot overwrite", "Cannot declare", "Duplicate", "Cannot mutate")
 class MosaicConfigManager(ConfigManager):
     """TorchTitan's `ConfigManager` for `MosaicJobConfig`, with strict reading.
 
-    Precedence is TorchTitan's: command line over TOML file over defaults. Beside its
-    `--job.config_file FILE`, the file may be given as `--config-path FILE`.
+    Precedence is TorchTitan's: the command line wins over the TOML file, and the file over the
+    defaults. The file is given as `--config-path FILE` or as TorchTitan's `--job.config_file FILE`.
 
         config = MosaicConfigManager().parse_args(sys.argv[1:])
     """
@@ -53,11 +52,14 @@ class MosaicConfigManager(ConfigManager):
             args: Command line tokens; `sys.argv[1:]` if None.
 
         Raises:
-            ConfigError: one line for whatever is wrong in the file or on the command line.
+            ConfigError: There are mistakes in the file or on the command line; one line for each.
             SystemExit: `--help` was given; help is printed, the status is 0.
         """
-        root, given, base = self._read(sys.argv[1:] if args is None else args)
-        self.config = parse_options(root, given, base)
+        args = sys.argv[1:] if args is None else args
+        root, given, base = self._read(args)
+        if {"-h", "--help"} & {*args}:
+            print_help(root, base)
+        self.config = set_options(root, given, base)
         problems = list(_expand_home(self.config))
         if problems:
             raise ConfigError.of_file(problems, self.config.job.config_file)
@@ -73,21 +75,25 @@ class MosaicConfigManager(ConfigManager):
             args: Command line tokens; a file among them gives the values that are shown.
 
         Raises:
-            ConfigError: there is no such section, or the file has a mistake.
+            ConfigError: There is no such section, or the file has a mistake.
         """
         root, _, base = self._read(args)
-        print_section(root, base, section)
+        with contextlib.suppress(SystemExit):
+            print_help(root, base, section)
 
     def _read(self, args: Sequence[str]) -> tuple[type[MosaicJobConfig], list[Given], Any]:
-        """Return the configuration's class, the options left to parse, and the file's values."""
+        """Return the configuration's class, the options left to set, and the file's values."""
         given = read_arguments(args)
-        path = single_value(given, {CONFIG_PATH, CONFIG_FILE})
-        # A shell leaves it in `--config-path=~/job.toml`.
+        file_options = {CONFIG_PATH, CONFIG_FILE}
+        path = single_value(given, file_options)
+        # A shell does not expand the `~` of `--config-path=~/job.toml`.
         path = os.path.expanduser(path) if path else path
         data = _read_toml(path) if path else {}
         root = self._class_for(given, data)
-        given = take_named_options(root, _with_config_file(given, path), data)
-        return root, given, build_strictly(root, data, path)
+        base = build_strictly(root, data, path)
+        if path:
+            base.job.config_file = path
+        return root, [option for option in given if option.name not in file_options], base
 
     def _class_for(self, given: Sequence[Given], data: dict[str, Any]) -> type[MosaicJobConfig]:
         """Return the configuration class, merged with `job.custom_config_module`'s if named."""
@@ -112,7 +118,7 @@ class MosaicConfigManager(ConfigManager):
         return merged
 
     def _validate_config(self) -> None:
-        """Apply TorchTitan's checks, without its tokenizer warning if it has no place."""
+        """Apply TorchTitan's checks, without its warning about a tokenizer that is not used."""
         model = self.config.model
         assets = model.tokenizer_path or model.hf_assets_path
         if assets.endswith("tokenizer.model") and os.path.exists(assets):
@@ -120,8 +126,17 @@ class MosaicConfigManager(ConfigManager):
                 f"model.hf_assets_path = {assets} is an old tokenizer.model file; "
                 "give the directory of tokenizer files from torchtitan's download_hf_assets.py"
             )
-        with _quiet_about_assets(self.config.mosaic_tokenizer.name is not None):
+        if self.config.mosaic_tokenizer.name is not None:
+            logger.addFilter(_is_not_about_assets)
+        try:
             super()._validate_config()
+        finally:
+            logger.removeFilter(_is_not_about_assets)
+
+
+def _is_not_about_assets(record: logging.LogRecord) -> bool:
+    """Refuse "HF assets path … does not exist!": nothing reads it with another tokenizer."""
+    return not record.getMessage().startswith("HF assets path")
 
 
 def _is_path(key: str) -> bool:
@@ -131,55 +146,25 @@ def _is_path(key: str) -> bool:
     )
 
 
-def _expand_home(section: Any, place: Path = ()) -> Iterator[str]:
-    """Replace `~` and `~user` at the start of every path; no library below does.
-
-    Args:
-        section: The configuration, or a section of it; changed in place.
-        place: Where it stands.
+def _expand_home(config: MosaicJobConfig) -> Iterator[str]:
+    """Replace `~` and `~user` at the start of every path in place; no library below does.
 
     Yields:
         A sentence for each path whose home directory is not known.
     """
-    for key, value in list(vars(section).items()):
-        where = (*place, key)
-        if is_dataclass(value) and where != ("mosaic_prepare",):  # resolves its own
-            yield from _expand_home(value, where)
-        elif key == "streams" and isinstance(value, dict):
-            for name, stream in value.items():
-                yield from _expand_home(stream, (*where, name))
-        elif _is_path(key) and isinstance(value, str) and value.startswith("~"):
+    for path, table in tables_of(config):
+        for key, value in vars(table).items():
+            starts = isinstance(value, str) and value.startswith("~")
+            if not starts or not _is_path(key) or table is config.mosaic_prepare:
+                continue  # mosaic-prepare resolves its own
             expanded = os.path.expanduser(value)
-            setattr(section, key, expanded)
+            setattr(table, key, expanded)
             if expanded.startswith("~"):
                 user = value.partition("/")[0]
                 yield (
-                    f"[{dotted(place)}] {key} = {value!r}: there is no home directory for "
-                    f"{user!r}; write the path in full"
+                    f"{place(path)} {key} = {value!r}: there is no home directory for {user!r}; "
+                    "write the path in full"
                 )
-
-
-def _with_config_file(given: Sequence[Given], path: str | None) -> list[Given]:
-    """Spell the TOML file's option as TorchTitan does, so that it ends up in the configuration."""
-    rest = [option for option in given if option.name not in (CONFIG_PATH, CONFIG_FILE)]
-    return rest if path is None else [*rest, Given(f"--{CONFIG_FILE}", [path], inline=True)]
-
-
-@contextlib.contextmanager
-def _quiet_about_assets(quiet: bool) -> Iterator[None]:
-    """Drop "HF assets path … does not exist!": with a tokenizer of its own, nobody reads it."""
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("HF assets path")
-
-    if not quiet:
-        yield
-        return
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
 
 
 def _read_toml(path: str) -> dict[str, Any]:

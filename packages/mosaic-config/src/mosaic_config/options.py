@@ -1,149 +1,201 @@
-"""Parsing the command line with tyro, and saying in one line what is wrong with it."""
+"""Setting the command line's options on a configuration, and printing which there are.
 
-import contextlib
+tyro reads the values and prints the help. The options are looked up here: tyro has none for tables
+whose keys the user chooses (streams, tokenizer arguments), and its messages take several lines.
+"""
+
 import copy
 import dataclasses
-import functools
-import io
-import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import tyro
 from torchtitan.config.manager import custom_registry
 
-from mosaic_config.arguments import Given, underscored
-from mosaic_config.cli_value import parse_typed
+from mosaic_config.arguments import Given, parse_free, parse_typed, underscored
 from mosaic_config.errors import ConfigError
-from mosaic_config.named_options import named_fields
-from mosaic_config.schema import Path, keys_of, table_in, tables
+from mosaic_config.schema import (
+    NAME,
+    Path,
+    keys_of,
+    missing_keys,
+    named_value,
+    names_hidden,
+    place,
+    table_in,
+    tables,
+)
 from mosaic_config.suggest import nearest, unknown_option
 
 
-def parse_options(root: type, given: Sequence[Given], base: Any) -> Any:
+def set_options(root: type, given: Sequence[Given], config: Any) -> Any:
     """Return a configuration with the command line's options set.
 
     Args:
         root: The dataclass of the whole configuration.
-        given: The options, without those below named tables.
-        base: An instance of it with the TOML file's values.
+        given: The options, in their order.
+        config: An instance of `root`; what it holds is replaced in place.
 
     Raises:
-        ConfigError: an option is unknown, or its value is wrong.
-        SystemExit: help was asked for and printed (status 0).
+        ConfigError: An option is unknown, or its value is wrong.
     """
-    args = [token for option in given for token in option.tokens()]
-    default, put_aside = _without_named_tables(root, base, for_help={"-h", "--help"} & {*args})
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            config = tyro.cli(root, args=args, default=default, registry=custom_registry)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise _explain(root, given, default, errors.getvalue()) from None
-    except AssertionError as error:  # sections check their values with assert, too
-        raise _explain(root, given, default, str(error)) from error
-    sys.stderr.write(errors.getvalue())
-    for path, value in put_aside.items():
-        setattr(functools.reduce(getattr, path[:-1], config), path[-1], value)
+    changes: dict[Path, dict[str, Any]] = {}
+    for option in given:
+        path, value = _read(root, option, config, changes)
+        changes.setdefault(path[:-1], {})[path[-1]] = value
+    # The innermost tables first: a table outside of them takes them over when it is replaced.
+    for where in sorted(changes, key=len, reverse=True):
+        new = _changed(root, where, _at(config, where), changes[where])
+        if not where:
+            config = new
+        elif isinstance(owner := _at(config, where[:-1]), dict):
+            owner[where[-1]] = new
+        else:
+            setattr(owner, where[-1], new)
     return config
 
 
-def print_section(root: type, base: Any, section: str) -> None:
-    """Print the options of one section, with their present values.
+def print_help(root: type, config: Any, section: str | None = None) -> None:
+    """Print the options with their present values.
 
     Args:
         root: The dataclass of the whole configuration.
-        base: An instance of it.
-        section: A section's name.
+        config: An instance of it.
+        section: The section to print; None: all of them.
 
     Raises:
-        ConfigError: there is no such section.
+        ConfigError: There is no such section.
+        SystemExit: Help is printed (status 0).
     """
-    types = keys_of(root)
-    name = underscored(section)
-    if name not in types:
-        close = nearest(name, types)
-        hint = f"did you mean {close}?" if close else f"there are {', '.join(types)}"
-        raise ConfigError(f"--help {section}: there is no such section; {hint}")
-    shown, _ = _without_named_tables(root, base, for_help=True)
-    value = getattr(shown, name)
-    only = [(name, types[name], dataclasses.field(default_factory=lambda: value))]
-    holder: Any = dataclasses.make_dataclass("Options", only)
-    with contextlib.suppress(SystemExit):
-        tyro.cli(holder, args=["--help"], registry=custom_registry)
+    shown = copy.deepcopy(config)
+    for path, named in _named_fields(root).items():
+        # A placeholder shows how these options are written.
+        if (cls := table_in(named)) is not None:
+            entry = {"NAME": cls()}
+        else:
+            entry = {"KEY": "VALUE"} if named is Any else {}
+        setattr(_at(shown, path[:-1]), path[-1], entry)
+    if section is not None:
+        types, name = keys_of(root), underscored(section)
+        if name not in types:
+            close = nearest(name, types)
+            hint = f"did you mean {close}?" if close else f"there are {', '.join(types)}"
+            raise ConfigError(f"--help {section}: there is no such section; {hint}")
+        value = getattr(shown, name)
+        field = (name, types[name], dataclasses.field(default_factory=lambda: value))
+        root = dataclasses.make_dataclass("Options", [field])
+        shown = root()
+    tyro.cli(root, args=["--help"], default=shown, registry=custom_registry)
 
 
-def _without_named_tables(
-    root: type, base: Any, *, for_help: object
-) -> tuple[Any, dict[Path, dict[str, Any]]]:
-    """Empty the named tables of a copy, for which tyro's spelling of options is ambiguous.
-
-    For help they hold one placeholder instead, which shows how their options are written.
-    """
-    copied = copy.deepcopy(base)
-    put_aside = {}
-    for path, named in named_fields(root).items():
-        owner = functools.reduce(getattr, path[:-1], copied)
-        put_aside[path] = getattr(owner, path[-1])
-        cls = table_in(named)
-        shown = {"NAME": cls()} if cls is not None else {"KEY": "VALUE"} if named is Any else {}
-        setattr(owner, path[-1], shown if for_help else {})
-    return copied, put_aside
+def _at(config: Any, path: Path) -> Any:
+    """Return what stands at a path; None for a name that the user has added."""
+    for part in path:
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part)
+    return config
 
 
-def _explain(root: type, given: Sequence[Given], base: Any, message: str) -> ConfigError:
-    """Find the option that tyro stumbled over, by reading each on its own.
+def _named_fields(root: type) -> dict[Path, Any]:
+    """Return the paths of all `dict[str, T]` keys of a configuration, with T."""
+    return {
+        (*path, key): named
+        for path, cls in tables(root)
+        for key, annotation in keys_of(cls).items()
+        if (named := named_value(annotation)) is not None
+    }
+
+
+def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
+    """Return a table with new values, whose own checks it has passed."""
+    if isinstance(old, dict):
+        return {**old, **values}
+    cls = type(old) if old is not None else dict(tables(root))[names_hidden(root, where)]
+    if old is None:
+        for problem in missing_keys(place(where), cls, values):
+            raise ConfigError(problem)
+    try:
+        return cls(**values) if old is None else dataclasses.replace(old, **values)
+    except (ValueError, AssertionError) as error:
+        flags = ", ".join(f"--{'.'.join((*where, key))}" for key in values)
+        raise ConfigError(f"{flags}: {error}") from error
+
+
+def _read(root: type, option: Given, config: Any, changes: Collection[Path]) -> tuple[Path, Any]:
+    """Return the path of an option's key, and its value.
 
     Args:
         root: The dataclass of the whole configuration.
-        given: The options that tyro got.
-        base: The configuration before them.
-        message: What tyro printed, for mistakes that only it understands.
+        option: The option.
+        config: An instance of `root`.
+        changes: The tables that the options before have changed or added.
     """
-    leaves = {(*path, key): tp for path, cls in tables(root) for key, tp in keys_of(cls).items()}
-    changes: dict[Path, dict[str, Any]] = {}
-    try:
-        for option in given:
-            path = tuple(option.name.split("."))
-            positive = (*path[:-1], path[-1].removeprefix("no_"))
-            if path in leaves and leaves[path] is not bool and table_in(leaves[path]) is None:
-                value = parse_typed(option.flag, leaves[path], option.values)
-                changes.setdefault(path[:-1], {})[path[-1]] = value
-            elif bool in (leaves.get(path), leaves.get(positive)):
-                _check_flag(option, path if leaves.get(path) is bool else positive)
-            else:
-                return ConfigError(_not_an_option(root, option, path))
-    except ConfigError as error:
-        return error
-    for place, values in changes.items():
-        section: Any = functools.reduce(getattr, place, base)
-        try:
-            dataclasses.replace(section, **values)
-        except (ValueError, AssertionError) as error:
-            flags = ", ".join(f"--{'.'.join((*place, key))}" for key in values)
-            return ConfigError(f"{flags}: {error}")
-    return ConfigError(_text_of_box(message))
-
-
-def _check_flag(option: Given, path: Path) -> None:
-    if option.values:
-        negative = (*path[:-1], "no-" + path[-1])
-        raise ConfigError(
-            f"{option.flag} takes no value, got {' '.join(option.values)}; "
-            f"write --{'.'.join(path)} or --{'.'.join(negative)}"
-        )
-
-
-def _not_an_option(root: type, option: Given, path: Path) -> str:
     if not option.flag:
-        return f"unexpected argument {option.values[0]}; options are --section.key VALUE"
-    return unknown_option(root, option.flag, path[:-1], path[-1], written=path[:-1])
+        raise ConfigError(
+            f"unexpected argument {option.values[0]}; options are --section.key VALUE"
+        )
+    for above, named in _named_fields(root).items():
+        if f"{option.name}.".startswith(f"{'.'.join(above)}."):
+            names = [*_at(config, above), *(path[-1] for path in changes if path[:-1] == above)]
+            return _read_named(root, option, above, named, names)
+    *section, key = option.name.split(".")
+    where = tuple(section)
+    cls = dict(tables(root)).get(where)
+    types = keys_of(cls) if cls is not None else {}
+    positive = key if key in types else key.removeprefix("no_")
+    if types.get(positive) is bool:
+        if option.values:
+            flag = f"--{'.'.join(section)}"
+            raise ConfigError(
+                f"{option.flag} takes no value, got {' '.join(option.values)}; "
+                f"write {flag}.{positive} or {flag}.no-{positive}"
+            )
+        return (*where, positive), positive == key
+    if key not in types or table_in(types[key]) is not None:
+        raise ConfigError(unknown_option(root, option.flag, where, key, written=where))
+    return (*where, key), parse_typed(option, types[key])
 
 
-def _text_of_box(message: str) -> str:
-    """Return the words of tyro's framed message in one line."""
-    frame = "╭╮╰╯│─"
-    words = "".join(" " if c in frame else c for c in message).split()
-    return " ".join(words)
+def _read_named(
+    root: type, option: Given, above: Path, named: Any, names: Collection[str]
+) -> tuple[Path, Any]:
+    """Return the path and the value of an option below a table whose keys the user chooses.
+
+    Args:
+        root: The dataclass of the whole configuration.
+        option: The option.
+        above: Where the table is.
+        named: The type of its values.
+        names: The keys that it has.
+    """
+    tail = option.flag[2 + len(".".join(above)) + 1 :]
+    cls = table_in(named)
+    if cls is None and tail:
+        if named is Any:
+            return (*above, underscored(tail)), parse_free(option)
+        return (*above, tail), parse_typed(option, named)
+    written, _, key = tail.rpartition(".")
+    key = underscored(key)
+    types = keys_of(cls) if cls is not None else {}
+    if not written:
+        name, keys = "", ""
+        if cls is not None:
+            name, keys = f"{NAME}.", f", where the key is one of {', '.join(types)}"
+        raise ConfigError(
+            f"{option.flag} is not an option of its own; "
+            f"write --{'.'.join(above)}.{name}<key> VALUE{keys}"
+        )
+    if key not in types:
+        raise ConfigError(
+            unknown_option(root, option.flag, (*above, NAME), key, written=(*above, written))
+        )
+    return (*above, _existing_name(written, names), key), parse_typed(option, types[key])
+
+
+def _existing_name(written: str, names: Collection[str]) -> str:
+    """Return the present name that is meant, or the name as written for a new one."""
+    if len(written) > 2 and written[0] == written[-1] and written[0] in "\"'":
+        written = written[1:-1]
+    if written in names:
+        return written
+    alike = {name for name in names if underscored(name) == underscored(written)}
+    return alike.pop() if len(alike) == 1 else written

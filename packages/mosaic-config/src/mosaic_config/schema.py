@@ -1,11 +1,12 @@
 """Reading a tree of dataclasses as a schema: its tables, their keys and the keys' types."""
 
 import dataclasses
+import functools
 import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, Union
 
 Path = tuple[str, ...]
@@ -15,28 +16,25 @@ NAME = "<name>"
 """Stands in a path for a name that the user chooses, as in `streams.<name>`."""
 
 
-def plain(annotation: Any) -> Any:
-    """Return a type without the `Annotated` around it."""
-    while typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
+@functools.cache
 def keys_of(table: type) -> dict[str, Any]:
-    """Return the keys of a dataclass and their types.
+    """Return the keys of a dataclass and their types, without any `Annotated` around them."""
+    hints = typing.get_type_hints(table)
+    return {f.name: hints[f.name] for f in dataclasses.fields(table) if f.init}
 
-    Types are read from the fields as TorchTitan's manager reads them, so a module with postponed
-    annotations has strings here, which nothing is checked against.
-    """
-    return {f.name: plain(f.type) for f in dataclasses.fields(table) if f.init}
+
+def missing_keys(where: str, table: type, given: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for each key without a default that is not given."""
+    for f in dataclasses.fields(table):
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.init and required and f.name not in given:
+            yield f'{where} needs the key "{f.name}"'
 
 
 def arms(annotation: Any) -> tuple[Any, ...]:
     """Return the members of a union, or the type itself."""
-    annotation = plain(annotation)
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return tuple(plain(arm) for arm in typing.get_args(annotation))
-    return (annotation,)
+    union = typing.get_origin(annotation) in (Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
 
 
 def table_in(annotation: Any) -> type | None:
@@ -46,11 +44,9 @@ def table_in(annotation: Any) -> type | None:
 
 
 def named_value(annotation: Any) -> Any | None:
-    """Return T for `dict[str, T]`, whose keys the user chooses; None for every other type."""
-    annotation = plain(annotation)
-    if typing.get_origin(annotation) is dict and typing.get_args(annotation)[0] is str:
-        return plain(typing.get_args(annotation)[1])
-    return None
+    """Return T for `dict[str, T]`, whose keys the user chooses, else None."""
+    inner = typing.get_args(annotation)
+    return inner[1] if typing.get_origin(annotation) is dict and inner[0] is str else None
 
 
 def tables(root: type, path: Path = ()) -> Iterator[tuple[Path, type]]:
@@ -61,6 +57,17 @@ def tables(root: type, path: Path = ()) -> Iterator[tuple[Path, type]]:
             yield from tables(inner, (*path, key))
         elif (named := table_in(named_value(annotation))) is not None:
             yield from tables(named, (*path, key, NAME))
+
+
+def tables_of(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield every table of a configuration with its path, those with the user's names too."""
+    yield path, config
+    for key, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            yield from tables_of(value, (*path, key))
+        for name, entry in value.items() if isinstance(value, dict) else ():
+            if dataclasses.is_dataclass(entry):
+                yield from tables_of(entry, (*path, key, name))
 
 
 def names_hidden(root: type, path: Path) -> Path:
@@ -131,8 +138,8 @@ def place(path: Path) -> str:
     return f"[{dotted(path)}]" if path else "the top level"
 
 
-def out_of_bounds(where: str, table: type, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each number that is not inside the bounds of its key.
+def out_of_bounds(where: str, table: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return a sentence for each number that is not inside the bounds of its key.
 
     Bounds are in the metadata of a dataclass's fields: `least`, `above` and `most`.
 
@@ -141,20 +148,23 @@ def out_of_bounds(where: str, table: type, values: Mapping[str, Any]) -> Iterato
         table: The dataclass of the table.
         values: Its values by key; None and text are passed over.
     """
+    problems = {}
     for field in dataclasses.fields(table):
         value = values.get(field.name)
-        limits = {key: field.metadata.get(key) for key in ("least", "above", "most")}
-        bounded = any(limit is not None for limit in limits.values())
-        if not bounded or isinstance(value, bool) or not isinstance(value, int | float):
+        least, above, most = (field.metadata.get(key) for key in ("least", "above", "most"))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if least is None and above is None and most is None:
             continue
         if not math.isfinite(value):
             wanted = "a finite number"
-        elif limits["least"] is not None and value < limits["least"]:
-            wanted = f"at least {limits['least']}"
-        elif limits["above"] is not None and value <= limits["above"]:
-            wanted = f"above {limits['above']}"
-        elif limits["most"] is not None and value > limits["most"]:
-            wanted = f"at most {limits['most']}"
+        elif least is not None and value < least:
+            wanted = f"at least {least}"
+        elif above is not None and value <= above:
+            wanted = f"above {above}"
+        elif most is not None and value > most:
+            wanted = f"at most {most}"
         else:
             continue
-        yield f"{where} {field.name} = {value}: must be {wanted}"
+        problems[field.name] = f"{where} {field.name} = {value}: must be {wanted}"
+    return problems

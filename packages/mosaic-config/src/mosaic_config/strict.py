@@ -12,11 +12,11 @@ from mosaic_config.schema import (
     describe,
     dotted,
     keys_of,
+    missing_keys,
     named_value,
     names_hidden,
     out_of_bounds,
     place,
-    plain,
     quoted,
     show,
     table_in,
@@ -34,8 +34,8 @@ def build_strictly(root: type, data: dict[str, Any], source: str | None) -> Any:
         source: The file's name for messages; None without a file.
 
     Raises:
-        ConfigError: a key is unknown, or a value is of a wrong type, out of bounds or refused by
-            its section. All of them are told at once.
+        ConfigError: A key is unknown, or a value is of the wrong type, out of bounds or refused by
+            its section. All of the mistakes are reported at once.
     """
     builder = _Builder(root)
     config = builder.table(root, data, ())
@@ -45,11 +45,12 @@ def build_strictly(root: type, data: dict[str, Any], source: str | None) -> Any:
 
 
 class _Builder:
-    """One walk over the tables, which goes on after a problem to find them all.
+    """One walk over the tables, which continues after a mistake to find all of them.
 
     Attributes:
-        problems: A sentence for each mistake that leaves no configuration to be looked at.
-        beyond: A sentence for each number out of bounds, which `validate` otherwise finds.
+        problems: A sentence for each mistake that leaves no configuration.
+        beyond: A sentence for each number out of bounds; without other problems `validate`
+            reports them, since the command line may still replace the numbers.
     """
 
     def __init__(self, root: type) -> None:
@@ -66,13 +67,15 @@ class _Builder:
                 values[key] = self.value(keys[key], value, (*path, key))
             else:
                 self.problems.append(self.unknown_key(cls, path, key, value))
-        self.beyond += out_of_bounds(place(path), cls, values)
-        for f in dataclasses.fields(cls):
-            required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-            if f.init and required and f.name not in data:
-                self.problems.append(f'{place(path)} needs the key "{f.name}"')
+        beyond = out_of_bounds(
+            place(path), cls, {key: data[key] for key, value in values.items() if value is not None}
+        )
+        self.beyond += beyond.values()
+        # An int stays one even for a float: `validate` reports it as it was written.
+        values |= {key: data[key] for key in beyond}
+        self.problems += missing_keys(place(path), cls, data)
         if len(self.problems) > before:
-            return None  # the sections' own checks would report the same mistake again
+            return None  # the section's own checks would report the same mistake again
         try:
             return cls(**values)
         except (ValueError, AssertionError) as error:
@@ -92,89 +95,70 @@ class _Builder:
                 f"not {dotted(path[-1:])} = {show(value)}"
             )
             return None
-        try:
-            return coerce(annotation, value)
-        except MismatchError:
-            self.problems.append(wrong_value(annotation, value, path))
+        found = coerce(annotation, value)
+        if found is MISMATCH:
+            self.problems.append(_wrong_value(annotation, value, path))
             return None
+        return found
 
     def unknown_key(self, cls: type, path: Path, key: str, value: Any) -> str:
         if (reason := reason_for_key(path, key)) is not None:
             return f"{place(path)} {key} {reason}"
         is_table = isinstance(value, dict)
-        found = suggest(self.root, cls, names_hidden(self.root, path), key, is_table=is_table)
+        here, elsewhere = suggest(self.root, names_hidden(self.root, path), key, is_table=is_table)
         if is_table:
             what = f"there is no table {place((*path, key))}"
-            near = [(*path, found.here)] if found.here else []
-            meant = [*near, *((*p, key) for p in found.elsewhere)][:3]
+            near = [(*path, here)] if here else []
+            meant = [*near, *((*p, key) for p in elsewhere)][:3]
             hint = " or ".join(place(p) for p in meant)
             return f"{what}; did you mean {hint}?" if hint else f"{what}{_keys_instead(cls, path)}"
         what = f"{place(path)} has no key {quoted(key)}"
-        others = " or ".join(place(p) for p in found.elsewhere[:3])
-        if found.here is not None:
-            hint = f'; did you mean "{found.here}"?'
-            return what + hint + (f' ("{key}" is a key of {others})' if others else "")
+        others = " or ".join(place(p) for p in elsewhere[:3])
+        if here is not None:
+            what += f'; did you mean "{here}"?'
+            return what + (f' ("{key}" is a key of {others})' if others else "")
         return f"{what}; it belongs in {others}" if others else what + _keys_instead(cls, path)
 
 
-class MismatchError(Exception):
-    """A value is not of the type; the caller knows the place and makes the message."""
+MISMATCH = object()
+"""What `coerce` returns for a value that is not of the type."""
 
 
 def coerce(annotation: Any, value: Any) -> Any:
-    """Return a TOML value as its field's type has it.
+    """Return a TOML value as its field's type has it, or `MISMATCH`.
 
     An int becomes a float where only a float is expected, and a list a tuple; nothing else is
     converted. A bool is never an int. Types that TOML cannot express (only a custom config module
-    has them) are handed on unchecked, as TorchTitan does.
-
-    Raises:
-        MismatchError: the value is of another type.
+    has them) are passed on unchecked, as TorchTitan does.
     """
-    members = arms(annotation)
-    if len(members) > 1:
-        # An exact match first, so that 1 stays an int in `float | int`.
-        for arm in sorted(members, key=lambda arm: type(value) is not arm):
-            try:
-                return coerce(arm, value)
-            except MismatchError:
-                continue
-        raise MismatchError
-    expected = plain(annotation)
-    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    # An exact match first, so that 1 stays an int in `float | int`.
+    for arm in sorted(arms(annotation), key=lambda arm: type(value) is not arm):
+        found = _coerce_one(arm, value)
+        if found is not MISMATCH:
+            return found
+    return MISMATCH
+
+
+def _coerce_one(expected: Any, value: Any) -> Any:
+    """`coerce` for a type that is not a union."""
+    origin, inner = typing.get_origin(expected) or expected, typing.get_args(expected)
     if origin is Literal:
-        return _exactly(value, any(type(value) is type(m) and value == m for m in inner))
-    if expected is float and type(value) is int:
+        matches = any(type(value) is type(member) and value == member for member in inner)
+        return value if matches else MISMATCH
+    if origin is float and type(value) is int:
         return float(value)
-    if expected in (bool, int, float, str, type(None)):
-        return _exactly(value, type(value) is expected)
-    if origin is list or expected is list:
-        return [coerce(inner[0] if inner else Any, item) for item in _list(value)]
-    if origin is tuple:
-        return _tuple(inner, _list(value))
-    if origin is dict or expected is dict:
-        return _exactly(value, isinstance(value, dict))
-    return value
-
-
-def _exactly(value: Any, matches: bool) -> Any:
-    if not matches:
-        raise MismatchError
-    return value
-
-
-def _list(value: Any) -> list[Any]:
+    if origin in (bool, int, float, str, dict, type(None)):
+        return value if type(value) is origin else MISMATCH
+    if origin not in (list, tuple):
+        return value
     if not isinstance(value, list):
-        raise MismatchError
-    return value
-
-
-def _tuple(inner: tuple[Any, ...], items: list[Any]) -> tuple[Any, ...]:
-    if len(inner) == 2 and inner[1] is Ellipsis:
-        return tuple(coerce(inner[0], item) for item in items)
-    if len(inner) != len(items):
-        raise MismatchError
-    return tuple(coerce(tp, item) for tp, item in zip(inner, items, strict=True))
+        return MISMATCH
+    if origin is list or not inner or inner[-1] is Ellipsis:
+        inner = (inner[0] if inner else Any,) * len(value)
+    if len(inner) != len(value):
+        return MISMATCH
+    items = [coerce(each, item) for each, item in zip(inner, value, strict=True)]
+    return MISMATCH if any(item is MISMATCH for item in items) else origin(items)
 
 
 def _keys_instead(cls: type, path: Path) -> str:
@@ -183,7 +167,7 @@ def _keys_instead(cls: type, path: Path) -> str:
     return f"; its keys are {', '.join(keys_of(cls))}{hint}"
 
 
-def wrong_value(annotation: Any, value: Any, path: Path) -> str:
+def _wrong_value(annotation: Any, value: Any, path: Path) -> str:
     """Return the sentence for a value that is not of its key's type."""
     where = f"{place(path[:-1])} {dotted(path[-1:])} = {show(value)}"
     if (reason := reason_for_value(path, value)) is not None:

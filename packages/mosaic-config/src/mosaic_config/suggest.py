@@ -1,22 +1,11 @@
 """Finding what a user meant by a key that does not exist."""
 
 import difflib
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from mosaic_config.schema import Path, keys_of, named_value, table_in, tables
 from mosaic_config.unsupported_keys import reason_for_key
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """What an unknown key may have meant."""
-
-    here: str | None
-    """The key of the same table that is spelled most alike, if one is near enough."""
-
-    elsewhere: tuple[Path, ...]
-    """Tables in which this very key does exist, the ones nearest to its place first."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
@@ -25,40 +14,41 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def suggest(root: type, table: type, path: Path, key: str, *, is_table: bool | None) -> Suggestion:
+def suggest(
+    root: type, path: Path, key: str, *, is_table: bool | None
+) -> tuple[str | None, list[Path]]:
     """Look for an unknown key's nearest neighbours.
 
     Args:
-        root: The whole configuration's dataclass.
-        table: The dataclass of the table that holds the key.
-        path: Where that table is.
+        root: The dataclass of the whole configuration.
+        path: The table that holds the key, with `<name>` for the user's own names.
         key: The unknown key.
         is_table: Whether the key holds a table, so that tables are proposed for it first (and
-            plain keys otherwise); None if that cannot be told.
+            plain keys otherwise); None if that is not known.
+
+    Returns:
+        The key of the same table that is spelled most alike, if one is near enough; and the tables
+        in which this very key exists, those nearest to its place first.
     """
 
     def candidates(cls: type) -> list[str]:
-        keys = keys_of(cls)
-        if is_table is None:
-            return list(keys)
-        return [k for k, tp in keys.items() if is_table is _holds_table(tp)]
+        return [k for k, tp in keys_of(cls).items() if is_table in (None, _holds_table(tp))]
 
     def distance(other: Path) -> int:
-        shared = 0
-        for a, b in zip(path, other, strict=False):
-            if a != b:
-                break
-            shared += 1
-        return len(path) + len(other) - 2 * shared
+        shared = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(path, other, strict=False)
+        )
+        return len(path) + len(other) - 2 * len(list(shared))
 
-    found = [p for p, cls in tables(root) if p != path and key in candidates(cls)]
+    by_path = dict(tables(root))
+    found = [p for p, cls in by_path.items() if p != path and key in candidates(cls)]
     found.sort(key=distance)
     # A table of the same section is surely meant; the others are only mentioned.
     same = [p for p in found if path and p and p[0] == path[0]]
     if same:
-        return Suggestion(None, tuple(p for p in same if distance(p) == distance(same[0])))
-    here = nearest(key, candidates(table)) or nearest(key, keys_of(table))
-    return Suggestion(here, tuple(found))
+        return None, [p for p in same if distance(p) == distance(same[0])]
+    table = by_path[path]
+    return nearest(key, candidates(table)) or nearest(key, keys_of(table)), found
 
 
 def _holds_table(annotation: object) -> bool:
@@ -85,15 +75,14 @@ def unknown_option(root: type, flag: str, section: Path, key: str, *, written: P
         section = written = names[near[0]] if near else ()
         if key in keys_of(by_path[section]) and section:
             return f"{what}; did you mean {_spell(section, key)}?"
-    cls = by_path[section]
-    negated = key.startswith("no_") and key not in keys_of(cls)
+    negated = key.startswith("no_") and key not in keys_of(by_path[section])
     stem = key.removeprefix("no_") if negated else key
     prefix = "no-" if negated else ""
-    found = suggest(root, cls, section, stem, is_table=None if not section else False)
-    if section and found.here is not None:
-        return f"{what}; did you mean {_spell(written, prefix + found.here)}?"
-    if found.elsewhere:
-        shown = [_spell(path, prefix + stem) for path in found.elsewhere[:3]]
+    here, elsewhere = suggest(root, section, stem, is_table=None if not section else False)
+    if section and here is not None:
+        return f"{what}; did you mean {_spell(written, prefix + here)}?"
+    if elsewhere:
+        shown = [_spell(path, prefix + stem) for path in elsewhere[:3]]
         return f"{what}; did you mean {' or '.join(shown)}?"
     return f"{what}; --help lists all options"
 

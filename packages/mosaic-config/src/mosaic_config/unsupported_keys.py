@@ -41,7 +41,7 @@ _REASONS = {
         "is not needed: ranks of one model replica get the same samples from the parallel mesh; "
         "remove it"
     ),
-    "packing_ratio": "is llm-foundry's for finetuning, which there is none of here; remove it",
+    "packing_ratio": "is llm-foundry's option for finetuning, which is not supported; remove it",
     # torch's DataLoader.
     "sampler": _ORDER,
     "batch_sampler": _ORDER,
@@ -55,7 +55,7 @@ _REASONS = {
 
 
 def reason_for_key(path: Path, key: str) -> str | None:
-    """Return why a known key of mosaicml-streaming has no place at a path, or None."""
+    """Return why a known key of mosaicml-streaming is not taken at a path, or None."""
     if not path or path[0] not in _SECTIONS or key not in _REASONS:
         return None
     trainer = "validation" if path[0] == _VALIDATION else "training"

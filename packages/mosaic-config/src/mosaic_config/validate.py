@@ -1,11 +1,10 @@
 """Checks of values that need more than one key, or more than a key's type."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
-from mosaic_config.schema import dotted, out_of_bounds
+from mosaic_config.schema import dotted, out_of_bounds, place, tables_of
 from mosaic_config.sections import MosaicDataloader, MosaicDataset, MosaicPrepare, MosaicStream
 
 TRAINING = "mosaic_dataloader"
@@ -16,28 +15,21 @@ def validate(config: MosaicJobConfig) -> None:
     """Check the values of the mosaic sections against each other and against TorchTitan's.
 
     Raises:
-        ConfigError: one line for each problem.
+        ConfigError: The configuration has mistakes; one line for each.
     """
+    training, validation = config.mosaic_dataloader, config.mosaic_validation_dataloader
     problems = [
         *_data_given(config),
-        *_loader(TRAINING, config.mosaic_dataloader),
-        *_row_length(TRAINING, config.mosaic_dataloader, "training", config.training.seq_len),
-        *_loader(VALIDATION, config.mosaic_validation_dataloader),
-        *_validation_is_whole(config.mosaic_validation_dataloader),
-        *_row_length(
-            VALIDATION,
-            config.mosaic_validation_dataloader,
-            "validation",
-            config.validation.seq_len,
-        ),
+        *_loader(TRAINING, training),
+        *_row_length(TRAINING, training, "training", config.training.seq_len),
+        *_loader(VALIDATION, validation),
+        *_row_length(VALIDATION, validation, "validation", config.validation.seq_len),
         *_prepare(config.mosaic_prepare, config.mosaic_tokenizer.name),
     ]
+    for path, table in tables_of(config):
+        problems += out_of_bounds(place(path), type(table), vars(table)).values()
     if problems:
         raise ConfigError.of_file(problems, config.job.config_file)
-
-
-def _out_of_bounds(where: str, section: Any) -> Iterator[str]:
-    return out_of_bounds(where, type(section), vars(section))
 
 
 def _has_data(dataset: MosaicDataset) -> bool:
@@ -58,24 +50,19 @@ def _data_given(config: MosaicJobConfig) -> Iterator[str]:
 
 
 def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
-    yield from _out_of_bounds(f"[{section}]", loader)
     if loader.num_workers == 0 and loader.persistent_workers:
         yield (
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
         )
+    if section == VALIDATION and loader.skip_samples > 0:
+        yield (
+            f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
+            "pass always uses every sample; remove it"
+        )
     yield from _dataset(f"{section}.dataset", loader.dataset)
 
 
-def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
-    if loader.skip_samples > 0:
-        yield (
-            f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
-            "pass is always the whole one; remove it"
-        )
-
-
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
-    yield from _out_of_bounds(f"[{place}]", dataset)
     if dataset.streams:
         for key in ("remote", "local"):
             if getattr(dataset, key):
@@ -87,12 +74,6 @@ def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
         where = f"[{place}.streams.{dotted((name,))}]"
         if not (stream.remote or stream.local):
             yield f"{where} has neither remote nor local; give at least one of them"
-        yield from _out_of_bounds(where, stream)
-    yield from _packing(place, dataset)
-    yield from _weight_problems(place, dataset)
-
-
-def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
     if dataset.packing and dataset.batching_method != "random":
         yield (
             f'[{place}] packing = true needs batching_method = "random", not '
@@ -103,6 +84,7 @@ def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
             f"[{place}] packing_lanes = {dataset.packing_lanes} has no meaning without packing; "
             f"set packing = true or remove it"
         )
+    yield from _weight_problems(place, dataset)
 
 
 def _row_length(
@@ -117,7 +99,6 @@ def _row_length(
 
 
 def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
-    yield from _out_of_bounds("[mosaic_prepare]", prepare)
     if prepare.input and not prepare.output:
         yield "[mosaic_prepare] has an input but no output; give the directory to write shards to"
     if prepare.output and not prepare.input:

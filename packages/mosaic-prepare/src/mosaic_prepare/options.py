@@ -2,105 +2,157 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.arguments import option
 
 # Special tokens of a tokenizer trained here come on top of the 256 bytes.
 SMALLEST_VOCABULARY = 256 + 2
 
-CHOICES = {
-    "form": ("rows", "documents", "text"),
-    "input_format": ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"),
-    "bad_input": ("error", "skip"),
-    "special_tokens": ("text", "parse"),
-    "engine": ("processes", "ray"),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """What to prepare. A leading `~` of a path is the home directory.
+    """Documents in, MDS shards out. A leading `~` of a path is the home directory."""
 
-    Attributes:
-        input: Where the documents are: `"python-stdlib"` (the running Python's own library
-            sources), paths and globs of local files (`**` descends into subdirectories), fsspec
-            URLs (which may be globs too), or, with `input_format="dataset"`, the name or directory
-            of a Hugging Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`).
-        output: Directory or object store URL for the MDS shards. A directory must not exist yet,
-            unless `prepare` wrote it.
-        form: `"rows"`: documents, each ended by the end-of-text token, joined and cut into rows of
-            `seq_len + 1` tokens. A row begins with the last token of the row before, so that every
-            token is a target once, except the first of a work unit (8 to 256 MiB of input).
-            `"documents"`: a row of tokens for each document. `"text"`: the text as it is.
-        seq_len: Training sequence length in tokens; required for `"rows"`, otherwise not accepted.
-        document_ends: Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in
-            the row, of the tokens that end a document; a single -1 where none does.
-        input_format: `"text"`, `"jsonl"`, `"parquet"`, `"arrow"`, `"csv"`, `"tsv"` or `"dataset"`;
-            `"auto"` goes by the file names.
-        text_columns: Columns that hold a document's text, in every format but text.
-        column_separator: Put between several columns.
-        document_separator: Text between the documents of a text file. None: each file is one
-            document.
-        dataset_config: Configuration of a Hugging Face data set.
-        dataset_split: Split of a Hugging Face data set. None: `train`, or all of a saved data set
-            that is not split.
-        dataset_kwargs: More keyword arguments for `datasets.load_dataset`.
-        bad_input: What to do with input that is not a document (not UTF-8, broken JSON, a missing
-            column, too long) and with damaged files: `"error"` stops there; `"skip"` leaves them
-            out, a damaged file from where it cannot be read, and counts them.
-        max_document_bytes: Size of the largest document that is accepted; bounds memory.
-        tokenizer: Hugging Face name or local directory of an existing tokenizer.
-        tokenizer_kwargs: Keyword arguments for `AutoTokenizer.from_pretrained`.
-        train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
-            None: `tokenizer` is used.
-        vocab_size: Entries of a trained tokenizer, special tokens included. None: 2,048.
-        add_bos: Begin each document with the tokenizer's begin-of-text token.
-        special_tokens: `"text"`: text that happens to spell a special token is text; `"parse"`: it
-            becomes that token.
-        split_validation: Share of the documents that goes into `validation/`, the rest into
-            `train/`; chosen by a hash of the text, so that equal documents go to the same side.
-        compression: A name that mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`.
-        hashes: Hash algorithms of mosaicml-streaming; the index holds these hashes of each shard.
-        shard_bytes: Shard size limit in bytes, before compression.
-        engine: `"processes"` on this machine, or a `"ray"` cluster, whose machines must share the
-            output directory (or the output is an object store). The result is the same.
-        processes: Processes that tokenize. None: one for each core.
-        address: Address of the Ray cluster. None: the one that Ray finds, else one on this machine.
-        work_dir: Local directory for shards that wait to be uploaded to an output URL. None: the
-            temporary directory.
-    """
-
-    input: str | Sequence[str]
-    output: str | Path
-    form: str = "rows"
-    seq_len: int | None = None
-    document_ends: bool = True
-    input_format: str = "auto"
-    text_columns: Sequence[str] = ("text",)
-    column_separator: str = "\n\n"
-    document_separator: str | None = None
-    dataset_config: str | None = None
-    dataset_split: str | None = None
-    dataset_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    bad_input: str = "error"
-    max_document_bytes: int = 64 << 20
-    tokenizer: str | Path | None = None
-    tokenizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    train_tokenizer: str | Path | None = None
-    vocab_size: int | None = None
-    add_bos: bool = False
-    special_tokens: str = "text"
-    split_validation: float = 0.0
-    compression: str | None = None
-    hashes: Sequence[str] = ("xxh64",)
-    shard_bytes: int = 64 << 20
-    engine: str = "processes"
-    processes: int | None = None
-    address: str | None = None
-    work_dir: str | Path | None = None
+    input: str | Sequence[str] = field(
+        metadata={
+            "text": 'Where the documents are: `"python-stdlib"` (the running Python\'s own library '
+            "sources), paths and globs of local files (`**` descends into subdirectories), fsspec "
+            'URLs (which may be globs too), or, with `input_format = "dataset"`, the name or '
+            "directory of a Hugging Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, "
+            "`.zst`)."
+        }
+    )
+    output: str | Path = field(
+        metadata={
+            "text": "Directory or object store URL for the MDS shards. A directory must not exist "
+            "yet, unless `prepare` wrote it."
+        }
+    )
+    form: str = option(
+        "rows",
+        '`"rows"`: documents, each ended by the end-of-text token, joined and cut into rows of '
+        "`seq_len + 1` tokens. A row begins with the last token of the row before, so that every "
+        "token is a target once, except the first of a work unit (8 to 256 MiB of input). "
+        '`"documents"`: a row of tokens for each document. `"text"`: the text as it is.',
+        choices=("rows", "documents", "text"),
+    )
+    seq_len: int | None = option(
+        None,
+        'Training sequence length in tokens; required for `"rows"`, otherwise not accepted.',
+        least=1,
+        most=1 << 24,
+    )
+    document_ends: bool = option(
+        True,
+        "Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in the row, of "
+        "the tokens that end a document; a single -1 where none does.",
+    )
+    input_format: str = option(
+        "auto",
+        '`"text"`, `"jsonl"`, `"parquet"`, `"arrow"`, `"csv"`, `"tsv"` or `"dataset"`; `"auto"` '
+        "goes by the file names.",
+        choices=("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"),
+    )
+    text_columns: Sequence[str] = option(
+        ("text",), "Columns that hold a document's text, in every format but text."
+    )
+    column_separator: str = option("\n\n", "Put between several columns.")
+    document_separator: str | None = option(
+        None, "Text between the documents of a text file. None: each file is one document."
+    )
+    dataset_config: str | None = option(None, "Configuration of a Hugging Face data set.")
+    dataset_split: str | None = option(
+        None,
+        "Split of a Hugging Face data set. None: `train`, or all of a saved data set that is not "
+        "split.",
+    )
+    dataset_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"text": "More keyword arguments for `datasets.load_dataset`."},
+    )
+    bad_input: str = option(
+        "error",
+        "What to do with input that is not a document (not UTF-8, broken JSON, a missing column, "
+        'too long) and with damaged files: `"error"` stops there; `"skip"` leaves them out, a '
+        "damaged file from where it cannot be read, and counts them.",
+        choices=("error", "skip"),
+    )
+    max_document_bytes: int = option(
+        64 << 20,
+        "Size of the largest document that is accepted; bounds memory.",
+        least=1,
+        # A token per byte, four bytes per token, offsets of 32 bits.
+        most=1 << 29,
+    )
+    tokenizer: str | Path | None = field(
+        default=None,
+        metadata={"text": "Hugging Face name or local directory of an existing tokenizer."},
+    )
+    tokenizer_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={"text": "Keyword arguments for `AutoTokenizer.from_pretrained`."},
+    )
+    train_tokenizer: str | Path | None = field(
+        default=None,
+        metadata={
+            "text": "Directory for a byte-level BPE tokenizer that is trained on the input. None: "
+            "`tokenizer` is used."
+        },
+    )
+    vocab_size: int | None = option(
+        None, "Entries of a trained tokenizer, special tokens included. None: 2,048.", least=1
+    )
+    add_bos: bool = option(False, "Begin each document with the tokenizer's begin-of-text token.")
+    special_tokens: str = option(
+        "text",
+        '`"text"`: text that happens to spell a special token is text; `"parse"`: it becomes that '
+        "token.",
+        choices=("text", "parse"),
+    )
+    split_validation: float = option(
+        0.0,
+        "Share of the documents that goes into `validation/`, the rest into `train/`; chosen by a "
+        "hash of the text, so that equal documents go to the same side.",
+        least=0,
+    )
+    compression: str | None = option(
+        None, 'A name that mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`.'
+    )
+    hashes: Sequence[str] = option(
+        ("xxh64",),
+        "Hash algorithms of mosaicml-streaming; the index holds these hashes of each shard.",
+    )
+    shard_bytes: int = option(
+        64 << 20,
+        "Shard size limit in bytes, before compression.",
+        least=1,
+        # mosaicml-streaming's offsets have 32 bits.
+        most=(1 << 32) - 1,
+    )
+    engine: str = option(
+        "processes",
+        '`"processes"` on this machine, or a `"ray"` cluster, whose machines must share the output '
+        "directory (or the output is an object store). The result is the same.",
+        choices=("processes", "ray"),
+    )
+    processes: int | None = option(
+        None, "Processes that tokenize. None: one for each core.", least=1, most=4096
+    )
+    address: str | None = option(
+        None,
+        "Address of the Ray cluster. None: the one that Ray finds, else one on this machine.",
+    )
+    work_dir: str | Path | None = field(
+        default=None,
+        metadata={
+            "text": "Local directory for shards that wait to be uploaded to an output URL. None: "
+            "the temporary directory."
+        },
+    )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -167,16 +219,12 @@ class PrepareOptions:
                 f"split_validation = {self.split_validation} must be a share between 0 and 1, such "
                 f"as 0.01"
             )
-        for name, least, most in (
-            # A token per byte, four bytes per token, offsets of 32 bits.
-            ("max_document_bytes", 1, 1 << 29),
-            # mosaicml-streaming's offsets have 32 bits.
-            ("shard_bytes", 64 * ((self.seq_len or 15) + 1), (1 << 32) - 1),
-            ("processes", 1, 4096),
-            ("seq_len", 1, 1 << 24),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
+        for bounded in fields(self):
+            name, value = bounded.name, getattr(self, bounded.name)
+            least, most = bounded.metadata.get("least"), bounded.metadata.get("most")
+            if name == "shard_bytes":  # room for 64 rows
+                least = 64 * ((self.seq_len or 15) + 1)
+            if most is not None and value is not None and not least <= value <= most:
                 yield f"{name} = {value} must be from {least} to {most}"
 
     def _tokenizer_mistakes(self) -> Iterator[str]:
@@ -221,3 +269,20 @@ class PrepareOptions:
             yield 'seq_len is not accepted with form = "documents", which are not cut'
         if self.form == "rows" and self.seq_len is None:
             yield 'form = "rows" needs seq_len, the length that training uses'
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    field.name: field.metadata["choices"]
+    for field in fields(PrepareOptions)
+    if field.metadata.get("choices")
+}
+
+# Each text stands once, at its field; `help()`, the API reference and `mosaic-prepare --help` read
+# them here.
+PrepareOptions.__doc__ = "\n".join(
+    [
+        PrepareOptions.__doc__ or "",
+        "\nAttributes:",
+        *(f"    {field.name}: {field.metadata['text']}" for field in fields(PrepareOptions)),
+    ]
+)

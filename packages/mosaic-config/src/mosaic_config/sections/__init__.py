@@ -3,10 +3,10 @@
 from mosaic_config.sections.data import (
     MosaicDataloader,
     MosaicDataset,
+    MosaicPrepare,
     MosaicStream,
     MosaicTokenizer,
 )
-from mosaic_config.sections.prepare import MosaicPrepare
 
 __all__ = [
     "MosaicDataloader",

@@ -1,7 +1,7 @@
-"""The sections of data and tokenizer, generated from mosaic-dataloader's options.
+"""The sections, generated from the options of mosaic-dataloader and mosaic-prepare.
 
-Do not edit: change `mosaic_dataloader.options` or `mosaic_dataloader.order.options`, then run
-`python tools/generate_sections.py`.
+Do not edit: change `mosaic_dataloader.options`, `mosaic_dataloader.order.options` or
+`mosaic_prepare.options`, then run `python tools/generate_sections.py`.
 """
 
 from dataclasses import dataclass, field
@@ -282,4 +282,131 @@ class MosaicTokenizer:
     """
     Keyword arguments for AutoTokenizer.from_pretrained. On the command line a value is read as TOML
     (2048, true, 0.5, [1, 2]) and, if it is none, as a string.
+    """
+
+
+@dataclass
+class MosaicPrepare:
+    """Documents in, MDS shards out. A leading `~` of a path is the home directory."""
+
+    input: str | list[str] | None = None
+    """
+    Where the documents are: `"python-stdlib"` (the running Python's own library sources), paths and
+    globs of local files (`**` descends into subdirectories), fsspec URLs (which may be globs too),
+    or, with `input_format = "dataset"`, the name or directory of a Hugging Face data set. Files may
+    be compressed (`.gz`, `.bz2`, `.xz`, `.zst`). None: nothing is prepared.
+    """
+
+    output: str | None = None
+    """
+    Directory or object store URL for the MDS shards. A directory must not exist yet, unless
+    `prepare` wrote it. None: nothing is prepared.
+    """
+
+    form: Literal["rows", "documents", "text"] = "rows"
+    """
+    `"rows"`: documents, each ended by the end-of-text token, joined and cut into rows of `seq_len +
+    1` tokens. A row begins with the last token of the row before, so that every token is a target
+    once, except the first of a work unit (8 to 256 MiB of input). `"documents"`: a row of tokens
+    for each document. `"text"`: the text as it is.
+    """
+
+    seq_len: int | None = field(default=None, metadata={"least": 1, "most": 16777216})
+    """Training sequence length in tokens, for form = "rows". None: training.seq_len."""
+
+    document_ends: bool = True
+    """
+    Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in the row, of the
+    tokens that end a document; a single -1 where none does.
+    """
+
+    input_format: Literal["auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "dataset"] = (
+        "auto"
+    )
+    """
+    `"text"`, `"jsonl"`, `"parquet"`, `"arrow"`, `"csv"`, `"tsv"` or `"dataset"`; `"auto"` goes by
+    the file names.
+    """
+
+    text_columns: list[str] = field(default_factory=lambda: ["text"])
+    """Columns that hold a document's text, in every format but text."""
+
+    column_separator: str = "\n\n"
+    """Put between several columns."""
+
+    document_separator: str | None = None
+    """Text between the documents of a text file. None: each file is one document."""
+
+    dataset_config: str | None = None
+    """Configuration of a Hugging Face data set."""
+
+    dataset_split: str | None = None
+    """
+    Split of a Hugging Face data set. None: `train`, or all of a saved data set that is not split.
+    """
+
+    dataset_kwargs: dict[str, Any] = field(default_factory=dict)
+    """More keyword arguments for `datasets.load_dataset`."""
+
+    bad_input: Literal["error", "skip"] = "error"
+    """
+    What to do with input that is not a document (not UTF-8, broken JSON, a missing column, too
+    long) and with damaged files: `"error"` stops there; `"skip"` leaves them out, a damaged file
+    from where it cannot be read, and counts them.
+    """
+
+    max_document_bytes: int | str = field(default="64mb", metadata={"least": 1, "most": 536870912})
+    """
+    Size of the largest document that is accepted; bounds memory. A number of bytes, or text such as
+    "64mb".
+    """
+
+    train_tokenizer: str | None = None
+    """
+    Directory for a byte-level BPE tokenizer that is trained on the input. None: tokenize with
+    mosaic_tokenizer.name.
+    """
+
+    vocab_size: int | None = field(default=None, metadata={"least": 1})
+    """Entries of a trained tokenizer, special tokens included. None: 2,048."""
+
+    add_bos: bool = False
+    """Begin each document with the tokenizer's begin-of-text token."""
+
+    special_tokens: Literal["text", "parse"] = "text"
+    """
+    `"text"`: text that happens to spell a special token is text; `"parse"`: it becomes that token.
+    """
+
+    split_validation: float = field(default=0.0, metadata={"least": 0})
+    """
+    Share of the documents that goes into `validation/`, the rest into `train/`; chosen by a hash of
+    the text, so that equal documents go to the same side.
+    """
+
+    compression: str | None = None
+    """A name that mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`."""
+
+    hashes: list[str] = field(default_factory=lambda: ["xxh64"])
+    """Hash algorithms of mosaicml-streaming; the index holds these hashes of each shard."""
+
+    shard_bytes: int | str = field(default="64mb", metadata={"least": 1, "most": 4294967295})
+    """Shard size limit in bytes, before compression. A number of bytes, or text such as "64mb"."""
+
+    engine: Literal["processes", "ray"] = "processes"
+    """
+    `"processes"` on this machine, or a `"ray"` cluster, whose machines must share the output
+    directory (or the output is an object store). The result is the same.
+    """
+
+    processes: int | None = field(default=None, metadata={"least": 1, "most": 4096})
+    """Processes that tokenize. None: one for each core."""
+
+    address: str | None = None
+    """Address of the Ray cluster. None: the one that Ray finds, else one on this machine."""
+
+    work_dir: str | None = None
+    """
+    Local directory for shards that wait to be uploaded to an output URL. None: the temporary
+    directory.
     """

@@ -270,7 +270,7 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
             f"--inspect-data starts no ranks, but {rank.source} has started this one: run it "
             f"without {rank.source}, with the number of ranks as --nproc-per-node"
         )
-    rank.export(os.environ)
+    os.environ.update(rank.variables)
 
     from mosaic_train.rank import run_rank
 

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.tools.logging import logger
 
 if TYPE_CHECKING:
+    from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
 
     from mosaic_config import MosaicJobConfig
 
 
-class DataMetricsProcessor(MetricsProcessor):
+class DataMetricsProcessor:
     """Logs epochs, and samples and tokens of each stream, beside what its base logs.
 
     If documents are packed, the samples of a stream are its documents, samples seen are rows, and
@@ -35,7 +35,7 @@ class DataMetricsProcessor(MetricsProcessor):
 
     def __init__(
         self,
-        base: MetricsProcessor,
+        base: "MetricsProcessor",
         loader: Any,
         job_config: "MosaicJobConfig",
         parallel_dims: "ParallelDims",
@@ -56,7 +56,7 @@ class DataMetricsProcessor(MetricsProcessor):
             )
 
     def __getattr__(self, name: str) -> Any:
-        """The base's, of which the Trainer sets and reads several."""
+        """The base's: its other methods, and what the Trainer sets and reads of it."""
         return getattr(vars(self)["_base"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -89,14 +89,6 @@ class DataMetricsProcessor(MetricsProcessor):
                 grad_norm,
                 extra_metrics={**(extra_metrics or {}), **metrics},
             )
-
-    def log_validation(self, *arguments: Any, **options: Any) -> None:
-        """As the base does it."""
-        self._base.log_validation(*arguments, **options)
-
-    def close(self) -> None:
-        """As the base does it."""
-        self._base.close()
 
     def _data_metrics(self) -> dict[str, float]:
         counters = self._loader.counters(self._sum_over_ranks if self._summable else None)

@@ -18,12 +18,12 @@ from mosaic_train.checks.model import ChosenModel, MetaModel, find_model
 from mosaic_train.checks.parallel import Layout, check_pipeline
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.torchtitan_options import (
-    CONFLICTS,
     LIMITS,
     Run,
     check_options,
     check_schedule,
     check_unused,
+    conflicts,
     value_of,
 )
 from mosaic_train.errors import TrainError
@@ -153,14 +153,14 @@ def test_every_value_that_is_limited_is_tried_above() -> None:
     assert {w[0].replace("__", ".") for w in WRONG} == {limit.option for limit in LIMITS}
 
 
-def test_the_lines_of_torchtitan_that_are_answered_are_still_there() -> None:
+def test_the_lines_of_torchtitan_that_are_answered_are_still_there(model: ChosenModel) -> None:
     import torchtitan
 
     root = Path(torchtitan.__file__).parent
     gone = [
-        entry.upstream
-        for entry in (*LIMITS, *CONFLICTS)
-        if entry.upstream[1] not in (root / entry.upstream[0]).read_text()
+        entry
+        for entry in (*LIMITS, *conflicts(Run(configuration(), model, Layout(1), 1)))
+        if entry.line not in (root / entry.file).read_text()
     ]
     assert gone == []
 

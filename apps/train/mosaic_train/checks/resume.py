@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.checks.checkpoint import (
     DATALOADER,
+    POSITION,
     checkpoint_to_resume,
     complete_steps,
     loader_keys,
@@ -108,9 +109,8 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     if earlier:
         # Before that the run may have had another batch.
         folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
-        key = f"{DATALOADER}.mosaic"
-        if key in loader_keys(folder):
-            begin = json.loads(read_values(folder, [key])[key])["samples_seen"]
+        if POSITION in saved_keys(folder):
+            begin = json.loads(read_values(folder, [POSITION])[POSITION])["samples_seen"]
             steps -= earlier[-1]
     if steps < 1 or rows <= begin or (rows - begin) % steps:
         return None

@@ -180,21 +180,14 @@ def print_help(arguments: Arguments) -> None:
             MosaicConfigManager().parse_args([*arguments.config_args, "--help"])
         return
     print("Sections, and how many options each has:\n")
-    for name, count in _sections(MosaicJobConfig).items():
-        print(f"  {name:<29} {count:>3}  {SECTIONS.get(name, '')}".rstrip())
+    types = {field.name: field.type for field in dataclasses.fields(MosaicJobConfig)}
+    for name, text in SECTIONS.items():
+        print(f"  {name:<29} {_count(types[name]):>3}  {text}")
     print(
         "\nExamples:\n\n"
         "  uv run apps/train --help training\n"
         "  uv run apps/train --config-path apps/train/configs/debug.toml --training.steps 160"
     )
-
-
-def _sections(root: "type[MosaicJobConfig]") -> dict[str, int]:
-    """Names in the order of the table above, with the number of their options."""
-    names = [field.name for field in dataclasses.fields(root)]
-    names.sort(key=lambda name: list(SECTIONS).index(name) if name in SECTIONS else len(SECTIONS))
-    types = {field.name: field.type for field in dataclasses.fields(root)}
-    return {name: _count(types[name]) for name in names}
 
 
 def _count(section: object) -> int:

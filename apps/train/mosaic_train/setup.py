@@ -59,7 +59,11 @@ def prepare_and_check(
     layout = report.attempt(find_layout, config, world_size)
     if model is not None:
         report.facts.append(model.name)
-        _check_device(config, model, layout, world_size, report)
+        before = len(report.errors)
+        report.attempt(check_device, config, model)
+        # For a model that cannot be trained on this device, the number format does not matter.
+        if layout is not None and len(report.errors) == before:
+            report.attempt(check_precision, config, model, world_size)
     run = Run(config, model, layout, world_size)
     check_options(run, report)
     report.attempt(check_schedule, run, report)
@@ -84,20 +88,6 @@ def prepare_and_check(
         count = len(report.warnings)
         found = f"{count} warning{'s' if count > 1 else ''}" if count else "all is well"
         logger.info("checked %s: %s %s", ", ".join(report.facts), found, took)
-
-
-def _check_device(
-    config: "MosaicJobConfig",
-    model: ChosenModel,
-    layout: Layout | None,
-    world_size: int,
-    report: Report,
-) -> None:
-    before = len(report.errors)
-    report.attempt(check_device, config, model)
-    # For a model that cannot be trained on this device at all, the number format does not matter.
-    if len(report.errors) == before and layout is not None:
-        report.attempt(check_precision, config, model, world_size)
 
 
 def _check_configuration(
@@ -197,14 +187,10 @@ def prepare_data(config: "MosaicJobConfig") -> None:
             "tokenizer that the data is made with, so set both to the same directory"
         )
 
-    from mosaic_dataloader.util.arguments import parse_bytes
     from mosaic_prepare import PrepareOptions, prepare
 
     # The section's names are those of `PrepareOptions`, and so are its defaults.
-    options = vars(section) | {
-        name: parse_bytes(f"mosaic_prepare.{name}", getattr(section, name))
-        for name in ("max_document_bytes", "shard_bytes")
-    }
+    options = dict(vars(section))
     if section.form == "rows" and section.seq_len is None:
         options["seq_len"] = config.training.seq_len
     if section.form != "text" and not section.train_tokenizer:

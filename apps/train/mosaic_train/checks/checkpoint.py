@@ -6,6 +6,7 @@ long traceback that names neither the cause nor the remedy.
 
 import re
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -44,7 +45,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
         return
     if not (folder / ".metadata").is_file():
         _refuse_to_resume(config, folder)
-    keys = saved_keys(folder)
+    keys = saved_entries(folder)
     wanted = set(_PARTS) - excluded
     missing = wanted - {key.partition(".")[0] for key in keys}
     if missing and missing == wanted:
@@ -88,7 +89,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
         return
     folder = checkpoint_to_resume(config)
     if folder is not None and (folder / ".metadata").is_file():
-        dataset.packing_lanes = _lanes(saved_keys(folder)) or None
+        dataset.packing_lanes = _lanes(saved_entries(folder)) or None
 
 
 def loader_keys(folder: Path) -> list[str]:
@@ -97,12 +98,12 @@ def loader_keys(folder: Path) -> list[str]:
     Raises:
         TrainError: The checkpoint cannot be read.
     """
-    keys = saved_keys(folder)
+    keys = saved_entries(folder)
     lanes = [key for key in keys if key.startswith(_LANE)]
     return [POSITION, *lanes] if POSITION in keys else []
 
 
-def _lanes(keys: set[str]) -> int:
+def _lanes(keys: Iterable[str]) -> int:
     return sum(key.startswith(_LANE) for key in keys)
 
 
@@ -227,8 +228,7 @@ def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
 
 def complete_steps(config: "MosaicJobConfig") -> list[int]:
     """Steps of which the run's own folder holds a complete checkpoint, in their order."""
-    folder = Path(config.job.dump_folder, config.checkpoint.folder)
-    return sorted(_steps(folder)) if folder.exists() else []
+    return sorted(_steps(Path(config.job.dump_folder, config.checkpoint.folder)))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -292,17 +292,12 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     return values
 
 
-def saved_keys(folder: Path) -> set[str]:
-    """The keys of a checkpoint.
+def saved_entries(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about each of its entries, by key.
 
     Raises:
         TrainError: It cannot be read.
     """
-    return set(_entries(folder))
-
-
-def _entries(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about each of its entries."""
     status = (folder / ".metadata").stat()
     return _read_entries(folder, (status.st_mtime_ns, status.st_size))
 
@@ -338,7 +333,7 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     folder = checkpoint_to_load(config)
     if folder is None:
         return
-    entries = _entries(folder)
+    entries = saved_entries(folder)
     stored = {name: tuple(each.size) for name, each in entries.items() if hasattr(each, "size")}
     found = [
         f"{name} is {_size(stored[name])} there and {_size(shape)} here"

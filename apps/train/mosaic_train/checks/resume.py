@@ -11,7 +11,7 @@ from mosaic_train.checks.checkpoint import (
     complete_steps,
     loader_keys,
     read_values,
-    saved_keys,
+    saved_entries,
 )
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
@@ -54,7 +54,7 @@ def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Repor
         return Resumed(None, 0, data=False)
     excluded = config.checkpoint.exclude_from_loading
     keys = [] if DATALOADER in excluded else loader_keys(folder)
-    if "train_state" not in excluded and _STEP in saved_keys(folder):
+    if "train_state" not in excluded and _STEP in saved_entries(folder):
         keys.append(_STEP)
     saved = read_values(folder, keys)
     steps_done = int(saved.pop(_STEP, 0))
@@ -109,7 +109,7 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     if earlier:
         # Before that the run may have had another batch.
         folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
-        if POSITION in saved_keys(folder):
+        if POSITION in saved_entries(folder):
             begin = json.loads(read_values(folder, [POSITION])[POSITION])["samples_seen"]
             steps -= earlier[-1]
     if steps < 1 or rows <= begin or (rows - begin) % steps:

@@ -60,56 +60,31 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Values:
-    """Values that an option may have.
-
-    Attributes:
-        text: They in words; follows "must be".
-        accepts: Whether a value is one of them.
-        names: All of them, where they are names.
-    """
-
-    text: str
-    accepts: Callable[[Any], bool]
-    names: Sequence[str] = ()
-
-
-def _at_least(least: int) -> Values:
-    return Values(f"at least {least}", lambda value: math.isfinite(value) and value >= least)
-
-
-def _one_of(*names: str, any_case: bool = False) -> Values:
-    quoted = [f'"{name}"' for name in names]
-    known = [name.lower() for name in names] if any_case else names
-    return Values(
-        " or ".join([", ".join(quoted[:-1]), quoted[-1]] if len(names) > 1 else quoted),
-        lambda value: (value.lower() if any_case else value) in known,
-        names,
-    )
-
-
-def _or_none(values: Values) -> Values:
-    accepts = values.accepts
-    return Values(values.text, lambda value: value is None or accepts(value), values.names)
-
-
-@dataclass(frozen=True)
 class Limit:
     """An option and the values that TorchTitan accepts.
 
     Attributes:
         option: Its section and key.
-        values: They.
+        must_be: They in words; follows "must be".
+        accepts: Whether a value is one of them; not asked about None.
+        names: All of them, where they are names.
         when: Whether TorchTitan's line is reached.
         file: A file of TorchTitan.
         line: The text of its line that fails with other values.
     """
 
     option: str
-    values: Values
+    must_be: str
+    accepts: Callable[[Any], bool]
+    names: Sequence[str]
     when: Callable[[Run], bool]
     file: str
     line: str
+
+    def allows(self, config: "MosaicJobConfig") -> bool:
+        """Whether the option's value is one of them. None is left to the option's type."""
+        value = value_of(config, self.option)
+        return value is None or self.accepts(value)
 
 
 @dataclass(frozen=True)
@@ -178,7 +153,7 @@ _WHEN: dict[str, Callable[[Run], bool]] = {
 }
 # Values that neither a bound nor a list of names describes.
 _ACCEPTS: dict[str, Callable[[Any], bool]] = {
-    "file name": lambda value: value is None or os.path.basename(value) != "",
+    "file name": lambda value: os.path.basename(value) != "",
     "file or nothing": lambda value: not value or os.path.isfile(value),
     "converters": _known_converters,
     "fraction": lambda value: 0 <= value < 1,
@@ -188,32 +163,39 @@ _ACCEPTS: dict[str, Callable[[Any], bool]] = {
     "op or a number": lambda value: value == "op" or (value.isascii() and value.isdecimal()),
     "backend": _known_backend,
     "components": lambda value: set(value) <= {"model", "loss"},
-    "seed": lambda value: value is None or -(2**63) <= value < 2**64,
+    "seed": lambda value: -(2**63) <= value < 2**64,
 }
-_VALUES: dict[str, Callable[[Any], Values]] = {
-    "at_least": _at_least,
-    "at_least_if_set": lambda least: _or_none(_at_least(least)),
-    "one_of": lambda names: _one_of(*names),
-    "one_of_if_set": lambda names: _or_none(_one_of(*names)),
-    "one_of_in_any_case": lambda names: _one_of(*names, any_case=True),
-}
+
+
+def _accepted(entry: dict[str, Any]) -> tuple[str, Callable[[Any], bool]]:
+    """The values that an entry accepts, in words and as a function."""
+    if "at_least" in entry:
+        least = entry["at_least"]
+        return f"at least {least}", lambda value: math.isfinite(value) and value >= least
+    if "must_be" in entry:
+        return " ".join(entry["must_be"].split()), _ACCEPTS[entry["accepts"]]
+    *others, last = (f'"{name}"' for name in entry["one_of"])
+    text = f"{', '.join(others)} or {last}"
+    if entry.get("any_case"):
+        known = {name.lower() for name in entry["one_of"]}
+        return text, lambda value: value.lower() in known
+    return text, lambda value: value in entry["one_of"]
 
 
 def _read_limits() -> tuple[Limit, ...]:
     """The limits in `torchtitan_limits.toml`, which says what the keys mean."""
     path = Path(__file__).with_name("torchtitan_limits.toml")
-    limits = []
-    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["limit"]:
-        upstream = {"file": entry.pop("file"), "line": entry.pop("line")}
-        option, when = entry.pop("option"), _WHEN[entry.pop("when", "always")]
-        if "must_be" in entry:
-            text = " ".join(entry["must_be"].split())
-            values = Values(text, _ACCEPTS[entry["accepts"]])
-        else:
-            ((kind, given),) = entry.items()
-            values = _VALUES[kind](given)
-        limits.append(Limit(option, values, when, **upstream))
-    return tuple(limits)
+    return tuple(
+        Limit(
+            entry["option"],
+            *_accepted(entry),
+            names=entry.get("one_of", ()),
+            when=_WHEN[entry.get("when", "always")],
+            file=entry["file"],
+            line=entry["line"],
+        )
+        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["limit"]
+    )
 
 
 LIMITS = _read_limits()
@@ -553,9 +535,16 @@ def check_options(run: Run, report: Report) -> None:
         report: Where each is noted, as a mistake of its own.
     """
     for limit in LIMITS:
-        if limit.when(run):
-            report.attempt(_check_limit, limit, run)
+        if limit.when(run) and not limit.allows(run.config):
+            report.refuse([_out_of_limits(limit, value_of(run.config, limit.option))])
     report.refuse(conflict.mistake for conflict in conflicts(run) if conflict.broken)
+
+
+def _out_of_limits(limit: Limit, value: Any) -> str:
+    names = {name.lower(): name for name in limit.names}
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    hint = f'; did you mean "{names[near[0]]}"?' if near else ""
+    return f"{limit.option} must be {limit.must_be}, got {value!r}{hint}"
 
 
 def check_schedule(run: Run, report: Report) -> None:
@@ -574,7 +563,7 @@ def check_schedule(run: Run, report: Report) -> None:
     options, steps = run.config.lr_scheduler, run.config.training.steps
     total = options.total_steps
     wrong = any(
-        not limit.values.accepts(value_of(run.config, limit.option))
+        not limit.allows(run.config)
         for limit in LIMITS
         if limit.option.startswith(("lr_scheduler.", "training.steps"))
     )
@@ -610,16 +599,6 @@ def value_of(config: "MosaicJobConfig", option: str) -> Any:
     for name in option.split("."):
         found = getattr(found, name)
     return found
-
-
-def _check_limit(limit: Limit, run: Run) -> None:
-    value = value_of(run.config, limit.option)
-    if limit.values.accepts(value):
-        return
-    names = {name.lower(): name for name in limit.values.names}
-    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-    hint = f'; did you mean "{names[near[0]]}"?' if near else ""
-    raise TrainError(f"{limit.option} must be {limit.values.text}, got {value!r}{hint}")
 
 
 # By what they begin with: what is read in their place.

@@ -65,9 +65,9 @@ class Limit:
 
     Attributes:
         option: Its section and key.
-        must_be: They in words; follows "must be".
+        must_be: The values in words, as they follow "must be".
         accepts: Whether a value is one of them; not asked about None.
-        names: All of them, where they are names.
+        names: All of the values, where they are names; else empty.
         when: Whether TorchTitan's line is reached.
         file: A file of TorchTitan.
         line: The text of its line that fails with other values.
@@ -82,7 +82,7 @@ class Limit:
     line: str
 
     def allows(self, config: "MosaicJobConfig") -> bool:
-        """Whether the option's value is one of them. None is left to the option's type."""
+        """Whether the configuration has an accepted value. None is left to the option's type."""
         value = value_of(config, self.option)
         return value is None or self.accepts(value)
 

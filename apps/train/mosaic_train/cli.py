@@ -236,13 +236,11 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.inspect_rows is not None:
         from mosaic_train.inspect import inspect_data
 
+        # Any number: no rank is started.
+        ranks = arguments.nproc_per_node or ranks_on_this_machine(None)
         with naming_file(config.job.config_file):
             inspect_data(
-                config,
-                # Any number: no rank is started.
-                world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
-                rows=arguments.inspect_rows,
-                step=arguments.at_step,
+                config, world_size=ranks, rows=arguments.inspect_rows, step=arguments.at_step
             )
         return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)

@@ -180,21 +180,14 @@ def print_help(arguments: Arguments) -> None:
             MosaicConfigManager().parse_args([*arguments.config_args, "--help"])
         return
     print("Sections, and how many options each has:\n")
-    for name, count in _sections(MosaicJobConfig).items():
-        print(f"  {name:<29} {count:>3}  {SECTIONS.get(name, '')}".rstrip())
+    types = {field.name: field.type for field in dataclasses.fields(MosaicJobConfig)}
+    for name, text in SECTIONS.items():
+        print(f"  {name:<29} {_count(types[name]):>3}  {text}")
     print(
         "\nExamples:\n\n"
         "  uv run apps/train --help training\n"
         "  uv run apps/train --config-path apps/train/configs/debug.toml --training.steps 160"
     )
-
-
-def _sections(root: "type[MosaicJobConfig]") -> dict[str, int]:
-    """Names in the order of the table above, with the number of their options."""
-    names = [field.name for field in dataclasses.fields(root)]
-    names.sort(key=lambda name: list(SECTIONS).index(name) if name in SECTIONS else len(SECTIONS))
-    types = {field.name: field.type for field in dataclasses.fields(root)}
-    return {name: _count(types[name]) for name in names}
 
 
 def _count(section: object) -> int:
@@ -243,13 +236,11 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.inspect_rows is not None:
         from mosaic_train.inspect import inspect_data
 
+        # Any number: no rank is started.
+        ranks = arguments.nproc_per_node or ranks_on_this_machine(None)
         with naming_file(config.job.config_file):
             inspect_data(
-                config,
-                # Any number: no rank is started.
-                world_size=arguments.nproc_per_node or ranks_on_this_machine(None),
-                rows=arguments.inspect_rows,
-                step=arguments.at_step,
+                config, world_size=ranks, rows=arguments.inspect_rows, step=arguments.at_step
             )
         return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)
@@ -270,7 +261,7 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
             f"--inspect-data starts no ranks, but {rank.source} has started this one: run it "
             f"without {rank.source}, with the number of ranks as --nproc-per-node"
         )
-    rank.export(os.environ)
+    os.environ.update(rank.variables)
 
     from mosaic_train.rank import run_rank
 

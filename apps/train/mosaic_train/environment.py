@@ -1,7 +1,7 @@
 """Whether this process is a rank, and which one, by the variables of torchrun or SLURM."""
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mosaic_train.errors import TrainError
@@ -15,7 +15,6 @@ class RankEnvironment:
     Attributes:
         source: What started it, for messages.
         rank: Number among all ranks.
-        local_rank: Number among the ranks of this machine.
         variables: Environment variables that torch reads.
         launched_by_us: Whether our own launcher has started it, which has then prepared the data
             and checked the configuration already.
@@ -23,13 +22,8 @@ class RankEnvironment:
 
     source: str
     rank: int
-    local_rank: int
     variables: Mapping[str, str]
-    launched_by_us: bool = False
-
-    def export(self, environ: MutableMapping[str, str]) -> None:
-        """Set the variables, for torch."""
-        environ.update(self.variables)
+    launched_by_us: bool
 
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -54,14 +48,16 @@ def find_rank_environment(environ: Mapping[str, str]) -> RankEnvironment | None:
                 f"RANK and WORLD_SIZE are set but not {', '.join(missing)}: start ranks with "
                 "torchrun, or unset them and let this command start them"
             )
-        return _environment(
-            "torchrun",
-            {name: environ[name] for name in _TORCHRUN},
-            launched_by_us=LAUNCHER_PID in environ,
-        )
-    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        return _environment("srun", _slurm_variables(environ))
-    return None
+        source, variables = "torchrun", {name: environ[name] for name in _TORCHRUN}
+    elif "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        source, variables = "srun", _slurm_variables(environ)
+    else:
+        return None
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if not variables[name].isdecimal():
+            raise TrainError(f"{name} must be a number, got {variables[name]!r} from {source}")
+    ours = source == "torchrun" and LAUNCHER_PID in environ
+    return RankEnvironment(source, int(variables["RANK"]), variables, launched_by_us=ours)
 
 
 def _slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -81,21 +77,6 @@ def _slurm_variables(environ: Mapping[str, str]) -> dict[str, str]:
             f"this looks like a task of srun, but its SLURM variables are incomplete ({error}): "
             "start torchrun on each node instead"
         ) from error
-
-
-def _environment(
-    source: str, variables: dict[str, str], *, launched_by_us: bool = False
-) -> RankEnvironment:
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        if not variables[name].isdecimal():
-            raise TrainError(f"{name} must be a number, got {variables[name]!r} from {source}")
-    return RankEnvironment(
-        source=source,
-        rank=int(variables["RANK"]),
-        local_rank=int(variables["LOCAL_RANK"]),
-        variables=variables,
-        launched_by_us=launched_by_us,
-    )
 
 
 # Above the ports that services use, below the range that kernels hand out for connections.

@@ -65,7 +65,11 @@ def launch(count: int, argv: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", str(ENTRY_POINT), *argv)
     except ChildFailedError as error:
-        return _exit_code(error)
+        if any(failure.exitcode == EXIT_USER_ERROR for failure in error.failures.values()):
+            return EXIT_USER_ERROR  # the rank has reported it
+        rank, failure = error.get_first_failure()
+        print_lines([_how_it_ended(rank, failure.exitcode)])
+        return EXIT_FAILURE
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
@@ -88,17 +92,9 @@ def _silence_elastic_reports() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _exit_code(error: "object") -> int:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    assert isinstance(error, ChildFailedError)
-    if any(failure.exitcode == EXIT_USER_ERROR for failure in error.failures.values()):
-        return EXIT_USER_ERROR  # the rank has reported it
-    rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        hint = "; often the machine ran out of memory" if name == "SIGKILL" else ""
-        print_lines([f"rank {rank} was ended by {name}{hint}"])
-    else:
-        print_lines([f"rank {rank} failed with exit code {failure.exitcode}; see its traceback"])
-    return EXIT_FAILURE
+def _how_it_ended(rank: int, code: int) -> str:
+    if code >= 0:
+        return f"rank {rank} failed with exit code {code}; see its traceback"
+    name = signal.Signals(-code).name
+    hint = "; often the machine ran out of memory" if name == "SIGKILL" else ""
+    return f"rank {rank} was ended by {name}{hint}"

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.tools.logging import logger
 
 if TYPE_CHECKING:
+    from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
 
     from mosaic_config import MosaicJobConfig
 
 
-class DataMetricsProcessor(MetricsProcessor):
+class DataMetricsProcessor:
     """Logs epochs, and samples and tokens of each stream, beside what its base logs.
 
     If documents are packed, the samples of a stream are its documents, samples seen are rows, and
@@ -35,7 +35,7 @@ class DataMetricsProcessor(MetricsProcessor):
 
     def __init__(
         self,
-        base: MetricsProcessor,
+        base: "MetricsProcessor",
         loader: Any,
         job_config: "MosaicJobConfig",
         parallel_dims: "ParallelDims",
@@ -46,17 +46,11 @@ class DataMetricsProcessor(MetricsProcessor):
             _loader=loader,
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
-            _summable=_summable(parallel_dims, loader.dp_world_size),
             _synced_at=-1,
         )
-        if not self._summable:
-            logger.warning(
-                "tokens per stream are not logged: the data is shared out to "
-                f"{loader.dp_world_size} ranks, of which this trainer reaches only some"
-            )
 
     def __getattr__(self, name: str) -> Any:
-        """The base's, of which the Trainer sets and reads several."""
+        """The base's: its other methods, and what the Trainer sets and reads of it."""
         return getattr(vars(self)["_base"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -81,7 +75,8 @@ class DataMetricsProcessor(MetricsProcessor):
         """Log a training step; all ranks call this together."""
         self._sync()
         metrics = self._data_metrics()
-        with _appended(_in_words(metrics, self._streams(), self._loader.dataset.packing)):
+        streams = [stream.name for stream in self._loader.dataset.streams]
+        with _appended(_in_words(metrics, streams, self._loader.dataset.packing)):
             self._base.log(
                 step,
                 global_avg_loss,
@@ -90,38 +85,23 @@ class DataMetricsProcessor(MetricsProcessor):
                 extra_metrics={**(extra_metrics or {}), **metrics},
             )
 
-    def log_validation(self, *arguments: Any, **options: Any) -> None:
-        """As the base does it."""
-        self._base.log_validation(*arguments, **options)
-
-    def close(self) -> None:
-        """As the base does it."""
-        self._base.close()
-
     def _data_metrics(self) -> dict[str, float]:
-        counters = self._loader.counters(self._sum_over_ranks if self._summable else None)
-        metrics: dict[str, float] = {
+        counters = self._loader.counters(self._sum_over_ranks)
+        samples, tokens = counters.samples or {}, counters.target_tokens
+        return {
             "data/epoch": counters.epochs,
             "data/samples_seen": counters.rows,
+            "data/tokens_seen": sum(tokens.values()),
+            **{f"data/{name}/samples": count for name, count in samples.items()},
+            **{f"data/{name}/tokens": count for name, count in tokens.items()},
         }
-        for name, samples in (counters.samples or {}).items():
-            metrics[f"data/{name}/samples"] = samples
-        if self._summable:
-            metrics["data/tokens_seen"] = sum(counters.target_tokens.values())
-            for name, count in counters.target_tokens.items():
-                metrics[f"data/{name}/tokens"] = count
-        return metrics
-
-    def _streams(self) -> list[str]:
-        return [stream.name for stream in self._loader.dataset.streams]
 
     def _sync(self) -> None:
         """Sum the tokens; a collective, at a moment that all ranks share."""
         position = self._loader.samples_seen
-        if not self._summable or position == self._synced_at:
-            return
-        self._loader.sync_token_counts(self._sum_over_ranks)
-        vars(self)["_synced_at"] = position
+        if position != self._synced_at:
+            self._loader.sync_token_counts(self._sum_over_ranks)
+            vars(self)["_synced_at"] = position
 
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""
@@ -133,16 +113,6 @@ class DataMetricsProcessor(MetricsProcessor):
             or step == self._config.training.steps
             or step % checkpoint.interval == 0
         )
-
-
-def _summable(parallel_dims: "ParallelDims", dp_world_size: int) -> bool:
-    """Whether the ranks of this trainer are all that the data is shared out to.
-
-    Under fault tolerance TorchTitan shares it out to all replica groups, which come and go.
-    """
-    if not parallel_dims.dp_enabled:
-        return dp_world_size == 1
-    return bool(parallel_dims.get_mesh("batch").size() == dp_world_size)
 
 
 def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Tensor]:
@@ -164,9 +134,7 @@ def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> s
     for what in ("samples", "tokens"):
         counts = {s: metrics[tag] for s in streams if (tag := f"data/{s}/{what}") in metrics}
         # The sum of documents is not what was seen of samples, which packing counts in rows.
-        total = sum(counts.values()) if counts else metrics.get(f"data/{what}_seen")
-        if total is None:
-            continue
+        total = sum(counts.values()) if counts else metrics[f"data/{what}_seen"]
         name = "documents" if packing and what == "samples" else what
         each = ", ".join(f"{stream} {count:,}" for stream, count in counts.items())
         words.append(f"{name}: {total:,}" + (f" ({each})" if len(counts) > 1 else ""))

@@ -20,7 +20,7 @@ from mosaic_train.errors import (
     print_error,
 )
 from mosaic_train.logs import init_rank_logs
-from mosaic_train.run_lock import RunLock
+from mosaic_train.run_lock import lock_folder
 from mosaic_train.setup import prepare_and_check
 from mosaic_train.spec import register_spec, registered_spec
 from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
@@ -52,7 +52,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             _get_ready(config, rank)
             # Held until this process ends. A dry run writes nothing.
             owns = not rank.rank and config.comm.mode == "default"
-            _lock = RunLock(config.job.dump_folder) if owns else None
+            _lock = lock_folder(config.job.dump_folder) if owns else None
         # What fails from here on lies in the data and not in the file.
         _train(config)
     except BaseException as error:  # torch's checkpoint errors are not of type `Exception`

@@ -14,7 +14,7 @@ from mosaic_train.checks.compatibility import (
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.disk import check_disk, check_dump_folder
 from mosaic_train.checks.machine import check_device, check_memory, check_speed
-from mosaic_train.checks.model import ChosenModel, build_meta_model, find_model
+from mosaic_train.checks.model import build_meta_model, find_model
 from mosaic_train.checks.parallel import (
     Layout,
     check_batches,
@@ -59,22 +59,25 @@ def prepare_and_check(
     layout = report.attempt(find_layout, config, world_size)
     if model is not None:
         report.facts.append(model.name)
-        _check_device(config, model, layout, world_size, report)
+        before = len(report.errors)
+        report.attempt(check_device, config, model)
+        # For a model that cannot be trained on this device, the number format does not matter.
+        if layout is not None and len(report.errors) == before:
+            report.attempt(check_precision, config, model, world_size)
     run = Run(config, model, layout, world_size)
     check_options(run, report)
     report.attempt(check_schedule, run, report)
     check_unused(config, report)
     if tell:
         report.attempt(check_dump_folder, config)
-    machines = world_size // ranks_here
-    resume = _check_configuration(config, model, layout, ranks_here, machines, report)
+    resume = _check_configuration(run, ranks_here, report)
     if config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
     before = len(report.errors)
     report.attempt(prepare_data, config)
     if len(report.errors) == before:
-        _check_data(config, model, layout, report, resume=resume)
+        _check_data(run, report, resume=resume)
     report.stop_on_errors()
     if tell:
         for line in report.warnings:
@@ -86,33 +89,13 @@ def prepare_and_check(
         logger.info("checked %s: %s %s", ", ".join(report.facts), found, took)
 
 
-def _check_device(
-    config: "MosaicJobConfig",
-    model: ChosenModel,
-    layout: Layout | None,
-    world_size: int,
-    report: Report,
-) -> None:
-    before = len(report.errors)
-    report.attempt(check_device, config, model)
-    # For a model that cannot be trained on this device at all, the number format does not matter.
-    if len(report.errors) == before and layout is not None:
-        report.attempt(check_precision, config, model, world_size)
-
-
-def _check_configuration(
-    config: "MosaicJobConfig",
-    model: ChosenModel | None,
-    layout: Layout | None,
-    ranks_here: int,
-    machines: int,
-    report: Report,
-) -> bool:
+def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
     """Check what needs no data.
 
     Returns:
         Whether the checkpoint, if there is one, can be looked at further.
     """
+    config, model, layout = run.config, run.model, run.layout
     report.attempt(check_speed, config, report)
     if model is not None:
         report.attempt(check_max_seq_len, config, model, report)
@@ -128,7 +111,7 @@ def _check_configuration(
         report.attempt(check_memory, config, model, meta_model, layout, ranks_here, report)
     before = len(report.errors)
     if model is not None and meta_model is not None:
-        report.attempt(check_disk, config, meta_model, machines, report)
+        report.attempt(check_disk, config, meta_model, run.world_size // ranks_here, report)
         report.attempt(check_weights, config, model, meta_model)
     report.attempt(check_checkpoint, config)
     checkpoint = config.checkpoint
@@ -141,16 +124,10 @@ def _check_configuration(
     return len(report.errors) == before
 
 
-def _check_data(
-    config: "MosaicJobConfig",
-    model: ChosenModel | None,
-    layout: Layout | None,
-    report: Report,
-    *,
-    resume: bool,
-) -> None:
+def _check_data(run: Run, report: Report, *, resume: bool) -> None:
     from mosaic_dataloader import build_mosaic_tokenizer
 
+    config, model = run.config, run.model
     before = len(report.errors)
     vocab_size = None if model is None else vocabulary_of(model.args)
     tokenizer: Any = report.attempt(build_mosaic_tokenizer, config)
@@ -170,7 +147,7 @@ def _check_data(
     # Even without a layout the data can be opened, by a single rank.
     check_datasets(
         config,
-        layout or Layout(dp_world_size=1),
+        run.layout or Layout(dp_world_size=1),
         tokenizer,
         report,
         resume=resume,
@@ -197,14 +174,10 @@ def prepare_data(config: "MosaicJobConfig") -> None:
             "tokenizer that the data is made with, so set both to the same directory"
         )
 
-    from mosaic_dataloader.util.arguments import parse_bytes
     from mosaic_prepare import PrepareOptions, prepare
 
     # The section's names are those of `PrepareOptions`, and so are its defaults.
-    options = vars(section) | {
-        name: parse_bytes(f"mosaic_prepare.{name}", getattr(section, name))
-        for name in ("max_document_bytes", "shard_bytes")
-    }
+    options = dict(vars(section))
     if section.form == "rows" and section.seq_len is None:
         options["seq_len"] = config.training.seq_len
     if section.form != "text" and not section.train_tokenizer:

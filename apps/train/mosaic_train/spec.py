@@ -12,14 +12,8 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# Experiments that a section of their own tells what to build: section, key, its module.
-_OWN_SECTIONS = {
-    "transformers_modeling_backend": (
-        "hf_transformers",
-        "model",
-        "torchtitan.experiments.transformers_modeling_backend.job_config",
-    )
-}
+# An experiment that a section of its own, [hf_transformers], tells what to build.
+_BACKEND = "transformers_modeling_backend"
 
 
 def register_spec(config: "MosaicJobConfig") -> str:
@@ -82,7 +76,7 @@ def vocabulary_of(model_args: Any) -> int | None:
 
 def builds_from_own_section(config: "MosaicJobConfig") -> bool:
     """Whether the model is an experiment that a section of its own tells what to build."""
-    return config.model.name.removesuffix("_mosaic") in _OWN_SECTIONS
+    return config.model.name.removesuffix("_mosaic") == _BACKEND
 
 
 def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
@@ -93,23 +87,23 @@ def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
     """
     if not builds_from_own_section(config):
         return args
-    name = config.model.name.removesuffix("_mosaic")
-    section, key, module = _OWN_SECTIONS[name]
-    if not hasattr(config, section):
+    section: Any = getattr(config, "hf_transformers", None)
+    if section is None:
+        module = f"torchtitan.experiments.{_BACKEND}.job_config"
         raise TrainError(
-            f"model.name {name!r} has a section [{section}] of its own: set "
-            f"job.custom_config_module = {module!r} and {section}.{key}"
+            f"model.name {_BACKEND!r} has a section [hf_transformers] of its own: set "
+            f"job.custom_config_module = {module!r} and hf_transformers.model"
         )
-    if not getattr(getattr(config, section), key):
-        raise TrainError(f"model.name {name!r} needs {section}.{key}: set it")
+    if not section.model:
+        raise TrainError(f"model.name {_BACKEND!r} needs hf_transformers.model: set it")
     resolved = copy.deepcopy(args)
     try:
         resolved.update_from_config(config)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TrainError(
-            f"{section}.{key} {getattr(getattr(config, section), key)!r} cannot be read "
-            f"({reason}): set it to the name or the folder of a Hugging Face model"
+            f"hf_transformers.model {section.model!r} cannot be read ({reason}): set it to the "
+            "name or the folder of a Hugging Face model"
         ) from error
     return resolved
 

@@ -55,7 +55,6 @@ def test_slurm_script_starts_a_shipped_configuration() -> None:
 def test_preparation_options_are_those_of_the_preparer() -> None:
     """The packages do not know one another; their names and defaults must agree all the same."""
     from mosaic_config import MosaicPrepare
-    from mosaic_dataloader.util.arguments import parse_bytes
     from mosaic_prepare import PrepareOptions
 
     theirs = {field.name: field for field in dataclasses.fields(PrepareOptions)}
@@ -63,8 +62,11 @@ def test_preparation_options_are_those_of_the_preparer() -> None:
     # Training names its tokenizer in a section of its own.
     assert set(theirs) - set(ours) == {"tokenizer", "tokenizer_kwargs"}
     assert set(ours) <= set(theirs)
-    given = PrepareOptions(input="x", output="y", tokenizer="z", seq_len=1)
+    common: dict[str, Any] = {"input": "x", "output": "y", "tokenizer": "z", "seq_len": 1}
+    given = PrepareOptions(**common)
+    sizes = {name: ours[name] for name in ours if name.endswith("_bytes")}
+    read = PrepareOptions(**common, **sizes)
     for name in set(ours) - {"input", "output", "seq_len"}:
         default = getattr(given, name)
-        value = parse_bytes(name, ours[name]) if name.endswith("_bytes") else ours[name]
+        value = getattr(read, name) if name in sizes else ours[name]
         assert value == (list(default) if isinstance(default, tuple) else default), name

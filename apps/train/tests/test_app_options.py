@@ -18,17 +18,17 @@ from mosaic_train.checks.model import ChosenModel, MetaModel, find_model
 from mosaic_train.checks.parallel import Layout, check_pipeline
 from mosaic_train.checks.report import Report
 from mosaic_train.checks.torchtitan_options import (
-    CONFLICTS,
     LIMITS,
     Run,
     check_options,
     check_schedule,
     check_unused,
+    conflicts,
     value_of,
 )
 from mosaic_train.errors import TrainError
 from mosaic_train.rank import explain_full_disk
-from mosaic_train.run_lock import RunLock
+from mosaic_train.run_lock import lock_folder
 
 APP = Path(__file__).resolve().parent.parent
 
@@ -153,16 +153,13 @@ def test_every_value_that_is_limited_is_tried_above() -> None:
     assert {w[0].replace("__", ".") for w in WRONG} == {limit.option for limit in LIMITS}
 
 
-def test_the_lines_of_torchtitan_that_are_answered_are_still_there() -> None:
+def test_the_lines_of_torchtitan_that_are_answered_are_still_there(model: ChosenModel) -> None:
     import torchtitan
 
     root = Path(torchtitan.__file__).parent
-    gone = [
-        entry.upstream
-        for entry in (*LIMITS, *CONFLICTS)
-        if entry.upstream[1] not in (root / entry.upstream[0]).read_text()
-    ]
-    assert gone == []
+    refused = conflicts(Run(configuration(), model, Layout(1), 1))
+    answered = [(e.file, e.line) for e in LIMITS] + [(e.file, e.line) for e in refused]
+    assert [each for each in answered if each[1] not in (root / each[0]).read_text()] == []
 
 
 def test_the_nearest_name_is_suggested(model: ChosenModel) -> None:
@@ -515,8 +512,8 @@ def test_options_of_torchtitan_that_have_no_effect_here() -> None:
 HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from mosaic_train.run_lock import RunLock
-lock = RunLock(sys.argv[2])
+from mosaic_train.run_lock import lock_folder
+lock = lock_folder(sys.argv[2])
 print("held", flush=True)
 sys.stdin.readline()
 """
@@ -539,7 +536,7 @@ def test_a_dump_folder_belongs_to_one_run(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(TrainError, match=f"in use by another run .process {holder.pid} on "):
             check_dump_folder(config)
         with pytest.raises(TrainError, match="in use by another run"):
-            RunLock(str(folder))
+            lock_folder(str(folder))
         # Another folder, and a dry run, are free.
         check_dump_folder(configuration(job__dump_folder=str(tmp_path / "other")))
         config.comm.mode = "fake_backend"
@@ -587,7 +584,10 @@ def test_a_disk_that_is_too_small_for_the_checkpoints(
     assert warned(0.1, checkpoint__enable=False, **one) == []
     assert warned(4.1, checkpoint__last_save_model_only=True, **one) == []
     assert warned(3.9, checkpoint__last_save_model_only=True, **one) != []
-    half = {"checkpoint__last_save_model_only": True, "checkpoint__export_dtype": "bfloat16"}
+    half: dict[str, Any] = {
+        "checkpoint__last_save_model_only": True,
+        "checkpoint__export_dtype": "bfloat16",
+    }
     assert warned(2.1, **half, **one) == []
 
     many: dict[str, Any] = {"training__steps": 1000, "checkpoint__interval": 300}

@@ -13,7 +13,7 @@ import pytest
 from streaming import MDSWriter
 
 from mosaic_train.errors import TrainError
-from mosaic_train.run_lock import RunLock
+from mosaic_train.run_lock import lock_folder
 
 TWO = ("--nproc-per-node", "2")
 
@@ -45,7 +45,7 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     assert len(app.processes()) >= 3
     # Rank 0 holds the dump folder while it trains.
     with pytest.raises(TrainError, match="in use by another run"):
-        RunLock(str(app.folder / "out"))
+        lock_folder(str(app.folder / "out"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until_gone(app)

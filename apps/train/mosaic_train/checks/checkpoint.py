@@ -6,6 +6,7 @@ long traceback that names neither the cause nor the remedy.
 
 import re
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 # The parts of a full checkpoint beside the model, as TorchTitan names them.
 DATALOADER = "dataloader"
 _PARTS = ("optimizer", "lr_scheduler", "train_state", DATALOADER)
-# The keys of our loader's state.
-_OURS = ("mosaic",)
+# The keys of our loader's state; the lanes are those of packing.
+POSITION = f"{DATALOADER}.mosaic"
 _LANE = f"{DATALOADER}.lane_"
 
 
@@ -44,10 +45,10 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
         return
     if not (folder / ".metadata").is_file():
         _refuse_to_resume(config, folder)
-    keys = saved_keys(folder)
-    present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
-    missing = set(_PARTS) - excluded - present
-    if missing == set(_PARTS) - excluded and missing:
+    keys = saved_entries(folder)
+    wanted = set(_PARTS) - excluded
+    missing = wanted - {key.partition(".")[0] for key in keys}
+    if missing and missing == wanted:
         raise TrainError(
             f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
             "and cannot be continued: start a new run from it with --checkpoint.initial_load_path "
@@ -60,8 +61,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
         )
     if DATALOADER not in excluded:
-        own = {f"{DATALOADER}.{name}" for name in _OURS}
-        if not own & keys:
+        if POSITION not in keys:
             raise TrainError(
                 f"checkpoint {folder} was written with another data loader, whose position means "
                 "nothing here: start the data from the beginning with "
@@ -89,7 +89,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
         return
     folder = checkpoint_to_resume(config)
     if folder is not None and (folder / ".metadata").is_file():
-        dataset.packing_lanes = _lanes(saved_keys(folder)) or None
+        dataset.packing_lanes = _lanes(saved_entries(folder)) or None
 
 
 def loader_keys(folder: Path) -> list[str]:
@@ -98,12 +98,12 @@ def loader_keys(folder: Path) -> list[str]:
     Raises:
         TrainError: The checkpoint cannot be read.
     """
-    keys = saved_keys(folder)
-    own = {f"{DATALOADER}.{name}" for name in _OURS} & keys
-    return [*own, *(key for key in keys if key.startswith(_LANE))] if own else []
+    keys = saved_entries(folder)
+    lanes = [key for key in keys if key.startswith(_LANE)]
+    return [POSITION, *lanes] if POSITION in keys else []
 
 
-def _lanes(keys: set[str]) -> int:
+def _lanes(keys: Iterable[str]) -> int:
     return sum(key.startswith(_LANE) for key in keys)
 
 
@@ -228,8 +228,7 @@ def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
 
 def complete_steps(config: "MosaicJobConfig") -> list[int]:
     """Steps of which the run's own folder holds a complete checkpoint, in their order."""
-    folder = Path(config.job.dump_folder, config.checkpoint.folder)
-    return sorted(_steps(folder)) if folder.exists() else []
+    return sorted(_steps(Path(config.job.dump_folder, config.checkpoint.folder)))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -266,16 +265,6 @@ def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
     return folder if folder is not None and (folder / ".metadata").is_file() else None
 
 
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a checkpoint, by its key.
-
-    Raises:
-        TrainError: The checkpoint cannot be read.
-    """
-    entries = _entries(folder)
-    return {key: tuple(each.size) for key, each in entries.items() if hasattr(each, "size")}
-
-
 def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     """Read small entries of a checkpoint, which are not tensors.
 
@@ -303,17 +292,12 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     return values
 
 
-def saved_keys(folder: Path) -> set[str]:
-    """The keys of a checkpoint.
+def saved_entries(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says about each of its entries, by key.
 
     Raises:
         TrainError: It cannot be read.
     """
-    return set(_entries(folder))
-
-
-def _entries(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about each of its entries."""
     status = (folder / ".metadata").stat()
     return _read_entries(folder, (status.st_mtime_ns, status.st_size))
 
@@ -330,10 +314,6 @@ def _read_entries(folder: Path, version: tuple[int, int]) -> dict[str, Any]:
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}): remove it to "
             "continue from the one before, or choose another with --checkpoint.load_step"
         ) from error
-
-
-def _belongs(key: str, part: str) -> bool:
-    return key == part or key.startswith(f"{part}.")
 
 
 def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: MetaModel) -> None:
@@ -353,7 +333,8 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     folder = checkpoint_to_load(config)
     if folder is None:
         return
-    stored = stored_shapes(folder)
+    entries = saved_entries(folder)
+    stored = {name: tuple(each.size) for name, each in entries.items() if hasattr(each, "size")}
     found = [
         f"{name} is {_size(stored[name])} there and {_size(shape)} here"
         for name, shape in meta_model.shapes.items()
@@ -362,17 +343,13 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     found += [f"it has no {name}" for name in meta_model.shapes if name not in stored]
     if found:
         more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+        initial = config.checkpoint.initial_load_path
+        given = initial and folder == Path(initial)
         raise TrainError(
             f"checkpoint {folder} holds another model than {model.name} ({found[0]}{more}): "
-            f"{_remedy(config, folder)}, or restore model.name and model.flavor"
+            f"choose another checkpoint.{'initial_load_path' if given else 'folder'}, or restore "
+            "model.name and model.flavor"
         )
-
-
-def _remedy(config: "MosaicJobConfig", folder: Path) -> str:
-    initial = config.checkpoint.initial_load_path
-    if initial and folder == Path(initial):
-        return "choose another checkpoint.initial_load_path"
-    return "choose another checkpoint.folder"
 
 
 def _size(shape: tuple[int, ...]) -> str:

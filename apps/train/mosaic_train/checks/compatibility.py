@@ -31,7 +31,7 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: A
     if embedded is not None and needed > embedded:
         large = [
             f"{name} has {args.vocab_size}"
-            for name, args in model.flavors.items()
+            for name, args in model.spec.model_args.items()
             if (getattr(args, "vocab_size", None) or 0) >= needed
         ]
         raise TrainError(

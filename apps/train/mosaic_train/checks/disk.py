@@ -11,7 +11,7 @@ from mosaic_train.checks.machine import bytes_per_parameter
 from mosaic_train.checks.model import MetaModel
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
-from mosaic_train.run_lock import RunLock
+from mosaic_train.run_lock import lock_folder
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -29,7 +29,7 @@ def check_dump_folder(config: "MosaicJobConfig") -> None:
     """
     if config.comm.mode != "default":  # a dry run, which writes nothing
         return
-    RunLock(config.job.dump_folder).release()
+    lock_folder(config.job.dump_folder).close()
     if not config.checkpoint.enable:
         return
     # TorchTitan makes it; to TorchTitan its absence means a new run.

@@ -41,7 +41,7 @@ def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
         )
     attention = getattr(model.args, "attn_type", "sdpa")
     if attention != "sdpa":
-        others = [name for name, args in model.flavors.items() if _runs_on_cpu(args)]
+        others = [name for name, args in model.spec.model_args.items() if _runs_on_cpu(args)]
         raise TrainError(
             f"{model.name} uses {attention} attention, which has no backward pass on CPU: choose "
             f"a flavor without it ({', '.join(others) or 'this model has none'}), "

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +23,13 @@ class ChosenModel:
 
     Attributes:
         name: Name and flavor, for messages.
-        spec: Its TrainSpec.
+        spec: Its TrainSpec, which has the arguments of all flavors.
         args: The flavor's model arguments, with what a section of the model's own says.
     """
 
     name: str
     spec: Any
     args: Any
-
-    @property
-    def flavors(self) -> Mapping[str, Any]:
-        """All flavors by name."""
-        flavors: Mapping[str, Any] = self.spec.model_args
-        return flavors
 
 
 def find_model(config: "MosaicJobConfig") -> ChosenModel:

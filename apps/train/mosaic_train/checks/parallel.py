@@ -39,25 +39,13 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     """
     if config.comm.mode != "default":  # a dry run, whose number of ranks TorchTitan reads elsewhere
         return Layout(dp_world_size=1)
-    dp_world_size = _data_parallel_size(config, world_size)
-    replicas = config.parallelism.data_parallel_replicate_degree
-    return Layout(dp_world_size, model_parts=world_size // replicas)
-
-
-def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
     parallelism = config.parallelism
-    fixed = {
-        "data_parallel_replicate_degree": parallelism.data_parallel_replicate_degree,
-        "tensor_parallel_degree": parallelism.tensor_parallel_degree,
-        "pipeline_parallel_degree": parallelism.pipeline_parallel_degree,
-        "context_parallel_degree": parallelism.context_parallel_degree,
-    }
+    kinds = ("data_parallel_replicate", "tensor_parallel", "pipeline_parallel", "context_parallel")
+    fixed = {f"{kind}_degree": getattr(parallelism, f"{kind}_degree") for kind in kinds}
     for name, degree in fixed.items():
         if degree < 1:
             raise TrainError(f"parallelism.{name} must be at least 1, got {degree}")
-    product = 1
-    for degree in fixed.values():
-        product *= degree
+    product = math.prod(fixed.values())
     shard = parallelism.data_parallel_shard_degree
     if shard == -1:
         shard = world_size // product
@@ -74,7 +62,8 @@ def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
             f"the parallel degrees ({degrees or 'all 1'}) do not make {world_size} rank(s): "
             f"start {wanted}{product * max(shard, 1)} (--nproc-per-node), or change [parallelism]"
         )
-    return parallelism.data_parallel_replicate_degree * shard
+    replicas = parallelism.data_parallel_replicate_degree
+    return Layout(replicas * shard, model_parts=world_size // replicas)
 
 
 def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.checks.checkpoint import (
     DATALOADER,
+    POSITION,
     checkpoint_to_resume,
     complete_steps,
     loader_keys,
     read_values,
-    saved_keys,
+    saved_entries,
 )
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
@@ -53,7 +54,7 @@ def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Repor
         return Resumed(None, 0, data=False)
     excluded = config.checkpoint.exclude_from_loading
     keys = [] if DATALOADER in excluded else loader_keys(folder)
-    if "train_state" not in excluded and _STEP in saved_keys(folder):
+    if "train_state" not in excluded and _STEP in saved_entries(folder):
         keys.append(_STEP)
     saved = read_values(folder, keys)
     steps_done = int(saved.pop(_STEP, 0))
@@ -108,9 +109,8 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     if earlier:
         # Before that the run may have had another batch.
         folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
-        key = f"{DATALOADER}.mosaic"
-        if key in loader_keys(folder):
-            begin = json.loads(read_values(folder, [key])[key])["samples_seen"]
+        if POSITION in saved_entries(folder):
+            begin = json.loads(read_values(folder, [POSITION])[POSITION])["samples_seen"]
             steps -= earlier[-1]
     if steps < 1 or rows <= begin or (rows - begin) % steps:
         return None

@@ -12,7 +12,6 @@ from dataclasses import fields
 from typing import Any, NoReturn, get_type_hints
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.util.arguments import parse_bytes
 from mosaic_prepare.options import CHOICES, PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
 
@@ -66,9 +65,6 @@ def _run(given: dict[str, Any]) -> PrepareReport | None:
     values = {name: value for name, value in given.items() if value is not None}
     if dataset is not None:
         values |= {"input": dataset, "input_format": "dataset"}
-    for name in ("shard_bytes", "max_document_bytes"):
-        if name in values:
-            values[name] = parse_bytes(name, values[name])
     for name in ("tokenizer_kwargs", "dataset_kwargs"):
         if name in values:
             values[name] = _mapping(name, values[name])

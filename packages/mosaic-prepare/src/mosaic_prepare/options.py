@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.util.arguments import option
+from mosaic_dataloader.util.arguments import option, parse_bytes
 
 # Special tokens of a tokenizer trained here come on top of the 256 bytes.
 SMALLEST_VOCABULARY = 256 + 2
@@ -186,6 +186,11 @@ class PrepareOptions:
                 place = os.fspath(given).removeprefix("file://")
                 # Its type stays: a `Path` loses a "./" that a name on the hub does not have.
                 object.__setattr__(self, name, type(given)(os.path.expanduser(place)))
+        # The command line and a TOML file give sizes as text, such as "64mb".
+        for name in ("max_document_bytes", "shard_bytes"):
+            size = getattr(self, name)
+            if isinstance(size, str):
+                object.__setattr__(self, name, parse_bytes(f"prepare: {name}", size))
         for mistake in (*self._mistakes(), *self._tokenizer_mistakes()):
             raise MosaicDataError(f"prepare: {mistake}")
 

@@ -148,7 +148,7 @@ def _rows(loader: MosaicParallelAwareDataloader) -> list[Any]:
     for shard in range(len(mixture.samples_per_shard)):
         with store.reading(shard) as opened:
             maps.append(opened.uniform)
-    ids = loader._timeline.epoch(0).rows(0, mixture.num_samples)[0]
+    ids = loader.run.source.sequence.epoch(0).rows(0, mixture.num_samples)[0]
     shards, places = mixture.locate(ids)
     return [
         maps[shard][place] for shard, place in zip(shards.tolist(), places.tolist(), strict=True)

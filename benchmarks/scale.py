@@ -255,7 +255,7 @@ def _rank(algo: str, samples: int, work: str, rank: int) -> dict[str, float]:
     start = time.perf_counter() - begun
     if algo != "feistel":
         # The next epoch is being ordered by now: wait for it, lest it take the core from us.
-        loader._timeline.epoch(1)
+        loader.run.source.sequence.epoch(1)
     wall = processor = 0.0
     for position in positions:
         requests = loader._requests(position)

@@ -10,6 +10,7 @@ import pytest
 from streaming import MDSWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mosaic_dataloader.preview import origins
 from mosaic_train import cli
 
 # A spec with a metrics processor of its own, as somebody's project may have one.
@@ -56,7 +57,7 @@ def expected(app: Any, texts: Path, batches: int) -> dict[str, Any]:
     tokens: Counter[str] = Counter()
     for (_, labels), _ in zip(loader, range(batches), strict=False):
         begin = SKIPPED + samples.total()
-        for row, origin in zip(labels, loader.origins(begin), strict=True):
+        for row, origin in zip(labels, origins(loader, begin), strict=True):
             samples[origin.stream] += 1
             tokens[origin.stream] += int((row != -100).sum())
     length = loader.epoch_samples

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError, threads
-from mosaic_dataloader.loader import prefetch as prefetch_module
+from mosaic_dataloader.reading import prefetch as prefetch_module
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, PrefetchQueue, prefetch
 
 

@@ -43,9 +43,9 @@ def count(batch: Any) -> Counter[str]:
 
 def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """For each rank, what an all-reduce over them gives it."""
-    books = [rank._books for rank in ranks.loaders]
+    books = [rank.run for rank in ranks.loaders]
     total = torch.stack(
-        [torch.from_numpy(own.mark.targets - own.tokens._counted.own) for own in books]
+        [torch.from_numpy(own.progress.targets - own.tokens.own) for own in books]
     ).sum(0)
     return [lambda _: total for _ in ranks.loaders]
 
@@ -78,10 +78,10 @@ def test_target_tokens_through_any_layouts(
         if number % 2 and world_size > 1:
             # Twice is as good as once.
             for one, total in zip(ranks.loaders, summed(ranks), strict=True):
-                one.settle_tokens(total)
+                one.sync_token_counts(total)
         if world_size > 1:
             for one, total in zip(ranks.loaders, summed(ranks), strict=True):
-                one.settle_tokens(total)
+                one.sync_token_counts(total)
         for one in ranks.loaders:
             assert one.tokens_per_stream == dict(expected)
             assert sum(one.samples_per_stream.values()) == one.samples_seen - skip
@@ -118,7 +118,7 @@ def test_target_tokens_of_packed_documents(documents: dict[str, dict[str, str]])
                 expected.update("high" if token >= 30_000 else "low" for token in row[1:])
         if world_size > 1:
             for one, total in zip(ranks.loaders, summed(ranks), strict=True):
-                one.settle_tokens(total)
+                one.sync_token_counts(total)
         for one in ranks.loaders:
             assert one.tokens_per_stream == dict(expected)
         behind = sum(sum(one.samples_per_stream.values()) for one in ranks.loaders)
@@ -171,11 +171,11 @@ def test_tokens_that_nobody_summed_are_told(
             next(iterator)
     state = ranks.state
     with pytest.raises(MosaicDataError, match=r"sum_over_ranks.*2 ranks"):
-        ranks.loaders[0].settle_tokens()
+        ranks.loaders[0].sync_token_counts()
     ranks.close()
     with caplog.at_level(logging.INFO):
         ranks = Ranks(mixed, 2, batch_size=4).load(state)
-    assert "up to sample 0 of 24: call settle_tokens" in caplog.text
+    assert "up to sample 0 of 24: call sync_token_counts" in caplog.text
     # A state of before these counts were kept.
     content = json.loads(state["mosaic"])
     assert [s["tokens"] for s in content["streams"]] == [0, 0]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order import feistel, timeline
+from mosaic_dataloader.order import feistel, sequence
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.state.identity import RowIdentity, StreamIdentity, sampled
 from mosaic_dataloader.state.json_form import sealed
@@ -320,13 +320,13 @@ def test_the_probe_builds_no_order_that_is_not_needed(
 ) -> None:
     """Each once, however often and from whichever thread a state is asked for."""
     built = Counter[int]()
-    right = timeline.build_epoch
+    right = sequence.build_epoch
 
     def build(mixture: Any, options: Any, epoch: int) -> Any:
         built[epoch] += 1
         return right(mixture, options, epoch)
 
-    monkeypatch.setattr(timeline, "build_epoch", build)
+    monkeypatch.setattr(sequence, "build_epoch", build)
     one = loader(numbered, prefetch_factor=2)
     one.state_dict()
     assert not built

@@ -107,7 +107,7 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
                 infinite=False,
             )
             rows += [n for batch in one for n in numbers(batch)]
-            timeline = one._books.timeline
+            timeline = one.run.source.sequence
             identifies = sampled(one.dataset.streams[0])
             assert identifies
             one.close()

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from dataloader_helpers import Ranks, joined, loader, write_rows
 
+from mosaic_dataloader.preview import origins, stream_counts
+
 # Samples of each stream; their rows are numbered from 0, 1,000 and 2,000.
 SIZES = {"a": 300, "b": 120, "c": 60}
 METHODS = ("random", "stratified", "per_stream", "device_per_stream")
@@ -110,8 +112,8 @@ def _epoch(one: Any, epoch: int) -> list[int]:
     length, batch = one.epoch_samples, one.batch_size
     # An epoch need not be whole batches; what the last one holds of the next epoch is cut off.
     for position in range(epoch * length, (epoch + 1) * length, batch):
-        origins = sorted(one.origins(position), key=lambda origin: origin.position)
-        rows += ["abc".index(o.stream) * 1000 + o.sample for o in origins]
+        found = sorted(origins(one, position), key=lambda origin: origin.position)
+        rows += ["abc".index(o.stream) * 1000 + o.sample for o in found]
     return rows[:length]
 
 
@@ -133,10 +135,10 @@ def test_origins_are_what_the_ranks_read(folders: dict[str, str], method: str) -
     ranks = Ranks(streams, 4, num_canonical_nodes=4, **options)
     for number, batch in enumerate(ranks.batches(20)):
         found: list[list[int]] = [[] for _ in range(4)]
-        for origin in ranks.loaders[0].origins(20 * number):
+        for origin in origins(ranks.loaders[0], 20 * number):
             found[origin.rank].append(1000 * "abc".index(origin.stream) + origin.sample)
         assert found == batch, number
-        (counts,) = ranks.loaders[1].stream_counts(20 * number, 1)
+        (counts,) = stream_counts(ranks.loaders[1], 20 * number, 1)
         assert dict(zip("abc", counts.tolist(), strict=True)) == {
             name: shares(joined(batch))[name] for name in "abc"
         }

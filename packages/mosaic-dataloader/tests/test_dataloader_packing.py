@@ -466,7 +466,7 @@ def test_finite_passes_are_epochs(local: str) -> None:
 
 def test_a_validation_pass_gives_every_row_once_on_any_ranks(local: str) -> None:
     from mosaic_dataloader import StreamingTextDataset
-    from mosaic_dataloader.loader import ValidationDataloader
+    from mosaic_dataloader.validation import ValidationDataloader
 
     def loaders(world_size: int, lanes: int) -> list[ValidationDataloader]:
         return [
@@ -528,7 +528,7 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
             iterator = iter(one)
             while one.epoch < 3:
                 next(iterator)
-            timeline = one._books.timeline
+            timeline = one.run.source.sequence
             identifies = sampled(one.dataset.streams[0])
             assert identifies
             one.close()

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     build_mosaic_dataloader,
 )
-from mosaic_dataloader.packing.preview import DocumentOrigin, PackedRow
+from mosaic_dataloader.preview import origins, preview, stream_counts
+from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 A, B = helpers.documents(131, seed=5), helpers.documents(40, seed=6)
 SAMPLES = {"a": A, "b": B}
@@ -47,12 +49,13 @@ def handed_out(ranks: Ranks, batches: int) -> list[list[list[tuple[list[int], li
     ]
 
 
-def check_documents(one: MosaicParallelAwareDataloader, row: PackedRow) -> None:
+def check_documents(one: MosaicParallelAwareDataloader, row: PreviewRow) -> None:
     """Its documents' parts are the row, and are where they are said to be."""
     mixture = one.dataset.mixture
     tokens: list[int] = []
     targets = dict.fromkeys(SAMPLES, 0)
-    for part in row.documents:
+    for part in row.origins:
+        assert isinstance(part, DocumentOrigin)
         assert (part.begin, part.rank, part.row) == (len(tokens), row.rank, row.row)
         document = SAMPLES[part.stream][part.sample]
         assert len(document) == part.length
@@ -67,8 +70,9 @@ def check_documents(one: MosaicParallelAwareDataloader, row: PackedRow) -> None:
         assert Path(part.shard).is_file()
         assert Path(part.shard).parent == Path(one.dataset.streams[number].directory)
         assert part.epoch == part.document // len(A + B)
-    assert tokens == [*row.inputs.tolist(), row.labels.tolist()[-1]]
-    assert row.targets.tolist() == list(targets.values())
+    inputs, labels = row.read()
+    assert tokens == [*inputs.tolist(), labels.tolist()[-1]]
+    assert row.counts.tolist() == list(targets.values())
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -93,26 +97,24 @@ def test_previewed_rows_are_those_that_ranks_are_handed(streams: Streams, world_
         (ranks.loaders[-1], 480, 372 if world_size == 1 else 480),
     ]:
         told: list[tuple[int, int]] = []
-        previewed = one.packed_rows(position, progress=lambda *r, told=told: told.append(r))
+        previewed = preview(one, position, lambda *r, told=told: told.append(r))
         rows = list(islice(previewed, 2 * size))
         assert told == ([(read, read)] if read else [])
         assert [row.position for row in rows] == list(range(position, position + 2 * size))
         for row in rows:
             number = row.position // size
             if number < len(whole):
-                assert (row.inputs.tolist(), row.labels.tolist()) == whole[number][row.rank][
-                    row.row
-                ]
+                inputs, labels = (part.tolist() for part in row.read())
+                assert (inputs, labels) == whole[number][row.rank][row.row]
             check_documents(one, row)
-        origins = one.origins(position)
-        assert all(isinstance(origin, DocumentOrigin) for origin in origins)
-        assert [(o.rank, o.row) for o in origins] == sorted((o.rank, o.row) for o in origins)
-        assert Counter(origins) == Counter(part for row in rows[:size] for part in row.documents)
-        counts = one.stream_counts(position, 2).tolist()
-        targets = np.stack([row.targets for row in rows])
+        found = origins(one, position)
+        assert [(o.rank, o.row) for o in found] == sorted((o.rank, o.row) for o in found)
+        assert Counter(found) == Counter(part for row in rows[:size] for part in row.origins)
+        counts = stream_counts(one, position, 2).tolist()
+        targets = np.stack([row.counts for row in rows])
         assert counts == targets.reshape(2, size, -1).sum(axis=1).tolist()
         assert sum(map(sum, counts)) == 2 * size * SEQ_LEN
-    assert {part.epoch for row in rows for part in row.documents} > {1}, "an epoch ends in the last"
+    assert {part.epoch for row in rows for part in row.origins} > {1}, "an epoch ends in the last"
     assert [one.state_dict() for one in again.loaders] == before
     for group in (ranks, begun, again):
         group.close()
@@ -123,24 +125,24 @@ def test_what_cannot_be_previewed(streams: Streams) -> None:
     list(islice(iter(one), 20))
     state = one.state_dict()
     finite = packed(streams, packing_lanes=LANES, infinite=False)
-    for method, arguments in (("origins", (0,)), ("stream_counts", (0, 1)), ("packed_rows", (0,))):
+    for look in (partial(origins, finite, 0), partial(stream_counts, finite, 0, 1)):
         with pytest.raises(MosaicDataError, match=r"infinite = true"):
-            getattr(finite, method)(*arguments)
-    with pytest.raises(MosaicDataError, match=r"packing = true"):
-        packed(streams, packing=False).packed_rows(0)
+            look()
+    with pytest.raises(MosaicDataError, match=r"infinite = true"):
+        preview(finite, 0)
     # A state of one rank's lanes only: the rows are read from the beginning, and are the same.
     half = packed(streams, packing_lanes=LANES, dp_world_size=2, batch_size=4)
     half.load_state_dict({key: value for key, value in state.items() if key != "lane_0001"})
     told: list[tuple[int, int]] = []
-    row = next(half.packed_rows(160, progress=lambda *read: told.append(read)))
+    row = next(preview(half, 160, lambda *read: told.append(read)))
     assert told == [(160, 160)]
-    assert row.inputs.equal(next(one.packed_rows(160)).inputs)
+    assert row.read()[0].equal(next(preview(one, 160)).read()[0])
     # An order that begins in mid-run.
     anew = packed(streams, packing_lanes=24, on_data_change="restart_epoch")
     anew.load_state_dict(state)
     with pytest.raises(MosaicDataError, match=r"row 159 lies before row 160, .* begins"):
-        next(anew.packed_rows(159))
-    assert next(anew.packed_rows(160)).inputs.equal(next(iter(anew))[0]["input"][0])
+        next(preview(anew, 159))
+    assert next(preview(anew, 160)).read()[0].equal(next(iter(anew))[0]["input"][0])
     for loader in (one, finite, half, anew):
         loader.close()
 
@@ -171,23 +173,24 @@ def test_a_new_run_skips_documents(
     assert mean == pytest.approx((skip + seen) / len(A + B), abs=0.05)
     # Read from where the run began.
     inputs = [list(row[:-1]) for row in expected[36:48]]
-    assert [row.inputs.tolist() for row in islice(one.packed_rows(36), 12)] == inputs
+    assert [row.read()[0].tolist() for row in islice(preview(one, 36), 12)] == inputs
 
     for given_again, state, done in [(skip, ranks.state, 3), (0, ranks.state, 3), (5, first, 0)]:
         caplog.clear()
         with caplog.at_level(logging.INFO):
             again = Ranks(streams, 1, batch_size=12, skip_samples=given_again, **options)
             assert again.load(state).batches(2) == batches[done : done + 2]
-        assert f"goes on at row {12 * done}, " in caplog.text
+        assert f"resumes at row {12 * done} of the run, " in caplog.text
         assert f"skip_samples = {given_again} has no effect" in caplog.text
         assert again.loaders[0].samples_skipped == skip
         again.close()
-    # An epoch that is begun anew is begun from its first document.
+    # An epoch that restarts begins with its first document.
     changed = {**options, "packing_lanes": 24, "on_data_change": "restart_epoch"}
     anew = Ranks(streams, 1, batch_size=12, skip_samples=skip, **changed).load(ranks.state)
     assert anew.loaders[0].epoch == epoch
-    rows = islice(anew.loaders[0].packed_rows(36), 12)
-    assert {part.document // len(A + B) for row in rows for part in row.documents} == {0}
+    rows = islice(preview(anew.loaders[0], 36), 12)
+    documents = [part for row in rows for part in row.origins if isinstance(part, DocumentOrigin)]
+    assert {part.document // len(A + B) for part in documents} == {0}
     # It counts rows on; documents are counted lane by lane, and these lanes are new.
     assert anew.loaders[0].samples_seen == 36
     assert sum(anew.loaders[0].samples_per_stream.values()) == 0

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.order.sequence import EpochSequence
 

@@ -23,7 +23,7 @@ from streaming import MDSWriter
 from streaming.base.storage.download import LocalDownloader
 
 from mosaic_dataloader import MosaicDataError, MosaicParallelAwareDataloader
-from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.storage import download as fetch_module
 from mosaic_dataloader.storage import index as index_module
 from mosaic_dataloader.storage import transfer as transfer_module
@@ -161,7 +161,7 @@ def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_pa
     inside, leave = threading.Event(), threading.Event()
 
     def holds_everything() -> None:
-        with one.dataset.store._guard, one._timeline._guard, one.dataset.store.reading(3):
+        with one.dataset.store._guard, one.run.source.sequence._guard, one.dataset.store.reading(3):
             inside.set()
             leave.wait(120)
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mosaic_dataloader.order.stored import files as files_module
-from mosaic_dataloader.order.stored import store as store_module
 from order_helpers import mixture, settled
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.order import timeline as sequence_module
+from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.order.epoch import ListedEpoch, build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.storage import stored_order_files as files_module
+from mosaic_dataloader.storage import stored_orders as store_module
 from mosaic_dataloader.storage.stored_order_files import Recipe, name_of
 from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
 from mosaic_dataloader.util.locks import RangeLock

@@ -17,8 +17,8 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.loader import ValidationDataloader
 from mosaic_dataloader.reading.vocabulary import check_first_samples, first_outside
+from mosaic_dataloader.validation import ValidationDataloader
 
 SEQ_LEN = 16
 VOCABULARY = 500
@@ -160,10 +160,10 @@ def test_a_wrong_token_encoding_type_is_named_before_the_run(
     local = write(tmp_path, lambda n: rng.integers(3, 2000, 36).astype(written).tobytes(), "bytes")
     dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=read)
     if written == read:
-        check_first_samples(dataset, 0, 2048)
+        check_first_samples(dataset.store, dataset.mixture, 0, 2048)
         return
     with pytest.raises(MosaicDataError) as caught:
-        check_first_samples(dataset, 0, 2048)
+        check_first_samples(dataset.store, dataset.mixture, 0, 2048)
     message = str(caught.value)
     assert message.startswith('stream "data": ')
     assert f"token_encoding_type = {read!r}" in message
@@ -178,10 +178,10 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
         stored = [row.tobytes() for row in ids.astype(dtype)]
         local = write(tmp_path / dtype, stored.__getitem__, "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=dtype)
-        check_first_samples(dataset, 0, 50_000)
+        check_first_samples(dataset.store, dataset.mixture, 0, 50_000)
         for vocab_size in (200, 2048, 30_000):
             with pytest.raises(MosaicDataError, match=r"shard\.00000\.mds.*the type that the"):
-                check_first_samples(dataset, 0, vocab_size)
+                check_first_samples(dataset.store, dataset.mixture, 0, vocab_size)
         if dtype != "uint16":
             # Of these any two bytes are inside the vocabulary.
             larger = rng.integers(0, 128_000, (SAMPLES, 36)).astype(dtype)
@@ -190,8 +190,8 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
             )
             dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=dtype)
             with pytest.raises(MosaicDataError, match="the type that the"):
-                check_first_samples(dataset, 0, 70_000)
+                check_first_samples(dataset.store, dataset.mixture, 0, 70_000)
         # A stream of zeros tells nothing.
         zeros = write(tmp_path / f"zeros{number}", lambda n: bytes(8 * 36), "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=zeros, token_encoding_type=dtype)
-        check_first_samples(dataset, 0, 2048)
+        check_first_samples(dataset.store, dataset.mixture, 0, 2048)

@@ -85,8 +85,7 @@ def _to_keep(batch: int, ranks: int, micro: int) -> str:
 def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> int | None:
     """Rows of a step of the run so far, by its last two checkpoints; None if they do not tell."""
     rows, steps = loader.samples_seen, steps_done
-    # Documents that were skipped are no rows.
-    begin = 0 if loader.dataset.packing else loader.samples_skipped
+    begin = rows - loader.counters().rows
     earlier = [step for step in complete_steps(config) if 0 < step < steps_done]
     if earlier:
         # Before that the run may have had another batch.

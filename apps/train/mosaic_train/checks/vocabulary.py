@@ -85,7 +85,7 @@ def check_first_rows(dataset: Any, vocab_size: int | None, report: Report) -> se
                 continue
             may_fetch -= size
         before = len(report.errors)
-        report.attempt(check_first_samples, dataset, number, vocab_size)
+        report.attempt(check_first_samples, dataset.store, dataset.mixture, number, vocab_size)
         if len(report.errors) > before:
             refused.add(stream.name)
     return refused

@@ -39,6 +39,8 @@ class PackedLook:
 
 def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedLook:
     """Read rows from a position on, and all before it whose lanes lead there."""
+    from mosaic_dataloader.preview import preview
+
     loader = start.loader
     dataset = loader.dataset
     wanted = min(_STEPS * start.step_samples, _TOKENS // dataset.seq_len)
@@ -52,12 +54,12 @@ def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedL
     lengths: dict[str, dict[int, int]] = {name: {} for name in names}
     shown: list[Any] = []
     targets = []
-    rows_on = loader.packed_rows(position, _Progress(step))
+    rows_on = preview(loader, position, _Progress(step))
     for row in islice(rows_on, count):
         if len(shown) < kept:
             shown.append(row)
-        targets.append(row.targets)
-        for part in row.documents:
+        targets.append(row.counts)
+        for part in row.origins:
             # A long document is in several rows.
             lengths[part.stream][part.document] = part.length
     rows_on.close()
@@ -75,22 +77,22 @@ def print_packed_rows(start: Start, rows: list[Any], tokenizer: Any) -> None:
     """Print rows with the documents that each is made of."""
     batch = start.loader.batch_size * start.loader.dp_world_size
     for number, row in enumerate(rows, 1):
-        inputs, labels = row.inputs.tolist(), row.labels.tolist()
+        inputs, labels = (part.tolist() for part in row.read())
         ignored = sum(label < 0 for label in labels)
         micro = (row.position - rows[0].position) // batch
         print(
             f"\nrow {number}: micro-batch {micro + 1}, rank {row.rank}, row {row.row + 1}; lane "
-            f"{row.lane}, {len(row.documents)} document(s); {len(labels):,} tokens, "
+            f"{row.lane}, {len(row.origins)} document(s); {len(labels):,} tokens, "
             f"{len(labels) - ignored:,} targets, {ignored:,} labels ignored"
         )
-        for place, part in enumerate(row.documents, 1):
+        for place, part in enumerate(row.origins, 1):
             print(
                 f'  document {place}: stream "{part.stream}", {os.path.basename(part.shard)}, '
                 f"place {part.place:,} (sample {part.sample:,} of the stream); epoch {part.epoch}; "
                 f"its tokens {part.offset + 1:,} to {part.offset + part.tokens:,} of "
                 f"{part.length:,}, from token {part.begin + 1:,} of the row on"
             )
-        begins = [part.begin for part in row.documents]
+        begins = [part.begin for part in row.origins]
         print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,20 +66,10 @@ def inspect_data(
         start.loader.dataset.close()
 
 
-def _origins(start: Start, position: int) -> Iterator[tuple[int, Any]]:
-    """Rows from a position on, with the number of their micro-batch."""
-    batch = start.loader.batch_size * start.loader.dp_world_size
-    number = 0
-    while True:
-        for origin in start.loader.origins(position + number * batch):
-            yield number, origin
-        number += 1
-
-
 def _print_rows(
     start: Start, step: int, position: int, rows: int, tokenizer: Any, packed: PackedLook | None
 ) -> None:
-    from mosaic_dataloader.reading.origins import read_origin
+    from mosaic_dataloader.preview import preview
 
     count = min(rows, start.step_samples)
     what = "row" if packed else "sample"
@@ -91,11 +80,14 @@ def _print_rows(
     if packed:
         print_packed_rows(start, packed.rows, tokenizer)
         return
-    for number, (micro, origin) in enumerate(islice(_origins(start, position), count), 1):
-        inputs, labels = (part.tolist() for part in read_origin(start.loader.dataset, origin))
+    batch = start.loader.batch_size * start.loader.dp_world_size
+    for number, row in enumerate(islice(preview(start.loader, position), count), 1):
+        (origin,) = row.origins
+        inputs, labels = (part.tolist() for part in row.read())
         targets = sum(label >= 0 for label in labels)
+        micro = (number - 1) // batch + 1
         print(
-            f"\nrow {number}: micro-batch {micro + 1}, rank {origin.rank}, row {origin.row + 1}; "
+            f"\nrow {number}: micro-batch {micro}, rank {origin.rank}, row {origin.row + 1}; "
             f'stream "{origin.stream}", {os.path.basename(origin.shard)}, place {origin.place:,} '
             f"(sample {origin.sample:,} of the stream); epoch {origin.epoch}; "
             f"{real_tokens(labels):,} tokens, {targets:,} targets, "
@@ -107,11 +99,13 @@ def _print_rows(
 def _draw(
     start: Start, step: int, position: int, rows: int, path: Path, packed: PackedLook | None
 ) -> None:
+    from mosaic_dataloader.preview import stream_counts
+
     loader = start.loader
     if packed:
         from mosaic_dataloader.reading.document_length import tokens_per_stream
 
-        tokens = tokens_per_stream(loader.dataset)
+        tokens = tokens_per_stream(loader.dataset.streams, loader.dataset.mixture)
         save_picture(
             path,
             lengths=packed.lengths,
@@ -124,7 +118,7 @@ def _draw(
         return
     sizes = loader.dataset.mixture.streams
     batches = start.step_samples // (loader.batch_size * loader.dp_world_size)
-    counts = loader.stream_counts(position, _STEPS * batches)
+    counts = stream_counts(loader, position, _STEPS * batches)
     by_step = counts.reshape(_STEPS, batches, len(sizes)).sum(axis=1)
     whole = sum(size.choose for size in sizes)
     save_picture(
@@ -139,16 +133,17 @@ def _draw(
 
 def _lengths(start: Start, position: int, rows: int) -> dict[str, list[int]]:
     """Tokens of the first rows by stream; those of shards that are far away are passed over."""
-    from mosaic_dataloader.reading.origins import read_origin
+    from mosaic_dataloader.preview import preview
 
     dataset = start.loader.dataset
     lengths: dict[str, list[int]] = {stream.name: [] for stream in dataset.streams}
     fetched = 0
-    for number, (_, origin) in enumerate(islice(_origins(start, position), max(rows, _ROWS))):
+    for number, row in enumerate(islice(preview(start.loader, position), max(rows, _ROWS))):
+        (origin,) = row.origins
         if number >= min(rows, start.step_samples) and not os.path.exists(origin.shard):
             if fetched == _SHARDS:
                 continue
             fetched += 1
-        _, labels = read_origin(dataset, origin)
+        _, labels = row.read()
         lengths[origin.stream].append(real_tokens(labels.tolist()))
     return lengths

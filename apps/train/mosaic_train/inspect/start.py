@@ -36,15 +36,11 @@ class Start:
     @property
     def begins_at(self) -> int:
         """Position before which there is nothing of this order."""
-        begin = int(self.loader.order_begins_at)
-        # Documents that were skipped are no rows.
-        return begin if self.packing else max(begin, int(self.loader.samples_skipped))
+        return int(self.loader.first_position)
 
     def place(self, position: int) -> str:
         """A position in words."""
-        return (
-            f"row {position:,} of the run" if self.packing else f"sample {position:,} of the order"
-        )
+        return str(self.loader.describe(position))
 
     def position_of(self, step: int) -> int:
         """Position at which a step begins, with the present batch size throughout.

@@ -82,7 +82,8 @@ def run_epochs(config: "MosaicJobConfig", start: Start) -> float:
     if start.packing:
         from mosaic_dataloader.reading.document_length import rows_of_epoch
 
-        return end / rows_of_epoch(start.loader.dataset)
+        dataset = start.loader.dataset
+        return end / rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
     return float((end - start.loader.samples_skipped) / start.loader.epoch_samples)
 
 

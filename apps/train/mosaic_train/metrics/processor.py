@@ -47,7 +47,7 @@ class DataMetricsProcessor(MetricsProcessor):
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
             _summable=_summable(parallel_dims, loader.dp_world_size),
-            _settled_at=-1,
+            _synced_at=-1,
         )
         if not self._summable:
             logger.warning(
@@ -67,7 +67,7 @@ class DataMetricsProcessor(MetricsProcessor):
         """Whether this step is logged; every rank asks in every step, before it saves."""
         due = self._base.should_log(step)
         if not due and self._saves(step):
-            self._settle()
+            self._sync()
         return bool(due)
 
     def log(
@@ -79,7 +79,7 @@ class DataMetricsProcessor(MetricsProcessor):
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
         """Log a training step; all ranks call this together."""
-        self._settle()
+        self._sync()
         metrics = self._data_metrics()
         with _appended(_in_words(metrics, self._streams(), self._loader.dataset.packing)):
             self._base.log(
@@ -99,45 +99,29 @@ class DataMetricsProcessor(MetricsProcessor):
         self._base.close()
 
     def _data_metrics(self) -> dict[str, float]:
-        loader = self._loader
-        # What packing skips are documents, which are no rows.
-        skipped = 0 if loader.dataset.packing else loader.samples_skipped
+        counters = self._loader.counters(self._sum_over_ranks if self._summable else None)
         metrics: dict[str, float] = {
-            "data/epoch": loader.epochs_seen,
-            "data/samples_seen": loader.samples_seen - skipped,
+            "data/epoch": counters.epochs,
+            "data/samples_seen": counters.rows,
         }
-        for name, samples in self._samples().items():
+        for name, samples in (counters.samples or {}).items():
             metrics[f"data/{name}/samples"] = samples
         if self._summable:
-            tokens = loader.tokens_per_stream
-            metrics["data/tokens_seen"] = sum(tokens.values())
-            for name, count in tokens.items():
+            metrics["data/tokens_seen"] = sum(counters.target_tokens.values())
+            for name, count in counters.target_tokens.items():
                 metrics[f"data/{name}/tokens"] = count
         return metrics
 
     def _streams(self) -> list[str]:
         return [stream.name for stream in self._loader.dataset.streams]
 
-    def _samples(self) -> dict[str, int]:
-        """Samples of each stream over all ranks; none where they cannot be had.
-
-        With packing each rank knows of its own lanes only, so that this is a collective.
-        """
-        own: dict[str, int] = self._loader.samples_per_stream
-        if not self._loader.dataset.packing or self._loader.dp_world_size == 1:
-            return own
-        if not self._summable:
-            return {}
-        total = self._sum_over_ranks(torch.tensor(list(own.values())))
-        return dict(zip(own, total.tolist(), strict=True))
-
-    def _settle(self) -> None:
+    def _sync(self) -> None:
         """Sum the tokens; a collective, at a moment that all ranks share."""
         position = self._loader.samples_seen
-        if not self._summable or position == self._settled_at:
+        if not self._summable or position == self._synced_at:
             return
-        self._loader.settle_tokens(self._sum_over_ranks)
-        vars(self)["_settled_at"] = position
+        self._loader.sync_token_counts(self._sum_over_ranks)
+        vars(self)["_synced_at"] = position
 
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""

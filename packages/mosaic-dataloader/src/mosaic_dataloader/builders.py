@@ -8,11 +8,9 @@ from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.loader import (
-    MosaicParallelAwareDataloader,
-    ValidationDataloader,
-)
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.reading.pretrained import load_pretrained
+from mosaic_dataloader.validation import ValidationDataloader
 
 
 def section(config: Any, name: str) -> Any:

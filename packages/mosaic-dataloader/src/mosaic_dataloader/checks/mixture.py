@@ -48,7 +48,11 @@ def mixture_shares(
     weights = np.array([size.choose for size in mixture.streams]) / mixture.epoch_samples
     packing = loader.dataset.packing
     # A packed row is as good as so many documents.
-    per_row = loader.dataset.seq_len / max(1.0, mean_tokens(loader.dataset)) if packing else 1.0
+    per_row = (
+        loader.dataset.seq_len / max(1.0, mean_tokens(loader.dataset.streams, mixture))
+        if packing
+        else 1.0
+    )
     worst, line = 0.0, ""
     for taken in sorted({min(steps, _FIRST_STEPS), steps}):
         samples = max(1, round(taken * step_rows * per_row))

@@ -35,7 +35,7 @@ def documents_per_lane(loader: "MosaicParallelAwareDataloader", *, prefix: str =
     if documents >= _DOCUMENTS_PER_LANE * lanes or lanes == ranks:
         return []
     # A lane's first row begins with a document of its own, and all rows together hold an epoch.
-    fresh = min(lanes, documents, rows_of_epoch(dataset))
+    fresh = min(lanes, documents, rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len))
     repeated = (
         f"about {lanes - fresh:,} of the first {lanes:,} rows repeat earlier ones"
         if fresh < lanes

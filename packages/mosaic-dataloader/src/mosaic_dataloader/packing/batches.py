@@ -8,9 +8,8 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.packing.buffers import LaneBuffer, Piece, TokenOutside
-from mosaic_dataloader.packing.plan import DocumentRequest, Plan
-from mosaic_dataloader.packing.state import LanePosition
+from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment, TokenOutside
+from mosaic_dataloader.packing.scheduler import DocumentRequest, DocumentScheduler
 from mosaic_dataloader.reading.documents import Tokens
 from mosaic_dataloader.reading.rows import fill_padding, fill_row
 
@@ -20,12 +19,12 @@ class PackedBatch:
     """One batch of one rank, and what is true once it is handed out.
 
     Attributes:
-        rows: Rows of the rank that are no padding.
+        rows: Rows of the rank that are not padding.
         inputs: int64[B, T].
         labels: int64[B, T].
-        lanes: Where each lane that has a row in it goes on, by lane.
+        lanes: Where each lane that has a row in it continues, by lane.
         targets: int64[streams], the labels that are not ignored, by the streams of their documents.
-        pieces: Of each of these rows, its lane and what it holds of which documents; empty unless
+        segments: Of each of these rows, its lane and what it holds of which documents; empty unless
             that was asked for.
     """
 
@@ -34,11 +33,11 @@ class PackedBatch:
     labels: Int64Array
     lanes: dict[int, LanePosition]
     targets: Int64Array
-    pieces: list[tuple[int, list[Piece]]]
+    segments: list[tuple[int, list[Segment]]]
 
 
 class Arrival(NamedTuple):
-    """Documents that a plan asked for.
+    """Documents that a scheduler asked for.
 
     Attributes:
         request: What it asked for.
@@ -52,144 +51,126 @@ class Arrival(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes and padding of a batch, and the token ids that the model embeds."""
+class BatchSpec:
+    """Sizes and padding of a batch."""
 
     batch_size: int
     seq_len: int
     pad_id: int
-    vocab_size: int | None = None
+    streams: int
 
 
-class LaneRows:
+class RowPacker:
     """Makes rows of a rank's lanes, one after the other.
 
     Args:
         lanes: The rank's lanes, ascending.
-        starts: Where each goes on.
-        ends: The document at which each ends; None for never.
-        slot: Place, among the lanes, of the one whose row comes first.
-        streams: How many streams there are.
-        shape: Of a batch.
+        scheduler: Is told what is made, and what is missing.
+        arrivals: What the scheduler asked for, in that order.
+        spec: Of a batch.
+        first: Index of the lane whose row comes first.
         most_empty: Documents without a token, one after the other in a lane, with which the lane
             is given up.
         outside: Makes an error of a lane, the number of a document in it, and one of its token ids
             that the model does not embed.
-        pieces: Note what rows are made of.
+        segments: Note what rows are made of.
     """
 
     def __init__(
         self,
-        lanes: Sequence[int],
-        starts: Sequence[LanePosition],
-        ends: Sequence[int | None],
+        lanes: Sequence[Lane],
+        scheduler: DocumentScheduler,
+        arrivals: Iterator[Arrival],
+        spec: BatchSpec,
         *,
-        slot: int,
-        streams: int,
-        shape: Shape,
+        first: int,
         most_empty: int,
         outside: Callable[[int, int, int], MosaicDataError],
-        pieces: bool = False,
+        segments: bool = False,
     ):
         self._lanes = lanes
-        self._buffers = [LaneBuffer(start, streams, shape.vocab_size) for start in starts]
-        self._outside = outside
-        self._ends = ends
-        self._slot = slot
-        self._streams = streams
-        self._shape = shape
+        self._scheduler = scheduler
+        self._arrivals = arrivals
+        self._spec = spec
+        self._next = first
         self._most_empty = most_empty
-        self._notes_pieces = pieces
-        self._empty = [0] * len(lanes)
-        self._live = {
-            n
-            for n, (b, end) in enumerate(zip(self._buffers, ends, strict=True))
-            if end is None or b.arrived < end
-        }
+        self._outside = outside
+        self._notes_segments = segments
+        self._running = sum(not lane.ended for lane in lanes)
 
-    def batches(
-        self, plan: Plan, documents: Iterator[Arrival], *, drop_last: bool, at_least_one: bool
-    ) -> Iterator[PackedBatch]:
+    def batches(self, *, drop_last: bool, at_least_one: bool) -> Iterator[PackedBatch]:
         """Batches to the end of the lanes, if they end.
 
         Args:
-            plan: Knows what is made.
-            documents: What it asked for, in that order.
             drop_last: Leave out a last batch that is not full; otherwise it is padded.
             at_least_one: Give a batch of padding where there is no row at all.
         """
         first = True
         while True:
-            batch = self._batch(plan, documents)
-            full = batch.rows == self._shape.batch_size
+            batch = self._batch()
+            full = batch.rows == self._spec.batch_size
             if full or (batch.rows and not drop_last) or (first and at_least_one):
                 yield batch
             if not full:
                 return
             first = False
 
-    def _batch(self, plan: Plan, documents: Iterator[Arrival]) -> PackedBatch:
-        size, length = self._shape.batch_size, self._shape.seq_len
+    def _batch(self) -> PackedBatch:
+        size, length = self._spec.batch_size, self._spec.seq_len
         inputs, labels = np.empty((size, length), np.int64), np.empty((size, length), np.int64)
         after: dict[int, LanePosition] = {}
-        targets = np.zeros(self._streams, np.int64)
-        pieces: list[tuple[int, list[Piece]]] = []
+        targets = np.zeros(self._spec.streams, np.int64)
+        segments: list[tuple[int, list[Segment]]] = []
         row = 0
-        while row < size and self._live:
-            slot = self._next_live()
-            buffer = self._buffers[slot]
-            while buffer.ready <= length and not self._complete(slot):
-                plan.wait_for(slot)
-                self._receive(plan, documents)
-            count = min(buffer.ready, length + 1)
+        while row < size and self._running:
+            index = self._next_running()
+            lane = self._lanes[index]
+            while lane.ready <= length and not lane.complete:
+                self._scheduler.needed(index)
+                self._receive()
+            count = min(lane.ready, length + 1)
             if count <= 1:
                 # A single token has no target; it was the last one's, unless the lane has no other.
-                self._live.discard(slot)
-                buffer.finish()
-                plan.finished(slot)
-                after[self._lanes[slot]] = buffer.position
+                self._running -= 1
+                lane.finish()
+                self._scheduler.lane_ended(index)
+                after[lane.number] = lane.position
                 continue
-            if self._notes_pieces:
-                pieces.append((self._lanes[slot], buffer.pieces(count)))
+            if self._notes_segments:
+                segments.append((lane.number, lane.segments(count)))
             try:
-                tokens = buffer.take(count, targets)
+                tokens = lane.take(count, targets)
             except TokenOutside as bad:
-                lane = self._lanes[slot]
-                raise self._outside(lane, bad.document, bad.token_id) from bad
-            fill_row(inputs, labels, row, tokens, self._shape.pad_id)
-            after[self._lanes[slot]] = buffer.position
-            plan.made(slot)
-            self._slot = (self._slot + 1) % len(self._lanes)
+                raise self._outside(lane.number, bad.document, bad.token_id) from bad
+            fill_row(inputs, labels, row, tokens, self._spec.pad_id)
+            after[lane.number] = lane.position
+            self._scheduler.row_made(index)
+            self._next = (self._next + 1) % len(self._lanes)
             row += 1
         for rest in range(row, size):
-            fill_padding(inputs, labels, rest, self._shape.pad_id)
-        return PackedBatch(row, inputs, labels, after, targets, pieces)
+            fill_padding(inputs, labels, rest, self._spec.pad_id)
+        return PackedBatch(row, inputs, labels, after, targets, segments)
 
-    def _next_live(self) -> int:
-        """The lane whose turn it is, or, if that has ended, the next one that has not."""
-        slot = self._slot
-        while slot not in self._live:
-            slot = (slot + 1) % len(self._lanes)
-        return slot
+    def _next_running(self) -> int:
+        """The lane whose row is due, or, if that has ended, the next one that has not."""
+        index = self._next
+        while self._lanes[index].ended:
+            index = (index + 1) % len(self._lanes)
+        return index
 
-    def _complete(self, slot: int) -> bool:
-        end = self._ends[slot]
-        return end is not None and self._buffers[slot].arrived >= end
-
-    def _receive(self, plan: Plan, documents: Iterator[Arrival]) -> None:
-        request, tokens, streams = next(documents)
-        for slot, own, stream in zip(request.slots, tokens, streams, strict=True):
-            buffer = self._buffers[slot]
-            buffer.append(own, stream)
-            if buffer.damaged():
+    def _receive(self) -> None:
+        request, tokens, streams = next(self._arrivals)
+        for index, own, stream in zip(request.lanes, tokens, streams, strict=True):
+            lane = self._lanes[index]
+            lane.append(own, stream, request.expected)
+            if lane.damaged():
                 raise MosaicDataError(
-                    f"lane {self._lanes[slot]}: its unfinished document is shorter than it was; "
-                    f"the data or the tokenizer changed"
+                    f"lane {lane.number}: its unfinished document is shorter than it was; the data "
+                    f"or the tokenizer changed"
                 )
-            self._empty[slot] = 0 if len(own) else self._empty[slot] + 1
-            if self._empty[slot] > self._most_empty:
+            if lane.empty > self._most_empty:
                 raise MosaicDataError(
-                    f"packing: {self._empty[slot]:,} documents in a row are empty (lane "
-                    f"{self._lanes[slot]}); remove empty documents, or shuffle"
+                    f"packing: {lane.empty:,} documents in a row are empty (lane {lane.number}); "
+                    f"remove empty documents, or shuffle"
                 )
-        plan.arrived(request, [len(own) for own in tokens])
+        self._scheduler.arrived(request, [len(own) for own in tokens])

@@ -1,16 +1,14 @@
-"""Which rows a run reads at a position: looked up, without moving the position."""
+"""Where the rows of a run come from, as it is looked up without moving the run's position."""
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from mosaic_dataloader.order.batches import Layout, own_rows
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
-    from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.storage.streams import DataStream
 
 
 @dataclass(frozen=True)
@@ -40,55 +38,73 @@ class RowOrigin:
     place: int
 
 
-def batch_origins(
-    dataset: "StreamingTextDataset", timeline: "EpochSequence", layout: Layout, position: int
-) -> list[RowOrigin]:
-    """Rows of the global batch that begins at a position, rank after rank as they read them."""
-    mixture = dataset.mixture
-    ids, _ = timeline.rows(position, position + layout.global_batch)
+@dataclass(frozen=True)
+class DocumentOrigin(RowOrigin):
+    """Where a part of a packed row comes from: a document, or a part of one.
+
+    ``position`` is the row's; what is said of the sample is said of the document.
+
+    Attributes:
+        document: Position of the document in the order of documents.
+        begin: Place in the row's T+1 tokens at which the part begins.
+        offset: Place in the document of that token.
+        tokens: Tokens of the part.
+        length: Tokens of the whole document, its EOS included.
+    """
+
+    document: int
+    begin: int
+    offset: int
+    tokens: int
+    length: int
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """A row that the run will hand out.
+
+    Attributes:
+        position: Its place in the order of the run; of packed rows their number, from 0.
+        rank: The data-parallel rank that trains on it.
+        row: Its number among the rank's rows of the global batch.
+        origins: Where it comes from: one sample, or the documents in it in their order.
+        counts: int64[streams], what it adds to `stream_counts`.
+        read: Gives its inputs and labels, both int64[T]; fetches what is not there yet, and may
+            raise MosaicDataError.
+        lane: The packing lane that it is cut from; None where documents are not packed.
+    """
+
+    position: int
+    rank: int
+    row: int
+    origins: tuple[RowOrigin, ...]
+    counts: Int64Array
+    read: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+    lane: int | None = None
+
+
+def sample_fields(
+    streams: list[DataStream], mixture: Mixture, ids: Int64Array
+) -> list[dict[str, Any]]:
+    """The fields of a `RowOrigin` that follow from its sample, for each of int64[n] sample ids."""
     shards, places = mixture.locate(ids)
-    streams = mixture.stream_of(ids)
-    origins = []
-    for rank in range(layout.world_size):
-        own = own_rows(timeline, replace(layout, rank=rank), position, 1)[0]
-        for row, index in enumerate(own.tolist()):
-            stream, shard = int(streams[index]), int(shards[index])
-            origins.append(
-                RowOrigin(
-                    position=position + index,
-                    rank=rank,
-                    row=row,
-                    epoch=timeline.locate(position + index)[0],
-                    stream=dataset.streams[stream].name,
-                    sample=int(ids[index] - mixture.stream_offsets[stream]),
-                    shard=shard_path(dataset, stream, shard),
-                    shard_number=shard,
-                    place=int(places[index]),
-                )
-            )
-    return origins
-
-
-def shard_path(dataset: "StreamingTextDataset", stream: int, shard: int) -> str:
-    """Path that the file of a shard has, or will have once it is fetched.
-
-    Args:
-        dataset: The data.
-        stream: Number of the stream.
-        shard: Number of the shard over all streams.
-    """
-    opened = dataset.streams[stream]
-    reader = opened.readers[shard - int(dataset.mixture.stream_shards[stream])]
-    return os.path.join(opened.directory, reader.file_pairs[-1][0].basename)
-
-
-def read_origin(
-    dataset: "StreamingTextDataset", origin: RowOrigin
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and labels of a row, both int64[T]; fetches its shard where it is not there yet.
-
-    Raises:
-        MosaicDataError: The shard cannot be had or is damaged.
-    """
-    inputs, labels, _ = dataset.rows.batch([origin.shard_number], [origin.place])
-    return inputs[0], labels[0]
+    found = []
+    for sample, number, shard, place in zip(
+        ids.tolist(),
+        mixture.stream_of(ids).tolist(),
+        shards.tolist(),
+        places.tolist(),
+        strict=True,
+    ):
+        stream = streams[number]
+        reader = stream.readers[shard - int(mixture.stream_shards[number])]
+        found.append(
+            {
+                "stream": stream.name,
+                "sample": sample - int(mixture.stream_offsets[number]),
+                "shard": os.path.join(stream.directory, reader.file_pairs[-1][0].basename),
+                "shard_number": shard,
+                "place": place,
+            }
+        )
+    return found

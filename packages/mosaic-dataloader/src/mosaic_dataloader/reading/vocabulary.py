@@ -6,7 +6,7 @@ stream nor sample. So ids are compared with the vocabulary where rows are made o
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES, Column
+from mosaic_dataloader.storage.store import ShardStore
 from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
 
 # Samples of each stream that are looked at before a run.
 _FIRST_SAMPLES = 32
@@ -96,14 +94,15 @@ def outside_error(
 
 
 def check_first_samples(
-    dataset: "StreamingTextDataset", number: int, vocab_size: int | None
+    store: ShardStore, mixture: Mixture, number: int, vocab_size: int | None
 ) -> None:
     """Compare the first samples of a stream of tokens with the vocabulary, before a run begins.
 
     Text is left out: its tokenizer can be compared with the model as a whole.
 
     Args:
-        dataset: The data.
+        store: The shards.
+        mixture: Their sizes.
         number: The stream's. Its first shard is fetched if it is not there yet.
         vocab_size: See `first_outside`.
 
@@ -111,13 +110,13 @@ def check_first_samples(
         MosaicDataError: An id lies outside, or the tokens in a `bytes` column are evidently of
             another type than `token_encoding_type`; or the shard cannot be had.
     """
-    stream = dataset.streams[number]
+    stream = store.streams[number]
     if stream.column.kind == "text":
         return
     # An index may have shards without samples.
     first = next(n for n, reader in enumerate(stream.readers) if len(reader))
-    shard = int(dataset.mixture.stream_shards[number]) + first
-    with dataset.store.reading(shard) as opened:
+    shard = int(mixture.stream_shards[number]) + first
+    with store.reading(shard) as opened:
         count = min(_FIRST_SAMPLES, len(stream.readers[first]))
         samples = [opened.tokens(place).copy() for place in range(count)]
     likely = _likely_type(samples, stream.column, vocab_size)
@@ -127,7 +126,7 @@ def check_first_samples(
             continue
         if likely is None:
             raise outside_error(
-                dataset.streams, dataset.mixture, vocab_size, shard, place, int(ids[found])
+                store.streams, mixture, vocab_size, shard, place, int(ids[found])
             )
         raise MosaicDataError(
             f'stream "{stream.name}": token id {ids[found]} in sample {place} '

@@ -1,4 +1,4 @@
-"""Where batches come from: this process, or worker processes."""
+"""Reading what is asked for, in this process or in worker processes."""
 
 import multiprocessing
 import os
@@ -7,70 +7,46 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
-from mosaic_dataloader.reading.documents import joined
 from mosaic_dataloader.reading.prefetch import prefetch
-from mosaic_dataloader.reading.rows import EncodedBatches, RowBatch
-from mosaic_dataloader.storage.cache import largest_shard
-from mosaic_dataloader.storage.lookahead import LookAhead
+from mosaic_dataloader.reading.rows import EncodedBatches, RowBatch, RowReader
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child, starting
 
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
-
-# Shards that are fetched ahead by default: two for each thread, if they do not take more than this.
-_SHARDS_AHEAD = 16
-_BYTES_AHEAD = 256 << 20
-
 Batch = tuple[BatchRequest, RowBatch]
-Requests = Callable[[], Iterator[BatchRequest]]
+# Reads what a request asks for, by the shards and places in it.
+Fetch = Callable[[list[int], list[int]], Any]
 
 
 def read_here(
-    dataset: "StreamingTextDataset", requests: Requests, predownload: int, group_rows: int = 1
-) -> Iterator[Batch]:
+    rows: RowReader, requests: Iterator[BatchRequest], group_rows: int
+) -> Generator[Batch, None, None]:
     """Read batches in this process.
 
     Args:
-        dataset: The data.
-        requests: Makes the sequence of requests; called again for the look-ahead's own walk.
-        predownload: Samples to fetch ahead.
+        rows: Reads them.
+        requests: What to read.
         group_rows: Rows whose texts are encoded at once; fewer at the start, so that the first
             batch waits for its own only.
     """
-    ahead = _look_ahead(dataset, requests, predownload)
-    wanted = _noted(requests(), ahead)
-    try:
-        if dataset.rows.has_text:
-            yield from _read_texts(dataset, wanted, group_rows)
-        else:
-            for request in wanted:
-                yield request, dataset.rows.batch(request.shards, request.places)
-    finally:
-        if ahead:
-            ahead.close()
-
-
-def _noted(requests: Iterator[BatchRequest], ahead: LookAhead | None) -> Iterator[BatchRequest]:
+    if rows.has_text:
+        yield from _read_texts(rows, requests, group_rows)
+        return
     for request in requests:
-        if ahead:
-            ahead.consumed(len(request.ids))
-        yield request
+        yield request, rows.batch(request.shards, request.places)
 
 
 def _read_texts(
-    dataset: "StreamingTextDataset", requests: Iterator[BatchRequest], group_rows: int
+    reader: RowReader, requests: Iterator[BatchRequest], group_rows: int
 ) -> Iterator[Batch]:
     """Encode one group of batches in a thread, while the one before is written into its rows."""
     under_way: deque[BatchRequest] = deque()
@@ -87,7 +63,7 @@ def _read_texts(
         for first in requests:
             group: list[BatchRequest] = []
             yield (
-                dataset.rows.encoded(wanted(chain([first], islice(requests, length - 1)), group)),
+                reader.encoded(wanted(chain([first], islice(requests, length - 1)), group)),
                 group,
             )
             length = max(1, min(2 * length, group_rows // max(1, len(first.ids))))
@@ -95,7 +71,7 @@ def _read_texts(
     ready = prefetch(groups(), 1, on_taken=under_way.extend)
     try:
         for encoded in ready:
-            for rows in dataset.rows.written(encoded):
+            for rows in reader.written(encoded):
                 yield under_way.popleft(), rows
     finally:
         ready.close()
@@ -179,13 +155,13 @@ class _ByteInPipe:
 
 
 class WorkerPool:
-    """Reads batches in worker processes, in order.
+    """Answers requests in worker processes, in order.
 
-    The workers know nothing of the order or the position: each is told which rows of which
-    shards to read and returns them. What they have read ahead is known here and nowhere counted.
+    The workers know nothing of the order or the position: each is handed the shards and places to
+    read, and returns what is there. What they have read ahead is known here and counted nowhere.
 
     Args:
-        dataset: The data.
+        fetch: What each worker calls; it is pickled where workers are not forked.
         num_workers: Worker processes.
         prefetch_factor: Batches that each keeps ready; torch's default where None.
         persistent: Keep the workers from one iteration to the next.
@@ -196,18 +172,17 @@ class WorkerPool:
 
     def __init__(
         self,
-        dataset: "StreamingTextDataset",
+        fetch: Fetch,
         num_workers: int,
         prefetch_factor: int | None,
         persistent: bool,
     ):
         self.inherited = False
         reset_in_child(self)
-        self._dataset = dataset
         self._sampler = _RequestSampler()
         self._pipe = ParentPipe()
         self._loader: DataLoader[Any] = DataLoader(
-            _Fetch(dataset.reopened()),
+            _Fetched(fetch),
             batch_size=None,
             sampler=self._sampler,
             num_workers=num_workers,
@@ -219,16 +194,11 @@ class WorkerPool:
             generator=torch.Generator(),
         )
 
-    def read(self, requests: Requests, predownload: int) -> Iterator[Batch]:
-        """Read batches; see ``read_here``.
+    def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+        """Requests, in their order, each with what a worker read for it.
 
         The workers are started by the call itself: it belongs into the main thread, where torch
         can watch for their deaths and nothing else runs while the process is forked.
-        """
-        return self._collect(self.answers(requests()), requests, predownload)
-
-    def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        """Requests, in their order, each with what a worker read for it.
 
         Args:
             requests: Each has the attributes ``shards`` and ``places``.
@@ -253,19 +223,6 @@ class WorkerPool:
             if isinstance(answer, MosaicDataError):
                 raise answer
             yield self._sampler.oldest(), answer
-
-    def _collect(
-        self, answers: Iterator[tuple[Any, Any]], requests: Requests, predownload: int
-    ) -> Iterator[Batch]:
-        ahead = _look_ahead(self._dataset, requests, predownload)
-        try:
-            for request, (inputs, labels, full) in answers:
-                if ahead:
-                    ahead.consumed(len(request.ids))
-                yield request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
-        finally:
-            if ahead:
-                ahead.close()
 
 
 # Kept in a forked process until its end.
@@ -293,57 +250,41 @@ class _RequestSampler(Sampler[Any]):
             yield request.shards, request.places
 
 
-class _Fetch(Dataset[Any]):
-    """Reads a batch in a worker; or documents, where they are packed.
+class _Fetched(Dataset[Any]):
+    """What a worker reads, or the error or stop that it met.
 
     It returns arrays, which come through the worker's pipe. Tensors would come through shared
     memory, handed over by a socket in a temporary folder that a killed worker leaves behind.
     """
 
-    def __init__(self, dataset: "StreamingTextDataset"):
-        self._dataset = dataset
+    def __init__(self, fetch: Fetch):
+        self._fetch = fetch
 
-    def __getitem__(
-        self, wanted: Any
-    ) -> (
-        tuple[NDArray[np.integer[Any]], NDArray[np.int64]]
-        | tuple[NDArray[np.int64], NDArray[np.int64], bool]
-        | MosaicDataError
-        | None
-    ):
+    def __getitem__(self, wanted: tuple[list[int], list[int]]) -> Any:
         try:
-            if self._dataset.packing:
-                return joined(self._dataset.documents.read(*wanted))
-            inputs, labels, full = self._dataset.rows.batch(*wanted)
+            return self._fetch(*wanted)
         except MosaicDataError as error:
             # Raised here, torch would wrap its one line into a traceback of many.
             return error
         except threads.StoppedError:
-            # The parent asked for that; it takes no notice of the answer.
+            # The parent asked for that; it ignores the answer.
             return None
-        return inputs.numpy(), labels.numpy(), full
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _look_ahead(
-    dataset: "StreamingTextDataset", requests: Requests, predownload: int
-) -> LookAhead | None:
-    if not dataset.store.fetches or not predownload:
-        return None
-    largest, least = largest_shard(dataset.streams), 0
-    if dataset.predownload is None:
-        # So many samples may all be in one shard: then nothing would come while it is read.
-        least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest))
-    most = shards_held_ready(dataset)
-    return LookAhead(dataset.store, dataset.mixture, requests(), predownload, least, most)
+@dataclass(frozen=True)
+class ReadAhead:
+    """How far ahead of the caller batches are read.
 
+    Attributes:
+        depth: Batches that are kept ready in this process.
+        workers: Worker processes; None to read in this process.
+        requests: Requests that the workers together have under way.
+    """
 
-def shards_held_ready(dataset: "StreamingTextDataset") -> int | None:
-    """Shards that may be fetched and wait for their turn; None for any number."""
-    if dataset.cache_limit is None:
-        return None
-    # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
-    return max(1, dataset.cache_limit // (4 * largest_shard(dataset.streams)))
+    depth: int = 1
+    workers: WorkerPool | None = None
+    requests: int = 0

@@ -1,4 +1,4 @@
-"""The saved position, as one JSON text."""
+"""The saved form of a run: one JSON text for all ranks, and one for each packing lane."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -7,6 +7,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.state.identity import MIGRATIONS, VERSION, Identity
 from mosaic_dataloader.state.json_form import (
+    LARGEST,
     damaged,
     parsed,
     read_fields,
@@ -19,8 +20,13 @@ from mosaic_dataloader.state.json_form import (
 KEY = "mosaic"
 
 
+def lane_key(lane: int) -> str:
+    """The key under which a lane's state is saved."""
+    return f"lane_{lane:04d}"
+
+
 @dataclass(frozen=True)
-class _Progress:
+class _Numbers:
     samples_seen: int
     epoch_samples: int
     skipped: int = 0
@@ -35,12 +41,12 @@ class _Counts:
 
 
 @dataclass(frozen=True)
-class Position:
+class SavedState:
     """Where a run is in its data, and what identifies the order it counts in.
 
     Attributes:
-        samples_seen: Samples of the order that are behind: handed out by all ranks together since
-            the run began, or skipped at its start. If documents are packed, rows handed out.
+        samples_seen: Samples of the order that all ranks together were handed since the run began,
+            or skipped at its start. If documents are packed, rows that they were handed.
         origin: The position at which the present order begins, and the epoch that begins there.
         epoch_samples: Samples in one epoch of that order; 0 where none was counted yet. If
             documents are packed, about how many rows an epoch gives.
@@ -100,7 +106,7 @@ class Position:
         return sealed(content)
 
     @classmethod
-    def from_json(cls, text: object) -> "Position":
+    def from_json(cls, text: object) -> "SavedState":
         """Read a saved position of this version or an older one.
 
         Raises:
@@ -110,8 +116,8 @@ class Position:
         content = _content(text)
         while (version := content.pop("version")) < VERSION:
             content = {**MIGRATIONS[version](content), "version": version + 1}
-        own, origin = _picked(_Progress, content), content.pop("origin", None)
-        progress = read_fields(_Progress, own, "it")
+        own, origin = _picked(_Numbers, content), content.pop("origin", None)
+        numbers = read_fields(_Numbers, own, "it")
         counts = [
             read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
             for number, stream in enumerate(read_list(content.get("streams"), "streams"))
@@ -122,12 +128,81 @@ class Position:
             identity=Identity.from_content(content),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
-            **vars(progress),
+            **vars(numbers),
         )
         for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
             if position > read.samples_seen:
                 raise damaged(f"{name} {position:,} lies behind samples_seen {read.samples_seen:,}")
         return read
+
+
+@dataclass(frozen=True)
+class _Place:
+    position: int
+    offset: int
+    samples_seen: int
+    probe: str | None = None
+
+
+@dataclass(frozen=True)
+class SavedLane:
+    """What a checkpoint holds of a lane.
+
+    Attributes:
+        position: Position in the order, from its beginning, of the first unfinished document.
+        offset: See `LanePosition`.
+        finished: Documents of each stream that were read to their ends, in the streams' order.
+        samples_seen: Rows that all ranks together had been handed when it was saved. It tells
+            lanes of one checkpoint from those of another.
+        probe: Digest of the ids of the documents that come next in the lane (see
+            ``identity.lane_probes``); None before the first row, and in states of version 1.
+    """
+
+    position: int
+    offset: int
+    finished: tuple[int, ...]
+    samples_seen: int
+    probe: str | None = None
+
+    def to_json(self) -> str:
+        """As JSON, with a checksum over everything else in it."""
+        # Not `asdict`: it copies every count, and a run has hundreds of lanes.
+        content = {**vars(self), "finished": list(self.finished)}
+        if self.probe is None:
+            del content["probe"]
+        return sealed(content)
+
+    @classmethod
+    def from_json(cls, key: str, text: object, streams: int) -> "SavedLane":
+        """Read a saved lane.
+
+        Args:
+            key: Its key, for messages.
+            text: What was saved.
+            streams: How many streams the run has.
+
+        Raises:
+            MosaicDataError: The text is damaged or was changed.
+        """
+        try:
+            content = parsed(text) if isinstance(text, str) else None
+        except ValueError:
+            content = None
+        values = unsealed(content) if isinstance(content, dict) else None
+        if values is None:
+            raise MosaicDataError(
+                f"the saved data state's {key} is damaged or was edited; load an earlier checkpoint"
+            )
+        finished = read_list(values.pop("finished", None), f"{key} finished")
+        if len(finished) != streams or not all(
+            type(count) is int and 0 <= count <= LARGEST for count in finished
+        ):
+            raise MosaicDataError(
+                f"the saved data state's {key} does not count documents of {streams} streams; load "
+                f"an earlier checkpoint"
+            )
+        place = read_fields(_Place, values, key)
+        return cls(finished=tuple(finished), **vars(place))
 
 
 def _content(text: object) -> dict[str, Any]:
@@ -163,7 +238,7 @@ def _content(text: object) -> dict[str, Any]:
     return values
 
 
-def _picked(cls: type[_Progress] | type[_Counts], content: dict[str, Any]) -> dict[str, Any]:
+def _picked(cls: type[_Numbers] | type[_Counts], content: dict[str, Any]) -> dict[str, Any]:
     """Take out the values that belong to the fields of a class."""
     names = [field.name for field in fields(cls) if field.name in content]
     return {name: content.pop(name) for name in names}

@@ -1,0 +1,21 @@
+"""Where a rank's batches come from; which of the two sources it is, is decided here alone."""
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.order.batches import Layout
+from mosaic_dataloader.sources.packed import PackedRows
+from mosaic_dataloader.sources.samples import SampleRows
+from mosaic_dataloader.state.run import BatchSource, RunOrder
+
+
+def open_source(dataset: StreamingTextDataset, layout: Layout, run: RunOrder) -> BatchSource:
+    """The source of a rank's batches.
+
+    Args:
+        dataset: The data.
+        layout: The rank.
+        run: The order of its run.
+
+    Raises:
+        MosaicDataError: The ranks do not divide the packing lanes.
+    """
+    return (PackedRows if dataset.packing else SampleRows)(dataset, layout, run)

@@ -1,0 +1,535 @@
+"""Rows packed of documents."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import Layout
+from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.packing.batches import Arrival, BatchSpec, PackedBatch, RowPacker
+from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
+from mosaic_dataloader.packing.lanes import (
+    Lanes,
+    check_lanes,
+    default_lanes,
+    lanes_of_rank,
+    residue_of_rank,
+)
+from mosaic_dataloader.packing.scheduler import DocumentScheduler
+from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
+from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
+from mosaic_dataloader.reading.rows import RowBatch
+from mosaic_dataloader.reading.vocabulary import outside_error
+from mosaic_dataloader.reading.workers import Fetch, ReadAhead
+from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
+from mosaic_dataloader.sources.documents import (
+    DocumentRequests,
+    fetch_documents,
+    read_by_workers,
+    read_here,
+)
+from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
+from mosaic_dataloader.state.progress import Progress, TokenCount
+from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
+from mosaic_dataloader.storage.lookahead import LaneLookAhead
+from mosaic_dataloader.storage.stored_orders import StoredOrders
+
+# Epochs of few documents are passed quickly, and not by all lanes at once.
+_KEPT_SAMPLES = 1 << 21
+# Tokens in a request, more or less: enough documents for all of a tokenizer's threads, and few
+# enough that a batch does not wait for long.
+_BLOCK_TOKENS = 1 << 17
+# Stored tokens are copied one document at a time; a request costs as much as some of them.
+_FEWEST, _MOST = 8, 512
+# Rows between two reports of how far a preview's reading is.
+_REPORTED = 1000
+
+
+class PackedRows:
+    """Batches whose rows are packed of documents; see `BatchSource`.
+
+    The run's position counts rows, which all ranks know; documents are counted lane by lane.
+
+    Args:
+        dataset: The data.
+        layout: The rank.
+        run: The order of its run. Rows know nothing of the documents that it skipped: they are not
+            in its position.
+
+    Raises:
+        MosaicDataError: The ranks do not divide the lanes.
+    """
+
+    length_known = False
+
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+        self._dataset = dataset
+        self._layout = layout
+        count = run.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        check_lanes(count, layout.world_size, saved=run.lanes is not None)
+        self._lane_count = count
+        self.run = replace(run, lanes=count)
+        self.mixture = dataset.mixture
+        self.identity = dataset.identity
+        self.counts_all_ranks = layout.world_size == 1
+        self.first_position = run.start.samples
+        length = dataset.mixture.epoch_samples
+        # Positions of documents count from where the order begins: rows do not determine them.
+        self.sequence = EpochSequence(
+            dataset.mixture,
+            run.options,
+            EpochStart(0, run.start.epoch),
+            StoredOrders(dataset.orders_dir, dataset.mixture, run.options),
+            kept=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
+        )
+        # The entries of the lanes in the state that was loaded, of other ranks too.
+        self._loaded: dict[str, Any] = {}
+        self._loaded_at = 0
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        """The lanes of the run."""
+        nodes = self.run.options.num_canonical_nodes
+        return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
+
+    @cached_property
+    def _own_lanes(self) -> list[int]:
+        """The lanes of this rank, ascending."""
+        return lanes_of_rank(
+            self._lane_count,
+            self._layout.rank,
+            self._layout.world_size,
+            self._dataset.order_options.num_canonical_nodes,
+        )
+
+    def of_run(self, run: RunOrder) -> "PackedRows":
+        """The source of another run of the same data and rank."""
+        return PackedRows(self._dataset, self._layout, run)
+
+    def check(self, extent: EpochPass | None) -> None:
+        """See that the data suffice for the canonical nodes.
+
+        Raises:
+            MosaicDataError: They do not.
+        """
+        self.sequence.check()
+
+    def begin(self) -> Progress:
+        """The progress of a run before its first batch."""
+        none = np.zeros(len(self.mixture.streams), np.int64)
+        return Progress(0, none, none, {})
+
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
+        """The progress that was saved; None where the order gives other documents than it did.
+
+        Args:
+            saved: The run's entry.
+            state: The entries of at least this rank's lanes.
+
+        Raises:
+            MosaicDataError: The state lacks one of these lanes, or one is not of this run.
+        """
+        self.sequence.check()
+        for lane in range(self._own_lanes[0], self._lane_count, self._layout.world_size):
+            # Before a list is made of them: there may be as many as the state likes to say.
+            _require_lane(state, lane)
+        own = {n: self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes}
+        none = np.zeros(len(self.mixture.streams), np.int64)
+        lanes = {n: self._lane_position(n, lane) for n, lane in own.items()}
+        progress = Progress(saved.samples_seen, np.array(saved.seen, np.int64), none, lanes)
+        keys = map(lane_key, range(self._lane_count))
+        self._loaded = {key: state[key] for key in keys if key in state}
+        self._loaded_at = saved.samples_seen
+        probes = [lane.probe for lane in own.values()]
+        known = [number for number, one in enumerate(probes) if one is not None]
+        present = self._probes(self._positions(progress)) if known else []
+        follows = all(present[number] == probes[number] for number in known)
+        return progress if follows else None
+
+    def fetch(self) -> Fetch:
+        """What reads documents in a worker process."""
+        return partial(fetch_documents, self._dataset.reopened())
+
+    def batches(
+        self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        """Batches from a progress on; see `BatchSource.batches`."""
+        predownload = samples_ahead(self._dataset, self._layout.batch_size)
+        packed = self._packed(progress, extent, ahead, predownload)
+        return self._batches(progress, packed)
+
+    def _batches(
+        self, progress: Progress, packed: Iterator[PackedBatch]
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        for batch in packed:
+            progress = Progress(
+                progress.samples_seen + batch.rows * self._layout.world_size,
+                progress.seen,
+                progress.targets + batch.targets,
+                {**progress.lanes, **batch.lanes},
+            )
+            inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
+            yield RowBatch(inputs, labels, full=batch.rows == len(labels)), progress
+
+    def pass_ended(self, begun: Progress, last: Progress) -> Progress:
+        """With each lane at its first document after the epoch; those left out count as seen."""
+        lanes = dict(last.lanes)
+        ends = self._ends(begun, EpochPass(drop_last=True))
+        for lane, position, end in zip(self._own_lanes, self._positions(last), ends, strict=True):
+            if position.document >= end:
+                continue
+            documents = np.arange(position.document, end, dtype=np.int64)
+            ids = self._locate(np.full(len(documents), lane, np.int64), documents)
+            counts = self.mixture.count_per_stream(ids[None])[0]
+            finished = counts + np.array(position.finished or 0, np.int64)
+            lanes[lane] = LanePosition(end, 0, tuple(finished.tolist()))
+        return last._replace(lanes=lanes)
+
+    def rows(self, progress: Progress) -> int:
+        """Rows that all ranks together were handed."""
+        return progress.samples_seen
+
+    def samples(self, progress: Progress) -> Int64Array:
+        """Documents of this rank's lanes that were handed out to their ends, int64[streams]."""
+        total = np.zeros(len(self.mixture.streams), np.int64)
+        for lane in progress.lanes.values():
+            if lane.finished:
+                total += np.array(lane.finished, np.int64)
+        return total
+
+    def epochs(self, progress: Progress) -> tuple[int, float]:
+        """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
+        read = sum(position.document for position in self._positions(progress))
+        share = len(self._own_lanes) / self._lane_count
+        begin = self.run.start.epoch
+        mean = begin + read / (share * self.mixture.epoch_samples)
+        return begin + self._slowest_epoch(progress), mean
+
+    def describe(self, position: int) -> str:
+        """A position in words."""
+        return f"row {position:,} of the run"
+
+    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
+        """The entries of a checkpoint: the run's, and one for each of the rank's lanes."""
+        own = self._positions(progress)
+        lanes = np.array(self._own_lanes, np.int64)
+        places = self._lanes.positions(lanes, np.array([p.document for p in own], np.int64))
+        begun = progress.samples_seen > self.first_position
+        probes = self._probes(own) if begun else [None] * len(own)
+        none = (0,) * len(self.mixture.streams)
+        entries = {
+            lane_key(lane): SavedLane(
+                place, position.offset, position.finished or none, progress.samples_seen, probed
+            ).to_json()
+            for lane, place, position, probed in zip(
+                self._own_lanes, places.tolist(), own, probes, strict=True
+            )
+        }
+        saved = SavedState(
+            samples_seen=progress.samples_seen,
+            origin=self.run.start,
+            epoch_samples=rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len),
+            identity=self.identity.to_save(self.run.options, self._lane_count, begun=begun),
+            seen=tuple(progress.seen.tolist()),
+            tokens=tuple(tokens.total.tolist()),
+            skipped=self.run.skipped,
+            tokens_at=tokens.at,
+        )
+        return {KEY: saved.to_json(), **entries}
+
+    def lanes(self) -> int | None:
+        """Packing lanes of the run."""
+        return self._lane_count
+
+    def open_options(self) -> Collection[str]:
+        """Options that the user left open; a saved value stands for them."""
+        own = [] if self._dataset.packing_lanes else ["packing_lanes"]
+        return [*open_options(self._dataset), *own]
+
+    def preview(
+        self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
+    ) -> Iterator[PreviewRow]:
+        """Rows of the run in their order.
+
+        Which documents a row holds follows from the lengths of all before it. So the lanes are read
+        from the last row before ``position`` at which all of them are known, which costs what
+        training's own reading of these rows costs. That row is the present one on a single rank,
+        that of a loaded state that held the lanes of all ranks, or else the order's first.
+
+        Args:
+            progress: Where the run is.
+            position: The first row; global batches are counted from it.
+            report: Called every thousand rows, and at the last one, with the rows read and the
+                rows to read before ``position`` is reached.
+
+        Raises:
+            MosaicDataError: The position lies before the present order, a loaded lane is damaged,
+                or the data cannot be read.
+        """
+        begin, lanes = self._known_lanes(progress, position)
+        dataset, world_size = self._dataset, self._layout.world_size
+        # A single rank that reads all lanes.
+        walk = PackedRows(dataset, Layout(0, 1, 1), self.run)
+        nodes = dataset.order_options.num_canonical_nodes
+        ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
+        dataset.store.register()
+        predownload = samples_ahead(dataset, self._layout.batch_size) if begin < position else 0
+        start = Progress(begin, progress.seen, progress.targets, lanes)
+        packed = walk._packed(start, None, ReadAhead(), predownload, segments=True)
+        for number, batch in enumerate(packed, begin):
+            if number < position:
+                read = number + 1 - begin
+                if report and (read % _REPORTED == 0 or number + 1 == position):
+                    report(read, position - begin)
+                continue
+            ((lane, segments),) = batch.segments
+            row = (number - position) % self._layout.global_batch // world_size
+            rank = ranks[lane % world_size]
+            inputs, labels = torch.from_numpy(batch.inputs[0]), torch.from_numpy(batch.labels[0])
+            yield PreviewRow(
+                position=number,
+                rank=rank,
+                row=row,
+                origins=tuple(self._origins(lane, segments, number, rank, row)),
+                counts=batch.targets,
+                read=partial(tuple, (inputs, labels)),
+                lane=lane,
+            )
+
+    def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
+        """Target tokens of each stream in the global batches from a position on; they are read."""
+        size = self._layout.global_batch
+        rows = self.preview(progress, position)
+        counts = np.stack([next(rows).counts for _ in range(batches * size)])
+        total: Int64Array = counts.reshape(batches, size, -1).sum(axis=1)
+        return total
+
+    # ------------------------------------------------------------------------------------- reading
+
+    def _packed(
+        self,
+        progress: Progress,
+        extent: EpochPass | None,
+        ahead: ReadAhead,
+        predownload: int,
+        *,
+        segments: bool = False,
+    ) -> Iterator[PackedBatch]:
+        dataset, mixture = self._dataset, self.mixture
+        positions = self._positions(progress)
+        ends: Sequence[int | None] = [None] * len(positions)
+        if extent:
+            ends = self._ends(progress, extent)
+        lanes = [
+            Lane(number, position, end, len(mixture.streams), dataset.vocab_size)
+            for number, position, end in zip(self._own_lanes, positions, ends, strict=True)
+        ]
+        first = self._first_lane(progress)
+        mean = max(1.0, mean_tokens(dataset.streams, mixture))
+        block = int(min(_MOST, max(_FEWEST, _BLOCK_TOKENS / mean)))
+        block_rows = int(block * mean) // dataset.seq_len + 1
+        scheduler = DocumentScheduler(
+            lanes,
+            first=first,
+            seq_len=dataset.seq_len,
+            mean=mean,
+            block=block,
+            # Enough for what workers have under way, and as much again for those that wait for it.
+            ahead=max(2 * self._layout.batch_size, 2 * (ahead.requests + 1) * block_rows),
+        )
+        requests = DocumentRequests(mixture, self._locate, lanes, scheduler)
+        arrivals: Iterator[Arrival]
+        if ahead.workers is None:
+            arrivals = read_here(dataset, requests)
+        else:
+            # The workers start here, and not when the first batch is asked for.
+            arrivals = read_by_workers(ahead.workers.answers(iter(requests)), requests)
+        packer = RowPacker(
+            lanes,
+            scheduler,
+            arrivals,
+            BatchSpec(
+                self._layout.batch_size, dataset.seq_len, dataset.pad_id, len(mixture.streams)
+            ),
+            first=first,
+            most_empty=mixture.epoch_samples,
+            outside=self._outside,
+            segments=segments,
+        )
+        order = [*range(first, len(lanes)), *range(first)]
+        starts = {index: positions[index].document for index in order}
+        batches = packer.batches(
+            drop_last=bool(extent and extent.drop_last),
+            at_least_one=bool(extent and extent.repeated),
+        )
+        return self._ahead_of(batches, requests, starts, ends, predownload)
+
+    def _ahead_of(
+        self,
+        batches: Iterator[PackedBatch],
+        requests: DocumentRequests,
+        starts: Mapping[int, int],
+        ends: Sequence[int | None],
+        predownload: int,
+    ) -> Iterator[PackedBatch]:
+        """The batches, with shards fetched ahead of them."""
+        if not self._dataset.store.fetches or not predownload:
+            yield from batches
+            return
+        # Its threads start here, after the workers: a process is forked while nothing else runs.
+        requests.look_ahead = LaneLookAhead(
+            self._dataset.store,
+            requests.shards_of,
+            starts,
+            ends,
+            per_lane=-(-predownload // len(ends)),
+            most_shards=shards_ahead(self._dataset),
+        )
+        try:
+            yield from batches
+        finally:
+            requests.look_ahead.close()
+
+    def _outside(self, lane: int, document: int, token_id: int) -> MosaicDataError:
+        ids = self._locate(np.array([lane], np.int64), np.array([document], np.int64))
+        shards, places = self.mixture.locate(ids)
+        return outside_error(
+            self._dataset.streams,
+            self.mixture,
+            self._dataset.vocab_size,
+            int(shards[0]),
+            int(places[0]),
+            token_id,
+        )
+
+    def _origins(
+        self, lane: int, segments: list[Segment], number: int, rank: int, row: int
+    ) -> Iterator[DocumentOrigin]:
+        lanes = np.full(len(segments), lane, np.int64)
+        documents = np.array([segment.document for segment in segments], np.int64)
+        fields = sample_fields(self._dataset.streams, self.mixture, self._locate(lanes, documents))
+        positions = self._lanes.positions(lanes, documents).tolist()
+        for segment, sample, position in zip(segments, fields, positions, strict=True):
+            yield DocumentOrigin(
+                number,
+                rank,
+                row,
+                epoch=self.run.start.epoch + self._lanes.epoch(lane, segment.document),
+                document=position,
+                begin=segment.begin,
+                offset=segment.offset,
+                tokens=segment.tokens,
+                length=segment.length,
+                **sample,
+            )
+
+    # --------------------------------------------------------------------------------------- lanes
+
+    def _positions(self, progress: Progress) -> list[LanePosition]:
+        """Where each of the rank's lanes continues."""
+        lanes = progress.lanes
+        return [lanes.get(lane) or self._first_position(lane) for lane in self._own_lanes]
+
+    def _first_position(self, lane: int) -> LanePosition:
+        """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
+        if not self.run.skipped or self.run.start != EpochStart():
+            return LanePosition()
+        return LanePosition(self._lanes.first_from(lane, self.run.skipped))
+
+    def _first_lane(self, progress: Progress) -> int:
+        """Index, among the rank's lanes, of the one that its next row comes from."""
+        world_size, residue = self._layout.world_size, self._own_lanes[0]
+        row = progress.samples_seen + (residue - progress.samples_seen) % world_size
+        return row % self._lane_count // world_size
+
+    def _slowest_epoch(self, progress: Progress) -> int:
+        """The epoch of the rank's slowest lane, counted from the order's beginning."""
+        return min(
+            self._lanes.epoch(lane, position.document)
+            for lane, position in zip(self._own_lanes, self._positions(progress), strict=True)
+        )
+
+    def _ends(self, progress: Progress, extent: EpochPass) -> list[int]:
+        """The document at which each of the rank's lanes ends: with the slowest one's epoch.
+
+        A pass that is repeated reads the first epoch, of which some ranks may have no document.
+        """
+        following = 1 if extent.repeated else self._slowest_epoch(progress) + 1
+        return [self._lanes.first_of_epoch(lane, following) for lane in self._own_lanes]
+
+    def _known_lanes(
+        self, progress: Progress, position: int
+    ) -> tuple[int, Mapping[int, LanePosition]]:
+        """The last row, up to ``position``, at which all lanes are known, and where they are."""
+        begin = self.run.start.samples
+        if position < begin:
+            raise MosaicDataError(
+                f"row {position} lies before row {begin}, where the present order begins; ask for "
+                f"a later one"
+            )
+        lanes: Mapping[int, LanePosition] = {}
+        if self._loaded_at <= position and len(self._loaded) == self._lane_count:
+            begin = self._loaded_at
+            lanes = {
+                n: self._lane_position(n, self._saved_lane(self._loaded, n, begin))
+                for n in range(self._lane_count)
+            }
+        if self._layout.world_size == 1 and begin <= progress.samples_seen <= position:
+            begin, lanes = progress.samples_seen, progress.lanes
+        return begin, lanes
+
+    def _locate(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], of lanes' documents; see `Lanes.positions`."""
+        positions = self._lanes.positions(lanes, documents)
+        if not len(positions):
+            return positions
+        self.sequence.prepare_next(int(positions.max()))
+        return self.sequence.ids_at(positions)
+
+    def _probes(self, positions: Sequence[LanePosition]) -> list[str]:
+        """The probes of this rank's lanes, where they stand at ``positions``."""
+        lanes = np.repeat(np.array(self._own_lanes, np.int64), PROBED_IN_LANE)
+        first = np.array([position.document for position in positions], np.int64)[:, None]
+        documents = first + np.arange(PROBED_IN_LANE)
+        found = self._lanes.positions(lanes, documents.ravel()).reshape(documents.shape)
+        # The first one again in place of those of a later epoch, whose order may not exist yet.
+        length = self.mixture.epoch_samples
+        found = np.where(found // length == found[:, :1] // length, found, found[:, :1])
+        return lane_probes(self.sequence.ids_at(found.ravel()).reshape(found.shape))
+
+    def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
+        key = _require_lane(state, lane)
+        saved = SavedLane.from_json(key, state[key], len(self.mixture.streams))
+        if saved.samples_seen != samples_seen:
+            raise MosaicDataError(
+                f"the saved data state's {key} was saved after {saved.samples_seen:,} rows and its "
+                f'"{KEY}" after {samples_seen:,}; take both from the same checkpoint'
+            )
+        return saved
+
+    def _lane_position(self, lane: int, saved: SavedLane) -> LanePosition:
+        document = self._lanes.document(lane, saved.position)
+        return LanePosition(document, saved.offset, saved.finished)
+
+
+def _require_lane(state: Mapping[str, Any], lane: int) -> str:
+    """The key of a lane that a state holds.
+
+    Raises:
+        MosaicDataError: It does not.
+    """
+    key = lane_key(lane)
+    if key not in state:
+        raise MosaicDataError(
+            f"the saved data state has no {key}, a lane of this rank: every rank saves its own "
+            f"lanes, so join the states of all ranks, as torch.distributed.checkpoint does"
+        )
+    return key

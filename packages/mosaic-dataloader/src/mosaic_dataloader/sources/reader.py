@@ -1,0 +1,170 @@
+"""Batches made ready in the background, for training and for validation."""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import torch
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import Layout
+from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
+from mosaic_dataloader.reading.rows import RowBatch
+from mosaic_dataloader.reading.workers import ReadAhead, WorkerPool
+from mosaic_dataloader.state.progress import Progress
+from mosaic_dataloader.state.run import BatchSource, EpochPass
+from mosaic_dataloader.util.arguments import flag, integer
+
+# Batches that are kept ready by default take no more than this, unless two do.
+_READY_BYTES = 16 << 20
+
+Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
+
+
+class BatchReader:
+    """Runs one iteration at a time, and closes everything that it started.
+
+    Args:
+        dataset: The data.
+        layout: The rank.
+        num_workers: Worker processes that read; 0 reads in a thread of this process.
+        prefetch_factor: Batches kept ready, per worker if there are any; None for the defaults.
+        pin_memory: Put batches into page-locked memory.
+        persistent_workers: Keep worker processes from one iteration to the next.
+
+    Raises:
+        MosaicDataError: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamingTextDataset,
+        layout: Layout,
+        *,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+    ):
+        flag("pin_memory", pin_memory)
+        flag("persistent_workers", persistent_workers)
+        integer("num_workers", num_workers, 0)
+        if prefetch_factor is not None:
+            integer("prefetch_factor", prefetch_factor, 1)
+        if persistent_workers and not num_workers:
+            raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")
+        self._dataset = dataset
+        self._num_workers = num_workers
+        self._prefetch_factor = prefetch_factor
+        self._persistent_workers = persistent_workers
+        self._pin, self._thread_setup = _pinner(pin_memory)
+        # Inputs and labels, int64 each.
+        batch_bytes = 2 * 8 * layout.batch_size * dataset.seq_len
+        self._depth = prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
+        self._workers: WorkerPool | None = None
+        # Weak: an iteration that its caller drops stops reading at once.
+        self._iterator: weakref.ref[PrefetchIterator[Rows, Progress]] | None = None
+
+    def start(
+        self,
+        source: BatchSource,
+        progress: Progress,
+        extent: EpochPass | None,
+        *,
+        on_taken: Callable[[Progress], object],
+        on_end: Callable[[], object] | None = None,
+        after_first: Callable[[], None] | None = None,
+    ) -> PrefetchIterator[Rows, Progress]:
+        """Begin an iteration.
+
+        Args:
+            source: Where its batches come from.
+            progress: Where it begins.
+            extent: Where it ends; None for never.
+            on_taken: Called with the progress of each batch in the thread that takes it.
+            on_end: Called by the thread that meets the end.
+            after_first: Begins, in the background, what the first batch is not to wait for.
+
+        Returns:
+            An iterator over the batches, for one thread at a time.
+        """
+        self._dataset.store.register()
+        if self._num_workers and (self._workers is None or self._workers.inherited):
+            self._workers = WorkerPool(
+                source.fetch(), self._num_workers, self._prefetch_factor, self._persistent_workers
+            )
+        under_way = self._num_workers * (self._prefetch_factor or 2)
+        ahead = ReadAhead(self._depth, self._workers, under_way)
+        batches = source.batches(progress, extent, ahead)
+        # Workers keep their own batches ready.
+        depth = 2 if self._num_workers else self._depth
+        iterator = prefetch(
+            self._ready(batches, depth, after_first),
+            depth,
+            on_taken=on_taken,
+            on_end=on_end,
+            setup=self._thread_setup,
+            idle=self._dataset.store.release,
+            on_stop=self._workers.stop if self._workers else lambda: None,
+        )
+        self._iterator = weakref.ref(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """End the iteration, if one runs."""
+        iterator = self._iterator() if self._iterator else None
+        if iterator is not None:
+            iterator.close()
+        self._iterator = None
+
+    def _ready(
+        self,
+        batches: Iterator[tuple[RowBatch, Progress]],
+        depth: int,
+        after_first: Callable[[], None] | None,
+    ) -> Iterator[tuple[Rows, Progress]]:
+        """Batches as they are handed out."""
+        pin = self._pin
+        # The progress of each is dropped here and not where batches are taken, for packed lanes
+        # are many: so many may be made before the last one taken is passed.
+        kept: deque[Progress] = deque(maxlen=depth + 3)
+        with self._dataset.store.iterating():
+            for batch, progress in batches:
+                kept.append(progress)
+                yield ({"input": pin(batch.inputs)}, pin(batch.labels)), progress
+                # Not before: a thread that was given up is not asked for more.
+                if after_first:
+                    after_first()
+                    after_first = None
+
+
+def _pinner(
+    pin_memory: bool,
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[], None] | None]:
+    """How to pin a tensor, and what a thread that pins has to do first.
+
+    Raises:
+        MosaicDataError: Pinning was asked for and there is no accelerator to copy to.
+    """
+    if not pin_memory:
+        return (lambda tensor: tensor), None
+    if not torch.cuda.is_available():
+        raise MosaicDataError("pin_memory = true needs a CUDA device; set it to false")
+    device = torch.cuda.current_device()
+    # A new thread starts on device 0 and would make a context there.
+    return torch.Tensor.pin_memory, lambda: torch.cuda.set_device(device)
+
+
+def checked_layout(dp_rank: int, dp_world_size: int, batch_size: int, num_nodes: int) -> Layout:
+    """The layout of a rank.
+
+    Raises:
+        MosaicDataError: A number cannot be.
+    """
+    integer("dp_world_size", dp_world_size, 1)
+    integer("batch_size", batch_size, 1)
+    integer("num_nodes", num_nodes, 1)
+    if integer("dp_rank", dp_rank, 0) >= dp_world_size:
+        raise MosaicDataError(f"dp_rank = {dp_rank} is not among {dp_world_size} ranks")
+    return Layout(dp_rank, dp_world_size, batch_size)

@@ -1,0 +1,279 @@
+"""Rows that are samples, one each."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.batches import (
+    BatchRequest,
+    Layout,
+    endless_batches,
+    one_pass,
+    own_rows,
+)
+from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
+from mosaic_dataloader.reading.rows import RowBatch
+from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
+from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
+from mosaic_dataloader.state.identity import probe
+from mosaic_dataloader.state.progress import Progress, TokenCount
+from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.saved import KEY, SavedState
+from mosaic_dataloader.storage.cache import largest_shard
+from mosaic_dataloader.storage.lookahead import LookAhead
+from mosaic_dataloader.storage.stored_orders import StoredOrders
+
+# Enough documents for all of a tokenizer's threads.
+_ENCODED_ROWS = 128
+# Shards that are fetched ahead by default: two for each thread, if they do not take more than this.
+_SHARDS_AHEAD = 16
+_BYTES_AHEAD = 256 << 20
+
+Requests = Callable[[], Iterator[BatchRequest]]
+
+
+class SampleRows:
+    """Batches whose rows are samples; see `BatchSource`.
+
+    Args:
+        dataset: The data.
+        layout: The rank.
+        run: The order of its run.
+    """
+
+    length_known = True
+    counts_all_ranks = True
+
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+        self._dataset = dataset
+        self._layout = layout
+        self.run = run
+        self.mixture = dataset.mixture
+        self.identity = dataset.identity
+        stored = StoredOrders(dataset.orders_dir, dataset.mixture, run.options)
+        self.sequence = EpochSequence(dataset.mixture, run.options, run.start, stored)
+        self.first_position = max(run.start.samples, run.skipped)
+
+    def of_run(self, run: RunOrder) -> "SampleRows":
+        """The source of another run of the same data and rank."""
+        return SampleRows(self._dataset, self._layout, run)
+
+    def check(self, extent: EpochPass | None) -> None:
+        """See that the data suffice for the layout.
+
+        Raises:
+            MosaicDataError: They do not, or the run would begin in the middle of a batch in which
+                its order is built.
+        """
+        self.sequence.check()
+        skipped, unit = self.run.skipped, self.run.options.unit
+        if unit and skipped % unit and self.run.start == EpochStart():
+            below = skipped // unit * unit
+            raise MosaicDataError(
+                f"skip_samples = {skipped} ends inside a global batch of {unit}, and "
+                f"batching_method = {self.run.options.batching_method!r} orders data by it; use "
+                f"{below} or {below + unit}"
+            )
+        length, batch = self.sequence.epoch_length, self._layout.global_batch
+        if extent and extent.drop_last and length < batch:
+            raise MosaicDataError(
+                f"an epoch of {length} samples does not fill one global batch of {batch}; add "
+                f"data, lower the batch size, or set drop_last to false"
+            )
+
+    def begin(self) -> Progress:
+        """The progress of a run before its first batch."""
+        none = np.zeros(len(self.mixture.streams), np.int64)
+        return Progress(self.run.skipped, none, none, {})
+
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
+        """The progress that was saved; None where the order gives other samples than it did.
+
+        The order is built for it, a moment before the first batch would have it built.
+        """
+        if saved.probe is not None:
+            self.sequence.check()
+            if probe(self.sequence, saved.samples_seen) != saved.probe:
+                return None
+        seen = np.array(saved.seen, np.int64)
+        return Progress(saved.samples_seen, seen, np.zeros_like(seen), {})
+
+    def fetch(self) -> Fetch:
+        """What reads a batch in a worker process."""
+        return partial(_read_rows, self._dataset.reopened())
+
+    def batches(
+        self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        """Batches from a progress on; see `BatchSource.batches`."""
+        requests = partial(self._requests, progress.samples_seen, extent)
+        answers = ahead.workers.answers(requests()) if ahead.workers else None
+        return self._batches(progress, requests, answers, ahead)
+
+    def _batches(
+        self,
+        progress: Progress,
+        requests: Requests,
+        answers: Iterator[tuple[BatchRequest, Any]] | None,
+        ahead: ReadAhead,
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        # Its threads start here, after the workers: a process is forked while nothing else runs.
+        shards = self._look_ahead(requests)
+        if answers is None:
+            # While half of the batches that are kept ready are used up, the other half is read: a
+            # tokenizer that keeps up with training never lets it wait.
+            rows = min(_ENCODED_ROWS, self._layout.batch_size * max(1, ahead.depth // 2))
+            read = read_here(self._dataset.rows, _noted(requests(), shards), rows)
+        else:
+            read = _collected(answers, shards)
+        try:
+            with closing(read):
+                for request, batch in read:
+                    targets = progress.targets + self._targets(request, batch)
+                    seen = progress.seen + request.per_stream
+                    progress = Progress(request.stop, seen, targets, progress.lanes)
+                    yield batch, progress
+        finally:
+            if shards:
+                shards.close()
+
+    def pass_ended(self, begun: Progress, last: Progress) -> Progress:
+        """At the epoch's end; what lies before it is not counted as seen."""
+        _, place = self.sequence.locate(begun.samples_seen)
+        end = begun.samples_seen + self.sequence.epoch_length - place
+        return last._replace(samples_seen=end)
+
+    def rows(self, progress: Progress) -> int:
+        """Rows that all ranks together were handed."""
+        return progress.samples_seen - self.run.skipped
+
+    def samples(self, progress: Progress) -> Int64Array:
+        """Samples handed out to all ranks, int64[streams]."""
+        return progress.seen
+
+    def epochs(self, progress: Progress) -> tuple[int, float]:
+        """The epoch that the next sample belongs to, and the position in epochs."""
+        epoch, place = self.sequence.locate(progress.samples_seen)
+        return epoch, epoch + place / self.sequence.epoch_length
+
+    def describe(self, position: int) -> str:
+        """A position in words."""
+        return f"sample {position:,} of the order"
+
+    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
+        """The entry of a checkpoint."""
+        # Until then the order need not exist: under this layout it may not even be possible, while
+        # the state that is to be loaded has one that is.
+        begun = progress.samples_seen > self.first_position
+        saved = SavedState(
+            samples_seen=progress.samples_seen,
+            origin=self.run.start,
+            epoch_samples=self.sequence.epoch_length if begun else 0,
+            identity=self.identity.to_save(self.run.options, None, begun=begun),
+            seen=tuple(progress.seen.tolist()),
+            tokens=tuple(tokens.total.tolist()),
+            skipped=self.run.skipped,
+            tokens_at=tokens.at,
+            probe=probe(self.sequence, progress.samples_seen) if begun else None,
+        )
+        return {KEY: saved.to_json()}
+
+    def lanes(self) -> int | None:
+        """None: nothing is packed."""
+        return None
+
+    def open_options(self) -> Collection[str]:
+        """Options that the user left open; a saved value stands for them."""
+        return open_options(self._dataset)
+
+    def preview(
+        self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
+    ) -> Iterator[PreviewRow]:
+        """Rows batch by batch, in each rank after rank as they read them. Nothing is read."""
+        while True:
+            yield from self._preview_batch(position)
+            position += self._layout.global_batch
+
+    def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
+        """Samples of each stream in the global batches from a position on."""
+        size = self._layout.global_batch
+        ids, _ = self.sequence.rows(position, position + batches * size)
+        return self.mixture.count_per_stream(ids.reshape(batches, size))
+
+    def _requests(self, start: int, extent: EpochPass | None) -> Iterator[BatchRequest]:
+        if extent is None:
+            return endless_batches(self.sequence, self._layout, start)
+        drop_last, last = extent.drop_last, extent.repeated
+        return one_pass(self.sequence, self._layout, start, drop_last=drop_last, last=last)
+
+    def _targets(self, request: BatchRequest, batch: RowBatch) -> Int64Array:
+        """Target tokens of the rank's rows, int64[streams]: labels that are not ignored."""
+        if batch.full:
+            full: Int64Array = request.own_per_stream * batch.labels.shape[1]
+            return full
+        per_row = np.count_nonzero(batch.labels.numpy() >= 0, axis=1)
+        # A row of padding (-1) has no target, whatever stream it is taken for.
+        streams = self.mixture.stream_of(np.maximum(request.ids, 0))
+        counts = np.bincount(streams, weights=per_row, minlength=len(self.mixture.streams))
+        return counts.astype(np.int64)
+
+    def _look_ahead(self, requests: Requests) -> LookAhead | None:
+        dataset = self._dataset
+        predownload = samples_ahead(dataset, self._layout.batch_size)
+        if not dataset.store.fetches or not predownload:
+            return None
+        least = 0
+        if dataset.predownload is None:
+            # So many samples may all be in one shard: then nothing would come while it is read.
+            least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest_shard(dataset.streams)))
+        most = shards_ahead(dataset)
+        return LookAhead(dataset.store, self.mixture, requests(), predownload, least, most)
+
+    def _preview_batch(self, position: int) -> Iterator[PreviewRow]:
+        ids, _ = self.sequence.rows(position, position + self._layout.global_batch)
+        fields = sample_fields(self._dataset.streams, self.mixture, ids)
+        counts = np.eye(len(self.mixture.streams), dtype=np.int64)[self.mixture.stream_of(ids)]
+        for rank in range(self._layout.world_size):
+            own = own_rows(self.sequence, replace(self._layout, rank=rank), position, 1)[0]
+            for row, index in enumerate(own.tolist()):
+                at = position + index
+                origin = RowOrigin(
+                    at, rank, row, epoch=self.sequence.locate(at)[0], **fields[index]
+                )
+                read = partial(self._read_origin, origin)
+                yield PreviewRow(at, rank, row, (origin,), counts[index], read)
+
+    def _read_origin(self, origin: RowOrigin) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, labels, _ = self._dataset.rows.batch([origin.shard_number], [origin.place])
+        return inputs[0], labels[0]
+
+
+def _noted(requests: Iterator[BatchRequest], ahead: LookAhead | None) -> Iterator[BatchRequest]:
+    for request in requests:
+        if ahead:
+            ahead.consumed(len(request.ids))
+        yield request
+
+
+def _collected(
+    answers: Iterator[tuple[BatchRequest, Any]], ahead: LookAhead | None
+) -> Iterator[tuple[BatchRequest, RowBatch]]:
+    for request, (inputs, labels, full) in answers:
+        if ahead:
+            ahead.consumed(len(request.ids))
+        yield request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
+
+
+def _read_rows(dataset: StreamingTextDataset, shards: list[int], places: list[int]) -> Any:
+    """Read a batch in a worker; arrays come through its pipe."""
+    inputs, labels, full = dataset.rows.batch(shards, places)
+    return inputs.numpy(), labels.numpy(), full

@@ -1,0 +1,279 @@
+"""A run: where its batches come from, how far it has come, and how it is saved and resumed."""
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.reading.origins import PreviewRow
+from mosaic_dataloader.reading.rows import RowBatch
+from mosaic_dataloader.reading.workers import Fetch, ReadAhead
+from mosaic_dataloader.state.identity import DataIdentity, compare, order_difference
+from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks, TokenCount
+from mosaic_dataloader.state.saved import KEY, SavedState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """What a run keeps from its first start on: the order that its positions count in.
+
+    Attributes:
+        options: The order's options, resolved.
+        start: Where the order begins.
+        skipped: Samples of the order that the run left out at its start.
+        lanes: Packing lanes; None where documents are not packed, or where the data set's options
+            and the layout are to decide.
+    """
+
+    options: SettledOrder
+    start: EpochStart = field(default_factory=EpochStart)
+    skipped: int = 0
+    lanes: int | None = None
+
+
+@dataclass(frozen=True)
+class EpochPass:
+    """A finite iteration, to the end of the epoch that it begins in.
+
+    Attributes:
+        drop_last: Leave out a last batch that is not full; otherwise it is padded.
+        repeated: The same pass is all that is ever read: no other epoch follows it. It has at least
+            one batch, if only of padding.
+    """
+
+    drop_last: bool
+    repeated: bool = False
+
+
+class BatchSource(Protocol):
+    """Where one rank's batches come from: rows that are samples, or rows packed of documents.
+
+    Nothing else asks which of them it is. A source knows the data, the rank and the order of a run;
+    how far the run has come is handed in.
+
+    Attributes:
+        run: The order.
+        sequence: Its epochs.
+        mixture: The streams.
+        identity: What identifies the data.
+        length_known: Whether the rows of an epoch are known before they are read.
+        counts_all_ranks: Whether ``samples`` counts those of all ranks.
+        first_position: Where the run's position was before the first batch of the present order.
+    """
+
+    run: RunOrder
+    sequence: EpochSequence
+    mixture: Mixture
+    identity: DataIdentity
+    length_known: bool
+    counts_all_ranks: bool
+    first_position: int
+
+    def of_run(self, run: RunOrder) -> Self:
+        """The source of another run of the same data and rank."""
+        ...
+
+    def check(self, extent: EpochPass | None) -> None:
+        """Raise MosaicDataError unless the data suffice for the layout, as far as that is cheap."""
+        ...
+
+    def begin(self) -> Progress:
+        """The progress of a run before its first batch."""
+        ...
+
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
+        """The progress that was saved; None where the order gives other samples than it did."""
+        ...
+
+    def fetch(self) -> Fetch:
+        """What worker processes call to read what the source asks of them; can be pickled."""
+        ...
+
+    def batches(
+        self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        """Batches from a progress on, each with the progress that handing it out makes.
+
+        Called in the main thread, where workers are started; the batches are made wherever the
+        iterator is used.
+
+        Args:
+            progress: Where to begin.
+            extent: Where to end; None for never.
+            ahead: How far to read ahead, and in which processes.
+        """
+        ...
+
+    def pass_ended(self, begun: Progress, last: Progress) -> Progress:
+        """The progress once a finite pass that began at ``begun`` has ended after ``last``."""
+        ...
+
+    def rows(self, progress: Progress) -> int:
+        """Rows that all ranks together were handed."""
+        ...
+
+    def samples(self, progress: Progress) -> Int64Array:
+        """Samples handed out to their ends, int64[streams]; see ``counts_all_ranks``."""
+        ...
+
+    def epochs(self, progress: Progress) -> tuple[int, float]:
+        """The epoch that the next sample belongs to, and the position in epochs."""
+        ...
+
+    def describe(self, position: int) -> str:
+        """A position in words."""
+        ...
+
+    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
+        """The entries of a checkpoint."""
+        ...
+
+    def lanes(self) -> int | None:
+        """Packing lanes, as they identify a run."""
+        ...
+
+    def open_options(self) -> Collection[str]:
+        """Options that the user left open; a saved value stands for them."""
+        ...
+
+    def preview(
+        self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
+    ) -> Iterator[PreviewRow]:
+        """Rows of all ranks from a position on, without end; ``progress`` stays where it is."""
+        ...
+
+    def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
+        """What each stream gives to the global batches from a position on, int64[batches, streams].
+
+        Samples; with packing target tokens, since a row is of several streams.
+        """
+        ...
+
+
+class RunState:
+    """How far a run has come.
+
+    One thread hands out batches, and replaces ``progress`` with each; others may save meanwhile.
+
+    Args:
+        source: Where its batches come from.
+        progress: How far it has come; its beginning by default.
+        tokens: Target tokens of all ranks; none by default.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        progress: Progress | None = None,
+        tokens: TokenCount | None = None,
+    ):
+        self.source = source
+        self.progress = progress or source.begin()
+        none, position = np.zeros(len(source.mixture.streams), np.int64), self.progress.samples_seen
+        self.tokens = tokens or TokenCount(none, position, none, position)
+
+    def sync_token_counts(self, sum_over_ranks: SumOverRanks | None) -> None:
+        """Add the target tokens counted since the last call; see `TokenCount.synced`."""
+        self.tokens = self.tokens.synced(self.progress, sum_over_ranks)
+
+    def counters(self, sum_over_ranks: SumOverRanks | None) -> Counters:
+        """What the run has counted; see `MosaicParallelAwareDataloader.counters`."""
+        source, progress = self.source, self.progress
+        samples = source.samples(progress)
+        if not source.counts_all_ranks and sum_over_ranks is not None:
+            samples = sum_over_ranks(torch.from_numpy(samples)).cpu().numpy().astype(np.int64)
+        known = source.counts_all_ranks or sum_over_ranks is not None
+        return Counters(
+            rows=source.rows(progress),
+            samples=self.by_name(samples) if known else None,
+            target_tokens=self.by_name(self.tokens.total),
+            epochs=source.epochs(progress)[1],
+        )
+
+    def by_name(self, counts: Int64Array) -> dict[str, int]:
+        """Counts of streams, by their names."""
+        names = [stream.name for stream in self.source.mixture.streams]
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    def save(self, *, alone: bool) -> dict[str, str]:
+        """The entries of a checkpoint.
+
+        Args:
+            alone: Whether there is no other rank, so that the tokens are known.
+        """
+        # Each taken once, for another thread may be handing out batches; the tokens first, since
+        # they are never counted beyond the progress.
+        tokens = self.tokens
+        progress = self.progress
+        return self.source.save(progress, tokens.synced(progress, None) if alone else tokens)
+
+    def resumed(self, state: Mapping[str, Any], *, restart_epoch: bool) -> "RunState":
+        """The run that a saved state belongs to, for the present data.
+
+        Args:
+            state: The entries of a checkpoint.
+            restart_epoch: Restart the checkpoint's epoch where data or options are others.
+
+        Raises:
+            MosaicDataError: The state cannot be read, or its run had other data or options.
+        """
+        source = self.source
+        saved = SavedState.from_json(state[KEY])
+        present = source.identity.to_compare(source.run.options, source.lanes(), saved.identity)
+        found = compare(saved.identity, present, source.open_options())
+        if not found:
+            run = RunOrder(
+                saved.identity.order, saved.origin, saved.skipped, saved.identity.packing_lanes
+            )
+            again = source.of_run(run)
+            progress = again.resume(saved, state)
+            if progress is not None:
+                # The streams are the same in their order, and may have other names by now.
+                return RunState(again, progress, _token_count(saved, saved.tokens))
+            found = [order_difference(saved.identity, saved.samples_seen)]
+        what = "; ".join(found)
+        if not restart_epoch:
+            raise MosaicDataError(
+                f"the checkpoint does not fit the present data or options: {what}. Restore what "
+                f'changed, or set on_data_change = "restart_epoch" in [mosaic_dataloader.dataset] '
+                f"to restart the checkpoint's epoch with the present ones"
+            )
+        logger.warning(
+            "data or options changed (%s); epoch %d restarts after %d samples",
+            what,
+            saved.epoch,
+            saved.samples_seen,
+        )
+        start = EpochStart(saved.samples_seen, saved.epoch)
+        again = source.of_run(RunOrder(source.run.options, start, saved.skipped, source.lanes()))
+        seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
+        none = np.zeros(len(seen), np.int64)
+        progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})
+        return RunState(again, progress, _token_count(saved, tokens))
+
+    def _carried_over(self, saved: SavedState, counts: Sequence[int]) -> list[int]:
+        """Counts of streams that still have the same name; others start at 0."""
+        names = [stream.name for stream in saved.identity.streams]
+        before = dict(zip(names, counts, strict=True))
+        return [before.get(s.name, 0) for s in self.source.mixture.streams]
+
+
+def _token_count(saved: SavedState, total: Sequence[int]) -> TokenCount:
+    if saved.tokens_at != saved.samples_seen:
+        logger.info(
+            "the checkpoint counts target tokens up to sample %d of %d: call sync_token_counts "
+            "before state_dict to have them all; those in between are missing from now on",
+            saved.tokens_at,
+            saved.samples_seen,
+        )
+    counts = np.array(total, np.int64)
+    return TokenCount(counts, saved.tokens_at, np.zeros_like(counts), saved.samples_seen)

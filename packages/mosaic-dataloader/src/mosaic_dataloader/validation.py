@@ -1,0 +1,121 @@
+"""The dataloader of validation passes."""
+
+from collections.abc import Iterator
+
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.sources import open_source
+from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
+from mosaic_dataloader.state.progress import Progress
+from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.storage.cache import warn_of_thrashing
+
+
+class ValidationDataloader:
+    """The same pass in every iteration: epoch 0 from its first sample, padded at its end.
+
+    Every rank gets equally many batches unless ``uneven_batches`` says otherwise, and no iteration
+    changes what the next one yields.
+
+    Args:
+        dataset: The data and the order's options.
+        dp_rank: Data-parallel rank.
+        dp_world_size: Data-parallel ranks.
+        batch_size: Rows of one micro-batch on this rank.
+        num_nodes: Machines; sets defaults of the order.
+        skip_samples: Refused by name: a pass is always the whole one.
+        num_workers: See `MosaicParallelAwareDataloader`, also for the other arguments.
+        prefetch_factor: Likewise.
+        pin_memory: Likewise.
+        persistent_workers: Likewise.
+
+    Raises:
+        MosaicDataError: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamingTextDataset,
+        *,
+        dp_rank: int,
+        dp_world_size: int,
+        batch_size: int,
+        num_nodes: int = 1,
+        num_workers: int = 0,
+        prefetch_factor: int | None = None,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        skip_samples: int = 0,
+    ):
+        if skip_samples:
+            raise MosaicDataError(
+                "skip_samples is for training: a validation pass is always the whole one; remove it"
+            )
+        layout = checked_layout(dp_rank, dp_world_size, batch_size, num_nodes)
+        self.dataset = dataset
+        self.dp_rank = dp_rank
+        self.dp_world_size = dp_world_size
+        self.batch_size = batch_size
+        self._layout = layout
+        self._reader = BatchReader(
+            dataset,
+            layout,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+        )
+        order = dataset.order_options.settle(
+            num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
+        )
+        self._source = open_source(dataset, layout, RunOrder(order))
+        warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
+
+    def check(self) -> None:
+        """See that the data suffice for the layout; iterating does the same.
+
+        Raises:
+            MosaicDataError: They do not; the message says what to change.
+        """
+        self._source.check(_PASS)
+
+    @property
+    def uneven_batches(self) -> bool:
+        """Whether a pass may give ranks different numbers of batches, as it does with ``packing``.
+
+        Trainers whose ranks run in lockstep then have those that have no batch left run on one in
+        which every label is ignored.
+        """
+        return not self._source.length_known
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Iterate over the pass; see `MosaicParallelAwareDataloader.__iter__`."""
+        self._reader.close()
+        self.check()
+        return self._reader.start(self._source, self._source.begin(), _PASS, on_taken=_uncounted)
+
+    def __bool__(self) -> bool:
+        """True, also where there is no length."""
+        return True
+
+    def __len__(self) -> int:
+        """Batches in a pass; the same on every rank.
+
+        Raises:
+            TypeError: Documents are packed: how many rows they give is known only when they have
+                been read.
+        """
+        if not self._source.length_known:
+            raise TypeError("a dataloader that packs documents has no length")
+        return -(-self._source.sequence.epoch_length // self._layout.global_batch)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.close()
+
+
+_PASS = EpochPass(drop_last=False, repeated=True)
+
+
+def _uncounted(progress: Progress) -> None:
+    """A validation pass leaves no trace."""

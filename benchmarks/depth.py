@@ -30,7 +30,8 @@ from benchmarks.common import (
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, StreamSize
-from mosaic_dataloader.order.options import OrderOptions, SettledOrder
+from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.storage.stored_orders import StoredOrders
 
@@ -154,7 +155,7 @@ def _mixing(figures: dict[str, Any]) -> list[str]:
     for algo in ("feistel", "py1e"):
         found = []
         for seed in range(20):
-            ids = build_epoch(mixture, _settled(algo, seed, window), 0).rows(0, 4 * window)[0]
+            ids = build_epoch(mixture, _resolved(algo, seed, window), 0).rows(0, 4 * window)[0]
             found.append(_statistics(ids, size, batch, window))
         rows[algo] = np.array(found)
     figures["mixing"] = {algo: values.tolist() for algo, values in rows.items()}
@@ -219,13 +220,13 @@ def _child(what: dict[str, Any]) -> dict[str, Any]:
         return _mosaicml(mixture)
     feistel = what["kind"] == "feistel"
     position = FEISTEL_POSITION if feistel else what["samples"] // 2
-    options = _settled("feistel" if feistel else "py1e", SEED, None)
+    options = _resolved("feistel" if feistel else "py1e", SEED, None)
     memory = _Peak()
     begun = time.perf_counter()
     orders = what.get("orders")
     stored = StoredOrders(orders, mixture, options) if orders else None
-    timeline = EpochSequence(mixture, options, stored=stored)
-    next(endless_batches(timeline, Layout(0, RANKS, BATCH), position))
+    sequence = EpochSequence(mixture, options, stored=stored)
+    next(endless_batches(sequence, Layout(0, RANKS, BATCH), position))
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, **memory.grown()}
 
@@ -235,7 +236,7 @@ def _mosaicml(mixture: Mixture) -> dict[str, Any]:
     from streaming.base.batching.random import generate_work_random_batching
     from streaming.base.dataset import StreamingDataset
 
-    sizes, options = mixture.samples_per_shard, _settled("py1e", SEED, None)
+    sizes, options = mixture.samples_per_shard, _resolved("py1e", SEED, None)
     counts = np.diff(mixture.stream_shards)
     data = SimpleNamespace(
         shuffle=True,
@@ -281,11 +282,11 @@ def _mixture(streams: int, samples: int) -> Mixture:
     )
 
 
-def _settled(algo: str, seed: int, block: int | None) -> SettledOrder:
+def _resolved(algo: str, seed: int, block: int | None) -> ResolvedOrder:
     given = OrderOptions(
         shuffle=True, shuffle_algo=algo, shuffle_seed=seed, shuffle_block_size=block
     )
-    return given.settle(num_nodes=1, global_batch=RANKS * BATCH, local_batch=BATCH)
+    return given.resolve(num_nodes=1, global_batch=RANKS * BATCH, local_batch=BATCH)
 
 
 class _Peak:

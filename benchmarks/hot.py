@@ -53,7 +53,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     contenders: dict[str, Callable[[], Iterator[Any]]] = {
         BARE: lambda: _bare(ours),
         ONE_CALL: lambda: _bare_one_call(ours),
-        MAIN: lambda: ours._source(0),
+        MAIN: lambda: ours._reader.batches(ours.run.source, ours.run.progress, None),
         THREAD: lambda: _cycled(ours),
         STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH),
         LITDATA: lambda: lit.batches(rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS),

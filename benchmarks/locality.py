@@ -58,16 +58,16 @@ def mosaic_dataloader(case: Case, sizes: Int64Array, block: int) -> list[int]:
         shuffle_seed=SEED,
         shuffle_block_size=block,
         num_canonical_nodes=case.canonical,
-    ).settle(num_nodes=case.nodes, global_batch=case.global_batch, local_batch=case.batch)
+    ).resolve(num_nodes=case.nodes, global_batch=case.global_batch, local_batch=case.batch)
     mixture = Mixture((StreamSize("data", sizes, int(sizes.sum())),))
-    timeline = EpochSequence(mixture, options)
-    batches = timeline.epoch_length // case.global_batch
+    sequence = EpochSequence(mixture, options)
+    batches = sequence.epoch_length // case.global_batch
     world = case.nodes * case.ranks
     touched = []
     for node in range(case.nodes):
         ids = []
         for rank in range(node * case.ranks, (node + 1) * case.ranks):
-            requests = endless_batches(timeline, Layout(rank, world, case.batch), 0)
+            requests = endless_batches(sequence, Layout(rank, world, case.batch), 0)
             ids += [next(requests).ids for _ in range(batches)]
         touched.append(count_shards(np.concatenate(ids), sizes))
     return touched

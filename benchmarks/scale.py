@@ -182,12 +182,12 @@ def _mixture(samples: int) -> Mixture:
     return Mixture(tuple(StreamSize(*parts) for parts in _sizes(samples)))
 
 
-def _timeline(algo: str, samples: int, orders: str | None) -> EpochSequence:
+def _sequence(algo: str, samples: int, orders: str | None) -> EpochSequence:
     options = OrderOptions(shuffle=True, shuffle_algo=algo, shuffle_seed=SEED)
-    settled = options.settle(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
+    resolved = options.resolve(num_nodes=NODES, global_batch=BATCH, local_batch=LOCAL_BATCH)
     mixture = _mixture(samples)
-    stored = StoredOrders(orders, mixture, settled) if orders else None
-    return EpochSequence(mixture, settled, stored=stored)
+    stored = StoredOrders(orders, mixture, resolved) if orders else None
+    return EpochSequence(mixture, resolved, stored=stored)
 
 
 def _write_indexes(samples: int, work: Path) -> dict[str, dict[str, Any]]:
@@ -251,14 +251,15 @@ def _rank(algo: str, samples: int, work: str, rank: int) -> dict[str, float]:
     epoch = dataset.mixture.epoch_samples
     positions = [int(epoch * place) // BATCH * BATCH for place in PLACES]
     before, begun = _own_memory(), time.perf_counter()
-    next(loader._requests(positions[-1]))
+    layout = Layout(rank, RANKS, LOCAL_BATCH)
+    next(endless_batches(loader.run.source.sequence, layout, positions[-1]))
     start = time.perf_counter() - begun
     if algo != "feistel":
         # The next epoch is being ordered by now: wait for it, lest it take the core from us.
         loader.run.source.sequence.epoch(1)
     wall = processor = 0.0
     for position in positions:
-        requests = loader._requests(position)
+        requests = endless_batches(loader.run.source.sequence, layout, position)
         for _ in range(16):
             next(requests)
         begun, begun_processor = time.perf_counter(), time.process_time()
@@ -284,19 +285,19 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
     often with a few samples on one side, and few batches would overlook just those.
     """
     orders = str(Path(work) / f"scale-{samples}" / "cache" / "orders")
-    timeline = _timeline(algo, samples, orders)
+    sequence = _sequence(algo, samples, orders)
     # By default a canonical node for each node: its rows are that node's, as is checked below.
-    assert timeline.options.num_canonical_nodes == NODES
-    whole = timeline.epoch_length // BATCH
+    assert sequence.options.num_canonical_nodes == NODES
+    whole = sequence.epoch_length // BATCH
     count = whole if batches is None else min(batches, whole)
-    touched = np.zeros((NODES, len(timeline.mixture.samples_per_shard)), bool)
+    touched = np.zeros((NODES, len(sequence.mixture.samples_per_shard)), bool)
     for number in range(count):
         start = number * whole // count * BATCH
-        ids, owners = timeline.rows(start, start + BATCH)
-        shards = timeline.mixture.locate(ids)[0]
+        ids, owners = sequence.rows(start, start + BATCH)
+        shards = sequence.mixture.locate(ids)[0]
         touched[owners, shards] = True
         if number % 100 == 0:
-            _check_node(timeline, start, shards, owners, number // 100 % NODES)
+            _check_node(sequence, start, shards, owners, number // 100 % NODES)
     return {
         "batches": count,
         "per_node": touched.sum(axis=1).tolist(),
@@ -304,13 +305,13 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
     }
 
 
-def _check_node(timeline: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
+def _check_node(sequence: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
     """See that the ranks of a node, as the loader sets them up, read the rows counted for it."""
     first = node * RANKS_PER_NODE
     read = [
         shard
         for rank in range(first, first + RANKS_PER_NODE)
-        for shard in next(endless_batches(timeline, Layout(rank, RANKS, LOCAL_BATCH), start)).shards
+        for shard in next(endless_batches(sequence, Layout(rank, RANKS, LOCAL_BATCH), start)).shards
     ]
     assert sorted(read) == sorted(shards[owners == node].tolist())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from endurance_helpers import Figures, Run, go_through, runs, unit_runs, write_stores
 from hypothesis import HealthCheck, given, settings
-from order_helpers import Leg, check_layouts, legs, timelines, unit_timelines
+from order_helpers import Leg, check_layouts, grouped_sequences, legs, sequences
 
 from mosaic_dataloader.order.sequence import EpochSequence
 
@@ -40,13 +40,13 @@ def figures() -> Figures:
 
 
 @settings(max_examples=ORDERS, **LONG)
-@given(timeline=timelines(), changes=legs)
-def test_orders(timeline: EpochSequence, changes: list[Leg]) -> None:
-    check_layouts(timeline, changes)
+@given(sequence=sequences(), changes=legs)
+def test_orders(sequence: EpochSequence, changes: list[Leg]) -> None:
+    check_layouts(sequence, changes)
 
 
 @settings(max_examples=ORDERS // 4, **LONG)
-@given(drawn=unit_timelines())
+@given(drawn=grouped_sequences())
 def test_orders_in_units_of_a_batch(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 

@@ -166,23 +166,23 @@ class _Traveller:
 
     def order(self, ranks: Ranks, leg: Leg) -> EpochSequence:
         """The order as the pure function of data and options that it is."""
-        settled = OrderOptions(**self.run.options).settle(
+        resolved = OrderOptions(**self.run.options).resolve(
             num_nodes=leg.nodes, global_batch=leg.ranks * leg.batch, local_batch=leg.batch
         )
-        return EpochSequence(ranks.loaders[0].dataset.mixture, settled)
+        return EpochSequence(ranks.loaders[0].dataset.mixture, resolved)
 
     def go(self) -> None:
         numbers = np.array([*FIRST, *SECOND])
-        timeline: EpochSequence | None = None
+        sequence: EpochSequence | None = None
         for number, leg in enumerate(self.run.legs):
             ranks = self.ranks(leg)
             try:
-                timeline = timeline or self.order(ranks, leg)
+                sequence = sequence or self.order(ranks, leg)
                 if number:
                     self.load(ranks, number - 1)
                 for batch in ranks.batches(leg.batches):
                     begin = len(self.handed_out)
-                    wanted = timeline.rows(begin, begin + leg.ranks * leg.batch)[0]
+                    wanted = sequence.rows(begin, begin + leg.ranks * leg.batch)[0]
                     assert joined(batch) == sorted(numbers[wanted].tolist())
                     self.handed_out += joined(batch)
                 self.save(ranks, number)
@@ -191,10 +191,10 @@ class _Traveller:
                 for one in ranks.loaders:
                     one.dataset.close()
             self.note(leg)
-        assert timeline is not None
+        assert sequence is not None
         self.figures.runs += 1
         self.figures.by_algo[self.run.options["shuffle_algo"]] += 1
-        self.figures.epochs += len(self.handed_out) // timeline.epoch_length
+        self.figures.epochs += len(self.handed_out) // sequence.epoch_length
 
     def save(self, ranks: Ranks, number: int) -> None:
         place = str(self.folder / f"checkpoint-{number}")

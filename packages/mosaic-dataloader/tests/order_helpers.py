@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions, SettledOrder
+from mosaic_dataloader.order.options import SHUFFLE_ALGOS, OrderOptions
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 
 # Ranks, rows per rank, batches.
@@ -27,13 +28,13 @@ def mixture(sizes: list[list[int]], chooses: list[int] | None = None) -> Mixture
     )
 
 
-def settled(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> SettledOrder:
+def resolved(batch: int = 8, nodes: int = 1, local: int = 8, **options: object) -> ResolvedOrder:
     given_options = OrderOptions(**{"shuffle_block_size": 64, **options})  # type: ignore[arg-type]
-    return given_options.settle(num_nodes=nodes, global_batch=batch, local_batch=local)
+    return given_options.resolve(num_nodes=nodes, global_batch=batch, local_batch=local)
 
 
 @st.composite
-def timelines(draw: st.DrawFn) -> EpochSequence:
+def sequences(draw: st.DrawFn) -> EpochSequence:
     sizes = draw(
         st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=5), min_size=1, max_size=3)
     )
@@ -44,7 +45,7 @@ def timelines(draw: st.DrawFn) -> EpochSequence:
     nodes = draw(st.integers(1, 3))
     follow = total >= 64 * nodes or (algo not in ("py1s", "py2s") and total >= nodes)
     fixed = st.integers(1, min(8, total))
-    options = settled(
+    options = resolved(
         nodes=nodes,
         shuffle=draw(st.booleans()),
         shuffle_algo=algo,
@@ -63,7 +64,7 @@ legs = st.lists(
 
 
 @st.composite
-def unit_timelines(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
+def grouped_sequences(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
     """An order in units of a batch, with layouts that share the units out."""
     method = draw(st.sampled_from(["stratified", "per_stream", "device_per_stream"]))
     local, nodes = draw(st.integers(2, 4)), draw(st.integers(1, 3))
@@ -71,7 +72,7 @@ def unit_timelines(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
     sizes = draw(
         st.lists(st.lists(st.integers(5, 60), min_size=1, max_size=4), min_size=1, max_size=3)
     )
-    options = settled(
+    options = resolved(
         batch,
         nodes,
         local,
@@ -81,59 +82,59 @@ def unit_timelines(draw: st.DrawFn) -> tuple[EpochSequence, list[Leg]]:
         num_canonical_nodes=nodes * draw(st.integers(1, 2)),
     )
     try:
-        timeline = EpochSequence(mixture(sizes), options)
-        timeline.check()
+        sequence = EpochSequence(mixture(sizes), options)
+        sequence.check()
     except MosaicDataError:
         # Too few data for a single unit.
         assume(False)
     sharing = [(ranks, batch // ranks) for ranks in range(1, batch + 1) if not batch % ranks]
     layouts = draw(st.lists(st.sampled_from(sharing), min_size=1, max_size=6))
-    return timeline, [(*layout, draw(st.integers(1, 6))) for layout in layouts]
+    return sequence, [(*layout, draw(st.integers(1, 6))) for layout in layouts]
 
 
-def check_layouts(timeline: EpochSequence, changes: Iterable[Leg]) -> None:
+def check_layouts(sequence: EpochSequence, changes: Iterable[Leg]) -> None:
     """Whatever ranks and batch sizes take turns, what they get together is the sequence itself."""
     position = 0
     handed: list[int] = []
     for world_size, batch_size, batches in changes:
         size = world_size * batch_size
         streams = [
-            endless_batches(timeline, Layout(r, world_size, batch_size), position)
+            endless_batches(sequence, Layout(r, world_size, batch_size), position)
             for r in range(world_size)
         ]
         for _ in range(batches):
             requests = [next(s) for s in streams]
             assert {(r.start, r.stop) for r in requests} == {(position, position + size)}
             assert {len(r.ids) for r in requests} == {batch_size}
-            expected = timeline.rows(position, position + size)[0]
+            expected = sequence.rows(position, position + size)[0]
             got = np.concatenate([r.ids for r in requests])
             assert Counter(got.tolist()) == Counter(expected.tolist())
-            numbers = np.searchsorted(timeline.mixture.stream_offsets, expected, side="right") - 1
+            numbers = np.searchsorted(sequence.mixture.stream_offsets, expected, side="right") - 1
             for request in requests:
-                counts = np.bincount(numbers, minlength=len(timeline.mixture.streams))
+                counts = np.bincount(numbers, minlength=len(sequence.mixture.streams))
                 assert request.per_stream.tolist() == counts.tolist()
-                located = timeline.mixture.locate(request.ids)
+                located = sequence.mixture.locate(request.ids)
                 assert [request.shards, request.places] == [part.tolist() for part in located]
             handed += expected.tolist()
             position += size
     # Every full epoch is its list, which holds each sample as often as the weights say.
-    length = timeline.epoch_length
+    length = sequence.epoch_length
     for epoch in range(position // length):
         counts = Counter(handed[epoch * length : (epoch + 1) * length])
-        assert counts == Counter(timeline.epoch(epoch).rows(0, length)[0].tolist())
-        check_weights(timeline, counts)
+        assert counts == Counter(sequence.epoch(epoch).rows(0, length)[0].tolist())
+        check_weights(sequence, counts)
 
 
-def check_weights(timeline: EpochSequence, counts: Counter[int]) -> None:
+def check_weights(sequence: EpochSequence, counts: Counter[int]) -> None:
     """Each stream gives what was chosen, no sample of it twice more often than another."""
-    in_units = timeline.options.batching_method != "random"
-    for number, stream in enumerate(timeline.mixture.streams):
-        begin, end = timeline.mixture.stream_offsets[number : number + 2]
+    in_units = sequence.options.batching_method != "random"
+    for number, stream in enumerate(sequence.mixture.streams):
+        begin, end = sequence.mixture.stream_offsets[number : number + 2]
         own = [count for i, count in counts.items() if begin <= i < end]
         if in_units:
             # Only whole units form an epoch; none of these streams is drawn twice. The units that
             # all machines fill may leave out the few device batches of a small stream.
-            by_device = timeline.options.batching_method == "device_per_stream"
+            by_device = sequence.options.batching_method == "device_per_stream"
             assert set(own) == {1} or (by_device and not own)
             continue
         assert sum(own) == stream.choose

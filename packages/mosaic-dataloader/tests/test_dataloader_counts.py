@@ -64,7 +64,7 @@ def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor]
 def test_target_tokens_through_any_layouts(
     mixed: dict[str, dict[str, str]], legs: list[tuple[int, int, int]], skip: int
 ) -> None:
-    """Settled before each save, the sums are those of the rows, whoever was handed them."""
+    """Synced before each save, the sums are those of the rows, whoever was handed them."""
     expected: Counter[str] = Counter(full=0, short=0)
     state = None
     for number, (world_size, batch_size, batches) in enumerate(legs):

@@ -1,18 +1,18 @@
 """The feistel order: a permutation, evaluated anywhere, that mixes as well as py1e."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from order_helpers import mixture, settled, timelines
+from order_helpers import mixture, resolved, sequences
 
 from mosaic_dataloader.order.epoch import build_epoch
-from mosaic_dataloader.order.feistel import FeistelOrder, extra_draws
+from mosaic_dataloader.order.feistel import FeistelOrder, extra_samples
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.permute import keys, permuted
 from mosaic_dataloader.order.sequence import EpochSequence
 
@@ -44,12 +44,12 @@ def test_permutations_of_few_elements_are_all_alike() -> None:
     granularity=st.integers(1, 60),
     key=st.integers(0, 100),
 )
-def test_extra_draws_are_spread_evenly(
+def test_extra_samples_are_spread_evenly(
     samples: list[int], share: float, granularity: int, key: int
 ) -> None:
     sizes = np.array(samples, np.int64)
     rest = int(share * sizes.sum())
-    draws = extra_draws(sizes, rest, granularity, key)
+    draws = extra_samples(sizes, rest, granularity, key)
     assert draws.sum() == rest
     assert (draws >= 0).all()
     assert (draws <= sizes).all()
@@ -59,19 +59,19 @@ def test_extra_draws_are_spread_evenly(
 
 def test_a_granularity_draws_whole_multiples() -> None:
     sizes = np.full(100, 40, np.int64)
-    draws = extra_draws(sizes, 1000, 40, 7)
+    draws = extra_samples(sizes, 1000, 40, 7)
     assert set(draws.tolist()) == {0, 40}
-    assert set(extra_draws(sizes, 1000, 8, 7).tolist()) <= {0, 8, 16, 24}
-    assert not np.array_equal(draws, extra_draws(sizes, 1000, 40, 8))
+    assert set(extra_samples(sizes, 1000, 8, 7).tolist()) <= {0, 8, 16, 24}
+    assert not np.array_equal(draws, extra_samples(sizes, 1000, 40, 8))
 
 
 @settings(max_examples=150, deadline=None)
-@given(timeline=timelines(), data=st.data())
+@given(sequence=sequences(), data=st.data())
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
-    timeline: EpochSequence, data: st.DataObject
+    sequence: EpochSequence, data: st.DataObject
 ) -> None:
-    options = timeline.options.to_dict() | {"shuffle": True, "shuffle_algo": "feistel"}
-    order = FeistelOrder(timeline.mixture, SettledOrder(**options), data.draw(st.integers(0, 3)))
+    options = replace(sequence.options, shuffle=True, shuffle_algo="feistel")
+    order = FeistelOrder(sequence.mixture, options, data.draw(st.integers(0, 3)))
     ids, nodes = order.rows(0, len(order))
     start = data.draw(st.integers(0, len(order)))
     stop = data.draw(st.integers(start, len(order)))
@@ -80,9 +80,9 @@ def test_any_stretch_is_what_the_whole_epoch_holds_there(
     assert np.array_equal(part_nodes, nodes[start:stop])
     # As many of each stream as chosen; every sample as often as any other of its stream, or once
     # more.
-    times = np.bincount(ids, minlength=timeline.mixture.num_samples)
-    for number, stream in enumerate(timeline.mixture.streams):
-        own = times[slice(*timeline.mixture.stream_offsets[number : number + 2])]
+    times = np.bincount(ids, minlength=sequence.mixture.num_samples)
+    for number, stream in enumerate(sequence.mixture.streams):
+        own = times[slice(*sequence.mixture.stream_offsets[number : number + 2])]
         assert own.sum() == stream.choose
         assert set(own.tolist()) <= {stream.choose // stream.samples, -(-stream.choose // len(own))}
 
@@ -91,7 +91,7 @@ def test_epochs_and_seeds_differ_and_fixed_sampling_does_not() -> None:
     data = mixture([[50] * 20, [40] * 10], [400, 700])
 
     def drawn(**options: object) -> list[NDArray[np.int64]]:
-        given = settled(shuffle=True, shuffle_algo="feistel", **options)
+        given = resolved(shuffle=True, shuffle_algo="feistel", **options)
         return [FeistelOrder(data, given, epoch).rows(0, 1100)[0] for epoch in range(2)]
 
     first, second = drawn()
@@ -105,7 +105,7 @@ def test_epochs_and_seeds_differ_and_fixed_sampling_does_not() -> None:
 
 def test_windows_are_shuffled_each_in_its_own_way() -> None:
     """Also where there is nothing else to shuffle: one shard, or windows of one shard each."""
-    options = settled(shuffle=True, shuffle_algo="feistel", shuffle_block_size=100)
+    options = resolved(shuffle=True, shuffle_algo="feistel", shuffle_block_size=100)
     one = mixture([[1000]])
     epochs = [tuple(FeistelOrder(one, options, e).rows(0, 1000)[0].tolist()) for e in range(3)]
     assert len(set(epochs)) == 3
@@ -114,7 +114,7 @@ def test_windows_are_shuffled_each_in_its_own_way() -> None:
 
 
 def test_every_epoch_has_its_own_turn_of_a_nodes_shards() -> None:
-    options = settled(
+    options = resolved(
         shuffle=True, shuffle_algo="feistel", shuffle_block_size=50, num_canonical_nodes=2
     )
     data = mixture([[50] * 40])
@@ -129,7 +129,7 @@ def test_every_epoch_has_its_own_turn_of_a_nodes_shards() -> None:
 def test_shards_in_use_stay_within_two_windows_and_nodes_keep_theirs() -> None:
     shards, size, block, nodes = 400, 50, 1000, 4
     data = mixture([[size] * shards])
-    options = settled(
+    options = resolved(
         shuffle=True, shuffle_algo="feistel", shuffle_block_size=block, num_canonical_nodes=nodes
     )
     owned = []
@@ -160,7 +160,7 @@ def test_it_mixes_within_a_window_as_well_as_py1e(seed: int) -> None:
     window = shards * size
     scores = {}
     for algo in ("feistel", "py1e"):
-        options = settled(
+        options = resolved(
             shuffle=True, shuffle_algo=algo, shuffle_seed=seed, shuffle_block_size=window
         )
         ids = build_epoch(data, options, 0).rows(0, window)[0]
@@ -192,7 +192,7 @@ def test_it_mixes_within_a_window_as_well_as_py1e(seed: int) -> None:
 def test_memory_grows_with_the_shards_only() -> None:
     def used(samples_in_shard: int) -> int:
         data = Mixture((StreamSize("s", np.full(1000, samples_in_shard), 1000 * samples_in_shard),))
-        options = settled(shuffle=True, shuffle_algo="feistel", shuffle_block_size=1 << 18)
+        options = resolved(shuffle=True, shuffle_algo="feistel", shuffle_block_size=1 << 18)
         tracemalloc.start()
         order = FeistelOrder(data, options, 0)
         order.rows(len(order) // 2, len(order) // 2 + 64)

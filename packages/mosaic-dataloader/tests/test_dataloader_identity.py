@@ -19,7 +19,6 @@ from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order import feistel, sequence
-from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.state.identity import RowIdentity, StreamIdentity, sampled
 from mosaic_dataloader.state.json_form import sealed
 
@@ -27,10 +26,17 @@ sys.path.insert(0, str(Path(__file__).parent / "fixtures"))
 
 import make_states
 
-WRITTEN: dict[str, Any] = json.loads(make_states.STATES.read_text())
+WRITTEN: dict[int, dict[str, Any]] = {
+    version: json.loads((make_states.FOLDER / f"states_v{version}.json").read_text())
+    for version in (1, 2)
+}
 # Each by the layout that wrote it, and those of several ranks by a single one as well.
-LAYOUTS = [(name, case.ranks) for name, case in make_states.CASES.items()]
-LAYOUTS += [(name, 1) for name, ranks in LAYOUTS if ranks > 1]
+LAYOUTS = [
+    (version, name, ranks)
+    for version in WRITTEN
+    for name, case in make_states.CASES.items()
+    for ranks in sorted({1, case.ranks})
+]
 
 
 @pytest.fixture(scope="session")
@@ -41,22 +47,22 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("name", "ranks"), LAYOUTS)
-def test_states_of_version_1_continue_exactly(
-    name: str, ranks: int, fixed: Path, tmp_path: Path
+@pytest.mark.parametrize(("version", "name", "ranks"), LAYOUTS)
+def test_states_of_all_versions_continue_exactly(
+    version: int, name: str, ranks: int, fixed: Path, tmp_path: Path
 ) -> None:
     case = make_states.CASES[name]
     loaders = make_states.open_case(case, fixed, tmp_path, ranks)
     for one in loaders:
-        one.load_state_dict(WRITTEN[name]["state"])
+        one.load_state_dict(WRITTEN[version][name]["state"])
     state = make_states.joined_state(loaders)
     assert json.loads(state["mosaic"])["version"] == 2
     again = make_states.open_case(case, fixed, tmp_path, ranks)
     for one in again:
         one.load_state_dict(state)
     assert make_states.joined_state(again) == state
-    assert make_states.rows_of(loaders, case) == WRITTEN[name]["batches"]
-    assert make_states.rows_of(again, case) == WRITTEN[name]["batches"]
+    assert make_states.rows_of(loaders, case) == WRITTEN[version][name]["batches"]
+    assert make_states.rows_of(again, case) == WRITTEN[version][name]["batches"]
 
 
 def test_a_state_of_version_1_knows_its_tokenizer(fixed: Path, tmp_path: Path) -> None:
@@ -67,7 +73,7 @@ def test_a_state_of_version_1_knows_its_tokenizer(fixed: Path, tmp_path: Path) -
     assert tokenizer is not None
     tokenizer.fast.add_tokens(["another"])
     with pytest.raises(MosaicDataError, match=r"tokenizer_definition was '[0-9a-f]+' and is now"):
-        one.load_state_dict(WRITTEN["text"]["state"])
+        one.load_state_dict(WRITTEN[1]["text"]["state"])
 
 
 def edited(state: dict[str, str], change: Callable[[dict[str, Any]], None]) -> dict[str, str]:
@@ -100,12 +106,12 @@ def test_what_a_state_may_lack(fixed: Path, tmp_path: Path) -> None:
     state = one.state_dict()
     optional = {
         cls: [f.name for f in fields(cls) if f.default is not MISSING]
-        for cls in (RowIdentity, StreamIdentity, SettledOrder)
+        for cls in (RowIdentity, StreamIdentity)
     }
     dropped: list[tuple[Callable[[dict[str, Any]], list[dict[str, Any]]], str]] = [
         *((lambda c: [c["rows"]], name) for name in optional[RowIdentity]),
         *((lambda c: c["streams"], name) for name in optional[StreamIdentity]),
-        *((lambda c: [c["order"]], name) for name in optional[SettledOrder]),
+        *((lambda c: [c["order"]], name) for name in ("unit", "device_unit", "unit_nodes")),
         *((lambda c: [c], name) for name in ("libraries", "probe", "skipped", "tokens_at")),
     ]
     found = Counter[str]()
@@ -151,7 +157,7 @@ def _wrong_values() -> list[tuple[str, Callable[[dict[str, Any]], None]]]:
         ("streams is an object, not a list", put("streams", value={})),
         ("stream 0 is 7, not an object", put("streams", 0, value=7)),
         ("origin is None", put("origin", value=None)),
-        ("origin 9,000 lies behind", put("origin", value={"samples": 9000, "epoch": 1})),
+        ("origin 9,000 is after", put("origin", value={"samples": 9000, "epoch": 1})),
         ("tokens_at", put("tokens_at", value=1 << 40)),
         ("the streams were", put("streams", value=[])),
         ("probe = 5, not text", put("probe", value=5)),
@@ -282,7 +288,7 @@ def test_an_order_that_is_computed_otherwise_is_refused(
         other = Ranks(streams, world_size, batch_size=size, **options)
         message = refused(other.loaders[-1], state)
         assert f"from position {position:,} on, the order is computed otherwise" in message
-    # On purpose, the epoch begins anew.
+    # On purpose, the epoch restarts.
     anew = loader(streams, batch_size=global_batch, on_data_change="restart_epoch", **options)
     anew.load_state_dict(state)
     assert anew.samples_seen == position == anew.order_begins_at

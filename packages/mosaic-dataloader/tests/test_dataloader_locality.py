@@ -8,7 +8,7 @@ import pytest
 from dataloader_helpers import loader, numbers, write_rows
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from order_helpers import mixture, settled
+from order_helpers import mixture, resolved
 
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.sequence import EpochSequence
@@ -17,12 +17,12 @@ from mosaic_dataloader.state.identity import sampled
 ALGOS = ["py1e", "py1s", "py2s", "py1br", "feistel"]
 
 
-def own_shards(timeline: EpochSequence, epoch: int, node: int, nodes: int, batch: int) -> set[int]:
+def own_shards(sequence: EpochSequence, epoch: int, node: int, nodes: int, batch: int) -> set[int]:
     """Shards that hold samples of a machine's canonical nodes in an epoch."""
-    ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
-    common = math.gcd(timeline.options.num_canonical_nodes, batch)
+    ids, owners = sequence.epoch(epoch).rows(0, sequence.epoch_length)
+    common = math.gcd(sequence.options.num_canonical_nodes, batch)
     own = owners % common * nodes // common == node
-    return set(timeline.mixture.locate(ids[own])[0].tolist())
+    return set(sequence.mixture.locate(ids[own])[0].tolist())
 
 
 @settings(max_examples=100, deadline=None)
@@ -52,9 +52,9 @@ def test_machines_keep_to_their_shards(
     """
     canonical = nodes * per_node
     size = batch * ranks * nodes
-    options = settled(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
-    timeline = EpochSequence(mixture([sizes]), options)
-    length = timeline.epoch_length
+    options = resolved(shuffle=True, shuffle_algo=algo, num_canonical_nodes=canonical)
+    sequence = EpochSequence(mixture([sizes]), options)
+    length = sequence.epoch_length
     # Behind the last whole round, some canonical nodes have one more sample and others none.
     start = epoch * length + min(offset, length)
     batches = (epoch * length + length // canonical * canonical - start) // size
@@ -63,26 +63,26 @@ def test_machines_keep_to_their_shards(
     for node in range(nodes):
         ids = []
         for rank in range(node * ranks, (node + 1) * ranks):
-            requests = endless_batches(timeline, Layout(rank, nodes * ranks, batch), start)
+            requests = endless_batches(sequence, Layout(rank, nodes * ranks, batch), start)
             ids += [i for _ in range(batches) for i in next(requests).ids.tolist()]
-        shards = set(timeline.mixture.locate(np.array(ids, np.int64))[0].tolist())
-        assert shards <= own_shards(timeline, epoch, node, nodes, size)
+        shards = set(sequence.mixture.locate(np.array(ids, np.int64))[0].tolist())
+        assert shards <= own_shards(sequence, epoch, node, nodes, size)
         read += ids
     # Together they read all of it.
-    ids = timeline.rows(start, start + batches * size)[0]
+    ids = sequence.rows(start, start + batches * size)[0]
     assert sorted(read) == sorted(ids.tolist())
 
 
 def test_turns_are_those_of_the_canonical_nodes_or_untold() -> None:
     """Around the end of an epoch whose samples the canonical nodes do not divide."""
-    options = settled(shuffle=True, num_canonical_nodes=4)
-    timeline = EpochSequence(mixture([[7] * 9]), options)  # 63 samples
+    options = resolved(shuffle=True, num_canonical_nodes=4)
+    sequence = EpochSequence(mixture([[7] * 9]), options)  # 63 samples
     told = 0
     for start in range(40, 90):
-        turn = timeline.turn(start, start + 8)
+        turn = sequence.phase(start, start + 8)
         if turn is not None:
             told += 1
-            owners = timeline.owners(start, start + 8)
+            owners = sequence.canonical_nodes(start, start + 8)
             assert owners.tolist() == [(turn + n) % 4 for n in range(8)]
     assert told > 30
 
@@ -107,14 +107,14 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
                 infinite=False,
             )
             rows += [n for batch in one for n in numbers(batch)]
-            timeline = one.run.source.sequence
+            sequence = one.run.source.sequence
             identifies = sampled(one.dataset.streams[0])
             assert identifies
             one.close()
         fetched = {int(p.name.split(".")[1]) for p in cache.glob("*.mds")}
         # The index holds no hashes: one shard is read by all, to know the data by its content.
-        fetched -= {identifies.shard} - own_shards(timeline, 0, node, 2, 16)
-        assert fetched == own_shards(timeline, 0, node, 2, 16)
+        fetched -= {identifies.shard} - own_shards(sequence, 0, node, 2, 16)
+        assert fetched == own_shards(sequence, 0, node, 2, 16)
         # A shard that lies across a border belongs to both sides.
         assert len(fetched) <= count // 2 + 2
     assert sorted(rows) == list(range(480))

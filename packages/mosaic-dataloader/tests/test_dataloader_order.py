@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from order_helpers import (
     Leg,
     check_layouts,
+    grouped_sequences,
     legs,
     mixture,
-    settled,
-    timelines,
-    unit_timelines,
+    resolved,
+    sequences,
 )
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.assign import (
-    deal,
+    interleave,
     node_of,
     node_starts,
     rows_of_rank,
-    rows_of_rank_in_turns,
+    rows_of_rank_by_phase,
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.batches import Layout, one_pass
@@ -34,7 +34,7 @@ from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 
 @given(length=st.integers(1, 500), nodes=st.integers(1, 40))
 def test_dealing_keeps_every_item_and_takes_nodes_in_turn(length: int, nodes: int) -> None:
-    dealt = deal(np.arange(length), nodes)
+    dealt = interleave(np.arange(length), nodes)
     assert sorted(dealt.tolist()) == list(range(length))
     owners = node_of(np.arange(length), length, nodes)
     starts = node_starts(length, nodes)
@@ -76,7 +76,7 @@ def test_rows_in_turns_are_found_without_sorting(
     batch = math.lcm(canonical, world_size) * times
     owners = np.arange(first, first + batch) % canonical
     for rank in range(world_size):
-        found = rows_of_rank_in_turns(first % canonical, canonical, batch, rank, world_size)
+        found = rows_of_rank_by_phase(first % canonical, canonical, batch, rank, world_size)
         assert np.array_equal(found, rows_of_rank(owners, canonical, rank, world_size))
 
 
@@ -90,39 +90,39 @@ def test_intervals_are_found_as_by_a_binary_search(sizes: list[int]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(timeline=timelines(), changes=legs)
+@given(sequence=sequences(), changes=legs)
 def test_any_changes_of_layout_hand_out_the_epoch_lists(
-    timeline: EpochSequence, changes: list[Leg]
+    sequence: EpochSequence, changes: list[Leg]
 ) -> None:
-    check_layouts(timeline, changes)
+    check_layouts(sequence, changes)
 
 
 @settings(max_examples=30, deadline=None)
-@given(drawn=unit_timelines())
+@given(drawn=grouped_sequences())
 def test_batches_in_units_too(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 
 
 @settings(max_examples=60, deadline=None)
-@given(timeline=timelines(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
+@given(sequence=sequences(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
 def test_a_finite_pass_is_equally_long_on_all_ranks(
-    timeline: EpochSequence, world_size: int, batch_size: int
+    sequence: EpochSequence, world_size: int, batch_size: int
 ) -> None:
     for drop_last in (False, True):
         ranks = [
-            list(one_pass(timeline, Layout(r, world_size, batch_size), 0, drop_last=drop_last))
+            list(one_pass(sequence, Layout(r, world_size, batch_size), 0, drop_last=drop_last))
             for r in range(world_size)
         ]
         assert len({len(r) for r in ranks}) == 1
         ids = [i for r in ranks for request in r for i in request.ids.tolist() if i >= 0]
-        whole = timeline.epoch_length
+        whole = sequence.epoch_length
         kept = whole - whole % (world_size * batch_size) if drop_last else whole
-        assert Counter(ids) == Counter(timeline.epoch(0).rows(0, kept)[0].tolist())
+        assert Counter(ids) == Counter(sequence.epoch(0).rows(0, kept)[0].tolist())
         assert all(len(request.ids) == batch_size for r in ranks for request in r)
 
 
 def test_the_origin_shifts_epochs() -> None:
-    options = settled(shuffle=True)
+    options = resolved(shuffle=True)
     plain = EpochSequence(mixture([[10, 7]]), options)
     moved = EpochSequence(mixture([[10, 7]]), options, EpochStart(samples=100, epoch=3))
     assert moved.locate(100) == (3, 0)
@@ -134,16 +134,16 @@ def test_the_origin_shifts_epochs() -> None:
 def test_batches_in_units_keep_their_composition(method: str, shuffle: bool) -> None:
     data = mixture([[100, 53], [40, 60, 1], [80]], [153, 101, 160])
     batch, local, nodes = 24, 6, 2
-    options = settled(
+    options = resolved(
         batch, nodes, local, batching_method=method, shuffle=shuffle, num_canonical_nodes=4
     )
-    timeline = EpochSequence(data, options)
-    length = timeline.epoch_length
+    sequence = EpochSequence(data, options)
+    length = sequence.epoch_length
     assert length % batch == 0
     assert length >= 0.7 * data.epoch_samples
     offsets = data.stream_offsets
     for epoch in range(2):
-        ids, owners = timeline.epoch(epoch).rows(0, length)
+        ids, owners = sequence.epoch(epoch).rows(0, length)
         streams = (np.searchsorted(offsets, ids, side="right") - 1).reshape(-1, batch)
         assert set(owners.tolist()) == {0, 1, 2, 3}
         counts = [np.bincount(unit, minlength=3).tolist() for unit in streams]
@@ -182,8 +182,8 @@ def test_what_cannot_be_ordered_is_refused_in_words(
     options: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(MosaicDataError) as caught:
-        timeline = EpochSequence(mixture([[100], [20]]), settled(64, 2, 32, **options))
-        timeline.rows(0, 1)
+        sequence = EpochSequence(mixture([[100], [20]]), resolved(64, 2, 32, **options))
+        sequence.rows(0, 1)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
@@ -193,6 +193,6 @@ def test_device_batches_need_ranks_that_nodes_divide(ranks: int, nodes: int) -> 
     """One data-parallel rank over two machines: tensor or pipeline parallelism across them."""
     method = {"batching_method": "device_per_stream", "num_canonical_nodes": 4}
     with pytest.raises(MosaicDataError, match=rf"{ranks} rank.* {nodes} nodes"):
-        EpochSequence(mixture([[100], [20]]), settled(4 * ranks, nodes, 4, **method)).check()
-    options = settled(4 * ranks, 1, 4, **method)
+        EpochSequence(mixture([[100], [20]]), resolved(4 * ranks, nodes, 4, **method)).check()
+    options = resolved(4 * ranks, 1, 4, **method)
     assert EpochSequence(mixture([[100], [20]]), options).epoch_length % (4 * ranks) == 0

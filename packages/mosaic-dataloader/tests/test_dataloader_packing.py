@@ -12,7 +12,7 @@ import packing_helpers as helpers
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from order_helpers import mixture, settled
+from order_helpers import mixture, resolved
 from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
 
 from mosaic_dataloader import MosaicDataError
@@ -55,10 +55,10 @@ def test_lanes_deal_the_documents_of_their_canonical_nodes(
 ) -> None:
     """The formulas against a walk over the epochs, document by document."""
     nodes = min(nodes, length)
-    options = settled(shuffle=False, num_canonical_nodes=nodes)
-    timeline = EpochSequence(mixture([[length]]), options)
+    options = resolved(shuffle=False, num_canonical_nodes=nodes)
+    sequence = EpochSequence(mixture([[length]]), options)
     dealt: dict[int, list[int]] = {lane: [] for lane in range(lanes)}
-    for lane, position, _ in Packing(timeline, [], lanes).deal(epochs):
+    for lane, position, _ in Packing(sequence, [], lanes).deal(epochs):
         dealt[lane].append(position)
         if length % nodes == 0 and lanes % nodes == 0:
             assert position % lanes == lane
@@ -321,7 +321,7 @@ def test_states_name_what_is_wrong_with_them(local: str) -> None:
     for bad, words in [
         (two.loaders[0].state_dict(), ["no lane_0001", "join the states of all ranks"]),
         ({**state, "lane_0003": early["lane_0003"]}, ["lane_0003", "after 36 rows", "same check"]),
-        ({**state, "lane_0003": state["lane_0004"]}, ["none of lane 3"]),
+        ({**state, "lane_0003": state["lane_0004"]}, ["does not belong to lane 3"]),
         (damaged, ["lane_0003", "damaged"]),
         ({**state, "lane_0003": b""}, ["lane_0003", "damaged"]),
     ]:
@@ -380,9 +380,9 @@ def test_what_does_not_fit_is_refused_or_begins_its_epoch_anew(local: str) -> No
     anew.load(state)
     assert [(x.epoch, x.samples_seen) for x in anew.loaders] == [(epoch, 720)] * 2
     later = Packing.of(anew.loaders[0], A, 24)
-    later.timeline = EpochSequence(later.timeline.mixture, later.timeline.options)
-    ids = later.timeline.epoch
-    later.timeline.epoch = lambda number: ids(epoch + number)  # type: ignore[method-assign]
+    later.sequence = EpochSequence(later.sequence.mixture, later.sequence.options)
+    ids = later.sequence.epoch
+    later.sequence.epoch = lambda number: ids(epoch + number)  # type: ignore[method-assign]
     expected = later.rows(48)
     assert anew.batches(2) == [sorted(expected[:24]), sorted(expected[24:])]
     # The new beginning is part of the state.
@@ -528,15 +528,15 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
             iterator = iter(one)
             while one.epoch < 3:
                 next(iterator)
-            timeline = one.run.source.sequence
+            sequence = one.run.source.sequence
             identifies = sampled(one.dataset.streams[0])
             assert identifies
             one.close()
         fetched = {int(p.name.split(".")[1]) for p in cache.glob("*.mds")}
         own = set()
         for epoch in range(5):
-            ids, owners = timeline.epoch(epoch).rows(0, timeline.epoch_length)
-            own |= set(timeline.mixture.locate(ids[owners // 2 == node])[0].tolist())
+            ids, owners = sequence.epoch(epoch).rows(0, sequence.epoch_length)
+            own |= set(sequence.mixture.locate(ids[owners // 2 == node])[0].tolist())
         assert fetched - {identifies.shard} <= own
         # A shard that lies across a border belongs to both sides.
         assert len(own) <= count // 2 + 2

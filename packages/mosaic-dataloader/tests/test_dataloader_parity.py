@@ -115,10 +115,10 @@ def test_global_batches_hold_the_same_samples(algo: str | None, samples: int, we
         mixture = mixture_of(streams, shards)
         batch = 4
         size = batch * nodes * ranks
-        settled = options.settle(num_nodes=nodes, global_batch=size, local_batch=batch)
+        resolved = options.resolve(num_nodes=nodes, global_batch=size, local_batch=batch)
         for epoch in (0, 1, 3):
             theirs = their_batches(data, options, canonical, (nodes, ranks, batch), epoch)
-            mine = EpochSequence(mixture, settled).epoch(epoch)
+            mine = EpochSequence(mixture, resolved).epoch(epoch)
             assert len(mine) == mixture.epoch_samples
             for number in range(len(mine) // size):
                 ids = mine.rows(number * size, (number + 1) * size)[0].tolist()
@@ -143,14 +143,14 @@ def test_a_single_rank_reads_the_same_sequence(algo: str | None) -> None:
     )
     streams, shards = weighted(1003, "repeat")
     data = reference(streams, shards, options)
-    settled = options.settle(num_nodes=1, global_batch=8, local_batch=8)
+    resolved = options.resolve(num_nodes=1, global_batch=8, local_batch=8)
     for epoch in range(3):
         units, small = StreamingDataset.resample_streams(data, epoch)
         big = get_partitions("relaxed", len(small), 1, 1, 1, 1, 8).ravel()
         big = big[big >= 0]
         if options.shuffle:
             big = get_shuffle(options.shuffle_algo, units, 1, SEED, epoch, 200)[big]
-        order = EpochSequence(mixture_of(streams, shards), settled).epoch(epoch)
+        order = EpochSequence(mixture_of(streams, shards), resolved).epoch(epoch)
         assert np.array_equal(order.rows(0, len(order))[0], small[big])
 
 
@@ -195,10 +195,10 @@ def test_resampling_is_the_librarys(
         for s, r in zip(shards, repeats, strict=False)
     ]
     data = reference(streams, shards, options)
-    settled = options.settle(num_nodes=1, global_batch=1, local_batch=1)
+    resolved = options.resolve(num_nodes=1, global_batch=1, local_batch=1)
     if not any(int(s.choose) for s in streams):
         return
-    units, ids = resample(mixture_of(streams, shards), settled, epoch)
+    units, ids = resample(mixture_of(streams, shards), resolved, epoch)
     their_units, their_ids = StreamingDataset.resample_streams(data, epoch)
     assert np.array_equal(units, their_units)
     assert np.array_equal(ids, their_ids)

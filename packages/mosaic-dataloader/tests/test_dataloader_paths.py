@@ -108,10 +108,10 @@ def go_through(stream: dict[str, str], tmp_path: Path, algo: str, **options: Any
             **options,
         )
         if expected is None:
-            settled = OrderOptions(shuffle=True, **order).settle(
+            resolved = OrderOptions(shuffle=True, **order).resolve(
                 num_nodes=1, global_batch=1, local_batch=1
             )
-            expected = EpochSequence(ranks.loaders[0].dataset.mixture, settled)
+            expected = EpochSequence(ranks.loaders[0].dataset.mixture, resolved)
         if state:
             ranks.load(state)
         for batch in ranks.batches(batches):

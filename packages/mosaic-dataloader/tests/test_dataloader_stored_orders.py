@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from order_helpers import mixture, settled
+from order_helpers import mixture, resolved
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.order.epoch import ListedEpoch, build_epoch
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.storage import stored_order_files as files_module
 from mosaic_dataloader.storage import stored_orders as store_module
@@ -48,8 +48,8 @@ def data() -> Mixture:
 
 
 @pytest.fixture(params=["random", "stratified"])
-def options(request: pytest.FixtureRequest) -> SettledOrder:
-    return settled(shuffle=True, num_canonical_nodes=4, batching_method=request.param)
+def options(request: pytest.FixtureRequest) -> ResolvedOrder:
+    return resolved(shuffle=True, num_canonical_nodes=4, batching_method=request.param)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def wait_for_folders(root: Path, *expected: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: SettledOrder) -> None:
+def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: ResolvedOrder) -> None:
     store = OrderStore(str(root), Recipe(data, options))
     for epoch in (0, 1, 2, 5):
         stored, fresh = store.order(epoch), build_epoch(data, options, epoch)
@@ -83,7 +83,7 @@ def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: Settled
     # Those that lie behind are gone.
     wait_for_folders(root, "5")
     # Another seed is another recipe.
-    other = OrderStore(str(root), Recipe(data, settled(shuffle=True, shuffle_seed=3)))
+    other = OrderStore(str(root), Recipe(data, resolved(shuffle=True, shuffle_seed=3)))
     other.order(0)
     assert folders(root) == ["0", "5"]
 
@@ -91,13 +91,13 @@ def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: Settled
 def test_an_order_is_found_again_under_its_own_name_only(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = settled(shuffle=True, num_canonical_nodes=4)
+    options = resolved(shuffle=True, num_canonical_nodes=4)
     others = [
         (mixture([[50] * 39 + [51], [30, 70] * 30], [1500, 4000]), options),
         (mixture([[50] * 40, [30, 70] * 30], [1501, 3999]), options),
         (mixture([[50] * 40 + [30, 70] * 30], [5500]), options),
-        (data, settled(shuffle=True, num_canonical_nodes=2)),
-        (data, settled(shuffle=True, num_canonical_nodes=4, shuffle_seed=1)),
+        (data, resolved(shuffle=True, num_canonical_nodes=2)),
+        (data, resolved(shuffle=True, num_canonical_nodes=4, shuffle_seed=1)),
     ]
     names = {name_of(Recipe(*recipe).to_json()) for recipe in [(data, options), *others]}
     assert len(names) == 1 + len(others)
@@ -116,7 +116,7 @@ def test_an_order_is_found_again_under_its_own_name_only(
 
 
 def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
-    options = settled(shuffle=True)
+    options = resolved(shuffle=True)
     command = [sys.executable, "-c", ASKER, str(root), Recipe(data, options).to_json()]
     askers = [
         subprocess.Popen([*command, "3"], stdout=subprocess.PIPE, text=True) for _ in range(4)
@@ -138,7 +138,7 @@ def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
 def test_a_killed_builder_leaves_nothing_in_the_way(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = settled(shuffle=True)
+    options = resolved(shuffle=True)
     first = OrderStore(str(root), Recipe(data, options))
     first.prepare(0)
     builder = first._building[0]
@@ -160,10 +160,10 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
 
 
 def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
-    too_many = settled(shuffle=True, num_canonical_nodes=100_000)
+    too_many = resolved(shuffle=True, num_canonical_nodes=100_000)
     with pytest.raises(MosaicDataError, match="100000 canonical nodes"):
         OrderStore(str(root), Recipe(data, too_many)).order(0)
-    dying = OrderStore(str(root), Recipe(data, settled(shuffle=True)))
+    dying = OrderStore(str(root), Recipe(data, resolved(shuffle=True)))
     dying.prepare(0)
     dying._building[0].kill()
     dying._building[0].wait()
@@ -174,7 +174,7 @@ def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
 def test_orders_in_use_are_kept_and_forgotten_recipes_go(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(data, settled(shuffle=True))
+    recipe = Recipe(data, resolved(shuffle=True))
     slow, fast = OrderStore(str(root), recipe), OrderStore(str(root), recipe)
     slow.order(0)
     for epoch in range(5):
@@ -184,7 +184,7 @@ def test_orders_in_use_are_kept_and_forgotten_recipes_go(
     fast.order(5)
     wait_for_folders(root, "4", "5")
     monkeypatch.setattr(store_module, "_FORGOTTEN_SECONDS", -1.0)
-    other = Recipe(data, settled(shuffle=True, shuffle_seed=1))
+    other = Recipe(data, resolved(shuffle=True, shuffle_seed=1))
     OrderStore(str(root), other)
     assert folders(root) == ["4", "5"], "somebody uses them"
     fast.close()
@@ -196,7 +196,7 @@ def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sequence_module, "_SHORT", 100)
-    options = settled(shuffle=True)
+    options = resolved(shuffle=True)
     orders = StoredOrders(str(root), data, options)
     stored = EpochSequence(data, options, stored=orders)
     in_memory = EpochSequence(data, options)
@@ -228,7 +228,7 @@ def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
 
 
 def test_what_is_given_back_piece_by_piece_can_be_read_again(
-    root: Path, data: Mixture, options: SettledOrder, monkeypatch: pytest.MonkeyPatch
+    root: Path, data: Mixture, options: ResolvedOrder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that is under way may still hold a view of it."""
     monkeypatch.setattr(files_module, "QUIET_SECONDS", 0.0)
@@ -245,10 +245,10 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
 
 
 def test_short_epochs_in_memory_start_no_thread(data: Mixture) -> None:
-    timeline = EpochSequence(data, settled(shuffle=True))
+    sequence = EpochSequence(data, resolved(shuffle=True))
     before = set(threading.enumerate())
     for epoch in range(20):
-        timeline.epoch(epoch)
+        sequence.epoch(epoch)
     assert set(threading.enumerate()) <= before
 
 
@@ -269,11 +269,11 @@ def test_where_nothing_can_be_written_it_says_what_that_costs(
 ) -> None:
     monkeypatch.setattr(sequence_module, "_SHORT", 100)
     (tmp_path / "orders").write_text("a file where a folder is wanted")
-    options = settled(shuffle=True)
-    timeline = EpochSequence(
+    options = resolved(shuffle=True)
+    sequence = EpochSequence(
         data, options, stored=StoredOrders(str(tmp_path / "orders"), data, options)
     )
-    assert np.array_equal(timeline.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
+    assert np.array_equal(sequence.rows(0, 9)[0], build_epoch(data, options, 0).rows(0, 9)[0])
     assert "every rank computes them for itself" in caplog.text
     assert "Set cache_dir" in caplog.text
 
@@ -308,7 +308,7 @@ def test_a_process_forked_while_a_builder_starts_keeps_nothing_of_it(
         time.sleep(0.5)
         return int(start(*given))
 
-    store = OrderStore(str(root), Recipe(data, settled(shuffle=True, num_canonical_nodes=4)))
+    store = OrderStore(str(root), Recipe(data, resolved(shuffle=True, num_canonical_nodes=4)))
     monkeypatch.setattr(subprocess, "_fork_exec", slow_start)
     thread = threading.Thread(target=store.prepare, args=(0,), daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ def check_locality(loader: Any, report: Report) -> None:
     """
     machines = loader.num_nodes
     batch = loader.batch_size * loader.dp_world_size
-    order = loader.dataset.order_options.settle(
+    order = loader.dataset.order_options.resolve(
         num_nodes=machines, global_batch=batch, local_batch=loader.batch_size
     )
     canonical = order.num_canonical_nodes

@@ -59,7 +59,8 @@ def look_at_packed(start: Start, step: int, position: int, rows: int) -> PackedL
         if len(shown) < kept:
             shown.append(row)
         targets.append(row.counts)
-        for part in row.origins:
+        parts: Any = row.origins
+        for part in parts:
             # A long document is in several rows.
             lengths[part.stream][part.document] = part.length
     rows_on.close()

@@ -1,14 +1,14 @@
 """The stateful dataloader of one data-parallel rank."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
@@ -18,9 +18,6 @@ from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag, integer
 
 logger = logging.getLogger(__name__)
-
-# More than any trainer fetches ahead or collects for one step: confirming was forgotten.
-_MOST_PENDING = 1024
 
 
 class MosaicParallelAwareDataloader:
@@ -57,7 +54,7 @@ class MosaicParallelAwareDataloader:
         skip_samples: Samples of the order that a new run leaves out at its start. A loaded position
             counts from the beginning of the order, so that nothing is skipped twice: it wins,
             whatever is given here then, and a line in the log says so. With ``packing`` these are
-            documents: each lane begins with its first one that lies behind them.
+            documents: each lane begins with its first one after them.
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -106,24 +103,24 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
-        order = dataset.order_options.settle(
+        options = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        run = RunOrder(order, skipped=self.skip_samples)
-        self.run = RunState(open_source(dataset, layout, run))
+        order = RunOrder(options, skipped=self.skip_samples)
+        self.run = RunState(open_source(dataset, layout, order))
         if not infinite and dp_world_size > 1 and not self.run.source.length_known:
             raise MosaicDataError(
                 f"with packing, how many rows an epoch gives is known only when it has been read, "
                 f"so {dp_world_size} ranks cannot end it together: set infinite to true, or "
                 f"packing to false"
             )
-        warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
+        warn_of_thrashing(dataset.streams, dataset.mixture, options, dataset.cache_limit)
 
     def check(self) -> None:
         """See that the data suffice for the layout; iterating does the same.
 
-        It is not done at construction, because a state may be loaded first that brings an order
-        of another layout with it.
+        It is not done at construction, because a state may be loaded first whose order is that
+        of another layout.
 
         Raises:
             MosaicDataError: They do not; the message says what to change.
@@ -144,7 +141,7 @@ class MosaicParallelAwareDataloader:
 
         With ``packing``: documents, which ``samples_seen`` does not count.
         """
-        return self.run.source.run.skipped
+        return self.run.source.order.skipped
 
     @property
     def epoch(self) -> int:
@@ -219,7 +216,7 @@ class MosaicParallelAwareDataloader:
     @property
     def order_begins_at(self) -> int:
         """Position at which the present order begins: 0, or where ``on_data_change`` began it."""
-        return self.run.source.run.start.samples
+        return self.run.source.order.start.samples
 
     @property
     def first_position(self) -> int:
@@ -227,9 +224,9 @@ class MosaicParallelAwareDataloader:
         return self.run.source.first_position
 
     @property
-    def order(self) -> SettledOrder:
+    def order(self) -> ResolvedOrder:
         """The options of the order, as they were resolved at the run's first start."""
-        return self.run.source.run.options
+        return self.run.source.order.options
 
     def describe(self, position: int) -> str:
         """A position of the run in words."""
@@ -253,11 +250,9 @@ class MosaicParallelAwareDataloader:
         self._new = False
         run = self.run
         begun = run.progress
-        # Without a frame of Python: a training step waits for it.
-        count: Callable[[Progress], object] = partial(setattr, run, "progress")
-        on_taken, on_end = count, partial(_end_pass, run, begun)
+        on_taken, on_end = run.count, partial(_end_pass, run, begun)
         if self._pending is not None:
-            on_taken = partial(self._pending.add, count)
+            on_taken = partial(self._pending.add, run.count)
             on_end = partial(self._pending.on_complete, on_end)
         return self._reader.start(
             run.source,
@@ -385,60 +380,4 @@ class MosaicParallelAwareDataloader:
 
 def _end_pass(run: RunState, begun: Progress) -> None:
     """Note that a finite iteration came to its end."""
-    run.progress = run.source.pass_ended(begun, run.progress)
-
-
-class PendingBatches:
-    """Batches that were handed out and wait for the caller to confirm that it trained on them.
-
-    They are confirmed in the order in which they were handed out, however far ahead the caller
-    fetches them.
-    """
-
-    def __init__(self) -> None:
-        # One entry per batch; what follows it without being a batch waits in the same entry.
-        self._waiting: deque[list[Callable[[], object]]] = deque()
-
-    def add(self, count: Callable[[Progress], object], progress: Progress) -> None:
-        """Keep a batch that is being handed out.
-
-        Args:
-            count: Counts it.
-            progress: What it is called with.
-
-        Raises:
-            MosaicDataError: Too many batches are pending.
-        """
-        if len(self._waiting) >= _MOST_PENDING:
-            raise MosaicDataError(
-                f"{_MOST_PENDING} batches were handed out and none of them confirmed; call "
-                f"loader.confirm() after each batch that was trained on, or leave out "
-                f"confirm_batches"
-            )
-        self._waiting.append([partial(count, progress)])
-
-    def on_complete(self, action: Callable[[], object]) -> None:
-        """Do something after all batches so far have been counted: at once if they have."""
-        if self._waiting:
-            self._waiting[-1].append(action)
-        else:
-            action()
-
-    def confirm(self, batches: int) -> None:
-        """Count the oldest batches.
-
-        Raises:
-            MosaicDataError: Fewer are pending; none is counted.
-        """
-        if not 0 <= batches <= len(self._waiting):
-            raise MosaicDataError(
-                f"confirm({batches}) with {len(self._waiting)} unconfirmed batches; confirm each "
-                f"batch once, after it was trained on"
-            )
-        for _ in range(batches):
-            for action in self._waiting.popleft():
-                action()
-
-    def reset(self) -> None:
-        """Drop what is pending: it will be handed out again."""
-        self._waiting.clear()
+    run.count(run.source.pass_ended(begun, run.progress))

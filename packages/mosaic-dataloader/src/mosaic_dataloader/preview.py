@@ -1,6 +1,6 @@
 """What a loader will hand out at a position: looked up, without moving the run's position."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import islice
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -15,7 +15,7 @@ Report = Callable[[int, int], None]
 
 def preview(
     loader: MosaicParallelAwareDataloader, position: int, report: Report | None = None
-) -> Iterator[PreviewRow]:
+) -> Generator[PreviewRow, None, None]:
     """Rows of all ranks from a position on, batch by batch and without end.
 
     They are the rows that training is given. Of rows that are samples nothing is read but the

@@ -1,6 +1,7 @@
 """The dataloader of validation passes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
@@ -24,10 +25,7 @@ class ValidationDataloader:
         batch_size: Rows of one micro-batch on this rank.
         num_nodes: Machines; sets defaults of the order.
         skip_samples: Refused by name: a pass is always the whole one.
-        num_workers: See `MosaicParallelAwareDataloader`, also for the other arguments.
-        prefetch_factor: Likewise.
-        pin_memory: Likewise.
-        persistent_workers: Likewise.
+        reading: As for `BatchReader`: workers, how far to read ahead, pinning.
 
     Raises:
         MosaicDataError: An argument cannot be used.
@@ -41,11 +39,8 @@ class ValidationDataloader:
         dp_world_size: int,
         batch_size: int,
         num_nodes: int = 1,
-        num_workers: int = 0,
-        prefetch_factor: int | None = None,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
         skip_samples: int = 0,
+        **reading: Any,
     ):
         if skip_samples:
             raise MosaicDataError(
@@ -57,15 +52,8 @@ class ValidationDataloader:
         self.dp_world_size = dp_world_size
         self.batch_size = batch_size
         self._layout = layout
-        self._reader = BatchReader(
-            dataset,
-            layout,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-        )
-        order = dataset.order_options.settle(
+        self._reader = BatchReader(dataset, layout, **reading)
+        order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         self._source = open_source(dataset, layout, RunOrder(order))

@@ -83,12 +83,12 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
     Whole epochs are known without being looked at.
     """
     mixture = loader.dataset.mixture
-    timeline = EpochSequence(
+    sequence = EpochSequence(
         mixture, loader.order, stored=StoredOrders(loader.dataset.orders_dir, mixture, loader.order)
     )
     begin = loader.samples_skipped
     end = begin + samples
-    length = timeline.epoch_length
+    length = sequence.epoch_length
     counts = np.zeros(len(mixture.streams), np.int64)
     first, last = begin // length, end // length
     stretches = [(begin, end)]
@@ -98,7 +98,7 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
     for start, stop in stretches:
         for position in range(start, stop, _AT_ONCE):
             size = min(_AT_ONCE, stop - position)
-            counts += timeline.count_per_stream(position, size, 1)[0]
+            counts += sequence.count_per_stream(position, size, 1)[0]
     return counts
 
 

@@ -3,12 +3,27 @@
 Rows are sorted by canonical node and cut into equal runs: consecutive ranks, which share a machine,
 read consecutive canonical nodes and so the same shards from batch to batch.
 
-Where the canonical nodes do not divide the batch, a batch holds more rows of some than of others,
-and runs of equal length would begin now in one node, now in another. But what divides both, g, does
-so evenly: with positions dealt to the nodes in turn, B / g rows of every batch belong to nodes c
-with the same c mod g. So rows are sorted by that first, and machines whose number divides the
-canonical nodes (and the batch, of which all get the same) read the same nodes for ever.
+Where the canonical nodes do not divide the batch, a batch holds more rows of some nodes than of
+others, and runs of equal length would begin in another node from batch to batch. But with positions
+interleaved over the C nodes, and g = gcd(B, C), exactly B / g rows of every batch belong to nodes
+with the same number modulo g. So rows are sorted by that first, and machines whose number divides
+the canonical nodes (and the batch, of which all get the same) read the same nodes forever.
 mosaicml-streaming shares the nodes out likewise.
+
+For example 8 rows, 6 canonical nodes and 4 ranks, where g = 2::
+
+    rows          0 1 2 3 4 5 6 7                         rows            nodes
+    batch 0, node 0 1 2 3 4 5 0 1    sorted by (node mod 2, node):
+                                     0 6 2 4 1 7 3 5      rank 0: 0 6     0 0
+                                                          rank 1: 2 4     2 4
+                                                          rank 2: 1 7     1 1
+                                                          rank 3: 3 5     3 5
+    batch 1, node 2 3 4 5 0 1 2 3    4 0 6 2 5 1 7 3      rank 0: 0 4     2 0
+                                                          rank 1: 2 6     4 2
+                                                          rank 2: 1 5     3 1
+                                                          rank 3: 3 7     5 3
+
+Ranks 0 and 1 read the even nodes in every batch, ranks 2 and 3 the odd ones.
 """
 
 import math
@@ -23,8 +38,8 @@ def node_starts(length: int, nodes: int) -> Int64Array:
     return np.arange(nodes + 1, dtype=np.int64) * length // nodes
 
 
-def deal(items: Int64Array, nodes: int) -> Int64Array:
-    """Deal a list that lies node after node round-robin over the nodes.
+def interleave(items: Int64Array, nodes: int) -> Int64Array:
+    """Interleave a list that lies node after node.
 
     Args:
         items: int64[length].
@@ -43,16 +58,16 @@ def deal(items: Int64Array, nodes: int) -> Int64Array:
 
 
 def node_of(positions: Int64Array, length: int, nodes: int) -> Int64Array:
-    """Canonical node, int64[len(positions)], that owns each position of a dealt list."""
+    """Canonical node, int64[len(positions)], of each position of an interleaved list."""
     if nodes == 1:
         return np.zeros(len(positions), np.int64)
     rounds = length // nodes
-    owners = positions % nodes
+    found = positions % nodes
     tail = positions >= rounds * nodes
     if tail.any():
         longer = np.flatnonzero(np.diff(node_starts(length, nodes)) > rounds)
-        owners[tail] = longer[positions[tail] - rounds * nodes]
-    return owners
+        found[tail] = longer[positions[tail] - rounds * nodes]
+    return found
 
 
 def rows_of_rank(nodes: Int64Array, canonical: int, rank: int, world_size: int) -> Int64Array:
@@ -70,14 +85,14 @@ def rows_of_rank(nodes: Int64Array, canonical: int, rank: int, world_size: int) 
         rows are back in position order.
     """
     share = nodes.shape[-1] // world_size
-    in_turn = _sorted(nodes, canonical, nodes.shape[-1])
-    return np.sort(in_turn[..., rank * share : (rank + 1) * share], axis=-1)
+    order = _sorted(nodes, canonical, nodes.shape[-1])
+    return np.sort(order[..., rank * share : (rank + 1) * share], axis=-1)
 
 
-def rows_of_rank_in_turns(
+def rows_of_rank_by_phase(
     first: int, canonical: int, batch: int, rank: int, world_size: int
 ) -> Int64Array:
-    """The same where the rows belong to the canonical nodes in turn, without sorting a batch.
+    """The same where the canonical nodes follow one another, without sorting a batch.
 
     Args:
         first: Canonical node of the first row.
@@ -90,8 +105,8 @@ def rows_of_rank_in_turns(
         int64[B / world_size].
     """
     share = batch // world_size
-    node, turn = np.divmod(np.arange(rank * share, (rank + 1) * share), batch // canonical)
-    return np.sort((node - first) % canonical + turn * canonical)
+    node, phase = np.divmod(np.arange(rank * share, (rank + 1) * share), batch // canonical)
+    return np.sort((node - first) % canonical + phase * canonical)
 
 
 def rows_of_rank_partial(
@@ -111,9 +126,9 @@ def rows_of_rank_partial(
     Returns:
         int64[<= batch / world_size], row numbers, ascending; over all ranks every row once.
     """
-    in_turn = _sorted(nodes, canonical, batch)
+    order = _sorted(nodes, canonical, batch)
     count = len(nodes)
-    return np.sort(in_turn[rank * count // world_size : (rank + 1) * count // world_size])
+    return np.sort(order[rank * count // world_size : (rank + 1) * count // world_size])
 
 
 def _sorted(nodes: Int64Array, canonical: int, batch: int) -> Int64Array:

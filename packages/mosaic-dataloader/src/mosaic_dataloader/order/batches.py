@@ -8,7 +8,7 @@ import numpy as np
 
 from mosaic_dataloader.order.assign import (
     rows_of_rank,
-    rows_of_rank_in_turns,
+    rows_of_rank_by_phase,
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.mixture import Int64Array
@@ -64,20 +64,20 @@ class Layout:
 
 
 def endless_batches(
-    timeline: EpochSequence, layout: Layout, position: int
+    sequence: EpochSequence, layout: Layout, position: int
 ) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
     count = 1
     while True:
-        timeline.prepare_next(position)
-        yield from _full_batches(timeline, layout, position, count)
+        sequence.prepare_next(position)
+        yield from _full_batches(sequence, layout, position, count)
         position += count * layout.global_batch
         # Few at first, so that the first batch waits for little.
         count = min(2 * count, layout.most_batches)
 
 
 def one_pass(
-    timeline: EpochSequence,
+    sequence: EpochSequence,
     layout: Layout,
     position: int,
     *,
@@ -87,50 +87,50 @@ def one_pass(
     """Batches from ``position`` to the end of its epoch.
 
     Args:
-        timeline: The order.
+        sequence: The order.
         layout: The rank.
         position: Where to begin.
         drop_last: Leave out the partial batch at the end; otherwise it is padded to full size.
             Either way every rank gets equally many batches.
         last: No other epoch will follow.
     """
-    _, place = timeline.locate(position)
-    end = position + timeline.epoch_length - place
+    _, place = sequence.locate(position)
+    end = position + sequence.epoch_length - place
     while full := min((end - position) // layout.global_batch, layout.most_batches):
         if not last:
-            timeline.prepare_next(position)
-        yield from _full_batches(timeline, layout, position, full)
+            sequence.prepare_next(position)
+        yield from _full_batches(sequence, layout, position, full)
         position += full * layout.global_batch
     if position < end and not drop_last:
-        ids, nodes = timeline.rows(position, end)
-        canonical = timeline.options.num_canonical_nodes
+        ids, nodes = sequence.rows(position, end)
+        canonical = sequence.options.num_canonical_nodes
         own = ids[
             rows_of_rank_partial(
                 nodes, canonical, layout.global_batch, layout.rank, layout.world_size
             )
         ]
         padding = [-1] * (layout.batch_size - len(own))
-        shards, places = (part.tolist() + padding for part in timeline.mixture.locate(own))
+        shards, places = (part.tolist() + padding for part in sequence.mixture.locate(own))
         padded = np.concatenate([own, np.array(padding, np.int64)])
-        counts, mine = (timeline.mixture.count_per_stream(part[None])[0] for part in (ids, own))
+        counts, mine = (sequence.mixture.count_per_stream(part[None])[0] for part in (ids, own))
         yield BatchRequest(position, end, padded, shards, places, counts, mine)
 
 
 def _full_batches(
-    timeline: EpochSequence, layout: Layout, position: int, count: int
+    sequence: EpochSequence, layout: Layout, position: int, count: int
 ) -> Iterator[BatchRequest]:
     """``count`` batches, looked up together."""
     size = layout.global_batch
     if layout.world_size == 1:
-        own = timeline.rows(position, position + count * size)[0].reshape(count, size)
-        per_stream = own_per_stream = timeline.mixture.count_per_stream(own)
+        own = sequence.rows(position, position + count * size)[0].reshape(count, size)
+        per_stream = own_per_stream = sequence.mixture.count_per_stream(own)
     else:
         begins = position + size * np.arange(count, dtype=np.int64)[:, None]
-        own = timeline.ids_at((begins + own_rows(timeline, layout, position, count)).ravel())
+        own = sequence.ids_at((begins + own_rows(sequence, layout, position, count)).ravel())
         own = own.reshape(count, layout.batch_size)
-        per_stream = _count_streams(timeline, position, size, count)
-        own_per_stream = timeline.mixture.count_per_stream(own)
-    shards, places = (part.tolist() for part in timeline.mixture.locate(own))
+        per_stream = _count_streams(sequence, position, size, count)
+        own_per_stream = sequence.mixture.count_per_stream(own)
+    shards, places = (part.tolist() for part in sequence.mixture.locate(own))
     for number in range(count):
         start = position + number * size
         yield BatchRequest(
@@ -144,29 +144,29 @@ def _full_batches(
         )
 
 
-def own_rows(timeline: EpochSequence, layout: Layout, position: int, count: int) -> Int64Array:
+def own_rows(sequence: EpochSequence, layout: Layout, position: int, count: int) -> Int64Array:
     """The rank's rows within each of ``count`` batches, int64[1 or count, batch_size]."""
     rank, world_size, size = layout.rank, layout.world_size, layout.global_batch
-    if timeline.options.batching_method == "device_per_stream":
-        # A unit already lies machine after machine, device after device.
-        first = rank * layout.batch_size
-        return np.arange(first, first + layout.batch_size)[None]
+    if sequence.options.batching_method == "device_per_stream":
+        # The batch already lies machine after machine, device after device.
+        begin = rank * layout.batch_size
+        return np.arange(begin, begin + layout.batch_size)[None]
     stop = position + count * size
-    canonical = timeline.options.num_canonical_nodes
-    turn = timeline.turn(position, stop)
-    if turn is not None and size % canonical == 0:
+    canonical = sequence.options.num_canonical_nodes
+    first = sequence.phase(position, stop)
+    if first is not None and size % canonical == 0:
         # Every batch begins with the same node.
-        return rows_of_rank_in_turns(turn, canonical, size, rank, world_size)[None]
-    owners = timeline.owners(position, stop).reshape(count, size)
-    return rows_of_rank(owners, canonical, rank, world_size)
+        return rows_of_rank_by_phase(first, canonical, size, rank, world_size)[None]
+    nodes = sequence.canonical_nodes(position, stop).reshape(count, size)
+    return rows_of_rank(nodes, canonical, rank, world_size)
 
 
-def _count_streams(timeline: EpochSequence, position: int, size: int, count: int) -> Int64Array:
+def _count_streams(sequence: EpochSequence, position: int, size: int, count: int) -> Int64Array:
     """Samples of each stream in ``count`` batches, int64[count, streams]."""
     at_once = max(1, _COUNTED // size)
     return np.concatenate(
         [
-            timeline.count_per_stream(position + size * first, size, min(at_once, count - first))
+            sequence.count_per_stream(position + size * first, size, min(at_once, count - first))
             for first in range(0, count, at_once)
         ]
     )

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.assign import deal, node_of
+from mosaic_dataloader.order.assign import interleave, node_of
 from mosaic_dataloader.order.feistel import FeistelOrder
-from mosaic_dataloader.order.grouped import build_units
+from mosaic_dataloader.order.grouped import build_grouped
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
-from mosaic_dataloader.order.resample import resample, shuffled
+from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.order.shuffles import shuffle_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ListedEpoch:
 
     Attributes:
         ids: integer[N], sample ids in the order of their positions.
-        num_canonical_nodes: Canonical nodes over which they were dealt.
+        num_canonical_nodes: Canonical nodes whose samples were interleaved.
         nodes: integer[N], the canonical node of each position where it follows from no formula
             (batching methods other than ``random``), else None.
     """
@@ -36,9 +36,9 @@ class ListedEpoch:
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
-        return self.ids[start:stop].astype(np.int64), self.owners(start, stop)
+        return self.ids[start:stop].astype(np.int64), self.canonical_nodes(start, stop)
 
-    def owners(self, start: int, stop: int) -> Int64Array:
+    def canonical_nodes(self, start: int, stop: int) -> Int64Array:
         """Canonical nodes, int64[stop - start], of the positions ``[start, stop)``."""
         if self.nodes is not None:
             return self.nodes[start:stop].astype(np.int64)
@@ -53,30 +53,30 @@ class ListedEpoch:
 Order = ListedEpoch | FeistelOrder
 
 
-def build_epoch(mixture: Mixture, options: SettledOrder, epoch: int) -> Order:
+def build_epoch(mixture: Mixture, options: ResolvedOrder, epoch: int) -> Order:
     """Build the order of one epoch.
 
     A pure function of its arguments. For ``batching_method = "random"`` this is
-    mosaicml-streaming's order (resampled, shuffled over the canonical nodes, dealt round-robin
-    over them) without its padding, or with ``shuffle_algo = "feistel"`` this project's own.
+    mosaicml-streaming's order (resampled, shuffled over the canonical nodes, interleaved) without
+    its padding, or with ``shuffle_algo = "feistel"`` this project's own.
 
     Raises:
         MosaicDataError: The data are too few for the canonical nodes or for the batch.
     """
     nodes = options.num_canonical_nodes
     if options.batching_method != "random":
-        ids, owners = build_units(mixture, options, epoch)
-        return ListedEpoch(ids, nodes, owners)
+        ids, own_nodes = build_grouped(mixture, options, epoch)
+        return ListedEpoch(ids, nodes, own_nodes)
     require_samples(mixture, options)
-    if options.feistel:
-        return FeistelOrder(mixture, options, epoch)
-    total = mixture.epoch_samples
-    sizes, small = resample(mixture, options, epoch)
-    big = deal(shuffled(sizes, total, options, epoch, options.shuffle_block_size), nodes)
-    return ListedEpoch(small[big], nodes)
+    shuffle = shuffle_of(options)
+    if shuffle.evaluate is not None:
+        return shuffle.evaluate(mixture, options, epoch)
+    streams = range(len(mixture.streams))
+    ids = shuffle.list_ids(mixture, options, epoch, streams, options.shuffle_block_size)
+    return ListedEpoch(interleave(ids, nodes), nodes)
 
 
-def require_samples(mixture: Mixture, options: SettledOrder) -> None:
+def require_samples(mixture: Mixture, options: ResolvedOrder) -> None:
     """Refuse more canonical nodes than an epoch has samples.
 
     Raises:

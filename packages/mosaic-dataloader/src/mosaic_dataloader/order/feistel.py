@@ -1,10 +1,11 @@
 """The ``feistel`` order: any position of an epoch without the epoch in memory.
 
-An epoch is a list of pieces, each a shard drawn whole or in part. The pieces lie in a random order
-that is fixed for the run, so that each canonical node keeps its shards; every epoch permutes them
-anew within their canonical node. Neighbouring pieces form windows of about ``shuffle_block_size``
-samples, and within a window the samples are permuted by a keyed permutation, so that only the
-shards of one window are in use at a time. Memory grows with the shards, not with the samples.
+An epoch is a list of segments, each a whole shard or a part of one. The segments lie in a random
+order that is fixed for the run, so that each canonical node keeps its shards; every epoch permutes
+them again within their canonical node. Neighbouring segments form windows of about
+``shuffle_block_size`` samples, and within a window the samples are permuted by a keyed permutation,
+so that only the shards of one window are in use at a time. Memory grows with the shards, not with
+the samples.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ import numpy as np
 
 from mosaic_dataloader.order.assign import node_of, node_starts
 from mosaic_dataloader.order.mixture import Int64Array, Intervals, Mixture
-from mosaic_dataloader.order.options import SettledOrder
 from mosaic_dataloader.order.permute import Permutations, keys, permuted
+from mosaic_dataloader.order.resolved import ResolvedOrder
 
 
-def extra_draws(samples: Int64Array, rest: int, granularity: int, key: int) -> Int64Array:
-    """Split draws that take no shard more than once over the shards of a stream.
+def extra_samples(samples: Int64Array, rest: int, granularity: int, key: int) -> Int64Array:
+    """Split samples over the shards of a stream, none of which is taken more than once.
 
     Every shard gives the same share of its samples, rounded up or down to whole multiples of the
     granularity; which way is random. With a granularity of a shard's size, whole shards are drawn
@@ -26,58 +27,58 @@ def extra_draws(samples: Int64Array, rest: int, granularity: int, key: int) -> I
 
     Args:
         samples: int64[shards], samples in each shard.
-        rest: Draws in all, fewer than there are samples.
+        rest: Samples in all, fewer than there are.
         granularity: Samples taken from the same shard at a time.
         key: Decides which shards are rounded up.
 
     Returns:
-        int64[shards], draws from each shard, none above its samples; they add up to ``rest``.
+        int64[shards], samples of each shard to take; they add up to ``rest``.
     """
     total = int(samples.sum())
-    draws = np.zeros(len(samples), np.int64)
+    per_shard = np.zeros(len(samples), np.int64)
     if not rest:
-        return draws
-    turn = np.argsort(keys(key, np.arange(len(samples))), kind="stable")
-    ends = np.cumsum(samples[turn])
-    # Python integers: the product leaves 64 bits behind where both are beyond billions.
+        return per_shard
+    by_key = np.argsort(keys(key, np.arange(len(samples))), kind="stable")
+    ends = np.cumsum(samples[by_key])
+    # Python integers: the product exceeds 64 bits where both are beyond billions.
     share = rest / total
     if granularity == 1:
         upto = np.minimum(np.floor(ends * share), rest).astype(np.int64)
         upto[-1] = rest
-        draws[turn] = np.diff(upto, prepend=0)
-        # Rounding of the product may ask one draw too many of a shard drawn nearly whole.
-        if (draws <= samples).all():
-            return draws
-        draws[:] = 0
-    _diffuse(draws, samples, turn, rest, granularity, share)
-    return draws
+        per_shard[by_key] = np.diff(upto, prepend=0)
+        # Rounding of the product may ask one sample too many of a shard taken nearly whole.
+        if (per_shard <= samples).all():
+            return per_shard
+        per_shard[:] = 0
+    _diffuse(per_shard, samples, by_key, rest, granularity, share)
+    return per_shard
 
 
 def _diffuse(
-    draws: Int64Array,
+    per_shard: Int64Array,
     samples: Int64Array,
-    turn: Int64Array,
+    by_key: Int64Array,
     rest: int,
     granularity: int,
     share: float,
 ) -> None:
-    """Draw shard by shard in whole multiples, carrying on what is too little or too much."""
+    """Take whole multiples shard by shard, carrying over what is too little or too much."""
     sizes = samples.tolist()
     owed = 0.0
     left = rest
-    for shard in turn.tolist():
+    for shard in by_key.tolist():
         owed += sizes[shard] * share
         picks = int(owed / granularity + 0.5)
         taken = max(0, min(picks * granularity, sizes[shard], left))
-        draws[shard] = taken
+        per_shard[shard] = taken
         owed -= taken
         left -= taken
     # What rounding left over: at most about one multiple.
-    for shard in turn.tolist():
+    for shard in by_key.tolist():
         if not left:
             return
-        more = min(sizes[shard] - int(draws[shard]), left)
-        draws[shard] += more
+        more = min(sizes[shard] - int(per_shard[shard]), left)
+        per_shard[shard] += more
         left -= more
 
 
@@ -86,13 +87,13 @@ _COUNTS, _MEMBERS, _RUN, _EPOCH, _WINDOW = range(5)
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """What an epoch draws; all arrays are int64[pieces].
+class _Segments:
+    """What an epoch per_shard; all arrays are int64[segments].
 
     Attributes:
         shards: Which shard.
-        copies: How many times the epoch has drawn the whole shard before this piece.
-        sizes: Samples drawn.
+        copies: How many times the epoch has held the whole shard before this segment.
+        sizes: Samples in the segment.
     """
 
     shards: Int64Array
@@ -105,7 +106,7 @@ class FeistelOrder:
 
     Args:
         mixture: The data.
-        options: The settled order.
+        options: The resolved order.
         epoch: Which epoch, from 0.
         streams: Which streams, by number; all by default.
         block: Samples in a window; the options' ``shuffle_block_size`` by default.
@@ -114,7 +115,7 @@ class FeistelOrder:
     def __init__(
         self,
         mixture: Mixture,
-        options: SettledOrder,
+        options: ResolvedOrder,
         epoch: int,
         streams: range | None = None,
         block: int | None = None,
@@ -125,8 +126,8 @@ class FeistelOrder:
         self._key = (seed, epoch)
         self._nodes = options.num_canonical_nodes
         self._mixture = mixture
-        pieces = self._draw(mixture, options, streams or range(len(mixture.streams)))
-        self._lay_out(pieces, block or options.shuffle_block_size)
+        segments = self._draw(mixture, options, streams or range(len(mixture.streams)))
+        self._lay_out(segments, block or options.shuffle_block_size)
 
     def __len__(self) -> int:
         """Samples in the epoch."""
@@ -134,9 +135,9 @@ class FeistelOrder:
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and their canonical nodes, both int64[stop - start], at ``[start, stop)``."""
-        return self.listed(self._places(start, stop)), self.owners(start, stop)
+        return self.listed(self._places(start, stop)), self.canonical_nodes(start, stop)
 
-    def owners(self, start: int, stop: int) -> Int64Array:
+    def canonical_nodes(self, start: int, stop: int) -> Int64Array:
         """Canonical nodes, int64[stop - start], of the positions ``[start, stop)``."""
         return node_of(np.arange(start, stop, dtype=np.int64), self._length, self._nodes)
 
@@ -148,7 +149,7 @@ class FeistelOrder:
     def streams(self, start: int, stop: int) -> Int64Array:
         """Stream numbers, int64[stop - start], of the positions ``[start, stop)``.
 
-        Takes much less than finding the samples: which of a shard's samples are drawn matters not.
+        Takes much less than finding the samples: which of a shard's are drawn does not matter.
         """
         span = self._spans.find(self._mixed(self._places(start, stop)))
         numbers: Int64Array = self._stream[span]
@@ -176,7 +177,7 @@ class FeistelOrder:
             positions = np.arange(start, stop, dtype=np.int64)
             nodes = node_of(positions, self._length, self._nodes)
             return self._node_starts[nodes] + positions // self._nodes
-        # In whole rounds every node has its turn: no division.
+        # In whole rounds the nodes follow one another: no division.
         rounds = np.arange(first, last, dtype=np.int64)[:, None] + self._node_starts[:-1]
         return rounds.ravel()[start - first * self._nodes : stop - first * self._nodes]
 
@@ -186,7 +187,7 @@ class FeistelOrder:
         begin = self._windows.edges[window]
         return begin + self._in_window.at(window, places - begin)
 
-    def _draw(self, mixture: Mixture, options: SettledOrder, streams: range) -> _Pieces:
+    def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> _Segments:
         shards: list[Int64Array] = []
         copies: list[Int64Array] = []
         sizes: list[Int64Array] = []
@@ -196,32 +197,47 @@ class FeistelOrder:
             own = int(mixture.stream_shards[number]) + np.arange(len(samples))
             whole, rest = divmod(stream.choose, stream.samples)
             key = int(keys(_COUNTS, *self._drawn, number)[0])
-            extra = extra_draws(samples, rest, options.sampling_granularity, key)
+            extra = extra_samples(samples, rest, options.sampling_granularity, key)
             for copy, drawn in [*((c, samples) for c in range(whole)), (whole, extra)]:
                 used = np.flatnonzero(drawn)
                 shards.append(own[used])
                 copies.append(np.full(len(used), copy, np.int64))
                 sizes.append(drawn[used])
-        return _Pieces(*(np.concatenate(parts) for parts in (shards, copies, sizes)))
+        return _Segments(*(np.concatenate(parts) for parts in (shards, copies, sizes)))
 
-    def _lay_out(self, pieces: _Pieces, block: int) -> None:
-        """Cut the pieces at the canonical nodes' bounds, order them, and group them to windows."""
+    def _lay_out(self, segments: _Segments, block: int) -> None:
+        """Cut the segments at the canonical nodes' bounds, order them, and group them into windows.
+
+        Three shards of 4 samples each (0 to 3, 4 to 7, 8 to 11), two canonical nodes, blocks of 4,
+        seed 9176. The run's own order of the segments is shards 0, 1, 2; node 0 has the first 6 of
+        these 12 samples and node 1 the rest, so that shard 1 is cut in two. In epoch 0
+
+        - the keys order the spans as ``[4 5] [0 1 2 3] | [8 9 10 11] [6 7]``, node after node, and
+          in epoch 1 as ``[4 5] [0 1 2 3] | [6 7] [8 9 10 11]``;
+        - each node of 6 samples has round(6 / 4) = 2 windows, or rather stretches of 3: a window
+          is made of the spans that begin in one. Node 0's begin at 0 and 2, both in the first
+          stretch: one window of 6. Node 1's begin at 0 and 4: windows of 4 and 2;
+        - the windows' permutations make the list ``2 1 3 0 5 4 | 8 10 9 11, 7 6`` of it;
+        - interleaved over the nodes, the positions of the epoch hold ``2 8 1 10 3 9 0 11 5 7 4 6``.
+        """
         seed, epoch = self._key
-        order = np.argsort(keys(_RUN, seed, pieces.shards, pieces.copies), kind="stable")
-        ends = np.cumsum(pieces.sizes[order])
+        order = np.argsort(keys(_RUN, seed, segments.shards, segments.copies), kind="stable")
+        ends = np.cumsum(segments.sizes[order])
         self._length = int(ends[-1])
         self._node_starts = node_starts(self._length, self._nodes)
-        # Every piece begins a span, and so does every canonical node.
-        begins = np.union1d(ends - pieces.sizes[order], self._node_starts[:-1])
-        piece = np.searchsorted(ends, begins, side="right")
-        first = begins - (ends - pieces.sizes[order])[piece]
-        piece = order[piece]
+        # Every segment begins a span, and so does every canonical node.
+        begins = np.union1d(ends - segments.sizes[order], self._node_starts[:-1])
+        segment = np.searchsorted(ends, begins, side="right")
+        first = begins - (ends - segments.sizes[order])[segment]
+        segment = order[segment]
         sizes = np.diff(begins, append=self._length)
         node = np.searchsorted(self._node_starts, begins, side="right") - 1
-        turn = keys(_EPOCH, seed, epoch, pieces.shards[piece], pieces.copies[piece], first)
-        by_node = np.lexsort((turn, node))
-        self._shard = pieces.shards[piece][by_node]
-        self._drawn_of = pieces.sizes[piece][by_node]
+        epoch_keys = keys(
+            _EPOCH, seed, epoch, segments.shards[segment], segments.copies[segment], first
+        )
+        by_node = np.lexsort((epoch_keys, node))
+        self._shard = segments.shards[segment][by_node]
+        self._drawn_of = segments.sizes[segment][by_node]
         self._first = first[by_node]
         self._stream = np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1
         spans = np.concatenate([[0], np.cumsum(sizes[by_node])]).astype(np.int64)

@@ -11,23 +11,23 @@ from collections.abc import Iterable
 import numpy as np
 
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 
 
 def choose_per_shard(samples: Int64Array, choose: int, granularity: int, seed: int) -> Int64Array:
-    """Split ``choose`` draws over shards.
+    """Split an epoch's samples of a stream over its shards.
 
     Whole repeats of the stream take every shard; the rest is picked ``granularity`` samples at a
     time, in a shuffled order of picks.
 
     Args:
         samples: int64[shards], samples in each shard.
-        choose: Draws in all.
+        choose: Samples in all.
         granularity: Samples taken from the same shard at a time.
         seed: Seed of the order of picks.
 
     Returns:
-        int64[shards], draws from each shard; they add up to ``choose``.
+        int64[shards], samples from each shard; they add up to ``choose``.
     """
     total = int(samples.sum())
     whole, rest = divmod(choose, total)
@@ -49,7 +49,7 @@ def choose_per_shard(samples: Int64Array, choose: int, granularity: int, seed: i
 
 
 def resample(
-    mixture: Mixture, options: SettledOrder, epoch: int, streams: Iterable[int] | None = None
+    mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int] | None = None
 ) -> tuple[Int64Array, Int64Array]:
     """Draw an epoch's samples, in the order of their shards.
 
@@ -60,14 +60,14 @@ def resample(
         streams: Which streams, by number; all by default.
 
     Returns:
-        ``units``, int64[units]: the sizes of the pieces that the shuffle treats like shards (a
-        shard drawn two and a half times is three of them), and ``ids``, int64[draws]: the sample
-        ids that these pieces hold, one piece after another.
+        ``sizes``, int64[segments]: samples in each segment that the shuffle treats like a shard (a
+        shard drawn two and a half times is three of them), and ``ids``, int64[samples]: the sample
+        ids of these segments, one segment after another.
     """
     seed = options.shuffle_seed
     rng = np.random.default_rng(seed + epoch if options.sampling_method == "balanced" else seed)
     pick_seed = seed + epoch if options.seed_changes_with_epoch else seed
-    units: list[int] = []
+    sizes: list[int] = []
     ids: list[Int64Array] = []
     for number in range(len(mixture.streams)) if streams is None else streams:
         stream = mixture.streams[number]
@@ -80,22 +80,27 @@ def resample(
         ):
             offset = int(mixture.shard_offsets[first_shard + place])
             whole, rest = divmod(drawn, size) if size else (0, 0)
-            units += [size] * whole
+            sizes += [size] * whole
             ids += [np.arange(offset, offset + size)] * whole
             if rest:
-                units.append(rest)
+                sizes.append(rest)
                 ids.append(offset + np.sort(rng.choice(size, rest, replace=False)))
-    if not units:
+    if not sizes:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    return np.array(units, np.int64), np.concatenate(ids).astype(np.int64)
+    return np.array(sizes, np.int64), np.concatenate(ids).astype(np.int64)
 
 
-def shuffled(
-    sizes: Int64Array, total: int, options: SettledOrder, epoch: int, block: int
+def shuffled_by_streaming(
+    sizes: Int64Array, options: ResolvedOrder, epoch: int, block: int
 ) -> Int64Array:
-    """int64[total], places in a resampled list, shuffled by mosaicml-streaming's algorithms."""
-    if not options.shuffle:
-        return np.arange(total, dtype=np.int64)
+    """Indexes into a resampled list, int64[samples], in mosaicml-streaming's shuffled order.
+
+    Args:
+        sizes: int64[segments], from ``resample``.
+        options: The algorithm, its seed, and the canonical nodes.
+        epoch: Which epoch, from 0.
+        block: Samples in a shuffle block.
+    """
     # Imported late: importing streaming costs more than importing torch.
     from streaming.base.shuffle import get_shuffle
 

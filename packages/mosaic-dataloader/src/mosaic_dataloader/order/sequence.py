@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from mosaic_dataloader.order.epoch import ListedEpoch, Order, build_epoch, require_samples
-from mosaic_dataloader.order.feistel import FeistelOrder
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.order.shuffles import shuffle_of
 from mosaic_dataloader.util.forks import reset_in_child
 
 # Shorter epochs are ordered in some milliseconds, in less time than a process takes to start.
@@ -38,7 +38,7 @@ class StoredEpochs(Protocol):
     """Epochs that are kept outside of this process's memory, as far as that is possible."""
 
     def load(self, epoch: int) -> ListedEpoch | None:
-        """The order of an epoch, computed if need be; None where none can be kept."""
+        """The order of an epoch, computed if need be; None where it cannot be kept."""
 
     def prepare(self, epoch: int) -> None:
         """Start computing the order of an epoch in the background, unless it is there."""
@@ -55,7 +55,7 @@ class EpochSequence:
 
     Args:
         mixture: The data.
-        options: The settled order.
+        options: The resolved order.
         origin: Where the sequence begins.
         stored: Where the orders of long epochs are kept for all processes of the machine; None to
             keep them in memory.
@@ -66,7 +66,7 @@ class EpochSequence:
     def __init__(
         self,
         mixture: Mixture,
-        options: SettledOrder,
+        options: ResolvedOrder,
         origin: EpochStart | None = None,
         stored: StoredEpochs | None = None,
         kept: int = 2,
@@ -74,14 +74,14 @@ class EpochSequence:
         self.mixture = mixture
         self.options = options
         self.origin = origin or EpochStart()
-        # Short ones are built sooner than a process starts, and feistel's are lists nowhere.
-        evaluated = options.feistel and options.batching_method == "random"
-        worth_it = mixture.epoch_samples > _SHORT and not evaluated
+        # Short ones are built sooner than a process starts, and evaluated ones are lists nowhere.
+        listed = options.batching_method != "random" or shuffle_of(options).evaluate is None
+        worth_it = mixture.epoch_samples > _SHORT and listed
         self._stored = stored if worth_it else None
         self._kept = kept
         self._orders: OrderedDict[int, Order] = OrderedDict()
-        # States are saved in one thread while another reads ahead: the one is held for moments, the
-        # other by whoever builds an order, so that none is built twice.
+        # States are saved in one thread while another reads ahead: the first lock is
+        # held for moments, the second while an order is built, so that none is built twice.
         self._guard, self._building = threading.Lock(), threading.Lock()
         reset_in_child(self)
         self._prepared = -1
@@ -102,7 +102,7 @@ class EpochSequence:
         if self.options.batching_method == "random":
             require_samples(self.mixture, self.options)
         else:
-            # Only building an epoch tells whether the data fill a unit; its length is kept.
+            # Only building an epoch shows whether the data fill a batch; its length is kept.
             _ = self.epoch_length
 
     def epoch(self, number: int) -> Order:
@@ -126,7 +126,7 @@ class EpochSequence:
         return stored or build_epoch(self.mixture, self.options, number)
 
     def _ready(self, number: int) -> Order | None:
-        """The order of an epoch if it is there, now the last one to be let go."""
+        """The order of an epoch if it is there, now the last one to be dropped."""
         with self._guard:
             order = self._orders.get(number)
             if order is not None:
@@ -145,12 +145,12 @@ class EpochSequence:
                 self._stored.release(old)
 
     def prepare_next(self, position: int) -> None:
-        """Have the epoch after that of ``position`` ordered meanwhile, so that nothing waits.
+        """Order the epoch after that of ``position`` in the background, before it is needed.
 
-        It begins when a quarter of the first one is read: a run that ends in its first epoch seldom
-        has a second one ordered in vain. One that has come to its second is for epochs, and is
-        given nearly all the time there is: not the first moments, in which the order changes and a
-        process more would be felt.
+        In the first epoch this begins when a quarter of it is read, so that a run that ends before
+        seldom has a second one ordered in vain. A run that has come to its second epoch will need
+        the next one: this begins early, but not in the first moments, in which the order changes
+        and one more process would be felt.
         """
         stored = self._stored
         if stored is None:
@@ -161,7 +161,7 @@ class EpochSequence:
             self._prepared = epoch
             with self._building:
                 stored.prepare(epoch + 1)
-        # Mapped before its turn, so that the change itself costs nothing.
+        # Mapped before it is needed, so that the change itself costs nothing.
         late = place >= self.epoch_length // 8 * 7
         if late and epoch + 1 not in self._orders and stored.holds(epoch + 1):
             self.epoch(epoch + 1)
@@ -182,21 +182,22 @@ class EpochSequence:
         parts = [order.rows(*places) for order, *places in self._parts(start, stop)]
         return _joined([ids for ids, _ in parts]), _joined([nodes for _, nodes in parts])
 
-    def owners(self, start: int, stop: int) -> Int64Array:
+    def canonical_nodes(self, start: int, stop: int) -> Int64Array:
         """Canonical nodes, int64[stop - start], at the positions ``[start, stop)`` of the run."""
-        return _joined([order.owners(*places) for order, *places in self._parts(start, stop)])
+        parts = self._parts(start, stop)
+        return _joined([order.canonical_nodes(*places) for order, *places in parts])
 
-    def turn(self, start: int, stop: int) -> int | None:
-        """The canonical node of ``start``, if from there to ``stop`` the nodes have equal turns.
+    def phase(self, start: int, stop: int) -> int | None:
+        """The canonical node of ``start``, if the nodes follow one another from there to ``stop``.
 
-        None where an epoch ends between, or where the nodes follow from no formula.
+        None where an epoch ends in between, or where the nodes do not follow a formula.
         """
         if self.options.batching_method != "random":
             return None
         canonical = self.options.num_canonical_nodes
         _, place = self.locate(start)
-        in_turns = self.epoch_length // canonical * canonical
-        return place % canonical if place + stop - start <= in_turns else None
+        interleaved = self.epoch_length // canonical * canonical
+        return place % canonical if place + stop - start <= interleaved else None
 
     def ids_at(self, positions: Int64Array) -> Int64Array:
         """Sample ids at positions of the run, both int64 of the same shape."""
@@ -205,7 +206,7 @@ class EpochSequence:
         if first == last:
             return self.epoch(self.origin.epoch + first).ids_at(places)
         ids = np.empty_like(positions)
-        # Only those that there are: packed lanes may lie many short epochs apart.
+        # Only those that occur: packed lanes may lie many short epochs apart.
         for number in np.unique(epochs).tolist():
             own = epochs == number
             ids[own] = self.epoch(self.origin.epoch + number).ids_at(places[own])
@@ -231,9 +232,9 @@ class EpochSequence:
         if len(self.mixture.streams) == 1:
             return np.full((count, 1), size, np.int64)
         numbers = [
-            order.streams(*places)
-            if isinstance(order, FeistelOrder)
-            else self.mixture.stream_of(order.rows(*places)[0])
+            self.mixture.stream_of(order.rows(*places)[0])
+            if isinstance(order, ListedEpoch)
+            else order.streams(*places)
             for order, *places in self._parts(start, start + count * size)
         ]
         return self.mixture.count_streams(_joined(numbers).reshape(count, size))

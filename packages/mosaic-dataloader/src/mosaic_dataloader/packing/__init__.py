@@ -1,49 +1,49 @@
 """Packing: joining documents of any length into full rows, the same under every layout.
 
 A loader that cuts one stream of tokens per rank carries a leftover from row to row, so that its
-position depends on who read what before. Here the leftover belongs to a *lane*, and lanes belong to
-the run:
+position depends on which rank read what before. Here the leftover belongs to a *lane*, and lanes
+belong to the run:
 
-1. **Lanes.** The order of documents is cut into S lanes. A canonical node's documents are dealt to
-   the lanes whose number is congruent to the node's modulo ``gcd(S, canonical nodes)``, one each in
-   turn, and the turn goes on from epoch to epoch. Where the canonical nodes divide S and the
-   length of an epoch, that is to say that lane l takes the positions p with ``p mod S = l``; where
-   they do not divide an epoch, that rule would hand a lane to the next canonical node with each
-   epoch, and each machine would in time read every shard. This one does not (``lanes.py``).
+1. **Lanes.** The order of documents is cut into S lanes. A canonical node's documents go to the
+   lanes whose number is congruent to the node's modulo ``gcd(S, canonical nodes)``, one each, over
+   and over, and each epoch continues with the lane that follows. Where the canonical nodes divide S
+   and the length of an epoch, this means that lane l takes the positions p with ``p mod S = l``;
+   where they do not divide an epoch, that rule would move a lane to the next canonical node with
+   each epoch, and each machine would in time read every shard (``lanes.py``).
 2. **Rows.** A lane joins the tokens of its documents and cuts them into rows of T+1 tokens, each
    beginning with the last token of the row before: every token but a lane's very first is a target
    exactly once. Row g of the run is the next row of lane ``g mod S``, and global micro-batch k is
-   rows ``[G, G + B)``. Nothing is padded and nothing is cut away (``buffers.py``).
+   rows ``[G, G + B)``. Nothing is padded and nothing is cut away (``lane.py``).
 3. **Ranks.** The number of data-parallel ranks W divides S, and a lane's rank follows from its
    number modulo W. So any B consecutive rows are shared out equally, a lane stays on one rank, and
-   nobody tokenizes another's text. Which residue goes to which rank is a permutation that keeps a
-   canonical node's lanes on one machine, where the number of canonical nodes divides W. It depends
-   on W and the options only, for a rank must know its lanes before a checkpoint is loaded. So, if
-   the options leave the number of canonical nodes open, it relies on machines with a power of two
-   of data-parallel ranks each.
+   no rank tokenizes another's text. Which residue belongs to which rank is a permutation that keeps
+   a canonical node's lanes on one machine, where the number of canonical nodes divides W. It
+   depends on W and the options only, for a rank must know its lanes before a checkpoint is loaded.
+   So, if the options leave the number of canonical nodes open, it relies on machines with a power
+   of two of data-parallel ranks each.
 4. **State.** A lane's state is the position of its first unfinished document and the offset in it
    of the token that the next row begins with. Each rank saves those of its lanes, under the keys
    ``lane_0000``, ``lane_0001``, …, and ``mosaic``, which is the same on all ranks; torch's
    distributed checkpoint collects them, and under another W each rank loads the lanes that are its
-   own then. A lane goes on by reading its unfinished document again (``state.py``,
-   ``bookkeeping.py``). What was read ahead does not count: a batch carries the states of its lanes
-   after it, and they are taken over when it is handed out.
-5. **Reading.** How many documents fill a row is known only when they are read. A plan guesses, from
-   the mean length so far, which documents the next rows need, and asks for many at a time, for
-   several lanes together, so that the tokenizer's threads have enough to do (``plan.py``). Worker
-   processes are told documents and return tokens; lanes are joined in the parent. The guess decides
-   only when a document is read, never which row it ends up in.
+   own then. A lane continues by reading its unfinished document again (``state/saved.py``,
+   ``sources/packed.py``). What was read ahead does not count: a batch carries the states of its
+   lanes after it, and they replace the earlier ones when it is handed out.
+5. **Reading.** How many documents fill a row is known only when they are read. A scheduler guesses,
+   from the mean length so far, which documents the next rows need, and asks for many at a time, for
+   several lanes together, so that the tokenizer's threads have enough to do (``scheduler.py``).
+   Worker processes receive places of documents and return tokens; lanes are joined in the parent.
+   The guess decides only when a document is read, never which row it ends up in.
 6. **Looking ahead.** Rows of a later position, of all ranks and with the documents in them, are
-   made by a single rank that reads all lanes from the nearest place where they are known
-   (``preview.py``).
+   made by a single rank that reads all lanes from the nearest position where they are known
+   (`PackedRows.preview`).
 
-What is a document's text or row of tokens, is passed over if it is empty, as ``mosaic-prepare``
+A document without text or tokens is left out, as ``mosaic-prepare``
 does. Text is encoded as the tokenizer itself does it, and ended by EOS unless it ends with one
 already. Stored tokens are taken as they are, and ended by EOS likewise, where a tokenizer says
 which token that is (``documents.py``).
 
 A **finite pass** (``infinite=False``, validation) reads each lane to the end of the epoch. The rest
-of a lane that fills no row becomes a padded one, and lanes that have ended are passed over. How
+of a lane that fills no row becomes a padded one, and lanes that have ended are skipped. How
 many rows there will be is not known before, so ranks cannot agree on their number without talking
 to one another: a finite pass over several ranks is left to validation, whose trainer evens the
 ranks out with batches in which every label is ignored.

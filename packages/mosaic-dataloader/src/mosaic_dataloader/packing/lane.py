@@ -74,6 +74,7 @@ class Lane:
         vocab_size: Token ids that the model embeds; None if that is not known.
 
     Attributes:
+        ready: Tokens that can be taken; not positive until the unfinished document has arrived.
         ended: Whether the lane gives no more rows.
         empty: Documents without a token that arrived last, one after another.
         next_document: The document to ask for next.
@@ -100,7 +101,7 @@ class Lane:
         self._offset = position.offset
         self._finished = np.array(position.finished or [0] * streams, np.int64)
         self._parts: deque[tuple[Tokens, int]] = deque()
-        self._ready = -position.offset
+        self.ready = -position.offset
         self.ended = self.complete
         self.empty = 0
         self.next_document = position.document
@@ -112,11 +113,6 @@ class Lane:
     def position(self) -> LanePosition:
         """Where the lane continues after the rows taken so far."""
         return LanePosition(self._document, self._offset, tuple(self._finished.tolist()))
-
-    @property
-    def ready(self) -> int:
-        """Tokens that can be taken; not positive until the unfinished document has arrived."""
-        return self._ready
 
     @property
     def complete(self) -> bool:
@@ -154,7 +150,7 @@ class Lane:
             expected: Tokens that it was expected to have.
         """
         self._parts.append((tokens, stream))
-        self._ready += len(tokens)
+        self.ready += len(tokens)
         self.supply += len(tokens) - expected
         self.coming -= 1
         self.empty = 0 if len(tokens) else self.empty + 1
@@ -219,10 +215,10 @@ class Lane:
         self.ended = True
         while self._parts:
             self._drop()
-        self._offset = self._ready = 0
+        self._offset = self.ready = 0
 
     def _advance(self, count: int) -> None:
-        self._ready -= count
+        self.ready -= count
         self._offset += count
         while self._offset >= len(self._parts[0][0]):
             self._offset -= len(self._parts[0][0])

@@ -9,8 +9,8 @@ from mosaic_dataloader.order.assign import node_starts
 from mosaic_dataloader.order.mixture import Int64Array
 
 # Divisible by most numbers of ranks that people use: 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, …
-_UNIT = 960
-# Lanes of a rank, so that the run may go on with more ranks.
+_MULTIPLE = 960
+# Lanes of a rank, so that the run may continue with more ranks.
 _SPARE = 4
 # No other number of ranks is proposed that is so many times as large.
 _FARTHEST = 1000
@@ -18,7 +18,7 @@ _FARTHEST = 1000
 
 def default_lanes(dp_world_size: int) -> int:
     """Lanes of a run that begins with so many ranks and names no number."""
-    return _UNIT * -(-_SPARE * dp_world_size // _UNIT)
+    return _MULTIPLE * -(-_SPARE * dp_world_size // _MULTIPLE)
 
 
 def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
@@ -66,9 +66,14 @@ def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
     ranks. Otherwise the digits of the rank are reversed, which makes every h that divides the ranks
     into a power of two each right.
 
-    It must not depend on what a checkpoint brings: torch asks for the lanes of a rank before that
+    It must not depend on what a checkpoint holds: torch asks for the lanes of a rank before that
     is loaded. Nor on the machines that a rank believes there are, for two ranks that believe
     different numbers would read the same lanes.
+
+    For example 8 ranks, whose digits are bits. Ranks 0 to 7 have the residues
+    ``0 4 2 6 1 5 3 7``: on two machines of four ranks those of the first are even and those of the
+    second odd, and on four machines of two they agree modulo 4. With 4 canonical nodes given, so
+    that h = 4, they are ``0 4 1 5 2 6 3 7``: each pair of ranks reads one canonical node.
 
     Args:
         rank: Data-parallel rank.
@@ -87,7 +92,7 @@ def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
 
 
 def _prime_factors(number: int) -> list[int]:
-    """Descending: what is odd counts machines, more likely than ranks in one."""
+    """Descending: an odd factor is more likely to count machines than the ranks of one."""
     found, factor = [], 2
     while number > 1:
         while number % factor == 0:
@@ -103,6 +108,14 @@ class Lanes:
     A document of a lane has a number, counted within its lane from 0 through all epochs, and a
     position, counted in the order from its beginning.
 
+    Canonical nodes and lanes that are congruent modulo ``gcd(lanes, nodes)`` form a group. The
+    documents of a group go to its lanes one each, over and over; each epoch continues with the lane
+    that follows. For example 4 lanes, epochs of 7 documents and 2 canonical nodes, to which the
+    positions of an epoch belong as ``0 1 0 1 0 1 1``::
+
+        group 0: positions 0 2 4  7 9 11  14 16 18 …    lane 0: 0 4 9 14 18 …    lane 2: 2 7 11 16 …
+        group 1: positions 1 3 5 6  8 10 12 13  15 …    lane 1: 1 5 8 12 15 …    lane 3: 3 6 10 13 …
+
     Args:
         count: Lanes, S.
         epoch_samples: Documents in an epoch, at least as many as canonical nodes.
@@ -114,14 +127,14 @@ class Lanes:
         self._length = epoch_samples
         # Canonical nodes c and lanes l belong together where c and l agree modulo this.
         self._groups = gcd(count, nodes)
-        self._turns = count // self._groups
+        self._group_lanes = count // self._groups
         rounds = epoch_samples // nodes
         self._body = rounds * nodes
-        # Behind the whole rounds, the nodes with a sample more have one each (see `deal`).
+        # After the whole rounds, the nodes with one sample more have one each (see `interleave`).
         longer = np.flatnonzero(np.diff(node_starts(epoch_samples, nodes)) > rounds)
-        owners = longer % self._groups
-        self._tail = self._body + np.argsort(owners, kind="stable").astype(np.int64)
-        counts = np.bincount(owners, minlength=self._groups)
+        groups = longer % self._groups
+        self._tail = self._body + np.argsort(groups, kind="stable").astype(np.int64)
+        counts = np.bincount(groups, minlength=self._groups)
         self._tail_starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         # Documents of each group in one epoch.
         self._sizes = self._body // self._groups + counts.astype(np.int64)
@@ -133,12 +146,12 @@ class Lanes:
             lanes: int64[n], lane of each.
             documents: int64[n], its number in the lane.
         """
-        group, turn = lanes % self._groups, lanes // self._groups
-        epoch, index = np.divmod(turn + documents * self._turns, self._sizes[group])
+        group, phase = lanes % self._groups, lanes // self._groups
+        epoch, index = np.divmod(phase + documents * self._group_lanes, self._sizes[group])
         places = group + self._groups * index
-        behind = index - self._body // self._groups
-        late = np.flatnonzero(behind >= 0)
-        places[late] = self._tail[self._tail_starts[group[late]] + behind[late]]
+        past = index - self._body // self._groups
+        late = np.flatnonzero(past >= 0)
+        places[late] = self._tail[self._tail_starts[group[late]] + past[late]]
         found: Int64Array = epoch * self._length + places
         return found
 
@@ -149,37 +162,38 @@ class Lanes:
             MosaicDataError: The lane does not take that position.
         """
         epoch, place = divmod(position, self._length)
-        group, turn = lane % self._groups, lane // self._groups
+        group, phase = lane % self._groups, lane // self._groups
         if place < self._body:
             index = place // self._groups
         else:
             tail = self._tail[self._tail_starts[group] : self._tail_starts[group + 1]]
             index = self._body // self._groups + int(np.searchsorted(tail, place))
-        number = (epoch * int(self._sizes[group]) + index - turn) // self._turns
+        number = (epoch * int(self._sizes[group]) + index - phase) // self._group_lanes
         own = self.positions(np.array([lane], np.int64), np.array([number], np.int64))
         if number < 0 or int(own[0]) != position:
             raise MosaicDataError(
-                f"position {position} is none of lane {lane}; the saved lane belongs to another run"
+                f"position {position} does not belong to lane {lane}; the saved lane belongs to "
+                f"another run"
             )
         return number
 
     def epoch(self, lane: int, document: int) -> int:
         """The epoch, counted from the order's beginning, that a lane's document belongs to."""
-        group, turn = lane % self._groups, lane // self._groups
-        return (turn + document * self._turns) // int(self._sizes[group])
+        group, phase = lane % self._groups, lane // self._groups
+        return (phase + document * self._group_lanes) // int(self._sizes[group])
 
     def first_of_epoch(self, lane: int, epoch: int) -> int:
         """The number of a lane's first document that belongs to an epoch or to a later one."""
         return self.first_from(lane, epoch * self._length)
 
     def first_from(self, lane: int, position: int) -> int:
-        """The number of a lane's first document at a position of the order or behind it."""
+        """The number of a lane's first document at a position of the order or after it."""
         epoch, place = divmod(position, self._length)
-        group, turn = lane % self._groups, lane // self._groups
+        group, phase = lane % self._groups, lane // self._groups
         # Documents of the group that lie before it in this epoch.
         before = -(-(min(place, self._body) - group) // self._groups)
         if place > self._body:
             tail = self._tail[self._tail_starts[group] : self._tail_starts[group + 1]]
             before += int(np.searchsorted(tail, place))
         index = epoch * int(self._sizes[group]) + max(0, before)
-        return max(0, -(-(index - turn) // self._turns))
+        return max(0, -(-(index - phase) // self._group_lanes))

@@ -17,9 +17,9 @@ from mosaic_dataloader.util.forks import reset_in_child
 T = TypeVar("T")
 P = TypeVar("P")
 
-# How often a producer with nothing to do looks whether there is something else to be done.
+# How often a producer with nothing to do looks for other work.
 _IDLE_SECONDS = 0.1
-# It does not come by itself more often than this.
+# It does not wake up by itself more often than this.
 _SHORTEST_PAUSE = 1e-3
 # Waking a waiting thread costs as much as reading a small batch (30 µs and more, with Python's lock
 # to be passed on). A consumer that waits is woken this long after it began to, or when all places
@@ -38,7 +38,7 @@ class End:
 class PrefetchQueue(Generic[T]):
     """A queue of a few places between one producer and one consumer.
 
-    ``queue.Queue`` takes three locks and wakes somebody for every item. Here a lock is taken only
+    ``queue.Queue`` takes three locks and wakes a thread for every item. Here a lock is taken only
     by a thread that has to sleep; appending to and popping from a deque are atomic.
 
     Args:
@@ -99,7 +99,7 @@ class PrefetchQueue(Generic[T]):
         _release(self._space)
 
     def clear(self) -> None:
-        """Drop the items that nobody took."""
+        """Drop the items that were not taken."""
         self.items.clear()
 
     def end(self, error: BaseException) -> None:
@@ -110,7 +110,7 @@ class PrefetchQueue(Generic[T]):
     def _wait_for_room(self, idle: Callable[[], None] | None) -> None:
         """Sleep until half of the places are free.
 
-        Waking somebody is the most that handing over can cost (20 µs and more, in a machine whose
+        Waking a thread is the most that handing over can cost (20 µs and more, in a machine whose
         cores have gone to sleep), and a training step would pay it. So the producer comes by
         itself after the time that half of the places took the last time. It is woken up only when
         that was too long.
@@ -258,7 +258,7 @@ def prefetch(
     idle: Callable[[], None] | None = None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> PrefetchIterator[T, P]:
-    """Run an iterator in a thread of its own, a few items ahead.
+    """Run an iterator in its own thread, a few items ahead.
 
     The thread lives no longer than what is returned: it ends when that is closed, dropped, or the
     interpreter ends.
@@ -302,7 +302,7 @@ def _fill(
         queue.end(StopIteration())
     except threads.StoppedError:
         if threads.stopped():
-            # Nobody wants to know: whoever waits is told by the one that closes.
+            # Closing wakes a thread that waits, so that there is nothing to report.
             raise
         queue.end(
             MosaicDataError("the workers were stopped while batches were wanted; iterate again")

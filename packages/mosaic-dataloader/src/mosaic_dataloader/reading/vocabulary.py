@@ -125,9 +125,7 @@ def check_first_samples(
         if found < 0:
             continue
         if likely is None:
-            raise outside_error(
-                store.streams, mixture, vocab_size, shard, place, int(ids[found])
-            )
+            raise outside_error(store.streams, mixture, vocab_size, shard, place, int(ids[found]))
         raise MosaicDataError(
             f'stream "{stream.name}": token id {ids[found]} in sample {place} '
             f"{_refused(vocab_size)}; token_encoding_type = {_type_name(stream.column)!r} is not "

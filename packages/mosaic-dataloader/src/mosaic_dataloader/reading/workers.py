@@ -78,15 +78,15 @@ def _read_texts(
 
 
 class ParentPipe:
-    """How worker processes learn that their parent died, or wants no more of them for now.
+    """How worker processes learn that their parent died, or that they are to stop waiting.
 
     Its writing end is the parent's alone: every process forked from it closes its copy at once. So
-    the kernel tells the workers of the parent's death, however and whenever it comes, while they
-    start, too. torch's own watchdog asks for the parent's process id after a worker has started,
-    and takes the one that adopted an orphan for it. (A signal on the parent's death would not do:
-    it comes when the *thread* ends that started the worker.)
+    the kernel reports the parent's death to the workers, however and whenever it comes, also while
+    they start. torch's own watchdog asks for the parent's process id after a worker has started,
+    and takes the process that adopted an orphan for it. (A signal on the parent's death would not
+    do: it comes when the *thread* ends that started the worker.)
 
-    A byte in the pipe, which no worker reads, tells all of them to stop what they wait for.
+    A byte in the pipe, which no worker reads, makes all of them stop what they wait for.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class ParentPipe:
                 self._stopped = False
 
     def after_fork(self) -> None:
-        """Close the parent's end: a worker, or a process that somebody else forked, is running."""
+        """Close the parent's end: a worker, or a process that other code forked, is running."""
         self._writer.close()
         self._guard = threading.Lock()
 

@@ -7,15 +7,15 @@ from mosaic_dataloader.sources.samples import SampleRows
 from mosaic_dataloader.state.run import BatchSource, RunOrder
 
 
-def open_source(dataset: StreamingTextDataset, layout: Layout, run: RunOrder) -> BatchSource:
+def open_source(dataset: StreamingTextDataset, layout: Layout, order: RunOrder) -> BatchSource:
     """The source of a rank's batches.
 
     Args:
         dataset: The data.
         layout: The rank.
-        run: The order of its run.
+        order: The order of its run.
 
     Raises:
         MosaicDataError: The ranks do not divide the packing lanes.
     """
-    return (PackedRows if dataset.packing else SampleRows)(dataset, layout, run)
+    return (PackedRows if dataset.packing else SampleRows)(dataset, layout, order)

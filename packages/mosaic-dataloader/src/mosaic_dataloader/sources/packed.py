@@ -1,6 +1,6 @@
 """Rows packed of documents."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +25,6 @@ from mosaic_dataloader.packing.lanes import (
 from mosaic_dataloader.packing.scheduler import DocumentScheduler
 from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.vocabulary import outside_error
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
 from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
@@ -36,8 +35,8 @@ from mosaic_dataloader.sources.documents import (
     read_here,
 )
 from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
-from mosaic_dataloader.state.progress import Progress, TokenCount
-from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.progress import Progress
+from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.storage.lookahead import LaneLookAhead
 from mosaic_dataloader.storage.stored_orders import StoredOrders
@@ -61,8 +60,8 @@ class PackedRows:
     Args:
         dataset: The data.
         layout: The rank.
-        run: The order of its run. Rows know nothing of the documents that it skipped: they are not
-            in its position.
+        order: The order of its run. Rows know nothing of the documents that it skipped: they are
+            not in its position.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -70,24 +69,29 @@ class PackedRows:
 
     length_known = False
 
-    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
         self._layout = layout
-        count = run.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
-        check_lanes(count, layout.world_size, saved=run.lanes is not None)
+        count = order.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
-        self.run = replace(run, lanes=count)
+        self._residue = residue_of_rank(
+            layout.rank, layout.world_size, dataset.order_options.num_canonical_nodes
+        )
+        self.order = replace(order, lanes=count)
         self.mixture = dataset.mixture
         self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
-        self.first_position = run.start.samples
+        self.first_position = order.start.samples
+        left_open = [] if dataset.packing_lanes else ["packing_lanes"]
+        self.open_options: Collection[str] = [*open_options(dataset), *left_open]
         length = dataset.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = EpochSequence(
             dataset.mixture,
-            run.options,
-            EpochStart(0, run.start.epoch),
-            StoredOrders(dataset.orders_dir, dataset.mixture, run.options),
+            order.options,
+            EpochStart(0, order.start.epoch),
+            StoredOrders(dataset.orders_dir, dataset.mixture, order.options),
             kept=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
         )
         # The entries of the lanes in the state that was loaded, of other ranks too.
@@ -97,22 +101,18 @@ class PackedRows:
     @cached_property
     def _lanes(self) -> Lanes:
         """The lanes of the run."""
-        nodes = self.run.options.num_canonical_nodes
+        nodes = self.order.options.num_canonical_nodes
         return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
 
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        return lanes_of_rank(
-            self._lane_count,
-            self._layout.rank,
-            self._layout.world_size,
-            self._dataset.order_options.num_canonical_nodes,
-        )
+        nodes = self._dataset.order_options.num_canonical_nodes
+        return lanes_of_rank(self._lane_count, self._layout.rank, self._layout.world_size, nodes)
 
-    def of_run(self, run: RunOrder) -> "PackedRows":
+    def of_run(self, order: RunOrder) -> "PackedRows":
         """The source of another run of the same data and rank."""
-        return PackedRows(self._dataset, self._layout, run)
+        return PackedRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the canonical nodes.
@@ -138,8 +138,8 @@ class PackedRows:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
         """
         self.sequence.check()
-        for lane in range(self._own_lanes[0], self._lane_count, self._layout.world_size):
-            # Before a list is made of them: there may be as many as the state likes to say.
+        for lane in range(self._residue, self._lane_count, self._layout.world_size):
+            # Before a list is made of them: a state may name any number of lanes.
             _require_lane(state, lane)
         own = {n: self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes}
         none = np.zeros(len(self.mixture.streams), np.int64)
@@ -160,7 +160,7 @@ class PackedRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on; see `BatchSource.batches`."""
         predownload = samples_ahead(self._dataset, self._layout.batch_size)
         packed = self._packed(progress, extent, ahead, predownload)
@@ -168,7 +168,7 @@ class PackedRows:
 
     def _batches(
         self, progress: Progress, packed: Iterator[PackedBatch]
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         for batch in packed:
             progress = Progress(
                 progress.samples_seen + batch.rows * self._layout.world_size,
@@ -176,8 +176,7 @@ class PackedRows:
                 progress.targets + batch.targets,
                 {**progress.lanes, **batch.lanes},
             )
-            inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
-            yield RowBatch(inputs, labels, full=batch.rows == len(labels)), progress
+            yield (torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)), progress
 
     def pass_ended(self, begun: Progress, last: Progress) -> Progress:
         """With each lane at its first document after the epoch; those left out count as seen."""
@@ -209,7 +208,7 @@ class PackedRows:
         """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
         read = sum(position.document for position in self._positions(progress))
         share = len(self._own_lanes) / self._lane_count
-        begin = self.run.start.epoch
+        begin = self.order.start.epoch
         mean = begin + read / (share * self.mixture.epoch_samples)
         return begin + self._slowest_epoch(progress), mean
 
@@ -217,15 +216,23 @@ class PackedRows:
         """A position in words."""
         return f"row {position:,} of the run"
 
-    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
-        """The entries of a checkpoint: the run's, and one for each of the rank's lanes."""
+    def epoch_rows(self) -> int:
+        """Rows in an epoch, about, by the sizes in the indexes."""
+        return rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len)
+
+    def probe(self, progress: Progress) -> str | None:
+        """None: rows do not determine documents, and each lane has its own."""
+        return None
+
+    def save_lanes(self, progress: Progress) -> dict[str, str]:
+        """The entries of a checkpoint that hold this rank's lanes."""
         own = self._positions(progress)
         lanes = np.array(self._own_lanes, np.int64)
         places = self._lanes.positions(lanes, np.array([p.document for p in own], np.int64))
         begun = progress.samples_seen > self.first_position
         probes = self._probes(own) if begun else [None] * len(own)
         none = (0,) * len(self.mixture.streams)
-        entries = {
+        return {
             lane_key(lane): SavedLane(
                 place, position.offset, position.finished or none, progress.samples_seen, probed
             ).to_json()
@@ -233,30 +240,10 @@ class PackedRows:
                 self._own_lanes, places.tolist(), own, probes, strict=True
             )
         }
-        saved = SavedState(
-            samples_seen=progress.samples_seen,
-            origin=self.run.start,
-            epoch_samples=rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len),
-            identity=self.identity.to_save(self.run.options, self._lane_count, begun=begun),
-            seen=tuple(progress.seen.tolist()),
-            tokens=tuple(tokens.total.tolist()),
-            skipped=self.run.skipped,
-            tokens_at=tokens.at,
-        )
-        return {KEY: saved.to_json(), **entries}
-
-    def lanes(self) -> int | None:
-        """Packing lanes of the run."""
-        return self._lane_count
-
-    def open_options(self) -> Collection[str]:
-        """Options that the user left open; a saved value stands for them."""
-        own = [] if self._dataset.packing_lanes else ["packing_lanes"]
-        return [*open_options(self._dataset), *own]
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows of the run in their order.
 
         Which documents a row holds follows from the lengths of all before it. So the lanes are read
@@ -277,7 +264,7 @@ class PackedRows:
         begin, lanes = self._known_lanes(progress, position)
         dataset, world_size = self._dataset, self._layout.world_size
         # A single rank that reads all lanes.
-        walk = PackedRows(dataset, Layout(0, 1, 1), self.run)
+        walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
         nodes = dataset.order_options.num_canonical_nodes
         ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
         dataset.store.register()
@@ -300,7 +287,7 @@ class PackedRows:
                 row=row,
                 origins=tuple(self._origins(lane, segments, number, rank, row)),
                 counts=batch.targets,
-                read=partial(tuple, (inputs, labels)),
+                read=partial(_same, (inputs, labels)),
                 lane=lane,
             )
 
@@ -422,7 +409,7 @@ class PackedRows:
                 number,
                 rank,
                 row,
-                epoch=self.run.start.epoch + self._lanes.epoch(lane, segment.document),
+                epoch=self.order.start.epoch + self._lanes.epoch(lane, segment.document),
                 document=position,
                 begin=segment.begin,
                 offset=segment.offset,
@@ -440,14 +427,14 @@ class PackedRows:
 
     def _first_position(self, lane: int) -> LanePosition:
         """Where a lane begins; an order that began in mid-run begins with a whole epoch."""
-        if not self.run.skipped or self.run.start != EpochStart():
+        if not self.order.skipped or self.order.start != EpochStart():
             return LanePosition()
-        return LanePosition(self._lanes.first_from(lane, self.run.skipped))
+        return LanePosition(self._lanes.first_from(lane, self.order.skipped))
 
     def _first_lane(self, progress: Progress) -> int:
         """Index, among the rank's lanes, of the one that its next row comes from."""
-        world_size, residue = self._layout.world_size, self._own_lanes[0]
-        row = progress.samples_seen + (residue - progress.samples_seen) % world_size
+        world_size = self._layout.world_size
+        row = progress.samples_seen + (self._residue - progress.samples_seen) % world_size
         return row % self._lane_count // world_size
 
     def _slowest_epoch(self, progress: Progress) -> int:
@@ -469,7 +456,7 @@ class PackedRows:
         self, progress: Progress, position: int
     ) -> tuple[int, Mapping[int, LanePosition]]:
         """The last row, up to ``position``, at which all lanes are known, and where they are."""
-        begin = self.run.start.samples
+        begin = self.order.start.samples
         if position < begin:
             raise MosaicDataError(
                 f"row {position} lies before row {begin}, where the present order begins; ask for "
@@ -518,6 +505,10 @@ class PackedRows:
     def _lane_position(self, lane: int, saved: SavedLane) -> LanePosition:
         document = self._lanes.document(lane, saved.position)
         return LanePosition(document, saved.offset, saved.finished)
+
+
+def _same(row: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return row
 
 
 def _require_lane(state: Mapping[str, Any], lane: int) -> str:

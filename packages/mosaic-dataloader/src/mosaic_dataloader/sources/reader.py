@@ -10,10 +10,9 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import ReadAhead, WorkerPool
 from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import BatchSource, EpochPass
+from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
 from mosaic_dataloader.util.arguments import flag, integer
 
 # Batches that are kept ready by default take no more than this, unless two do.
@@ -62,6 +61,8 @@ class BatchReader:
         # Inputs and labels, int64 each.
         batch_bytes = 2 * 8 * layout.batch_size * dataset.seq_len
         self._depth = prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
+        # Workers keep their own batches ready.
+        self._kept_ready = 2 if num_workers else self._depth
         self._workers: WorkerPool | None = None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[PrefetchIterator[Rows, Progress]] | None = None
@@ -89,19 +90,10 @@ class BatchReader:
         Returns:
             An iterator over the batches, for one thread at a time.
         """
-        self._dataset.store.register()
-        if self._num_workers and (self._workers is None or self._workers.inherited):
-            self._workers = WorkerPool(
-                source.fetch(), self._num_workers, self._prefetch_factor, self._persistent_workers
-            )
-        under_way = self._num_workers * (self._prefetch_factor or 2)
-        ahead = ReadAhead(self._depth, self._workers, under_way)
-        batches = source.batches(progress, extent, ahead)
-        # Workers keep their own batches ready.
-        depth = 2 if self._num_workers else self._depth
+        batches = self.batches(source, progress, extent, after_first)
         iterator = prefetch(
-            self._ready(batches, depth, after_first),
-            depth,
+            batches,
+            self._kept_ready,
             on_taken=on_taken,
             on_end=on_end,
             setup=self._thread_setup,
@@ -110,6 +102,23 @@ class BatchReader:
         )
         self._iterator = weakref.ref(iterator)
         return iterator
+
+    def batches(
+        self,
+        source: BatchSource,
+        progress: Progress,
+        extent: EpochPass | None,
+        after_first: Callable[[], None] | None = None,
+    ) -> Iterator[tuple[Rows, Progress]]:
+        """The batches of an iteration as they are handed out, made where the iterator is used."""
+        self._dataset.store.register()
+        if self._num_workers and (self._workers is None or self._workers.inherited):
+            self._workers = WorkerPool(
+                source.fetch(), self._num_workers, self._prefetch_factor, self._persistent_workers
+            )
+        under_way = self._num_workers * (self._prefetch_factor or 2)
+        ahead = ReadAhead(self._depth, self._workers, under_way)
+        return self._ready(source.batches(progress, extent, ahead), after_first)
 
     def close(self) -> None:
         """End the iteration, if one runs."""
@@ -120,19 +129,17 @@ class BatchReader:
 
     def _ready(
         self,
-        batches: Iterator[tuple[RowBatch, Progress]],
-        depth: int,
+        batches: Iterator[tuple[Batch, Progress]],
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
-        """Batches as they are handed out."""
         pin = self._pin
         # The progress of each is dropped here and not where batches are taken, for packed lanes
         # are many: so many may be made before the last one taken is passed.
-        kept: deque[Progress] = deque(maxlen=depth + 3)
+        kept: deque[Progress] = deque(maxlen=self._kept_ready + 3)
         with self._dataset.store.iterating():
-            for batch, progress in batches:
+            for (inputs, labels), progress in batches:
                 kept.append(progress)
-                yield ({"input": pin(batch.inputs)}, pin(batch.labels)), progress
+                yield ({"input": pin(inputs)}, pin(labels)), progress
                 # Not before: a thread that was given up is not asked for more.
                 if after_first:
                     after_first()

@@ -1,10 +1,10 @@
 """Rows that are samples, one each."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
 from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
 from mosaic_dataloader.state.identity import probe
-from mosaic_dataloader.state.progress import Progress, TokenCount
-from mosaic_dataloader.state.run import EpochPass, RunOrder
-from mosaic_dataloader.state.saved import KEY, SavedState
+from mosaic_dataloader.state.progress import Progress
+from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
+from mosaic_dataloader.state.saved import SavedState
 from mosaic_dataloader.storage.cache import largest_shard
 from mosaic_dataloader.storage.lookahead import LookAhead
 from mosaic_dataloader.storage.stored_orders import StoredOrders
@@ -38,6 +38,7 @@ _ENCODED_ROWS = 128
 _SHARDS_AHEAD = 16
 _BYTES_AHEAD = 256 << 20
 
+T = TypeVar("T")
 Requests = Callable[[], Iterator[BatchRequest]]
 
 
@@ -47,25 +48,26 @@ class SampleRows:
     Args:
         dataset: The data.
         layout: The rank.
-        run: The order of its run.
+        order: The order of its run.
     """
 
     length_known = True
     counts_all_ranks = True
 
-    def __init__(self, dataset: StreamingTextDataset, layout: Layout, run: RunOrder):
+    def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
         self._layout = layout
-        self.run = run
+        self.order = order
         self.mixture = dataset.mixture
         self.identity = dataset.identity
-        stored = StoredOrders(dataset.orders_dir, dataset.mixture, run.options)
-        self.sequence = EpochSequence(dataset.mixture, run.options, run.start, stored)
-        self.first_position = max(run.start.samples, run.skipped)
+        stored = StoredOrders(dataset.orders_dir, dataset.mixture, order.options)
+        self.sequence = EpochSequence(dataset.mixture, order.options, order.start, stored)
+        self.first_position = max(order.start.samples, order.skipped)
+        self.open_options: Collection[str] = open_options(dataset)
 
-    def of_run(self, run: RunOrder) -> "SampleRows":
+    def of_run(self, order: RunOrder) -> "SampleRows":
         """The source of another run of the same data and rank."""
-        return SampleRows(self._dataset, self._layout, run)
+        return SampleRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the layout.
@@ -75,25 +77,25 @@ class SampleRows:
                 its order is built.
         """
         self.sequence.check()
-        skipped, unit = self.run.skipped, self.run.options.unit
-        if unit and skipped % unit and self.run.start == EpochStart():
-            below = skipped // unit * unit
+        skipped, batch = self.order.skipped, self.order.options.order_batch
+        if batch and skipped % batch and self.order.start == EpochStart():
+            below = skipped // batch * batch
             raise MosaicDataError(
-                f"skip_samples = {skipped} ends inside a global batch of {unit}, and "
-                f"batching_method = {self.run.options.batching_method!r} orders data by it; use "
-                f"{below} or {below + unit}"
+                f"skip_samples = {skipped} ends inside a global batch of {batch}, and "
+                f"batching_method = {self.order.options.batching_method!r} orders data by it; use "
+                f"{below} or {below + batch}"
             )
-        length, batch = self.sequence.epoch_length, self._layout.global_batch
-        if extent and extent.drop_last and length < batch:
+        length, size = self.sequence.epoch_length, self._layout.global_batch
+        if extent and extent.drop_last and length < size:
             raise MosaicDataError(
-                f"an epoch of {length} samples does not fill one global batch of {batch}; add "
+                f"an epoch of {length} samples does not fill one global batch of {size}; add "
                 f"data, lower the batch size, or set drop_last to false"
             )
 
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
         none = np.zeros(len(self.mixture.streams), np.int64)
-        return Progress(self.run.skipped, none, none, {})
+        return Progress(self.order.skipped, none, none, {})
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
         """The progress that was saved; None where the order gives other samples than it did.
@@ -113,35 +115,42 @@ class SampleRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on; see `BatchSource.batches`."""
         requests = partial(self._requests, progress.samples_seen, extent)
-        answers = ahead.workers.answers(requests()) if ahead.workers else None
+        answers = None
+        if ahead.workers:
+            # The workers start here, and not when the first batch is asked for.
+            answers = (
+                (request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full))
+                for request, (inputs, labels, full) in ahead.workers.answers(requests())
+            )
         return self._batches(progress, requests, answers, ahead)
 
     def _batches(
         self,
         progress: Progress,
         requests: Requests,
-        answers: Iterator[tuple[BatchRequest, Any]] | None,
+        answers: Iterator[tuple[BatchRequest, RowBatch]] | None,
         ahead: ReadAhead,
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         # Its threads start here, after the workers: a process is forked while nothing else runs.
         shards = self._look_ahead(requests)
+        size = self._layout.batch_size
         if answers is None:
             # While half of the batches that are kept ready are used up, the other half is read: a
             # tokenizer that keeps up with training never lets it wait.
-            rows = min(_ENCODED_ROWS, self._layout.batch_size * max(1, ahead.depth // 2))
-            read = read_here(self._dataset.rows, _noted(requests(), shards), rows)
+            rows = min(_ENCODED_ROWS, size * max(1, ahead.depth // 2))
+            read = read_here(self._dataset.rows, _fetching(requests(), shards, size), rows)
         else:
-            read = _collected(answers, shards)
+            read = _fetching(answers, shards, size)
         try:
             with closing(read):
                 for request, batch in read:
                     targets = progress.targets + self._targets(request, batch)
                     seen = progress.seen + request.per_stream
                     progress = Progress(request.stop, seen, targets, progress.lanes)
-                    yield batch, progress
+                    yield (batch.inputs, batch.labels), progress
         finally:
             if shards:
                 shards.close()
@@ -154,7 +163,7 @@ class SampleRows:
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        return progress.samples_seen - self.run.skipped
+        return progress.samples_seen - self.order.skipped
 
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to all ranks, int64[streams]."""
@@ -169,35 +178,21 @@ class SampleRows:
         """A position in words."""
         return f"sample {position:,} of the order"
 
-    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
-        """The entry of a checkpoint."""
-        # Until then the order need not exist: under this layout it may not even be possible, while
-        # the state that is to be loaded has one that is.
-        begun = progress.samples_seen > self.first_position
-        saved = SavedState(
-            samples_seen=progress.samples_seen,
-            origin=self.run.start,
-            epoch_samples=self.sequence.epoch_length if begun else 0,
-            identity=self.identity.to_save(self.run.options, None, begun=begun),
-            seen=tuple(progress.seen.tolist()),
-            tokens=tuple(tokens.total.tolist()),
-            skipped=self.run.skipped,
-            tokens_at=tokens.at,
-            probe=probe(self.sequence, progress.samples_seen) if begun else None,
-        )
-        return {KEY: saved.to_json()}
+    def epoch_rows(self) -> int:
+        """Rows in an epoch."""
+        return self.sequence.epoch_length
 
-    def lanes(self) -> int | None:
-        """None: nothing is packed."""
-        return None
+    def probe(self, progress: Progress) -> str | None:
+        """Digest of the samples that come next."""
+        return probe(self.sequence, progress.samples_seen)
 
-    def open_options(self) -> Collection[str]:
-        """Options that the user left open; a saved value stands for them."""
-        return open_options(self._dataset)
+    def save_lanes(self, progress: Progress) -> dict[str, str]:
+        """Nothing is packed."""
+        return {}
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows batch by batch, in each rank after rank as they read them. Nothing is read."""
         while True:
             yield from self._preview_batch(position)
@@ -257,20 +252,14 @@ class SampleRows:
         return inputs[0], labels[0]
 
 
-def _noted(requests: Iterator[BatchRequest], ahead: LookAhead | None) -> Iterator[BatchRequest]:
-    for request in requests:
+def _fetching(
+    items: Iterator[T], ahead: LookAhead | None, samples: int
+) -> Generator[T, None, None]:
+    """The items, each of so many samples; with each, shards are fetched further ahead."""
+    for item in items:
         if ahead:
-            ahead.consumed(len(request.ids))
-        yield request
-
-
-def _collected(
-    answers: Iterator[tuple[BatchRequest, Any]], ahead: LookAhead | None
-) -> Iterator[tuple[BatchRequest, RowBatch]]:
-    for request, (inputs, labels, full) in answers:
-        if ahead:
-            ahead.consumed(len(request.ids))
-        yield request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full)
+            ahead.consumed(samples)
+        yield item
 
 
 def _read_rows(dataset: StreamingTextDataset, shards: list[int], places: list[int]) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
@@ -106,7 +106,7 @@ class Identity:
             where the order turns out to be another.
     """
 
-    order: SettledOrder
+    order: ResolvedOrder
     rows: RowIdentity
     streams: tuple[StreamIdentity, ...]
     packing_lanes: int | None = None
@@ -115,7 +115,7 @@ class Identity:
     def to_content(self) -> dict[str, Any]:
         """As JSON values, without what is not known."""
         content = {
-            "order": dict(vars(self.order)),
+            "order": self.order.to_dict(),
             "rows": _known(self.rows),
             "streams": [_known(stream) for stream in self.streams],
             "packing_lanes": self.packing_lanes,
@@ -133,8 +133,11 @@ class Identity:
         parts = ("order", "rows", "streams")
         rest = read_fields(_Rest, {k: v for k, v in content.items() if k not in parts}, "it")
         streams = read_list(content.get("streams"), "streams")
+        order = content.get("order")
+        if isinstance(order, dict):
+            order = field_names(order)
         return cls(
-            read_fields(SettledOrder, content.get("order"), "order"),
+            read_fields(ResolvedOrder, order, "order"),
             read_fields(RowIdentity, content.get("rows"), "rows"),
             tuple(read_fields(StreamIdentity, s, f"stream {n}") for n, s in enumerate(streams)),
             rest.packing_lanes,
@@ -171,16 +174,16 @@ def compare(saved: Identity, present: Identity, open_options: Collection[str] = 
     ]
 
 
-def probe(timeline: EpochSequence, position: int) -> str:
+def probe(sequence: EpochSequence, position: int) -> str:
     """Digest of the sample ids that come next in an order, as far as their epoch goes.
 
     The epoch that follows is not asked for: its order may not exist yet.
 
     Args:
-        timeline: The order.
+        sequence: The order.
         position: Position of the run.
     """
-    return _id_digest(timeline.next_ids(position, PROBED))
+    return _id_digest(sequence.next_ids(position, PROBED))
 
 
 def lane_probes(ids: Int64Array) -> list[str]:
@@ -264,7 +267,7 @@ class DataIdentity:
             tokenizer_encoding=encoding_digest(self._tokenizer),
         )
 
-    def to_save(self, order: SettledOrder, lanes: int | None, *, begun: bool) -> Identity:
+    def to_save(self, order: ResolvedOrder, lanes: int | None, *, begun: bool) -> Identity:
         """The run as a checkpoint holds it; the same on all ranks.
 
         Args:
@@ -275,7 +278,7 @@ class DataIdentity:
         contents = self._contents_to_save() if begun else [None] * len(self._store.streams)
         return self._run(order, lanes, self.rows, contents)
 
-    def to_compare(self, order: SettledOrder, lanes: int | None, saved: Identity) -> Identity:
+    def to_compare(self, order: ResolvedOrder, lanes: int | None, saved: Identity) -> Identity:
         """The present run, with all of it that a saved one can be compared with.
 
         Raises:
@@ -295,7 +298,7 @@ class DataIdentity:
 
     def _run(
         self,
-        order: SettledOrder,
+        order: ResolvedOrder,
         lanes: int | None,
         rows: RowIdentity,
         contents: Sequence[str | None],
@@ -325,7 +328,7 @@ class DataIdentity:
         try:
             return self._reading()
         except MosaicDataError:
-            # The next one who asks tries again.
+            # The next call tries again.
             self._reading = None
             raise
 
@@ -430,7 +433,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_ve
 
 
 def _order_differences(
-    saved: SettledOrder, present: SettledOrder, open_options: Collection[str]
+    saved: ResolvedOrder, present: ResolvedOrder, open_options: Collection[str]
 ) -> list[str]:
     found = []
     method_changed = saved.batching_method != present.batching_method
@@ -438,10 +441,10 @@ def _order_differences(
         before = getattr(saved, name)
         if before == value or name in open_options:
             continue
-        if name in ("device_unit", "unit_nodes") or (name == "unit" and method_changed):
+        if name in ("device_batch", "nodes") or (name == "order_batch" and method_changed):
             # Follows from the layout; a device's part is cut as the first run cut it.
             continue
-        if name == "unit":
+        if name == "order_batch":
             found.append(
                 f"the global batch size was {before} and is now {value}, and "
                 f"batching_method = {present.batching_method!r} orders data by it"

@@ -1,8 +1,9 @@
 """A run: where its batches come from, how far it has come, and how it is saved and resumed."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -10,16 +11,18 @@ import torch
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.reading.origins import PreviewRow
-from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
 from mosaic_dataloader.state.identity import DataIdentity, compare, order_difference
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
 
 logger = logging.getLogger(__name__)
+
+# Inputs and labels, both int64[B, T].
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RunOrder:
             and the layout are to decide.
     """
 
-    options: SettledOrder
+    options: ResolvedOrder
     start: EpochStart = field(default_factory=EpochStart)
     skipped: int = 0
     lanes: int | None = None
@@ -61,46 +64,43 @@ class BatchSource(Protocol):
     how far the run has come is handed in.
 
     Attributes:
-        run: The order.
+        order: The order.
         sequence: Its epochs.
         mixture: The streams.
         identity: What identifies the data.
         length_known: Whether the rows of an epoch are known before they are read.
         counts_all_ranks: Whether ``samples`` counts those of all ranks.
         first_position: Where the run's position was before the first batch of the present order.
+        open_options: Options that the user left open; a saved value stands for them.
     """
 
-    run: RunOrder
+    order: RunOrder
     sequence: EpochSequence
     mixture: Mixture
     identity: DataIdentity
     length_known: bool
     counts_all_ranks: bool
     first_position: int
+    open_options: Collection[str]
 
-    def of_run(self, run: RunOrder) -> Self:
+    def of_run(self, order: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
-        ...
 
     def check(self, extent: EpochPass | None) -> None:
         """Raise MosaicDataError unless the data suffice for the layout, as far as that is cheap."""
-        ...
 
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
-        ...
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
         """The progress that was saved; None where the order gives other samples than it did."""
-        ...
 
     def fetch(self) -> Fetch:
         """What worker processes call to read what the source asks of them; can be pickled."""
-        ...
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[RowBatch, Progress]]:
+    ) -> Iterator[tuple[Batch, Progress]]:
         """Batches from a progress on, each with the progress that handing it out makes.
 
         Called in the main thread, where workers are started; the batches are made wherever the
@@ -111,63 +111,55 @@ class BatchSource(Protocol):
             extent: Where to end; None for never.
             ahead: How far to read ahead, and in which processes.
         """
-        ...
 
     def pass_ended(self, begun: Progress, last: Progress) -> Progress:
         """The progress once a finite pass that began at ``begun`` has ended after ``last``."""
-        ...
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        ...
 
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to their ends, int64[streams]; see ``counts_all_ranks``."""
-        ...
 
     def epochs(self, progress: Progress) -> tuple[int, float]:
         """The epoch that the next sample belongs to, and the position in epochs."""
-        ...
 
     def describe(self, position: int) -> str:
         """A position in words."""
-        ...
 
-    def save(self, progress: Progress, tokens: TokenCount) -> dict[str, str]:
-        """The entries of a checkpoint."""
-        ...
+    def epoch_rows(self) -> int:
+        """Rows in an epoch; with packing about, by the sizes in the indexes."""
 
-    def lanes(self) -> int | None:
-        """Packing lanes, as they identify a run."""
-        ...
+    def probe(self, progress: Progress) -> str | None:
+        """Digest of the samples that come next; None where each lane has its own."""
 
-    def open_options(self) -> Collection[str]:
-        """Options that the user left open; a saved value stands for them."""
-        ...
+    def save_lanes(self, progress: Progress) -> dict[str, str]:
+        """The entries of a checkpoint that hold this rank's packing lanes, if there are any."""
 
     def preview(
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
-    ) -> Iterator[PreviewRow]:
+    ) -> Generator[PreviewRow, None, None]:
         """Rows of all ranks from a position on, without end; ``progress`` stays where it is."""
-        ...
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """What each stream gives to the global batches from a position on, int64[batches, streams].
 
         Samples; with packing target tokens, since a row is of several streams.
         """
-        ...
 
 
 class RunState:
     """How far a run has come.
 
-    One thread hands out batches, and replaces ``progress`` with each; others may save meanwhile.
+    One thread hands out batches, and replaces the progress with each, while others may save.
 
     Args:
         source: Where its batches come from.
         progress: How far it has come; its beginning by default.
         tokens: Target tokens of all ranks; none by default.
+
+    Attributes:
+        count: Replaces the progress with that of a batch that is handed out.
     """
 
     def __init__(
@@ -177,9 +169,16 @@ class RunState:
         tokens: TokenCount | None = None,
     ):
         self.source = source
-        self.progress = progress or source.begin()
+        self._progress = deque([progress or source.begin()], maxlen=1)
+        # Without a frame of Python: a training step waits for it.
+        self.count: Callable[[Progress], None] = self._progress.append
         none, position = np.zeros(len(source.mixture.streams), np.int64), self.progress.samples_seen
         self.tokens = tokens or TokenCount(none, position, none, position)
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return self._progress[-1]
 
     def sync_token_counts(self, sum_over_ranks: SumOverRanks | None) -> None:
         """Add the target tokens counted since the last call; see `TokenCount.synced`."""
@@ -214,7 +213,24 @@ class RunState:
         # they are never counted beyond the progress.
         tokens = self.tokens
         progress = self.progress
-        return self.source.save(progress, tokens.synced(progress, None) if alone else tokens)
+        if alone:
+            tokens = tokens.synced(progress, None)
+        source, order = self.source, self.source.order
+        # Before the first batch the order need not exist: under this layout it may not even be
+        # possible, while the state that is to be loaded has one that is.
+        begun = progress.samples_seen > source.first_position
+        saved = SavedState(
+            samples_seen=progress.samples_seen,
+            origin=order.start,
+            epoch_samples=source.epoch_rows() if begun or order.lanes else 0,
+            identity=source.identity.to_save(order.options, order.lanes, begun=begun),
+            seen=tuple(progress.seen.tolist()),
+            tokens=tuple(tokens.total.tolist()),
+            skipped=order.skipped,
+            tokens_at=tokens.at,
+            probe=source.probe(progress) if begun else None,
+        )
+        return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
     def resumed(self, state: Mapping[str, Any], *, restart_epoch: bool) -> "RunState":
         """The run that a saved state belongs to, for the present data.
@@ -228,13 +244,15 @@ class RunState:
         """
         source = self.source
         saved = SavedState.from_json(state[KEY])
-        present = source.identity.to_compare(source.run.options, source.lanes(), saved.identity)
-        found = compare(saved.identity, present, source.open_options())
+        present = source.identity.to_compare(
+            source.order.options, source.order.lanes, saved.identity
+        )
+        found = compare(saved.identity, present, source.open_options)
         if not found:
-            run = RunOrder(
+            order = RunOrder(
                 saved.identity.order, saved.origin, saved.skipped, saved.identity.packing_lanes
             )
-            again = source.of_run(run)
+            again = source.of_run(order)
             progress = again.resume(saved, state)
             if progress is not None:
                 # The streams are the same in their order, and may have other names by now.
@@ -254,7 +272,7 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(RunOrder(source.run.options, start, saved.skipped, source.lanes()))
+        again = source.of_run(replace(source.order, start=start, skipped=saved.skipped))
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})

@@ -132,7 +132,7 @@ class SavedState:
         )
         for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
             if position > read.samples_seen:
-                raise damaged(f"{name} {position:,} lies behind samples_seen {read.samples_seen:,}")
+                raise damaged(f"{name} {position:,} is after samples_seen {read.samples_seen:,}")
         return read
 
 
@@ -152,8 +152,8 @@ class SavedLane:
         position: Position in the order, from its beginning, of the first unfinished document.
         offset: See `LanePosition`.
         finished: Documents of each stream that were read to their ends, in the streams' order.
-        samples_seen: Rows that all ranks together had been handed when it was saved. It tells
-            lanes of one checkpoint from those of another.
+        samples_seen: Rows that all ranks together had been handed when it was saved. It
+            distinguishes lanes of one checkpoint from those of another.
         probe: Digest of the ids of the documents that come next in the lane (see
             ``identity.lane_probes``); None before the first row, and in states of version 1.
     """

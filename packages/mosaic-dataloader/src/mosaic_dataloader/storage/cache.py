@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.order.shuffles import shuffle_of
 from mosaic_dataloader.storage.contents import path_in_stream
 from mosaic_dataloader.storage.layout import (
     BUDGET_BYTE,
@@ -65,17 +66,14 @@ def check_cache_limit(streams: list[DataStream], limit: int | str) -> int:
 
 
 def warn_of_thrashing(
-    streams: list[DataStream], mixture: Mixture, order: SettledOrder, limit: int | None
+    streams: list[DataStream], mixture: Mixture, order: ResolvedOrder, limit: int | None
 ) -> None:
     """Say so where a limit is below what the shuffle keeps in use, with the number."""
     fetched = sum(r.get_raw_size() for s in streams if s.fetched for r in s.readers)
     if limit is None or not order.shuffle or not fetched:
         return
     samples = mixture.num_samples
-    # py1s and py2s shuffle within shards, naive over everything, the others within blocks.
-    window = {"naive": samples, "py1s": 0, "py2s": 0}.get(
-        order.shuffle_algo, order.shuffle_block_size * order.num_canonical_nodes
-    )
+    window = shuffle_of(order).window(order, samples)
     needed = int(fetched * min(1.0, window / samples))
     if limit < needed:
         logger.warning(

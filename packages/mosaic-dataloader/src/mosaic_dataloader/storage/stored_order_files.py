@@ -12,7 +12,7 @@ import numpy as np
 
 from mosaic_dataloader.order.epoch import ListedEpoch
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.util import threads
 
 # Raised when the same recipe gives another order than before.
@@ -25,11 +25,11 @@ class Recipe:
 
     Args:
         mixture: The data.
-        options: The settled order.
+        options: The resolved order.
     """
 
     mixture: Mixture
-    options: SettledOrder
+    options: ResolvedOrder
 
     def to_json(self) -> str:
         """As one line; the same for the same order."""
@@ -44,7 +44,7 @@ class Recipe:
             StreamSize(f"number {number}", np.array(sizes, np.int64), choose)
             for number, (sizes, choose) in enumerate(told["streams"])
         ]
-        return Recipe(Mixture(streams), SettledOrder(**told["options"]))
+        return Recipe(Mixture(streams), ResolvedOrder(**field_names(told["options"])))
 
 
 def name_of(recipe: str) -> str:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.epoch import ListedEpoch
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.order.options import SettledOrder
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.storage.stored_order_build import REFUSED, UNWRITABLE
 from mosaic_dataloader.storage.stored_order_files import (
     QUIET_SECONDS,
@@ -54,7 +54,7 @@ class StoredOrders:
         options: The resolved order.
     """
 
-    def __init__(self, root: str, mixture: Mixture, options: SettledOrder):
+    def __init__(self, root: str, mixture: Mixture, options: ResolvedOrder):
         self._root = root
         self._recipe = Recipe(mixture, options)
         self._store: OrderStore | None = None

@@ -6,8 +6,8 @@ times from each stream: the stream's weight, as a whole number of the ``BLOCK`` 
 stands where is a keyed permutation for each node and block. So every stream's share is exact in
 every block, and what was drawn before a block is a product.
 
-**A stream's own order** is its epochs one after another, each dealt over the J nodes as the epochs
-order deals them: node j owns every J-th place. Node j takes the samples that it owns, one after
+**A stream's own order** is its epochs one after another, each interleaved over the J nodes as the epochs
+order interleaves them: node j owns every J-th place. Node j takes the samples that it owns, one after
 another, for as long as there are some; when its own are used up before the epoch is, it takes those
 of nodes that are behind. Only when all are used up, the next epoch begins. So no sample is seen
 again before every other of its stream was, and machines keep reading their own shards.
@@ -46,7 +46,7 @@ BLOCK = 1 << 16
 # Streams of fewer samples per node than this are dealt out in turn, whoever owns them: they lie in
 # a few shards, and an epoch of theirs may end many times in a block.
 _LEAST_OWNED = 512
-# Blocks held ready: those of two neighboring batches.
+# Blocks held ready at least: those of two neighboring batches.
 _KEPT = 3
 # So that keys for different purposes never agree.
 _PURPOSE = 5
@@ -128,11 +128,13 @@ class StageOrder:
         samples: Samples of each stream, at least 1; streams that no stage draws from may be there.
         nodes: Canonical nodes, J.
         seed: Seed of where a stream's draws stand in a block.
-        stages: The stages; the first begins at 0, and each of the others behind the one before.
+        stages: The stages; the first begins at 0, and each of the others after the one before.
         block: Positions of a block, for each node.
+        kept: Positions whose blocks are held ready: as many as lie between the first and the last
+            that are looked up in turns. Each takes about 14 bytes.
 
     Raises:
-        MosaicDataError: A stage does not begin at a multiple of the nodes behind the one before it.
+        MosaicDataError: A stage does not begin at a multiple of the nodes, after the one before it.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class StageOrder:
         seed: int,
         stages: Sequence[Stage],
         block: int = BLOCK,
+        kept: int = 0,
     ):
         self._samples = samples
         self._nodes = nodes
@@ -159,6 +162,8 @@ class StageOrder:
             np.diff(node_starts(count, nodes if self.in_parts(number) else 1))
             for number, count in enumerate(samples)
         ]
+        self._place_type = np.min_scalar_type(max(samples))
+        self._kept = max(_KEPT, kept // (nodes * block))
         self._at_start: list[list[_Taken]] = []
         self._placed: OrderedDict[tuple[int, int], _Placed] = OrderedDict()
         self._found: OrderedDict[tuple[int, int], tuple[Draws, list[_Taken]]] = OrderedDict()
@@ -236,14 +241,14 @@ class StageOrder:
             taken = before[1] if before else self._taken_before(stage, number)
             return self._draw_block(stage, number, taken)
 
-        return _kept(self._found, (stage, number), found)
+        return _cached(self._found, (stage, number), found, self._kept)
 
     def _draw_block(
         self, stage: int, number: int, taken: list[_Taken]
     ) -> tuple[Draws, list[_Taken]]:
         placed = self._placement(stage, number)
         epochs = np.empty(len(placed.streams), np.int64)
-        places = np.empty(len(placed.streams), np.int64)
+        places = np.empty(len(placed.streams), self._place_type)
         after = list(taken)
         for stream, count in enumerate(self.stages[stage].counts):
             if count:
@@ -388,7 +393,7 @@ class StageOrder:
             table = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
             return _Placed(table[block.at(which, index)], len(counts))
 
-        return _kept(self._placed, (stage, number), placed)
+        return _cached(self._placed, (stage, number), placed, _KEPT)
 
 
 class _Placed:
@@ -419,13 +424,13 @@ class _Placed:
         return np.bincount(self.streams[:first], minlength=streams).astype(np.int64)
 
 
-def _kept(
-    cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], made: Callable[[], T]
+def _cached(
+    cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], made: Callable[[], T], most: int
 ) -> T:
     found = cache.get(key)
     if found is None:
         found = cache[key] = made()
-        while len(cache) > _KEPT:
+        while len(cache) > most:
             cache.popitem(last=False)
     else:
         cache.move_to_end(key)

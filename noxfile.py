@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -38,7 +39,7 @@ UV = os.environ.get("UV", "uv")
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run everything that needs no GPU: unit tests in parallel, then the gloo tests."""
+    """Run everything that needs no GPU: the unit tests, then the gloo tests."""
     _require_environment(session)
     workers = max(1, min(os.cpu_count() or 1, 8))
     chosen = ("-m", "not gpu and not soak")
@@ -46,14 +47,18 @@ def tests(session: nox.Session) -> None:
         if _run(session, *PYTEST, *chosen, *session.posargs, env=_test_env(1)):
             session.error("tests failed")
         return
-    # One gloo test starts several processes of its own, so these run one by one.
-    groups = (
-        (_existing(UNIT_TESTS), ("-n", str(workers)), _test_env(workers)),
-        (_existing((INTEGRATION_TESTS,)), (), _test_env(2)),
-    )
+    # One gloo test starts several processes of its own, which mostly wait for one another.
+    groups = ((_existing(UNIT_TESTS), workers), (_existing((INTEGRATION_TESTS,)), min(workers, 2)))
     codes = [
-        _run(session, *PYTEST, *chosen, *parallel, *folders, *session.posargs, env=env)
-        for folders, parallel, env in groups
+        _run(
+            session,
+            # Each worker starts with one half of the files: a folder's data and servers, which are
+            # made once for each worker, are then needed by one of them.
+            *(*PYTEST, *chosen, "-n", str(count), "--dist", "worksteal"),
+            *(*folders, *session.posargs),
+            env=_test_env(2 * count),
+        )
+        for folders, count in groups
         if folders
     ]
     # Options such as `-k NAME` may leave one group empty, but never all of them.
@@ -70,16 +75,24 @@ def lint(session: nox.Session) -> None:
     """Check style, types, who may import whom, the lock and the repository's text."""
     _require_environment(session)
     python = sys.executable
+    # Two at a time, those that take longest first.
     checks = {
+        "mypy --strict": (python, "-m", "mypy", "--strict"),
+        # The app is not installed.
+        "import contracts": (
+            *("env", "PYTHONPATH=apps/train"),
+            *(str(Path(python).with_name("lint-imports")), "--no-cache"),
+        ),
         "ruff check": (python, "-m", "ruff", "check"),
         "ruff format": (python, "-m", "ruff", "format", "--check"),
-        "mypy --strict": (python, "-m", "mypy", "--strict"),
-        "import contracts": (str(Path(python).with_name("lint-imports")), "--no-cache"),
+        "sections agree with options": (python, "tools/generate_sections.py", "--check"),
         "no address in uv.lock": (python, "tools/neutral_lock.py", "--check"),
         "uv.lock is up to date": (python, "tools/neutral_lock.py", "--verify"),
         "paths and phrases": (python, "tools/check_text.py"),
     }
-    failed = [name for name, command in checks.items() if _run(session, *command)]
+    with ThreadPoolExecutor(2) as pool:
+        codes = pool.map(lambda command: _run_beside(session, *command), checks.values())
+        failed = [name for name, code in zip(checks, codes, strict=True) if code]
     if failed:
         session.error(f"failed: {', '.join(failed)}")
 
@@ -295,6 +308,15 @@ def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None)
     """
     session.log(" ".join(command))
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
+
+
+def _run_beside(session: nox.Session, *command: str) -> int:
+    """The same, beside other commands: what it prints is shown in one piece when it has ended."""
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    session.log(f"{' '.join(command)}\n{done.stdout.rstrip()}")
+    return done.returncode
 
 
 def _run_in(session: nox.Session, environment: str, *command: str) -> int:

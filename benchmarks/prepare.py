@@ -43,6 +43,8 @@ def main(arguments_given: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--files", type=int, default=6, help="files of about 10 MB")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # As the engine does, which finds Ray imported here: workers not through `uv run`.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     parser.add_argument("--large", type=int, default=2048, help="MiB of the file for memory")
     given = parser.parse_args(arguments_given)
     where = machine()

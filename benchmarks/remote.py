@@ -26,7 +26,7 @@ from benchmarks.common import (
     table,
     verdict,
 )
-from mosaic_dataloader.storage.s3 import forget_shared
+from mosaic_dataloader.storage.mosaicml import forget_shared
 
 ROWS = 12_000
 SHARD_BYTES = 1 << 22

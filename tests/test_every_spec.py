@@ -31,8 +31,9 @@ from torchtitan.train import Trainer
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from mosaic_config import MosaicConfigManager
+from mosaic_dataloader import build_mosaic_tokenizer
+from mosaic_train.checks.compatibility import check_vocabulary
 from mosaic_train.checks.model import find_model
-from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
 from mosaic_train.errors import TrainError
 from mosaic_train.spec import register_spec, registered_spec
 from mosaic_train.torchtitan_patches import patch_model
@@ -171,10 +172,10 @@ def test_it_takes_our_batches(
     # The largest tokenizer that fits; with one entry more the run would not begin.
     config = configure(tmp_path, name, flavor, embedded)
     chosen = find_model(config)
-    check_vocabulary(config, chosen, load_tokenizer(config))
+    check_vocabulary(config, chosen, build_mosaic_tokenizer(config))
     larger = configure(tmp_path, name, flavor, embedded + 1)
     with pytest.raises(TrainError) as refused:
-        check_vocabulary(larger, find_model(larger), load_tokenizer(larger))
+        check_vocabulary(larger, find_model(larger), build_mosaic_tokenizer(larger))
     assert f"a vocabulary of {embedded + 1}, but {name} {flavor} embeds only {embedded}" in str(
         refused.value
     )

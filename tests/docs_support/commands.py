@@ -11,8 +11,9 @@ from torch.distributed.run import get_args_parser
 
 from mosaic_config import MosaicJobConfig
 from mosaic_config.schema import keys_of, named_value, names_hidden, tables
+from mosaic_dataloader.inspect.cli import _parser as inspect_parser
 from mosaic_prepare.cli import _parser
-from mosaic_train.arguments import USAGE
+from mosaic_train.cli import USAGE
 from tests.docs_support.pages import ROOT
 
 _FOLDERS = ("apps/", "benchmarks/", "docs/", "examples/", "packages/", "tests/", "tools/")
@@ -82,6 +83,10 @@ def _named(words: list[str]) -> Iterator[tuple[str, str, bool]]:
         known = set(_parser()._option_string_actions)
         for option in _options(rest):
             yield "option of mosaic-prepare", option, option in known
+    elif program == "mosaic-inspect":
+        known = set(inspect_parser()._option_string_actions)
+        for option in _options(rest):
+            yield "option of mosaic-inspect", option, option in known
     elif program == "torchrun":
         yield from _torchrun(rest)
     elif program == "python" and rest[:1] == ["-m"] and rest[1] != "pip":

@@ -45,7 +45,7 @@ def main() -> None:
     """Serve the jobs that come as lines of JSON on stdin; one line answers each."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
-    from mosaic_train.orphans import end_with_launcher
+    from mosaic_train.parent_death import end_with_launcher
 
     end_with_launcher()
     for name in MODULES:
@@ -54,9 +54,17 @@ def main() -> None:
         except ModuleNotFoundError as error:
             if error.name not in {"tensorboard"}:
                 raise
+    parse_options_once()
     for line in sys.stdin:
         print(json.dumps({"codes": run(**json.loads(line))}), file=answers, flush=True)
     os._exit(0)  # taking everything down again takes seconds
+
+
+def parse_options_once() -> None:
+    """What is read for this, every section's docstrings above all, the ranks then have."""
+    from mosaic_config import MosaicConfigManager
+
+    MosaicConfigManager().parse_args(["--mosaic_dataloader.dataset.local", os.curdir])
 
 
 def run(task: str, world: int, folder: str, env: dict[str, str], arguments: Any) -> list[int]:

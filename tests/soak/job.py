@@ -88,36 +88,36 @@ class Job:
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
         }
-        self._zygote = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "zygote.py")],
+        self._server = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "integration_support" / "fork_server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(folder / "zygote.log", "wb"),  # noqa: SIM115
+            stderr=open(folder / "fork_server.log", "wb"),  # noqa: SIM115
             env=self.environment,
             # Its end is the end of all that it forked, and of nobody else.
             start_new_session=True,
         )
-        assert self._read() == ["ready"], (folder / "zygote.log").read_text()
+        assert self._read() == ["ready"], (folder / "fork_server.log").read_text()
         os.set_blocking(self._output, False)
         self._ended: dict[int, int] = {}
         self._partial = b""
 
     @property
     def _output(self) -> int:
-        assert self._zygote.stdout is not None
-        return self._zygote.stdout.fileno()
+        assert self._server.stdout is not None
+        return self._server.stdout.fileno()
 
     def _read(self) -> list[str]:
-        assert self._zygote.stdout is not None
-        return self._zygote.stdout.readline().decode().split()
+        assert self._server.stdout is not None
+        return self._server.stdout.readline().decode().split()
 
     def _listen(self) -> int | None:
-        """Note what the zygote tells; the launcher that it has just started, if any."""
+        """Note what the server reports; the launcher that it has just started, if any."""
         try:
             data = os.read(self._output, 65536)
         except BlockingIOError:
             return None
-        assert data, "the zygote is gone"
+        assert data, "the fork server is gone"
         *lines, self._partial = (self._partial + data).split(b"\n")
         started = None
         for line in lines:
@@ -129,7 +129,7 @@ class Job:
         return started
 
     def start(self, number: int, arguments: list[str], *, forked: bool) -> "LifeProcesses":
-        """Start the job: forked from the zygote, or as a user does."""
+        """Start the job: forked from the server, or as a user does."""
         log = self.folder / f"life-{number}.log"
         env = {"SOAK_LIFE": str(number)}
         arguments = ["--config-path", str(self.config), *arguments]
@@ -143,13 +143,13 @@ class Job:
                     env=self.environment | env,
                 )
             return LifeProcesses(self, process.pid, log, process.poll)
-        assert self._zygote.stdin is not None
+        assert self._server.stdin is not None
         request = {"arguments": arguments, "env": env, "log": str(log)}
-        self._zygote.stdin.write(json.dumps(request).encode() + b"\n")
-        self._zygote.stdin.flush()
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
+        self._server.stdin.flush()
         deadline = time.monotonic() + 30
         while (pid := self._listen()) is None:
-            assert time.monotonic() < deadline, "the zygote does not answer"
+            assert time.monotonic() < deadline, "the fork server does not answer"
             time.sleep(0.01)
         self._ended.pop(pid, None)
 
@@ -160,7 +160,7 @@ class Job:
         return LifeProcesses(self, pid, log, code)
 
     def processes(self) -> dict[int, int]:
-        """All live processes of the job but the zygote, with their parents."""
+        """All live processes of the job but the fork server, with their parents."""
         found = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -169,7 +169,7 @@ class Job:
                 state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
             except OSError:
                 continue
-            if state != "Z" and int(path.name) != self._zygote.pid:
+            if state != "Z" and int(path.name) != self._server.pid:
                 found[int(path.name)] = int(parent)
         self.seen |= set(found)
         return found
@@ -189,7 +189,7 @@ class Job:
 
     def downloads(self) -> bool:
         """Whether a shard is on its way into the cache."""
-        return any(self.cache.glob(".mosaic/incoming/*/*"))
+        return any(self.cache.glob(".mosaic/staging/*/*"))
 
     def shards(self) -> set[str]:
         """Shards that are in the cache."""
@@ -197,9 +197,9 @@ class Job:
 
     def close(self) -> None:
         """End everything."""
-        assert self._zygote.stdin is not None
-        self._zygote.stdin.close()
-        self._zygote.wait(30)
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(30)
 
 
 class LifeProcesses:

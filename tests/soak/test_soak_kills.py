@@ -139,7 +139,7 @@ def leftovers(job: Job) -> list[str]:
         for p in cache.rglob("*")
         if p.is_file() and p not in expected and not (p.parent == cache and p.suffix == ".mds")
     ]
-    found += [str(p) for p in (cache / ".mosaic" / "incoming").glob("*")]
+    found += [str(p) for p in (cache / ".mosaic" / "staging").glob("*")]
     # Names of shared memory hold the process id of whoever made it.
     for name in os.listdir("/dev/shm"):
         if any(str(pid) in name.split("_") for pid in job.seen):

@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools import neutral_lock
@@ -57,6 +57,7 @@ def locks(draw: st.DrawFn) -> str:
     return "\n".join(lines) + "\n"
 
 
+@settings(max_examples=settings.default.max_examples // 4)
 @given(locks())
 def test_the_neutral_form_keeps_everything_but_the_addresses(lock: str) -> None:
     neutral = neutralize(lock)
@@ -71,6 +72,7 @@ def test_the_neutral_form_keeps_everything_but_the_addresses(lock: str) -> None:
     assert neutralize(lock.replace(INDEX, "http://mirror.invalid:3141/root")) == neutral
 
 
+@settings(max_examples=settings.default.max_examples // 4)
 @given(locks(), st.data())
 def test_any_changed_version_hash_or_dependency_is_a_difference(
     lock: str, data: st.DataObject
@@ -123,6 +125,7 @@ def test_a_lock_that_cannot_be_neutral_is_refused(text: str, message: str) -> No
         neutralize(text)
 
 
+@settings(max_examples=settings.default.max_examples // 4)
 @given(locks())
 def test_check_accepts_only_the_neutral_form(lock: str) -> None:
     neutral_lock.check(neutralize(lock))

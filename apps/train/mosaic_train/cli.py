@@ -1,11 +1,14 @@
 """From the command line to an exit code: as launcher, or as one rank."""
 
+import contextlib
+import dataclasses
 import os
+import re
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mosaic_train.arguments import Arguments, names_config_file, parse_arguments
 from mosaic_train.environment import RankEnvironment, find_rank_environment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -15,11 +18,189 @@ from mosaic_train.errors import (
     naming_file,
     print_error,
 )
-from mosaic_train.folders import name_checkpoint_folder
-from mosaic_train.orphans import end_with_launcher
+from mosaic_train.parent_death import end_with_launcher
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+
+USAGE = """\
+usage: apps/train --config-path FILE [--nproc-per-node N] [--section.key VALUE ...]
+       apps/train --config-path FILE --inspect-data [N] [--at-step K] [...]
+
+Train a TorchTitan model on MosaicML streams.
+
+  --config-path FILE    TOML file with the configuration (the same as --job.config_file)
+  --nproc-per-node N    processes to start on this machine; default: one per GPU, or one without.
+                        Under torchrun or srun this process is itself a rank, and N is not allowed
+  --inspect-data [N]    train nothing: print the streams, what the run makes of them and N rows (4)
+                        of a step, decoded; save a picture of row lengths and stream shares. Here
+                        --nproc-per-node may be any number of ranks
+  --at-step K           the step to look at; default: the first that would be trained. With packing,
+                        all rows between the checkpoint, or the beginning, and it are read
+  --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
+                        --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
+                        --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
+  --help [SECTION]      this text, or the options of a section with their values in the file
+  --help-all            the options of all sections
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line, taken apart.
+
+    Attributes:
+        config_args: Arguments for the configuration parser, the file among them.
+        nproc_per_node: Ranks to start on this machine; None: to be decided.
+        help: Whether to print how to use the command, and stop.
+        help_section: The section whose options to list for help.
+        help_all: Whether to list those of all sections for help.
+        inspect_rows: Rows to look at in place of training; None: train.
+        at_step: The step to look at; None: the first.
+    """
+
+    config_args: list[str]
+    nproc_per_node: int | None
+    help: bool
+    help_section: str | None = None
+    help_all: bool = False
+    inspect_rows: int | None = None
+    at_step: int | None = None
+
+
+_HELP = ("-h", "--help", "--help-all")
+ROWS = 4
+# What each of the app's own options is, and what it is worth without a number.
+_COUNTS: dict[str, tuple[str, str | None]] = {
+    "--nproc-per-node": ("a number of processes", None),
+    "--inspect-data": ("a number of rows", str(ROWS)),
+    "--at-step": ("the number of a step", None),
+}
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Split the command line.
+
+    Raises:
+        TrainError: One of the own options has no value, a wrong one, comes twice, or without the
+            one that it belongs to.
+    """
+    found: dict[str, int] = {}
+    rest: list[str] = []
+    helping = everything = False
+    section: str | None = None
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        written, joined, value = token.partition("=")
+        flag = written.replace("_", "-")
+        if flag in _HELP:
+            helping = True
+            everything |= flag == "--help-all"
+            if not joined and flag != "--help-all" and tokens and not tokens[0].startswith("-"):
+                value = tokens.pop(0)
+            section = value or section
+            continue
+        if flag not in _COUNTS:
+            rest.append(token)
+            continue
+        if flag in found:
+            raise TrainError(f"{written} is given twice")
+        what, default = _COUNTS[flag]
+        if not joined:
+            follows = bool(tokens) and (default is None or tokens[0].isdecimal())
+            value = tokens.pop(0) if follows else default or ""
+        found[flag] = _number(flag, what, value)
+    if "--at-step" in found and "--inspect-data" not in found:
+        raise TrainError("--at-step belongs to --inspect-data: add it, or leave --at-step out")
+    return Arguments(
+        config_args=rest,
+        nproc_per_node=found.get("--nproc-per-node"),
+        help=helping,
+        help_section=section,
+        help_all=everything,
+        inspect_rows=found.get("--inspect-data"),
+        at_step=found.get("--at-step"),
+    )
+
+
+def _number(flag: str, what: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
+    return int(text)
+
+
+def names_config_file(config_args: Sequence[str]) -> bool:
+    """Whether the command line says which TOML file to read."""
+    flags = {argument.partition("=")[0].replace("-", "_") for argument in config_args}
+    return bool(flags & {"__config_path", "__job.config_file"})
+
+
+# TorchTitan does not say what its sections are for.
+SECTIONS = {
+    "mosaic_dataloader": "training data: streams, their mixture and order, workers",
+    "mosaic_validation_dataloader": "the same for validation data",
+    "mosaic_tokenizer": "the tokenizer: a directory, or a name on the Hugging Face hub",
+    "mosaic_prepare": "data that are made once, before training",
+    "job": "folder for what a run writes",
+    "model": "which model, in which size",
+    "training": "batch sizes, row length, steps, precision",
+    "optimizer": "Adam or AdamW and its rates",
+    "lr_scheduler": "warmup and decay of the learning rate",
+    "parallelism": "how ranks share the model: FSDP, HSDP, TP, PP, CP, EP",
+    "checkpoint": "when to save, what to load",
+    "validation": "whether, how often and on how many steps",
+    "metrics": "logs, TensorBoard, Weights & Biases",
+    "activation_checkpoint": "compute again what memory has no room for",
+    "compile": "torch.compile",
+    "quantize": "float8 and MX formats",
+    "comm": "timeouts, traces, and dry runs without communication",
+    "profiling": "traces of GPU activity, memory snapshots",
+    "memory_estimation": "TorchTitan's estimate of peak memory",
+    "fault_tolerance": "TorchFT's replica groups",
+    "experimental": "a module of your own that registers a model",
+    "debug": "seed, determinism",
+}
+
+
+def print_help(arguments: Arguments) -> None:
+    """Print what is asked for.
+
+    Raises:
+        ConfigError: There is no such section, or the file has a mistake.
+    """
+    from mosaic_config import MosaicConfigManager, MosaicJobConfig
+
+    if arguments.help_section:
+        MosaicConfigManager().print_section(arguments.help_section, arguments.config_args)
+        return
+    print(USAGE, flush=True)
+    if arguments.help_all:
+        with contextlib.suppress(SystemExit):  # the parser ends with that
+            MosaicConfigManager().parse_args([*arguments.config_args, "--help"])
+        return
+    print("Sections, and how many options each has:\n")
+    for name, count in _sections(MosaicJobConfig).items():
+        print(f"  {name:<29} {count:>3}  {SECTIONS.get(name, '')}".rstrip())
+    print(
+        "\nExamples:\n\n"
+        "  uv run apps/train --help training\n"
+        "  uv run apps/train --config-path apps/train/configs/debug.toml --training.steps 160"
+    )
+
+
+def _sections(root: "type[MosaicJobConfig]") -> dict[str, int]:
+    """Names in the order of the table above, with the number of their options."""
+    names = [field.name for field in dataclasses.fields(root)]
+    names.sort(key=lambda name: list(SECTIONS).index(name) if name in SECTIONS else len(SECTIONS))
+    types = {field.name: field.type for field in dataclasses.fields(root)}
+    return {name: _count(types[name]) for name in names}
+
+
+def _count(section: object) -> int:
+    if not isinstance(section, type) or not dataclasses.is_dataclass(section):
+        return 1
+    return sum(_count(field.type) for field in dataclasses.fields(section))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,8 +210,8 @@ def main(argv: Sequence[str]) -> int:
         argv: The command line without the program.
 
     Returns:
-        0 on success, 1 when training failed, 2 for a user's mistake (told in one line on stderr),
-        128 + n when ended by signal n.
+        0 on success, 1 when training failed, 2 for a user's mistake (reported in one line on
+        stderr), 128 + n when ended by signal n.
     """
     # Before the slow imports: the launcher may be killed while they run.
     end_with_launcher()
@@ -50,8 +231,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.help:
-        from mosaic_train.help import print_help
-
         print_help(arguments)
         return 0
     config = _parse_config(arguments)
@@ -62,7 +241,7 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
 
     init_launcher_logs()
     if arguments.inspect_rows is not None:
-        from mosaic_train.inspect.run import inspect_data
+        from mosaic_train.inspect import inspect_data
 
         with naming_file(config.job.config_file):
             inspect_data(
@@ -80,7 +259,7 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
 
 
 def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
-    # The launcher hands its ranks its own command line, this option included.
+    # The launcher passes its own command line to its ranks, this option included.
     if arguments.nproc_per_node is not None and not rank.launched_by_us:
         raise TrainError(
             f"--nproc-per-node is given, but {rank.source} has already started this rank; "
@@ -100,7 +279,7 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
     if not names_config_file(arguments.config_args):
-        raise TrainError("give a configuration: --config-path FILE (--help tells how)")
+        raise TrainError("give a configuration: --config-path FILE (see --help)")
 
     from mosaic_config import MosaicConfigManager
     from mosaic_train.torchtitan_patches import check_torchtitan
@@ -110,3 +289,27 @@ def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
     with naming_file(config.job.config_file):
         name_checkpoint_folder(config)
     return config
+
+
+def name_checkpoint_folder(config: "MosaicJobConfig") -> None:
+    """Fill in `{model.name}` and `{model.flavor}` in `checkpoint.folder` and `job.description`.
+
+    With them one file serves several models, none of which finds another's checkpoint.
+
+    Raises:
+        TrainError: The folder has something else in braces.
+    """
+    known = {"model.name": config.model.name, "model.flavor": config.model.flavor}
+
+    def filled(match: re.Match[str]) -> str:
+        if match[1] not in known:
+            raise TrainError(
+                f"checkpoint.folder {config.checkpoint.folder!r}: {match[0]} is not known, only "
+                f"{', '.join(f'{{{name}}}' for name in known)}"
+            )
+        return known[match[1]]
+
+    config.checkpoint.folder = re.sub(r"\{([^{}]*)\}", filled, config.checkpoint.folder)
+    # Any text; what is in braces there may be meant so.
+    for name, value in known.items():
+        config.job.description = config.job.description.replace(f"{{{name}}}", value)

@@ -1,11 +1,11 @@
-"""Whether this process is a rank, and which one."""
+"""Whether this process is a rank, and which one, by the variables of torchrun or SLURM."""
 
+import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from mosaic_train.errors import TrainError
-from mosaic_train.orphans import LAUNCHER_PID
-from mosaic_train.slurm import first_host, port_of_step, tasks_on_node
+from mosaic_train.parent_death import LAUNCHER_PID
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def find_rank_environment(environ: Mapping[str, str]) -> RankEnvironment | None:
         None if this process is a launcher.
 
     Raises:
-        TrainError: Some of the variables are missing or no numbers.
+        TrainError: Some of the variables are missing or not numbers.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         missing = [name for name in _TORCHRUN if name not in environ]
@@ -96,3 +96,50 @@ def _environment(
         variables=variables,
         launched_by_us=launched_by_us,
     )
+
+
+# Above the ports that services use, below the range that kernels hand out for connections.
+_FIRST_PORT, _PORTS = 12_000, 16_000
+
+
+def first_host(node_list: str) -> str:
+    """The first host of a node list: `"gpu[003-005,9],login1"` gives `"gpu003"`.
+
+    Raises:
+        ValueError: The list is empty, or its first name has several ranges.
+    """
+    match = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\]([^,\[]*)(\[)?)?", node_list.strip())
+    prefix, number, suffix, more = match.groups() if match else (None,) * 4
+    host = f"{prefix or ''}{number or ''}{suffix or ''}"
+    if more:
+        raise ValueError(f"node list {node_list!r} has several ranges in a name; set MASTER_ADDR")
+    if not host:
+        raise ValueError(f"node list {node_list!r} is empty; set MASTER_ADDR")
+    return host
+
+
+def tasks_on_node(per_node: str, node: int) -> int:
+    """Tasks on one node of a step: in `"8(x2),4"` nodes 0 and 1 have 8, node 2 has 4.
+
+    Args:
+        per_node: `SLURM_STEP_TASKS_PER_NODE`.
+        node: Number of the node in the step, from 0.
+
+    Raises:
+        ValueError: Not in that notation, or no such node.
+    """
+    passed = 0
+    for part in per_node.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if match is None:
+            raise ValueError(f"tasks per node {per_node!r} cannot be read")
+        passed += int(match[2] or 1)
+        if node < passed:
+            return int(match[1])
+    raise ValueError(f"node {node} is not in tasks per node {per_node!r}")
+
+
+def port_of_step(environ: Mapping[str, str]) -> int:
+    """A port that all tasks of a step agree on, and that differs between jobs on one node."""
+    number = int(environ["SLURM_JOB_ID"]) * 8 + int(environ.get("SLURM_STEP_ID", "0")) % 8
+    return _FIRST_PORT + number % _PORTS

@@ -1,4 +1,4 @@
-"""What counts as a user's mistake, and how it is told."""
+"""What counts as a user's mistake, and how it is reported."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,6 @@ EXIT_USER_ERROR = 2
 _USER_ERRORS = (
     ("mosaic_config", "ConfigError"),
     ("mosaic_dataloader", "MosaicDataError"),
-    ("mosaic_dataloader.errors", "MosaicDataError"),
     ("mosaic_trainspec", "TrainSpecError"),
 )
 
@@ -34,7 +33,7 @@ class SeveralErrors(TrainError):
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the message alone tells the user what to change, so that no traceback is needed."""
+    """Whether the message alone says what the user is to change, so that no traceback is needed."""
     kinds: list[type[BaseException]] = [TrainError]
     for module, name in _USER_ERRORS:
         kind = getattr(sys.modules.get(module), name, None)
@@ -44,7 +43,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def mistakes_in(error: BaseException) -> tuple[str, ...]:
-    """What an error tells, a line for each mistake."""
+    """The mistakes that an error reports, a line for each."""
     if isinstance(error, SeveralErrors):
         return tuple(line for each in error.errors for line in mistakes_in(each))
     # A configuration's mistakes come together.

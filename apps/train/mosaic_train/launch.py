@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_lines
-from mosaic_train.orphans import LAUNCHER_PID
+from mosaic_train.parent_death import LAUNCHER_PID
 from mosaic_train.torchtitan_patches.cpu import no_accelerator
 
 logger = logging.getLogger("mosaic_train")
@@ -82,7 +82,7 @@ def _set_rank_environment(count: int) -> None:
 
 
 def _silence_elastic_reports() -> None:
-    """The ranks tell what went wrong; the agent's report of many lines only buries that."""
+    """The ranks report what went wrong; the agent's report of many lines only buries that."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -93,7 +93,7 @@ def _exit_code(error: "object") -> int:
 
     assert isinstance(error, ChildFailedError)
     if any(failure.exitcode == EXIT_USER_ERROR for failure in error.failures.values()):
-        return EXIT_USER_ERROR  # the rank has told
+        return EXIT_USER_ERROR  # the rank has reported it
     rank, failure = error.get_first_failure()
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name

@@ -56,17 +56,17 @@ def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -
         formatter = logging.Formatter(_FORMAT.replace("[titan]", f"[titan] [rank {rank}]"))
         for handler in root.handlers:
             handler.setFormatter(formatter)
-        # Python warnings of libraries tell the same on every rank.
+        # Python warnings of libraries are the same on every rank.
         warnings.simplefilter("ignore")
-    # TorchTitan sets timeouts through a torch function that has since got another name.
+    # TorchTitan sets timeouts through a torch function that has been renamed since.
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*_set_pg_timeout")
 
 
 def _leave_row_lengths_to_the_checks() -> None:
-    """They tell it once (`checks.rows`); the loader would in every process that opens the data."""
+    """The checks report them once; the loader would in every process that opens the data."""
     logging.getLogger("mosaic_dataloader.row_length").setLevel(logging.ERROR)
 
 
 def _not_about_hf_assets(record: logging.LogRecord) -> bool:
-    """Weights in Hugging Face format that are missing concern only who wants to save some."""
+    """Missing weights in Hugging Face's format matter only to those who want to save some."""
     return not record.getMessage().startswith("model.safetensors.index.json not found")

@@ -1,14 +1,15 @@
 """One rank: TorchTitan's Trainer with the Mosaic variant of the model."""
 
+import errno
 import os
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import keep_lanes
-from mosaic_train.dump_folder import RunLock, explain_full_disk
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -19,6 +20,7 @@ from mosaic_train.errors import (
     print_error,
 )
 from mosaic_train.logs import init_rank_logs
+from mosaic_train.run_lock import RunLock
 from mosaic_train.setup import prepare_and_check
 from mosaic_train.spec import register_spec, registered_spec
 from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
@@ -26,9 +28,10 @@ from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# All ranks meet the same mistake. The others wait so long for rank 0 to tell it, which has whoever
-# started them end them; a mistake that only one of them meets is told after that time.
+# All ranks find the same mistake. The others wait for rank 0 to report it, whose end makes the
+# launcher end them. A mistake that only one of them finds is reported after this time.
 SECONDS_FOR_RANK_0 = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"]) -> int:
@@ -52,7 +55,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             _lock = RunLock(config.job.dump_folder) if owns else None
         # What fails from here on lies in the data and not in the file.
         _train(config)
-    except BaseException as error:  # torch's errors of checkpoints are no `Exception`
+    except BaseException as error:  # torch's checkpoint errors are not of type `Exception`
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         if config is not None and not is_user_error(error):
@@ -110,3 +113,53 @@ def _train(config: "MosaicJobConfig") -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     logger.info("Process group destroyed")
+
+
+def explain_full_disk(error: BaseException, folder: str) -> str | None:
+    """The line for a run that failed because a disk is full; None if it failed otherwise.
+
+    Torch's own writers say so in words only, and wrap the errors of other ranks.
+
+    Args:
+        error: What ended the run.
+        folder: The dump folder.
+    """
+    causes = list(_causes(error))
+    places = [
+        str(cause.filename or folder)
+        for cause in causes
+        if isinstance(cause, OSError) and cause.errno in _FULL
+    ]
+    words = [os.strerror(number) for number in _FULL]
+    named = any(word in str(cause) for cause in causes for word in words)
+    failed = named or (any("write" in str(cause) for cause in causes) and _is_full(folder))
+    if not places and not failed:
+        return None
+    place = places[0] if places else folder
+    return (
+        f"no space left on the disk of {place}: free some, or lower checkpoint.keep_latest_k, and "
+        "start again; the run continues from its last complete checkpoint"
+    )
+
+
+def _is_full(folder: str) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 1 << 20
+    except OSError:
+        return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it wraps, and what it was raised from."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if cause is None or id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        waiting += [cause.__cause__, cause.__context__]
+        failures = getattr(cause, "failures", None)
+        if isinstance(failures, dict):  # of torch's CheckpointException, by rank
+            waiting += [each[0] for each in failures.values()]

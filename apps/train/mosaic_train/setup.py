@@ -2,34 +2,31 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import check_checkpoint, keep_lanes
+from mosaic_train.checks.checkpoint import check_checkpoint, check_weights, keep_lanes
+from mosaic_train.checks.compatibility import (
+    check_document_masks,
+    check_max_seq_len,
+    check_precision,
+    check_vocabulary,
+)
 from mosaic_train.checks.datasets import check_datasets
-from mosaic_train.checks.device import check_device
-from mosaic_train.checks.masks import check_document_masks
-from mosaic_train.checks.memory import check_memory
-from mosaic_train.checks.model import ChosenModel, find_model
+from mosaic_train.checks.disk import check_disk, check_dump_folder
+from mosaic_train.checks.machine import check_device, check_memory, check_speed
+from mosaic_train.checks.model import ChosenModel, build_meta_model, find_model
 from mosaic_train.checks.parallel import (
     Layout,
     check_batches,
     check_heads,
+    check_pipeline,
     check_replicas,
     check_sequence,
     find_layout,
 )
-from mosaic_train.checks.pipeline import check_pipeline
-from mosaic_train.checks.positions import check_positions
-from mosaic_train.checks.precision import check_precision
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.sketch import sketch_model
-from mosaic_train.checks.speed import check_speed
-from mosaic_train.checks.torchtitan_options import Run, check_options, check_schedule
-from mosaic_train.checks.unused import check_unused
-from mosaic_train.checks.vocabulary import check_vocabulary, load_tokenizer
-from mosaic_train.checks.weights import check_weights
-from mosaic_train.data import prepare_data
-from mosaic_train.dump_folder import check_disk, check_dump_folder
+from mosaic_train.checks.torchtitan_options import Run, check_options, check_schedule, check_unused
+from mosaic_train.errors import TrainError
 from mosaic_train.spec import vocabulary_of
 
 if TYPE_CHECKING:
@@ -43,14 +40,14 @@ def prepare_and_check(
 ) -> None:
     """Check the configuration, prepare the data, then check what the data decides.
 
-    All mistakes are found together. What only costs something is told as a warning, and the whole
-    summed up in one line.
+    All mistakes are found together. What only costs something is a warning, and one line sums up
+    the whole.
 
     Args:
         config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
         world_size: Ranks of the whole run.
         ranks_here: Ranks on this machine.
-        tell: Whether warnings and summary are told here; of several ranks only one should.
+        tell: Whether to log warnings and summary; of several ranks only one should.
 
     Raises:
         TrainError: Mistakes that the app finds. The packages' own errors pass through; several
@@ -82,7 +79,7 @@ def prepare_and_check(
     if tell:
         for line in report.warnings:
             logger.warning("%s", line)
-        # Apart from the facts, lest the steps seem to take so long.
+        # Apart from the facts, so that this does not read as the duration of the steps.
         took = f"(checks took {time.monotonic() - start:.1f} s)"
         count = len(report.warnings)
         found = f"{count} warning{'s' if count > 1 else ''}" if count else "all is well"
@@ -98,7 +95,7 @@ def _check_device(
 ) -> None:
     before = len(report.errors)
     report.attempt(check_device, config, model)
-    # Of a model that cannot be trained on this device at all, the number format is no matter.
+    # For a model that cannot be trained on this device at all, the number format does not matter.
     if len(report.errors) == before and layout is not None:
         report.attempt(check_precision, config, model, world_size)
 
@@ -114,11 +111,11 @@ def _check_configuration(
     """Check what needs no data.
 
     Returns:
-        Whether the checkpoint, if there is one, can be read on.
+        Whether the checkpoint, if there is one, can be looked at further.
     """
     report.attempt(check_speed, config, report)
     if model is not None:
-        report.attempt(check_positions, config, model, report)
+        report.attempt(check_max_seq_len, config, model, report)
     if layout is not None:  # else the degrees are to be changed first
         report.attempt(check_batches, config, layout)
         report.attempt(check_sequence, config)
@@ -126,19 +123,19 @@ def _check_configuration(
             report.attempt(check_heads, config, model)
             report.attempt(check_replicas, config, model)
             report.attempt(check_pipeline, config, model)
-    sketch = None if model is None else report.attempt(sketch_model, config, model)
-    if model is not None and sketch is not None and layout is not None:
-        report.attempt(check_memory, config, model, sketch, layout, ranks_here, report)
+    meta_model = None if model is None else report.attempt(build_meta_model, config, model)
+    if model is not None and meta_model is not None and layout is not None:
+        report.attempt(check_memory, config, model, meta_model, layout, ranks_here, report)
     before = len(report.errors)
-    if model is not None and sketch is not None:
-        report.attempt(check_disk, config, sketch, machines, report)
-        report.attempt(check_weights, config, model, sketch)
+    if model is not None and meta_model is not None:
+        report.attempt(check_disk, config, meta_model, machines, report)
+        report.attempt(check_weights, config, model, meta_model)
     report.attempt(check_checkpoint, config)
     checkpoint = config.checkpoint
     if checkpoint.enable and checkpoint.last_save_in_hf and not checkpoint.load_only:
         report.warn(
             "checkpoint.last_save_in_hf = true: the last checkpoint will hold weights alone, so "
-            "that the run cannot be resumed from it; set it to false to be able to go on training"
+            "that the run cannot be resumed from it; set it to false to be able to resume"
         )
     report.attempt(keep_lanes, config)
     return len(report.errors) == before
@@ -152,11 +149,13 @@ def _check_data(
     *,
     resume: bool,
 ) -> None:
+    from mosaic_dataloader import build_mosaic_tokenizer
+
     before = len(report.errors)
     vocab_size = None if model is None else vocabulary_of(model.args)
-    tokenizer = report.attempt(load_tokenizer, config)
+    tokenizer: Any = report.attempt(build_mosaic_tokenizer, config)
     if len(report.errors) > before:
-        # Text cannot be opened without one; its absence is told already.
+        # Text cannot be opened without one; that it is missing is reported already.
         from tokenizers import Tokenizer, models
 
         tokenizer = Tokenizer(models.BPE())
@@ -165,10 +164,10 @@ def _check_data(
             errors = len(report.errors)
             report.attempt(check_vocabulary, config, model, tokenizer)
             if len(report.errors) > errors:
-                # Of rows that this tokenizer made, the same would be said once more.
+                # The same would be reported once more for the rows that this tokenizer made.
                 vocab_size = None
         report.attempt(check_document_masks, config, model, tokenizer)
-    # Without a layout the data can be opened all the same, by a single rank.
+    # Even without a layout the data can be opened, by a single rank.
     check_datasets(
         config,
         layout or Layout(dp_world_size=1),
@@ -177,3 +176,38 @@ def _check_data(
         resume=resume,
         vocab_size=vocab_size,
     )
+
+
+def prepare_data(config: "MosaicJobConfig") -> None:
+    """Prepare what the configuration asks for; a no-op when it is there already.
+
+    Several ranks may call this at once: one prepares, the others wait.
+
+    Raises:
+        TrainError: The section contradicts another.
+        MosaicDataError: It cannot be prepared.
+    """
+    section = config.mosaic_prepare
+    if not section.input or not section.output:  # the configuration has both or neither
+        return
+    if section.train_tokenizer and section.train_tokenizer != config.mosaic_tokenizer.name:
+        raise TrainError(
+            f"mosaic_prepare.train_tokenizer is {section.train_tokenizer!r}, but "
+            f"mosaic_tokenizer.name is {config.mosaic_tokenizer.name!r}: training needs the "
+            "tokenizer that the data is made with, so set both to the same directory"
+        )
+
+    from mosaic_dataloader.util.arguments import parse_bytes
+    from mosaic_prepare import PrepareOptions, prepare
+
+    # The section's names are those of `PrepareOptions`, and so are its defaults.
+    options = vars(section) | {
+        name: parse_bytes(f"mosaic_prepare.{name}", getattr(section, name))
+        for name in ("max_document_bytes", "shard_bytes")
+    }
+    if section.form == "rows" and section.seq_len is None:
+        options["seq_len"] = config.training.seq_len
+    if section.form != "text" and not section.train_tokenizer:
+        options["tokenizer"] = config.mosaic_tokenizer.name
+        options["tokenizer_kwargs"] = config.mosaic_tokenizer.kwargs
+    prepare(PrepareOptions(**options))

@@ -1,16 +1,25 @@
 """The model's TrainSpec with Mosaic data: the one place where the three packages meet."""
 
+import copy
 import importlib
 import os
 import sys
-from functools import partial
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
-from mosaic_train.metrics.join import DataMetricsJoin
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+
+# Experiments that a section of their own tells what to build: section, key, its module.
+_OWN_SECTIONS = {
+    "transformers_modeling_backend": (
+        "hf_transformers",
+        "model",
+        "torchtitan.experiments.transformers_modeling_backend.job_config",
+    )
+}
 
 
 def register_spec(config: "MosaicJobConfig") -> str:
@@ -20,7 +29,8 @@ def register_spec(config: "MosaicJobConfig") -> str:
         The name under which TorchTitan finds it.
 
     Raises:
-        TrainError: `experimental.custom_import` cannot be imported.
+        TrainError: `experimental.custom_import` cannot be imported, or the section that says what
+            to build is not as it must be.
         TrainSpecError: The model is unknown or no text model.
     """
     if config.experimental.custom_import:
@@ -36,38 +46,26 @@ def register_spec(config: "MosaicJobConfig") -> str:
                 f"named {error.name!r} here or on PYTHONPATH: set PYTHONPATH, or correct it"
             ) from error
 
-    from mosaic_dataloader import (
-        build_mosaic_dataloader,
-        build_mosaic_tokenizer,
-        build_mosaic_validation_dataloader,
-    )
+    from mosaic_dataloader import build_mosaic_tokenizer
     from mosaic_trainspec import register_mosaic_train_spec
 
+    builders = _Builders()
     # The data package knows nothing of TorchTitan: its loaders and tokenizers have the methods of
     # TorchTitan's base classes without being derived from them.
-    builders: dict[str, Any] = {
-        "build_dataloader_fn": build_mosaic_dataloader,
-        "build_tokenizer_fn": build_mosaic_tokenizer,
-        "build_validation_dataloader_fn": build_mosaic_validation_dataloader,
-    }
-    name = register_mosaic_train_spec(config.model.name, **builders)
-    # Only now is it known what the model embeds, and which metrics processor the spec brings along.
+    load_tokenizer: Any = build_mosaic_tokenizer
+    name = register_mosaic_train_spec(
+        config.model.name,
+        build_dataloader_fn=builders.build_dataloader,
+        build_tokenizer_fn=load_tokenizer,
+        build_validation_dataloader_fn=builders.build_validation_dataloader,
+    )
+    # Only now is it known what the model embeds, and which metrics processor the spec has.
     spec = registered_spec(name)
-    vocab_size = vocabulary_of(spec.model_args.get(config.model.flavor))
-    builders["build_validation_dataloader_fn"] = partial(
-        build_mosaic_validation_dataloader, vocab_size=vocab_size
-    )
-    join = DataMetricsJoin(
-        partial(build_mosaic_dataloader, vocab_size=vocab_size), spec.build_metrics_processor_fn
-    )
-    builders["build_dataloader_fn"] = join.build_dataloader
-    builders["build_metrics_processor_fn"] = join.build_metrics_processor
-    return register_mosaic_train_spec(name, **builders)
-
-
-def vocabulary_of(model_args: Any) -> int | None:
-    """Token ids that a model embeds; None if its arguments do not say, or there are none."""
-    return getattr(model_args, "vocab_size", None)
+    args = spec.model_args.get(config.model.flavor)
+    builders.vocab_size = None if args is None else vocabulary_of(resolved_args(config, args))
+    builders.base_metrics_processor = spec.build_metrics_processor_fn
+    spec.build_metrics_processor_fn = builders.build_metrics_processor
+    return name
 
 
 def registered_spec(name: str) -> Any:
@@ -75,3 +73,90 @@ def registered_spec(name: str) -> Any:
     from torchtitan.protocols.train_spec import get_train_spec
 
     return get_train_spec(name)
+
+
+def vocabulary_of(model_args: Any) -> int | None:
+    """Token ids that a model embeds; None if its arguments do not say, or there are none."""
+    return getattr(model_args, "vocab_size", None)
+
+
+def builds_from_own_section(config: "MosaicJobConfig") -> bool:
+    """Whether the model is an experiment that a section of its own tells what to build."""
+    return config.model.name.removesuffix("_mosaic") in _OWN_SECTIONS
+
+
+def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
+    """A flavor's arguments as the trainer will have them, where a section of its own decides them.
+
+    Raises:
+        TrainError: That section is missing, or what it names cannot be read.
+    """
+    if not builds_from_own_section(config):
+        return args
+    name = config.model.name.removesuffix("_mosaic")
+    section, key, module = _OWN_SECTIONS[name]
+    if not hasattr(config, section):
+        raise TrainError(
+            f"model.name {name!r} has a section [{section}] of its own: set "
+            f"job.custom_config_module = {module!r} and {section}.{key}"
+        )
+    if not getattr(getattr(config, section), key):
+        raise TrainError(f"model.name {name!r} needs {section}.{key}: set it")
+    resolved = copy.deepcopy(args)
+    try:
+        resolved.update_from_config(config)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainError(
+            f"{section}.{key} {getattr(getattr(config, section), key)!r} cannot be read "
+            f"({reason}): set it to the name or the folder of a Hugging Face model"
+        ) from error
+    return resolved
+
+
+class _Builders:
+    """What our spec builds, where one of them has to know of another.
+
+    TorchTitan's Trainer builds its data loader first, and passes the metrics processor nothing of
+    it.
+
+    Attributes:
+        vocab_size: Token ids that the model embeds; None where that is not known.
+        base_metrics_processor: Builder of the spec's own metrics processor, which is wrapped; None
+            for TorchTitan's.
+    """
+
+    def __init__(self) -> None:
+        self.vocab_size: int | None = None
+        self.base_metrics_processor: Any = None
+        # Weak: the spec stays registered when the run is over.
+        self._loader: weakref.ref[Any] | None = None
+
+    def build_dataloader(self, **options: Any) -> Any:
+        """Build the training loader."""
+        from mosaic_dataloader import build_mosaic_dataloader
+
+        loader = build_mosaic_dataloader(**options, vocab_size=self.vocab_size)
+        self._loader = weakref.ref(loader)
+        return loader
+
+    def build_validation_dataloader(self, **options: Any) -> Any:
+        """Build the validation loader."""
+        from mosaic_dataloader import build_mosaic_validation_dataloader
+
+        return build_mosaic_validation_dataloader(**options, vocab_size=self.vocab_size)
+
+    def build_metrics_processor(
+        self, job_config: Any, parallel_dims: Any, *others: Any, **more: Any
+    ) -> Any:
+        """Build the spec's metrics processor, and add the loader's counts to what it logs."""
+        from torchtitan.components.metrics import build_metrics_processor
+
+        from mosaic_train.metrics import DataMetricsProcessor
+
+        build = self.base_metrics_processor or build_metrics_processor
+        base = build(job_config, parallel_dims, *others, **more)
+        loader = self._loader() if self._loader else None
+        if loader is None:  # a trainer that has no data
+            return base
+        return DataMetricsProcessor(base, loader, job_config, parallel_dims)

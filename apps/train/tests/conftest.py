@@ -4,11 +4,15 @@ It all hangs on one fixture, `app`, since test folders are not import paths here
 """
 
 import fcntl
+import itertools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import numpy as np
 import pytest
 
 APP = Path(__file__).resolve().parent.parent
+FORK_SERVER = APP.parent.parent / "tests" / "integration_support" / "fork_server.py"
 LOSS = re.compile(r"step:\s*(\d+).*?loss:\s*([-\w.]+)")
 # Variables of a rank, were the tests to run in one, and of whoever runs the tests.
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "MOSAIC_TRAIN", "SLURM_", "TORCHELASTIC")
@@ -55,6 +60,73 @@ seed = 7
 """
 
 
+def environment() -> dict[str, str]:
+    """The environment of the command."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+    # Several tests run at once: more threads than cores would only wait for one another.
+    return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+class ForkServer:
+    """Runs of the app without the seconds that imports take: launcher and ranks are forks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        # All that it forks, and what these start, has this in its environment.
+        self._mark = f"APP_TESTS={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        self._process = subprocess.Popen(
+            [sys.executable, str(FORK_SERVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment() | {name: value},
+            start_new_session=True,
+        )
+        assert self._read() == ["ready"]
+
+    def _read(self) -> list[str]:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().split()
+
+    def run(
+        self, arguments: list[str], cwd: Path, env: dict[str, str]
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the app with these arguments to its end."""
+        out, errors = (self._folder / f"{next(self._numbers)}-{n}" for n in ("out", "errors"))
+        request = {"arguments": arguments, "cwd": str(cwd), "env": env}
+        assert self._process.stdin is not None
+        paths = {"log": str(out), "errors": str(errors)}
+        self._process.stdin.write(json.dumps(request | paths) + "\n")
+        self._process.stdin.flush()
+        _, pid = self._read()
+        word, ended, code = self._read()
+        assert (word, ended) == ("ended", pid)
+        return subprocess.CompletedProcess(
+            arguments, int(code), out.read_text(), errors.read_text()
+        )
+
+    def processes(self) -> list[int]:
+        """What still runs of all that it forked."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = self._mark.encode() in (path / "environ").read_bytes()
+                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if ours and state != "Z" and int(path.name) != self._process.pid:
+                found.append(int(path.name))
+        return found
+
+    def close(self) -> None:
+        """End it, and whatever still runs in it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
 @dataclass(frozen=True)
 class App:
     """The app as a command.
@@ -62,10 +134,12 @@ class App:
     Attributes:
         folder: Where a test may write.
         data: A folder with `data` (rows of 33 tokens), `tokenizer` (280 entries) and `texts`.
+        request: Of the test, for the server.
     """
 
     folder: Path
     data: Path
+    request: pytest.FixtureRequest
 
     def config(self, *replacements: tuple[str, str], extra: str = "") -> Path:
         """Write the configuration, with texts in it replaced and some added."""
@@ -90,9 +164,19 @@ class App:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the command."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
-        # Several tests run at once: more threads than cores would only wait for one another.
-        return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        return environment()
+
+    @property
+    def server(self) -> ForkServer:
+        """Started when a test first asks for it."""
+        server: ForkServer = self.request.getfixturevalue("fork_server")
+        return server
+
+    def forked(
+        self, *arguments: str | Path, cwd: Path | None = None, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the app to its end, as forks of a process that has imported everything."""
+        return self.server.run([str(each) for each in arguments], cwd or Path.cwd(), env)
 
     def command(self, *arguments: str | Path) -> list[str]:
         """The command line."""
@@ -170,7 +254,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """For `App.forked`."""
+    server = ForkServer(tmp_path_factory.mktemp("forked"))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def app(tmp_path: Path, data: Path) -> App:
+def app(tmp_path: Path, data: Path, request: pytest.FixtureRequest) -> App:
     """The app, with a folder of the test's own."""
-    return App(folder=tmp_path, data=data)
+    return App(folder=tmp_path, data=data, request=request)

@@ -1,6 +1,7 @@
 """One report of everything before the first step: mistakes together, costs with their numbers."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +14,14 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
-from mosaic_dataloader.checks.rows import mean_tokens
+from mosaic_dataloader.checks import caches, filesystems, vocabulary
+from mosaic_dataloader.checks.locality import machines_per_shard, shards_read
+from mosaic_dataloader.checks.rows import row_lengths
 from mosaic_dataloader.order.assign import node_of, rows_of_rank
+from mosaic_dataloader.reading.document_length import tokens_per_row
 from mosaic_train import cli
-from mosaic_train.checks import caches, filesystems, vocabulary
-from mosaic_train.checks.locality import check_locality, shards_read
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.rows import check_rows
 from mosaic_train.errors import SeveralErrors, TrainError
-from mosaic_train.folders import name_checkpoint_folder
 
 
 @pytest.fixture
@@ -149,14 +149,13 @@ def test_tokens_of_a_row_by_the_index_alone(tmp_path: Path) -> None:
         rows = [[number] * length] * 200
         folder = write_rows(tmp_path / str(number), rows, encoding, size_limit=1 << 16)
         dataset = StreamingTextDataset(seq_len=128, local=str(folder), token_encoding_type="uint16")
-        tokens = mean_tokens(dataset.streams[0])
+        tokens = tokens_per_row(dataset.streams[0])
         assert tokens == pytest.approx(length, rel=0.03)
-        report = Report()
-        check_rows(dataset, report)
-        told = " ".join(report.warnings)
+        lines = row_lengths(dataset)
+        told = " ".join(lines)
         assert ("never trained on" in told) == (length > 129), told
         assert ("padding" in told) == (length < 128), told
-        assert len(report.warnings) == (length != 129)
+        assert len(lines) == (length != 129)
 
 
 @given(
@@ -187,9 +186,7 @@ def test_locality_is_warned_of_with_its_cost(app: Any) -> None:
         loader = MosaicParallelAwareDataloader(
             dataset, dp_rank=0, dp_world_size=10, batch_size=batch_size, num_nodes=nodes
         )
-        report = Report()
-        check_locality(loader, report)
-        return report.warnings
+        return machines_per_shard(loader)
 
     assert warnings(3, 2) == []
     assert warnings(3, 1, num_canonical_nodes=3) == []
@@ -229,7 +226,7 @@ def test_file_systems(
     (tmp_path / "mountinfo").write_text(MOUNTS)
     monkeypatch.setattr(filesystems, "_MOUNTS", tmp_path / "mountinfo")
     assert filesystems.filesystem_type(directory) == kind
-    assert filesystems.is_network(kind) == network
+    assert filesystems.network_filesystem(directory) == (kind if network else None)
     monkeypatch.setattr(filesystems, "_MOUNTS", tmp_path / "none")
     assert filesystems.filesystem_type(directory) is None
 
@@ -312,7 +309,7 @@ def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
         model=SimpleNamespace(name="qwen3", flavor="debugmodel"),
         job=SimpleNamespace(description="{model.name} {model.flavor} on {x}"),
     )
-    name_checkpoint_folder(config)  # type: ignore[arg-type]
+    cli.name_checkpoint_folder(config)  # type: ignore[arg-type]
     assert config.checkpoint.folder == "out/qwen3-debugmodel/x"
     assert config.job.description == "qwen3 debugmodel on {x}"
     app.config()
@@ -329,7 +326,7 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
 
     from mosaic_config import MosaicConfigManager
     from mosaic_dataloader import build_mosaic_dataloader
-    from mosaic_train.checks.continued import continue_from_checkpoint
+    from mosaic_train.checks.resume import resume_from_checkpoint
 
     def config(*options: str) -> Any:
         path = str(app.folder / "config.toml")
@@ -342,7 +339,7 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
 
     def warnings(ranks: int, *options: str) -> list[str]:
         report = Report()
-        found = continue_from_checkpoint(config(*options), loader(ranks, *options), report)
+        found = resume_from_checkpoint(config(*options), loader(ranks, *options), report)
         assert found[1] == last
         return report.warnings
 
@@ -386,10 +383,9 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
 
 def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks import memory, speed
-    from mosaic_train.checks.model import find_model
+    from mosaic_train.checks import machine
+    from mosaic_train.checks.model import build_meta_model, find_model
     from mosaic_train.checks.parallel import find_layout
-    from mosaic_train.checks.sketch import sketch_model
 
     path = str(app.config())
 
@@ -398,30 +394,29 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
 
     def slow(*options: str) -> list[str]:
         report = Report()
-        speed.check_speed(config(*options), report)
+        machine.check_speed(config(*options), report)
         return report.warnings
 
-    monkeypatch.setattr(speed, "no_accelerator", lambda: True)
-    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(machine, "no_accelerator", lambda: True)
+    monkeypatch.setattr(machine, "_has_bfloat16_units", lambda: False)
     assert slow() == []
     (line,) = slow("--training.mixed_precision_param", "bfloat16")
     assert "training.mixed_precision_param is bfloat16, for which this CPU" in line
     (line,) = slow("--training.dtype", "bfloat16", "--training.mixed_precision_param", "bfloat16")
     assert "training.dtype and training.mixed_precision_param are bfloat16" in line
-    monkeypatch.setattr(speed, "_has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(machine, "_has_bfloat16_units", lambda: True)
     assert slow("--training.dtype", "bfloat16") == []
 
     def large(ranks: int, here: int, *options: str) -> list[str]:
         report = Report()
         made = config("--model.flavor", "8B", *options)
         model, layout = find_model(made), find_layout(made, ranks)
-        sketch = sketch_model(made, model)
-        assert sketch is not None
-        assert 8.0e9 < sketch.parameters < 8.1e9
-        memory.check_memory(made, model, sketch, layout, here, report)
+        meta_model = build_meta_model(made, model)
+        assert meta_model is not None
+        assert 8.0e9 < meta_model.parameters < 8.1e9
+        machine.check_memory(made, model, meta_model, layout, here, report)
         return report.warnings
 
-    monkeypatch.setattr(memory, "no_accelerator", lambda: True)
     place = "mosaic_train.torchtitan_patches.cpu.memory.machine_bytes"
     monkeypatch.setattr(place, lambda: 40 * 10**9)
     (line,) = large(2, 1)
@@ -479,22 +474,42 @@ def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
         loader.dataset.close()
 
 
+def test_loaders_know_the_vocabulary_of_a_model_of_hugging_faces(app: Any) -> None:
+    """Its flavor does not say: only the section of its own does."""
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.spec import register_spec, registered_spec
+
+    backend = "transformers_modeling_backend"
+    size = {"vocab_size": 777, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (app.folder / "config.json").write_text(json.dumps(size))
+    options = ["--config-path", str(app.config()), "--model.name", backend]
+    options += ["--job.custom_config_module", f"torchtitan.experiments.{backend}.job_config"]
+    config = MosaicConfigManager().parse_args(
+        [*options, "--hf_transformers.model", str(app.folder)]
+    )
+    # A rank registers under the name that the first registration returned.
+    for _ in range(2):
+        config.model.name = register_spec(config)
+        build = registered_spec(config.model.name).build_dataloader_fn
+        loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
+        assert loader.dataset.vocab_size == 777
+        loader.dataset.close()
+
+
 def test_a_distant_first_shard_is_fetched_only_if_that_is_quick(
     app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = write_rows(app.folder / "rows", [[5] * 33] * 9 + [[9000] * 33], "ndarray:int32")
 
-    def looked_at(cache: str, most: int) -> tuple[set[str], bool]:
+    def looked_at(cache: str, most: int) -> tuple[int, bool]:
         monkeypatch.setattr(vocabulary, "_FETCHED_BYTES", most)
         local = app.folder / cache
         dataset = StreamingTextDataset(seq_len=32, remote=str(rows), local=str(local))
-        report = Report()
-        refused = vocabulary.check_first_rows(dataset, 2048, report)
-        assert len(report.errors) == len(refused)
+        lines = vocabulary.first_samples(dataset, vocab_size=2048)
         dataset.close()
-        return refused, (local / "shard.00000.mds").exists()
+        return len(lines), (local / "shard.00000.mds").exists()
 
-    assert looked_at("far", 100) == (set(), False)
-    assert looked_at("near", 1 << 20) == ({"data"}, True)
+    assert looked_at("far", 100) == (0, False)
+    assert looked_at("near", 1 << 20) == (1, True)
     # What is there already costs nothing.
-    assert looked_at("near", 0) == ({"data"}, True)
+    assert looked_at("near", 0) == (1, True)

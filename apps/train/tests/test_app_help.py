@@ -7,7 +7,7 @@ import pytest
 
 from mosaic_config import MosaicJobConfig
 from mosaic_train import cli
-from mosaic_train.help import SECTIONS
+from mosaic_train.cli import SECTIONS
 
 
 def test_help_is_short_and_leads_to_every_option(

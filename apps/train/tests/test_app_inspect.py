@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 
+from mosaic_dataloader.inspect.text import real_tokens, row_lines
 from mosaic_train import cli
-from mosaic_train.inspect.rows import real_tokens, row_lines
 
 
 @pytest.fixture(autouse=True)

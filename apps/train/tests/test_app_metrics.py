@@ -10,7 +10,7 @@ import pytest
 from streaming import MDSWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mosaic_dataloader.preview import origins
+from mosaic_dataloader.inspect.previews import origins
 from mosaic_train import cli
 
 # A spec with a metrics processor of its own, as somebody's project may have one.
@@ -102,9 +102,7 @@ def test_counts_through_two_ranks_and_a_restart(
     options = ("--config-path", config, "--training.local_batch_size")
     path = {"PYTHONPATH": str(app.folder)}
     # Step 3 is saved and not logged.
-    first = app.run(
-        app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "3"), **path
-    )
+    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "3", **path)
     assert first.returncode == 0, first.stdout + first.stderr
 
     # What is looked at now is what comes next.
@@ -114,14 +112,14 @@ def test_counts_through_two_ranks_and_a_restart(
     assert cli.main(looked) == 0
     shown = capfd.readouterr().out
     begin = SKIPPED + 3 * ROWS
-    assert re.search(rf"goes on from .*step-3, step 3, at sample {begin} of the order", shown)
+    assert re.search(rf"resumes from .*step-3, step 3, at sample {begin} of the order", shown)
     assert f"step 4: 2 of its 4 rows, sample {begin} and on" in shown
     # A step that lies behind can be looked at too, but none before the order begins.
     assert cli.main([*looked, "--at-step", "1"]) == 0
     assert f"step 1: 2 of its 4 rows, sample {SKIPPED} and on" in capfd.readouterr().out
 
-    second = app.run(
-        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "6"), **path
+    second = app.forked(
+        *options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "6", **path
     )
     assert second.returncode == 0, second.stdout + second.stderr
     found = scalars(app.folder / "out" / "tb")
@@ -195,7 +193,7 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
     )
     options = ("--config-path", config, "--training.local_batch_size")
     # Step 5 is saved and not logged.
-    first = app.run(app.command(*options, "2", "--nproc-per-node", "2", "--training.steps", "5"))
+    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "5")
     assert first.returncode == 0, first.stdout + first.stderr
 
     # What is looked at now is what comes next; the saved lanes are where it goes on.
@@ -210,16 +208,14 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
         capfd.readouterr()
         assert cli.main([*looked, *arguments]) == 0
         shown, errors = capfd.readouterr()
-        assert re.search(r"goes on from .*step-5, step 5, at row 20 of the run", shown)
+        assert re.search(r"resumes from .*step-5, step 5, at row 20 of the run", shown)
         found = re.findall(r"^  \| (\d[\d ]*)$", shown, re.M)
         expected_ids = [token for inputs, _ in rows[begin : begin + ROWS] for token in inputs]
         assert [int(n) for n in " ".join(found).split()] == expected_ids
         progress = re.findall(r"packing: read (\d+) of (\d+) rows", errors)
         assert progress == ([] if read is None else [(str(read), str(read))])
 
-    second = app.run(
-        app.command(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
-    )
+    second = app.forked(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
     assert second.returncode == 0, second.stdout + second.stderr
     found_scalars = scalars(app.folder / "out" / "tb")
     for step, world_size in ((1, 2), (2, 2), (4, 2), (6, 1), (8, 1)):

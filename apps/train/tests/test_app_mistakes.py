@@ -55,7 +55,7 @@ def test_issue_cases_as_a_command(app: Any) -> None:
     assert_one_line(result.stderr, "shufle.*shuffle")
 
     config = app.config((f"{app.data}/data", f"{app.data}/nowhere"))
-    result = app.run(app.command("--config-path", config, "--nproc-per-node", "2"))
+    result = app.forked("--config-path", config, "--nproc-per-node", "2")
     assert result.returncode == 2
     assert_one_line(result.stderr, "nowhere")
 
@@ -71,8 +71,13 @@ def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert_one_line(err, "words.*remote.*local")
 
-    app.config()
-    for arguments, expected in [
+    assert cli.main([]) == 2
+    assert_one_line(capfd.readouterr().err, "--config-path")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--mosaic_dataloader.dataset.max_seq_len", "16"], "max_seq_len.*16.*seq_len.*32"),
         (["--model.name", "lama3"], "did you mean 'llama3'"),
         (["--model.name", "flux"], "not a text model"),
@@ -84,21 +89,25 @@ def test_configuration(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
         (["--model.flavor", "debugmodle"], "debugmodle.*did you mean 'debugmodel'.*8B"),
         (["--nproc-per-node", "0"], "number of processes"),
         (["--experimental.custom_import", "no_such_module"], "custom_import.*no_such_module"),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
-
-    assert cli.main([]) == 2
-    assert_one_line(capfd.readouterr().err, "--config-path")
-
-
-def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    ],
+)
+def test_wrong_options(
+    app: Any, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
     app.config()
-    tensor = ["--parallelism.tensor_parallel_degree", "3"]
-    for arguments, expected in [
-        (["--nproc-per-node", "2", *tensor], "tensor_parallel 3.*2 rank"),
-        (["--nproc-per-node", "3", *tensor, "--training.seq_len", "30"], "3 .*16 attention heads"),
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
+
+
+TENSOR = ["--parallelism.tensor_parallel_degree", "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--nproc-per-node", "2", *TENSOR], "tensor_parallel 3.*2 rank"),
+        (["--nproc-per-node", "3", *TENSOR, "--training.seq_len", "30"], "3 .*16 attention heads"),
         (["--training.seq_len", "31", "--mosaic_dataloader.dataset.shuffle_seed", "1"], "31.*30"),
         (["--nproc-per-node", "2", "--training.global_batch_size", "6"], "6 .*2 \\* 2 .*of 4"),
         (["--parallelism.data_parallel_shard_degree", "2"], "shard 2.*1 rank"),
@@ -113,10 +122,15 @@ def test_layout(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
             ],
             "microbatch_size 4",
         ),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    ],
+)
+def test_layout(
+    app: Any, capfd: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    app.config()
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
 def test_values_that_only_a_rank_would_refuse(
@@ -184,35 +198,43 @@ def test_one_mistake_of_several_streams_is_one_line(
     )
 
 
+SINGLE = ["--training.mixed_precision_param", "float32"]
+GPT_OSS = ["--model.name", "gpt_oss"]
+REPLICAS = ["--nproc-per-node", "2", "--parallelism.data_parallel_replicate_degree", "2"]
+TENSOR_2 = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.flavor", "debugmodel_varlen_attn", *SINGLE], 'no kernel for float32.*"bfloat16'),
+        ([*GPT_OSS, *SINGLE], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
+        ([*GPT_OSS, *SINGLE, *REPLICAS], "layers in bfloat16, which need autocast"),
+        ([*GPT_OSS, *TENSOR_2], "which only FSDP brings together beside tensor"),
+    ],
+)
 def test_number_formats_that_a_model_cannot_take(
-    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    app: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     app.config()
-    single = ["--training.mixed_precision_param", "float32"]
-    gpt_oss = ["--model.name", "gpt_oss"]
-    replicas = ["--nproc-per-node", "2", "--parallelism.data_parallel_replicate_degree", "2"]
-    tensor = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"]
-    for arguments, expected in [
-        (["--model.flavor", "debugmodel_varlen_attn", *single], 'no kernel for float32.*"bfloat16'),
-        ([*gpt_oss, *single], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
-        ([*gpt_oss, *single, *replicas], "layers in bfloat16, which need autocast"),
-        ([*gpt_oss, *tensor], "which only FSDP brings together beside tensor"),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
-def test_what_needs_a_gpu(
-    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: True)
-    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
-    app.config()
-    for arguments, expected in [
+PACKING = "options that pack"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
         (["--model.flavor", "debugmodel_flex_attn"], "flex attention.*flavor without.*debugmodel,"),
         (["--model.flavor", "debugmodel_varlen_attn"], "varlen attention"),
         (["--model.name", "compiler_toolkit.llama3"], "CUDA graphs.*the same model without"),
@@ -221,7 +243,7 @@ def test_what_needs_a_gpu(
             "expert_parallel_degree = 1",
         ),
         (
-            ["--model.flavor", "debugmodel_flex_attn", *app.packing()],
+            ["--model.flavor", "debugmodel_flex_attn", PACKING],
             "flex attention.*no backward pass on CPU",
         ),
         (["--profiling.enable_profiling"], "profil"),
@@ -229,17 +251,30 @@ def test_what_needs_a_gpu(
             ["--nproc-per-node", "2", "--parallelism.context_parallel_degree", "2"],
             "context_parallel_degree = 1",
         ),
-    ]:
-        code, err = outcome(app, capfd, *arguments)
-        assert code == 2, arguments
-        assert_one_line(err, expected)
+    ],
+)
+def test_what_needs_a_gpu(
+    app: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: True)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    app.config()
+    if PACKING in arguments:
+        arguments = [*arguments[:-1], *app.packing()]
+    code, err = outcome(app, capfd, *arguments)
+    assert code == 2
+    assert_one_line(err, expected)
 
 
 def test_attention_between_documents(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a mask of documents is made of, as a machine with a GPU would check it."""
-    monkeypatch.setattr("mosaic_train.checks.device.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     tokenizer = app.folder / "no-eos"
     shutil.copytree(app.data / "tokenizer", tokenizer)
     (tokenizer / "tokenizer_config.json").write_text(
@@ -341,12 +376,11 @@ def weights(name: str = "llama3") -> dict[str, Any]:
     import torch
 
     from mosaic_config import MosaicJobConfig
-    from mosaic_train.checks.model import find_model
-    from mosaic_train.checks.sketch import sketch_model
+    from mosaic_train.checks.model import build_meta_model, find_model
 
     config = MosaicJobConfig()
     config.model.name, config.model.flavor = name, "debugmodel"
-    sketch = sketch_model(config, find_model(config))
+    sketch = build_meta_model(config, find_model(config))
     assert sketch is not None
     return {key: torch.zeros(shape, dtype=torch.int8) for key, shape in sketch.shapes.items()}
 
@@ -450,8 +484,7 @@ def test_checkpoints_that_hold_something_else(app: Any, capfd: pytest.CaptureFix
 def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     """The first command a second time; with more steps, those that are left are counted."""
     from mosaic_config import MosaicConfigManager
-    from mosaic_dataloader import build_mosaic_dataloader
-    from mosaic_train.checks.vocabulary import load_tokenizer
+    from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
     from mosaic_train.setup import prepare_and_check
 
     path = str(app.config())
@@ -468,7 +501,7 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
         arguments = [*options, "--checkpoint.folder", name]
         made = config(*arguments)
         loader = build_mosaic_dataloader(
-            dp_world_size=1, dp_rank=0, tokenizer=load_tokenizer(made), job_config=made
+            dp_world_size=1, dp_rank=0, tokenizer=build_mosaic_tokenizer(made), job_config=made
         )
         batches = iter(loader)
         for _ in range(3):
@@ -496,12 +529,28 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
             prepare_and_check(
                 config(*arguments, "--training.steps", "13"), world_size=1, ranks_here=1
             )
-        assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert "all is well" in logged[-1]
+            # Data that begins again is a cost, and an order as good as new.
+            patch.setattr("mosaic_dataloader.checks.machines_per_shard", lambda *_, **__: ["far"])
+            prepare_and_check(
+                config(
+                    *(*arguments, "--training.steps", "13"),
+                    *("--checkpoint.exclude_from_loading", "dataloader"),
+                ),
+                world_size=1,
+                ranks_here=1,
+            )
+        assert "far" in logged
+        (line,) = [line for line in logged if "resumes at step 3 of checkpoint" in line]
+        assert "its data begins at the start, as in a new run" in line
+        assert "all is well" not in logged[-1]
+        logged.clear()
 
 
 def test_what_can_be_continued_passes(app: Any) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_continue
+    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_resume
 
     folder = app.folder / "out" / "checkpoint"
     path = app.config()
@@ -509,19 +558,19 @@ def test_what_can_be_continued_passes(app: Any) -> None:
     def config(*arguments: str) -> Any:
         return MosaicConfigManager().parse_args(["--config-path", str(path), *arguments])
 
-    assert checkpoint_to_continue(config()) is None
+    assert checkpoint_to_resume(config()) is None
     full = ["w", "optimizer.a", "lr_scheduler.b", "train_state"]
     write_checkpoint(folder / "step-3", [*full, "dataloader.other"])
     write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
     (folder / "step-9").mkdir()  # killed while it was written
-    assert checkpoint_to_continue(config()) == folder / "step-5"
+    assert checkpoint_to_resume(config()) == folder / "step-5"
     check_checkpoint(config())
     check_checkpoint(
         config("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloader")
     )
     initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]
     # The model alone is loaded from there, whatever else it holds.
-    assert checkpoint_to_continue(config(*initial, str(folder / "step-3"))) is None
+    assert checkpoint_to_resume(config(*initial, str(folder / "step-3"))) is None
 
 
 def test_a_checkpoint_of_another_model(app: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Values that a rank of TorchTitan would refuse, and what the launcher says of them."""
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,24 +11,24 @@ from typing import Any
 import pytest
 
 from mosaic_config import MosaicJobConfig
-from mosaic_train import dump_folder
+from mosaic_train import run_lock
 from mosaic_train.checks import torchtitan_options
-from mosaic_train.checks.model import ChosenModel, find_model
-from mosaic_train.checks.parallel import Layout
-from mosaic_train.checks.pipeline import check_pipeline
+from mosaic_train.checks.disk import check_disk, check_dump_folder
+from mosaic_train.checks.model import ChosenModel, MetaModel, find_model
+from mosaic_train.checks.parallel import Layout, check_pipeline
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.sketch import Sketch
 from mosaic_train.checks.torchtitan_options import (
     CONFLICTS,
     LIMITS,
     Run,
     check_options,
     check_schedule,
+    check_unused,
     value_of,
 )
-from mosaic_train.checks.unused import check_unused
-from mosaic_train.dump_folder import RunLock, check_disk, check_dump_folder, explain_full_disk
 from mosaic_train.errors import TrainError
+from mosaic_train.rank import explain_full_disk
+from mosaic_train.run_lock import RunLock
 
 APP = Path(__file__).resolve().parent.parent
 
@@ -514,7 +515,7 @@ def test_options_of_torchtitan_that_have_no_effect_here() -> None:
 HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from mosaic_train.dump_folder import RunLock
+from mosaic_train.run_lock import RunLock
 lock = RunLock(sys.argv[2])
 print("held", flush=True)
 sys.stdin.readline()
@@ -522,7 +523,7 @@ sys.stdin.readline()
 
 
 def test_a_dump_folder_belongs_to_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dump_folder, "_PATIENCE", 0.2)
+    monkeypatch.setattr(run_lock, "_TIMEOUT", 0.2)
     folder = tmp_path / "deep" / "out"
     config = configuration(job__dump_folder=str(folder))
     check_dump_folder(config)
@@ -565,11 +566,11 @@ def test_a_disk_that_is_too_small_for_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A billion parameters are 12 GB in full and 4 GB as a model alone, 2 in bfloat16."""
-    sketch = Sketch(10**9, {})
+    sketch = MetaModel(10**9, {})
 
     def warned(free: float, machines: int = 1, **options: Any) -> list[str]:
         usage = SimpleNamespace(free=int(free * 1e9))
-        monkeypatch.setattr(dump_folder.shutil, "disk_usage", lambda _: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
         options = {"checkpoint__enable": True, "checkpoint__last_save_model_only": False} | options
         report = Report()
         config = configuration(job__dump_folder=str(tmp_path), **options)
@@ -623,7 +624,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     torchs = RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
     assert explain_full_disk(torchs, str(tmp_path)) is None
     usage = SimpleNamespace(free=1000)
-    monkeypatch.setattr(dump_folder.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     line = explain_full_disk(torchs, str(tmp_path))
     assert line is not None
     assert f"on the disk of {tmp_path}" in line

@@ -1,7 +1,6 @@
 """A TrainSpec of the user's own, as documented, trains from outside the repository."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,7 @@ def test_the_documented_module_trains(app: Any) -> None:
     (command,) = re.findall(r"^uv run apps/train .*custom_import.*$", text, re.MULTILINE)
     options = command.partition("debug.toml ")[2].split()
     assert options[:2] == ["--experimental.custom_import", "my_models"]
-    result = subprocess.run(
-        app.command("--config-path", app.config(), *options),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=app.environment,
-        cwd=app.folder,
-    )
+    result = app.forked("--config-path", app.config(), *options, cwd=app.folder)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr
     assert "checked my_llama 30M, " in result.stdout
     losses = app.losses(result.stdout)

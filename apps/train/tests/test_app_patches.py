@@ -14,8 +14,7 @@ import mosaic_train.torchtitan_patches as patches
 from mosaic_config import MosaicJobConfig
 from mosaic_train import cli
 from mosaic_train.checks.model import find_model
-from mosaic_train.checks.parallel import check_replicas
-from mosaic_train.checks.pipeline import check_pipeline
+from mosaic_train.checks.parallel import check_pipeline, check_replicas
 from mosaic_train.errors import TrainError
 from mosaic_train.torchtitan_patches import gradient_scale, tied_weights, upstream
 

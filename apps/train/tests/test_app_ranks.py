@@ -1,6 +1,8 @@
 """Who is a rank, and which ranks print."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_train.arguments import names_config_file, parse_arguments
-from mosaic_train.environment import find_rank_environment
+from mosaic_train.cli import names_config_file, parse_arguments
+from mosaic_train.environment import find_rank_environment, first_host, tasks_on_node
 from mosaic_train.errors import TrainError
 from mosaic_train.logs import loss_rank
-from mosaic_train.slurm import first_host, tasks_on_node
 
 TORCHRUN = {
     "RANK": "3",
@@ -140,7 +141,11 @@ def test_the_rank_with_the_loss() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
 def test_a_rank_whose_launcher_is_gone_already_ends_itself(app: Any) -> None:
-    code = "from mosaic_train.orphans import end_with_launcher; end_with_launcher(); print('alive')"
+    code = (
+        "from mosaic_train.parent_death import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "print('alive')"
+    )
     for launcher, alive in ((os.getpid(), True), (1, False)):
         result = subprocess.run(
             [sys.executable, "-c", code],
@@ -162,25 +167,26 @@ def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
         f'[mosaic_dataloader.dataset]\nlocal = "{nowhere}"\n'
         f'[mosaic_tokenizer]\nname = "{nowhere}"\n[model]\nname = "lama3"\n'
     )
+    # One after the other in one interpreter: importing torchtitan takes seconds.
     code = (
-        "import sys; from mosaic_train.cli import main\n"
-        "try: code = main(sys.argv[1:])\n"
-        "except SystemExit as end: code = end.code\n"
-        "loaded = {'streaming', 'transformers'} & set(sys.modules)\n"
-        "sys.exit(99 if loaded else code)"
+        "import json, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from mosaic_train.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code = main(arguments)\n"
+        "    for stream in (sys.stdout, sys.stderr): print('code', code, file=stream, flush=True)\n"
+        "sys.exit(99 if {'streaming', 'transformers'} & set(sys.modules) else 0)"
     )
-    for arguments, expected in (
-        (["--help"], 0),
-        (["--config-path", app.folder / "config.toml"], 2),
-        (["--config-path", good], 2),
-    ):
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        result = subprocess.run(
-            command, capture_output=True, text=True, cwd=app.command()[1], env=app.environment
-        )
-        assert result.returncode == expected, result.stderr
-        if expected == 0:
-            assert "--nproc-per-node" in result.stdout
-        else:
-            count = 3 if good in arguments else 1
-            assert len(app.error_lines(result.stderr)) == count, result.stderr
+    broken = app.folder / "config.toml"
+    runs = [["--help"], ["--config-path", str(broken)], ["--config-path", str(good)]]
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(runs), app.command()[1]],
+        capture_output=True,
+        text=True,
+        cwd=app.folder,
+        env=app.environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert re.findall(r"^code (\d+)$", result.stdout, re.MULTILINE) == ["0", "2", "2"]
+    assert "--nproc-per-node" in result.stdout.partition("code 0")[0]
+    told = result.stderr.replace("code 0", "code 2").split("code 2\n")
+    assert [len(app.error_lines(each)) for each in told] == [0, 1, 3, 0], result.stderr

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 
-from mosaic_train.dump_folder import RunLock
 from mosaic_train.errors import TrainError
+from mosaic_train.run_lock import RunLock
 
 TWO = ("--nproc-per-node", "2")
 
@@ -63,10 +63,16 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     assert seen[1] > seen[4]
 
 
+# Before it meets the others, which wait for it.
 BREAKS = """
 import os
-if os.environ.get("RANK") == "1":
-    {statement}
+from torchtitan import train
+class Trainer(train.Trainer):
+    def __init__(self, config):
+        if os.environ["RANK"] == "1":
+            {statement}
+        super().__init__(config)
+train.Trainer = Trainer
 """
 
 
@@ -86,17 +92,15 @@ def test_a_failing_rank(app: Any, statement: str, code: int, told: str, tracebac
     """Its traceback and exit code 1; or, for a mistake, one line and exit code 2."""
     (app.folder / "breaks.py").write_text(BREAKS.format(statement=statement))
     config = app.config()
-    result = app.run(
-        app.command("--config-path", config, *TWO, "--experimental.custom_import", "breaks"),
-        PYTHONPATH=str(app.folder),
-    )
+    options = (*TWO, "--experimental.custom_import", "breaks")
+    result = app.forked("--config-path", config, *options, PYTHONPATH=str(app.folder))
     assert result.returncode == code, result.stderr
     assert [line for line in app.error_lines(result.stderr) if told in line]
     assert len(app.error_lines(result.stderr)) == 1
     assert ("Traceback" in result.stderr) == traceback
     assert ("[rank 1] Traceback" in result.stderr) == traceback
     assert "ChildFailedError" not in result.stderr
-    assert not app.processes()
+    assert not app.server.processes()
 
 
 def test_sigterm_ends_the_ranks(app: Any) -> None:
@@ -125,7 +129,7 @@ def test_a_later_row_outside_the_vocabulary_is_named_by_the_rank(app: Any) -> No
     arguments += ["--training.local_batch_size", "5"]
     arguments += ["--mosaic_dataloader.dataset.streams.words.local", out]
     for first_step in (1, 6):
-        run = app.run(app.command(*arguments))
+        run = app.forked(*arguments)
         assert run.returncode == 2, run.stdout + run.stderr
         (line,) = app.error_lines(run.stderr)
         assert 'stream "words", shard shard.00000.mds, sample 45 of the shard' in line
@@ -146,7 +150,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line(app: Any) -> None:
         pytest.skip("needs the right to mount a tmpfs")
     try:
         options = ("--nproc-per-node", "1", "--job.dump_folder", str(disk / "out"))
-        run = app.run(app.command("--config-path", app.config(), *options))
+        run = app.forked("--config-path", app.config(), *options)
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     assert run.returncode == 2, run.stdout + run.stderr

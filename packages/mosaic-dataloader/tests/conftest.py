@@ -15,7 +15,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import dataloader_helpers as helpers
 import pytest
-from reader_jobs import Job, readers
+from reader_processes import Job, readers
+from tokenizer_fixture import tokenizer_dir  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -47,28 +48,3 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("needs the right to mount a tmpfs")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-@pytest.fixture(scope="session")
-def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A byte-level BPE tokenizer of 400 entries, as `AutoTokenizer` loads it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bare = Tokenizer(models.BPE())
-    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bare.decoder = decoders.ByteLevel()
-    bos, eos = "<|begin_of_text|>", "<|end_of_text|>"
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=[bos, eos],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    text = (Path(__file__).parent / "dataloader_helpers.py").read_text()
-    bare.train_from_iterator([text], trainer)
-    folder = str(tmp_path_factory.mktemp("tokenizer") / "bpe")
-    PreTrainedTokenizerFast(tokenizer_object=bare, bos_token=bos, eos_token=eos).save_pretrained(
-        folder
-    )
-    return folder

@@ -5,12 +5,13 @@ a line of JSON: importing costs more than most jobs. The readers are real proces
 such. A job has remote, local, out (the file to print to), batches, and perhaps seconds (per shard
 of a remote directory), workers, worker_start_seconds (that each worker's start takes), batch_size,
 rank, ranks, state (a file that keeps the position), log (of shards fetched), options (of the data
-set), environment, and mounts (arguments of mount(8), in a mount namespace of its own). An error is
-printed as a line, and ends the job.
+set), environment, mounts (arguments of mount(8), in a mount namespace of its own), and start_method
+(of the workers, whose process ids are printed). An error is printed as a line, and ends the job.
 """
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -47,6 +48,8 @@ def read(job: dict[str, Any]) -> None:
         # One of the first things that a worker does, before torch's own watchdog knows its parent.
         torch.set_num_threads = lambda number: time.sleep(job["worker_start_seconds"])
     os.environ.update(job.get("environment", {}))
+    if "start_method" in job:
+        multiprocessing.set_start_method(job["start_method"])
     _mount(job.get("mounts", []))
     options = {"cache_limit": job.get("cache_limit"), **job.get("options", {})}
     one = loader(
@@ -62,7 +65,11 @@ def read(job: dict[str, Any]) -> None:
     if state and state.exists():
         one.load_state_dict({"mosaic": state.read_text()})
     print("ready", flush=True)
-    for _, batch in zip(range(job["batches"]), one, strict=False):
+    batches = iter(one)
+    if "start_method" in job:
+        # They will import for seconds from here on.
+        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    for _, batch in zip(range(job["batches"]), batches, strict=False):
         # The line is the ledger, so the position is saved after it, in one step.
         print(*numbers(batch), flush=True)
         if state:
@@ -109,4 +116,6 @@ def serve() -> None:
             os._exit(0)
 
 
-serve()
+# Workers that are started by "spawn" import this file again.
+if __name__ == "__main__":
+    serve()

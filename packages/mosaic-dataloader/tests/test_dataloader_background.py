@@ -21,7 +21,7 @@ def ahead(source: Iterator[int], depth: int) -> PrefetchIterator[int, None]:
     return prefetch(((item, None) for item in source), depth, on_taken=lambda progress: None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     depth=st.integers(1, 9),
     count=st.integers(0, 300),
@@ -150,12 +150,14 @@ class Consumer:
     It stands in for the lock that the producer sleeps on.
     """
 
-    def __init__(self, handover: PrefetchQueue[tuple[int, None]], every: float):
-        self.handover, self.every = handover, every
-        self.taker = PrefetchIterator(handover, on_taken=lambda progress: None)
+    def __init__(self, depth: int, every: float):
         self.now = self.next_at = 0.0
+        self.handover: PrefetchQueue[tuple[int, None]] = PrefetchQueue(depth, lambda: self.now)
+        self.handover._space = self  # type: ignore[assignment]
+        self.taker = PrefetchIterator(self.handover, on_taken=lambda progress: None)
+        self.every = every
         self.sleeps = self.woken = 0
-        self.fewest = handover._depth
+        self.fewest = depth
         self._awake = False
 
     def acquire(self, timeout: float) -> bool:
@@ -180,12 +182,10 @@ class Consumer:
 @pytest.mark.parametrize("every", [0.003, 0.005, 0.02, 0.35])
 @pytest.mark.parametrize("depth", [4, 16])
 def test_a_producer_comes_by_itself_so_that_no_step_pays_for_waking_it(
-    monkeypatch: pytest.MonkeyPatch, depth: int, every: float
+    depth: int, every: float
 ) -> None:
-    handover: PrefetchQueue[tuple[int, None]] = PrefetchQueue(depth)
-    consumer = Consumer(handover, every)
-    monkeypatch.setattr(handover, "_space", consumer)
-    monkeypatch.setattr(time, "perf_counter", lambda: consumer.now)
+    consumer = Consumer(depth, every)
+    handover = consumer.handover
     for number in range(4 * depth):
         handover.put((number, None))
     sleeps = consumer.sleeps
@@ -198,11 +198,9 @@ def test_a_producer_comes_by_itself_so_that_no_step_pays_for_waking_it(
     assert consumer.sleeps - sleeps < 3 * 200 + 10 * 100 * depth * every
 
 
-def test_a_consumer_that_became_faster_wakes_the_producer(monkeypatch: pytest.MonkeyPatch) -> None:
-    handover: PrefetchQueue[tuple[int, None]] = PrefetchQueue(16)
-    consumer = Consumer(handover, 0.01)
-    monkeypatch.setattr(handover, "_space", consumer)
-    monkeypatch.setattr(time, "perf_counter", lambda: consumer.now)
+def test_a_consumer_that_became_faster_wakes_the_producer() -> None:
+    consumer = Consumer(16, 0.01)
+    handover = consumer.handover
     for number in range(160):
         handover.put((number, None))
     consumer.woken, consumer.every = 0, 0.001

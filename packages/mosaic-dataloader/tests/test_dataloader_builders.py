@@ -176,12 +176,12 @@ ASKING = """
 import sys
 from types import SimpleNamespace
 from mosaic_dataloader import MosaicDataError, build_mosaic_tokenizer
-for name in sys.argv[1:]:
-    section = SimpleNamespace(name=name, kwargs={})
+for line in sys.stdin:
+    section = SimpleNamespace(name=line.rstrip("\n"), kwargs={})
     try:
         build_mosaic_tokenizer(SimpleNamespace(mosaic_tokenizer=section))
     except MosaicDataError as error:
-        print(error, "transformers" in sys.modules, sep="|")
+        print(error, "transformers" in sys.modules, sep="|", flush=True)
 """
 
 
@@ -209,20 +209,21 @@ def test_a_tokenizer_that_is_not_there_is_told_at_once_and_in_one_line(tmp_path:
             k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "all_proxy")
         }
         environment = {**quiet, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-
-        def ask(endpoint: str, *names: str) -> list[str]:
-            run = subprocess.run(
-                [sys.executable, "-c", ASKING, *names],
-                capture_output=True,
-                text=True,
-                check=True,
-                env={**environment, "HF_ENDPOINT": endpoint},
-            )
-            assert run.stderr == ""
-            return run.stdout.splitlines()
-
+        process = subprocess.Popen(
+            [sys.executable, "-c", ASKING],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "HF_ENDPOINT": alive},
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            lines = ask(alive, path, "./none", str(tmp_path / "file"), "acme/busy")
+            process.stdin.writelines(f"{n}\n" for n in (path, "./none", tmp_path / "file"))
+            process.stdin.write("acme/busy\n")
+            process.stdin.flush()
+            lines = [process.stdout.readline().rstrip("\n") for _ in range(4)]
             assert len(asked) == 1, asked
         finally:
             server.shutdown()
@@ -234,7 +235,8 @@ def test_a_tokenizer_that_is_not_there_is_told_at_once_and_in_one_line(tmp_path:
     assert "there is no directory ./none)" in lines[1]
     assert "is a file, not a directory" in lines[2]
     assert f"{alive} answers with an error (503" in lines[3]
-    assert len(lines) == 4
     # Now nobody listens there.
-    (line,) = ask(alive, "acme/busy")
+    out, errors = process.communicate("acme/busy\n")
+    assert (process.returncode, errors) == (0, "")
+    (line,) = out.splitlines()
     assert f"{alive} cannot be reached (ConnectionError), and the hub's cache" in line

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import StreamingTextDataset
-from mosaic_dataloader.checks.mixture import mixture_shares
-from mosaic_dataloader.checks.packing import documents_per_lane
-from mosaic_dataloader.checks.rows import mean_tokens, row_lengths
-from mosaic_dataloader.preview import stream_counts
+from mosaic_dataloader.checks import OptionNames, documents_per_lane, mixture_shares, row_lengths
+from mosaic_dataloader.inspect.previews import stream_counts
+from mosaic_dataloader.reading.document_length import tokens_per_row
 
 
 def write(out: Path, rows: list[list[int]], encoding: str, **options: Any) -> str:
@@ -26,7 +25,7 @@ def write(out: Path, rows: list[list[int]], encoding: str, **options: Any) -> st
     return str(out)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     length=st.integers(1, 600),
     samples=st.integers(1, 60),
@@ -47,12 +46,12 @@ def test_equal_rows_are_measured_exactly(
     out = tmp_path_factory.mktemp("rows") / "data"
     local = write(out, [[7] * length] * samples, encoding, size_limit=limit, hashes=hashes)
     dataset = StreamingTextDataset(seq_len=32, local=local, token_encoding_type="uint16")
-    assert mean_tokens(dataset.streams[0]) == length
+    assert tokens_per_row(dataset.streams[0]) == length
 
 
 def lines(local: str, seq_len: int, **options: Any) -> list[str]:
     dataset = StreamingTextDataset(local=local, seq_len=seq_len, **options)
-    return row_lengths(dataset, length_name="training.seq_len", prefix="section.")
+    return row_lengths(dataset, names=OptionNames("section.", "training.seq_len"))
 
 
 def test_rows_of_other_lengths_are_told_with_what_is_lost(tmp_path: Path) -> None:
@@ -129,7 +128,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
 
 def shares(streams: Any, steps: int, step_rows: int = 8, **options: Any) -> list[str]:
     one = loader(streams, **options)
-    return mixture_shares(one, steps=steps, step_rows=step_rows, prefix="section.")
+    return mixture_shares(one, steps=steps, step_rows=step_rows, names=OptionNames("section."))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_counts_of_whole_epochs_are_those_of_their_rows(uneven: Any) -> None:
 def test_few_documents_for_many_lanes(tmp_path: Path) -> None:
     short = write_rows(tmp_path / "short", range(661), length=9)
     one = loader(short, packing=True, dp_world_size=2)
-    (line,) = documents_per_lane(one, prefix="section.")
+    (line,) = documents_per_lane(one, names=OptionNames("section."))
     assert "an epoch of 661 documents has 0.69 for each of 960 packing lanes" in line
     assert "rows repeat earlier ones: set section.packing_lanes = 64" in line
     # As many as that are enough, and so is one for each rank.

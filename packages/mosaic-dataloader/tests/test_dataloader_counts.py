@@ -13,7 +13,7 @@ import packing_helpers
 import pytest
 import torch
 from dataloader_helpers import SEQ_LEN, Ranks, joined, loader, take, write_rows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streaming import MDSWriter
 
@@ -50,11 +50,7 @@ def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor]
     return [lambda _: total for _ in ranks.loaders]
 
 
-@settings(
-    max_examples=20,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=settings.default.max_examples // 10)
 @given(
     legs=st.lists(
         st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=4

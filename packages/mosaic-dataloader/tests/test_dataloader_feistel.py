@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from order_helpers import mixture, resolved, sequences
@@ -65,7 +65,6 @@ def test_a_granularity_draws_whole_multiples() -> None:
     assert not np.array_equal(draws, extra_samples(sizes, 1000, 40, 8))
 
 
-@settings(max_examples=150, deadline=None)
 @given(sequence=sequences(), data=st.data())
 def test_any_stretch_is_what_the_whole_epoch_holds_there(
     sequence: EpochSequence, data: st.DataObject

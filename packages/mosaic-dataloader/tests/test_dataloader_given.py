@@ -200,6 +200,7 @@ def test_home_directories_and_file_addresses_are_resolved_everywhere(
         ("remote", "file://host/data", "not a path on this machine; write file:///path"),
         ("cache_dir", "s3://bucket/cache", "must be a directory on this machine"),
         ("local", "a\0b", "must be a path"),
+        ("remote", "s3://AKEY:aSecretOfS3@bucket/a\0b", "://AKEY:***@bucket/a"),
         ("local", b"data", "must be a path"),
     ],
 )

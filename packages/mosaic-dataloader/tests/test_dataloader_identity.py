@@ -13,7 +13,7 @@ import numpy as np
 import packing_helpers as packing
 import pytest
 from dataloader_helpers import Ranks, joined, loader, take
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from streaming import MDSWriter
 
@@ -204,9 +204,7 @@ json_values = st.recursive(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings.default.max_examples // 2)
 @given(data=st.data(), value=json_values, version=st.sampled_from([1, 2]))
 def test_no_state_raises_anything_else(
     numbered: str, data: st.DataObject, value: Any, version: int

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataloader_helpers import loader, numbers, write_rows
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from order_helpers import mixture, resolved
 
@@ -25,7 +25,6 @@ def own_shards(sequence: EpochSequence, epoch: int, node: int, nodes: int, batch
     return set(sequence.mixture.locate(ids[own])[0].tolist())
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.integers(5, 40), min_size=8, max_size=60),
     algo=st.sampled_from(ALGOS),

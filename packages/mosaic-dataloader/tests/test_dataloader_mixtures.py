@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dataloader_helpers import Ranks, joined, loader, write_rows
 
-from mosaic_dataloader.preview import origins, stream_counts
+from mosaic_dataloader.inspect.previews import origins, stream_counts
 
 # Samples of each stream; their rows are numbered from 0, 1,000 and 2,000.
 SIZES = {"a": 300, "b": 120, "c": 60}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dataloader_helpers import loader, take, write_rows
-from reader_jobs import Job
+from reader_processes import Job
 
 ROWS = 160
 BATCHES = 40

@@ -45,7 +45,7 @@ def test_indexes_of_streams_are_fetched_map_concurrent_and_keep_their_order(
 def test_the_manifest_is_fetched_while_the_index_is(
     remotes: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Transfers.bring
+    plain = Transfers.download
     together = threading.Barrier(2, timeout=60)
 
     def meet(self: Transfers, file: str, *given: Any, **options: Any) -> str:
@@ -53,7 +53,7 @@ def test_the_manifest_is_fetched_while_the_index_is(
             together.wait()
         return plain(self, file, *given, **options)
 
-    monkeypatch.setattr(Transfers, "bring", meet)
+    monkeypatch.setattr(Transfers, "download", meet)
     note = Path(remotes["s0"]["remote"]) / "manifest.json"
     note.write_text("{}")
     loader({"s0": remotes["s0"]}).close()

@@ -42,7 +42,7 @@ NAMES: tuple[Any, ...] = (
     "index.json/x",
     "manifest.json",
     ".mosaic/lock",
-    ".mosaic/incoming/0",
+    ".mosaic/staging/0",
     ".profile",
     "part/.profile",
     "a\0b",

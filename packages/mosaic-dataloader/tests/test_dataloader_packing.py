@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import packing_helpers as helpers
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from order_helpers import mixture, resolved
 from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
@@ -43,7 +43,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> str:
 # -------------------------------------------------------------------------------- lanes, as numbers
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     length=st.integers(1, 300),
     nodes=st.integers(1, 12),
@@ -150,9 +149,7 @@ legs = st.lists(
 WEIGHTS = [({}, {}), ({"proportion": 0.5}, {"proportion": 0.5}), ({"choose": 9}, {"choose": 8})]
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings.default.max_examples // 10)
 @given(
     legs=legs,
     lanes=st.sampled_from([12, 36]),

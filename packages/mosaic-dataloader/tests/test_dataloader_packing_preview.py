@@ -19,7 +19,7 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     build_mosaic_dataloader,
 )
-from mosaic_dataloader.preview import origins, preview, stream_counts
+from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 A, B = helpers.documents(131, seed=5), helpers.documents(40, seed=6)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from dataloader_helpers import loader, take, write_rows
-from reader_jobs import Job
+from reader_processes import Job
 from streaming import MDSWriter
 from streaming.base.storage.download import LocalDownloader
 
@@ -27,13 +27,13 @@ from mosaic_dataloader.order import sequence as sequence_module
 from mosaic_dataloader.storage import download as fetch_module
 from mosaic_dataloader.storage import index as index_module
 from mosaic_dataloader.storage import transfer as transfer_module
-from mosaic_dataloader.storage.cache import live_users
+from mosaic_dataloader.storage.cache import live_leases
 from mosaic_dataloader.storage.layout import (
     BUDGET_BYTE,
     INDEX_BYTE,
+    leases_root,
     lock_path,
     use_byte,
-    users_root,
 )
 from mosaic_dataloader.util import locks
 from mosaic_dataloader.util.locks import RangeLock
@@ -123,25 +123,25 @@ def test_workers_end_with_a_parent_that_is_killed_while_they_start(
     )
     wait_until(lambda: len(children(job.pid)) >= 2, "no workers")
     workers = children(job.pid)
-    assert len(live_users(str(cache))) == 1
+    assert len(live_leases(str(cache))) == 1
     job.kill()
     wait_until(lambda: not job.alive(), "it lives")
     # Before they get to know of it, too.
-    assert live_users(str(cache)) == [], "a worker holds the claim of its dead parent"
+    assert live_leases(str(cache)) == [], "a worker holds the lease of its dead parent"
     wait_until(lambda: not any(map(runs, workers)), "a worker lives forever", 30)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_so_do_workers_that_are_started_otherwise(store: Path, tmp_path: Path, method: str) -> None:
-    command = [sys.executable, str(TESTS / "started_workers.py"), method]
-    with subprocess.Popen(
-        [*command, str(store), str(tmp_path / "cache")], stdout=subprocess.PIPE, text=True
-    ) as reader:
-        assert reader.stdout is not None
-        workers = [int(pid) for pid in reader.stdout.readline().split()]
-        assert len(workers) == 1
-        assert runs(workers[0])
-        reader.kill()
+def test_so_do_workers_that_are_started_otherwise(
+    store: Path, tmp_path: Path, method: str, start: Callable[..., Job]
+) -> None:
+    cache = tmp_path / "cache"
+    reader = start(remote=store, local=cache, workers=1, batches=400, start_method=method)
+    wait_until(lambda: len(reader.out.read_text().splitlines()) == 2, "no worker")
+    workers = [int(pid) for pid in reader.out.read_text().splitlines()[1].split()]
+    assert len(workers) == 1
+    assert runs(workers[0])
+    reader.kill()
     # They end once they have imported what they need to read.
     wait_until(lambda: not any(map(runs, workers)), "a worker lives forever", 120)
 
@@ -169,8 +169,8 @@ def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_pa
     holder.start()
     assert inside.wait(30)
     assert pinned(cache, shards(store))
-    claims = os.listdir(users_root(str(cache)))
-    assert len(claims) == 1
+    leases = os.listdir(leases_root(str(cache)))
+    assert len(leases) == 1
 
     def look() -> str:
         links = []
@@ -193,8 +193,8 @@ def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_pa
     assert in_child(look) == ""
     assert json.loads(in_child(read)) == [[0, 3, ROWS - 1], expected[2:6]]
     # The child has taken nothing from its parent.
-    assert os.listdir(users_root(str(cache))) == claims
-    assert len(live_users(str(cache))) == 1
+    assert os.listdir(leases_root(str(cache))) == leases
+    assert len(live_leases(str(cache))) == 1
     leave.set()
     holder.join(30)
     assert take(batches, 4) == expected[2:6]
@@ -307,12 +307,12 @@ def test_a_run_outlives_the_folder_of_its_orders(
     one = loader(str(store), shuffle_algo="naive", cache_dir=str(small_disk), prefetch_factor=1)
     batches = iter(one)
     rows = take(batches, 2)
-    recipes = list(orders.iterdir()) if orders.exists() else []
-    assert len(recipes) == (trouble != "readonly")
+    key_folders = list(orders.iterdir()) if orders.exists() else []
+    assert len(key_folders) == (trouble != "readonly")
     if trouble == "removed":
         subprocess.run(["rm", "-r", str(orders)], check=True)
     elif trouble == "cleaned":
-        for path in recipes[0].rglob("*"):
+        for path in key_folders[0].rglob("*"):
             if path.is_file():
                 path.unlink()
     elif trouble == "file":

@@ -4,6 +4,7 @@ import filecmp
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,11 @@ from dataloader_helpers import loader, numbers, write_rows
 from store_support.s3 import CREDENTIALS, client, s3_server
 
 from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.storage import mosaicml, streams
+from mosaic_dataloader.storage.layout import lock_path, use_byte
 from mosaic_dataloader.storage.streams import warn_at_start
 from mosaic_dataloader.storage.transfer import Transfers
+from mosaic_dataloader.util.locks import locked
 
 ROWS = 60
 BUCKET = "rewritten"
@@ -180,6 +184,88 @@ def test_a_store_that_is_back_is_compared_before_anything_comes_from_it(
     one.close()
 
 
+@pytest.mark.parametrize("hashes", [None, ["xxh64"]])
+def test_a_cache_that_cannot_be_written_is_compared_too(
+    store: tuple[str, Put],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hashes: list[str] | None,
+) -> None:
+    remote, put = store
+    cache = tmp_path / "cache"
+    old, new = rows(tmp_path, 0, hashes=hashes), rows(tmp_path, 100, hashes=hashes)
+    put(old)
+    assert read(remote, cache) == list(range(ROWS))
+    before = {path: path.stat() for path in cache.rglob("*")}
+    # Tests may run as root, who may write everywhere.
+    monkeypatch.setattr(streams.os, "access", lambda path, mode: False)
+    assert read(remote, cache) == list(range(ROWS))
+    put(old)
+    assert read(remote, cache) == list(range(ROWS))
+    put(new)
+    refused(remote, cache, "caches other data than", "indexes differ" if hashes else "shard.00000")
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == {
+        path: info.st_mtime_ns for path, info in before.items()
+    }
+    if not remote.startswith("s3:"):
+        shutil.rmtree(remote)
+        assert read(remote, cache) == list(range(ROWS))
+        assert "Going on with the one in" in caplog.text
+
+
+def test_a_download_that_brings_more_than_the_index_says_is_ended_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = rows(tmp_path, 0)
+    written: list[int] = []
+
+    def endless(downloader: Any, address: str, path: str, timeout: float, *, ask: bool) -> None:
+        if address.endswith(".json"):
+            shutil.copy(address, path)
+            return
+        with open(f"{path}.tmp", "wb") as out:
+            while os.path.exists(f"{path}.tmp") and len(written) < 1000:
+                written.append(out.write(bytes(1000)))
+                out.flush()
+                time.sleep(0.01)
+
+    monkeypatch.setattr(mosaicml, "download", endless)
+    with pytest.raises(MosaicDataError, match=r"at least \d+ bytes arrived where the index says"):
+        read(str(remote), tmp_path / "cache")
+    assert len(written) < 500
+    assert not list((tmp_path / "cache").glob("*.mds"))
+
+
+def test_a_shard_that_somebody_evicts_for_long_keeps_nobody_from_the_others(
+    tmp_path: Path,
+) -> None:
+    """As where the one that evicts it was stopped in the middle of that."""
+    remote, cache = rows(tmp_path, 0), tmp_path / "cache"
+    stream = {"web": {"remote": str(remote), "local": str(cache)}}
+    shards = loader(stream, shuffle=False).dataset.store
+    with shards.reading(0), shards.reading(1):
+        pass
+    shards.close()
+    opened = threading.Event()
+
+    def read_first() -> None:
+        with shards.reading(0):
+            opened.set()
+
+    with locked(lock_path(str(cache)), use_byte(0)):
+        waiting = threading.Thread(target=read_first)
+        waiting.start()
+        assert not opened.wait(0.3)
+        begun = time.monotonic()
+        with shards.reading(1):
+            assert not opened.is_set()
+        assert time.monotonic() - begun < 10
+    waiting.join(30)
+    assert opened.is_set()
+    shards.close()
+
+
 def test_ranks_that_start_together_share_a_comparison_that_began_after_they_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,14 +273,14 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
     remote, cache = str(rows(tmp_path, 0)), tmp_path / "cache"
     read(remote, cache, 4)
     asked: list[str] = []
-    plain = Transfers.bring
+    plain = Transfers.download
 
     def count(self: Transfers, file: str, *given: Any, **options: Any) -> str:
         asked.append(file)
         return plain(self, file, *given, **options)
 
     monkeypatch.setattr(Transfers, "version", lambda self, file: None)
-    monkeypatch.setattr(Transfers, "bring", count)
+    monkeypatch.setattr(Transfers, "download", count)
     noted = cache / ".mosaic" / "checked"
 
     def start_while_others_end(ended: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from dataloader_helpers import loader, numbers, take, write_rows
 from disk_watch import DiskWatch
-from reader_jobs import Job
+from reader_processes import Job
 from shared_memory import orphans, segments
 
 from mosaic_dataloader import MosaicDataError
@@ -99,7 +99,7 @@ def test_kills_leave_nothing_and_lose_nothing(
     assert ledger == expected
     assert kills >= 4
     assert leftovers(cache) == []
-    assert not any((cache / ".mosaic" / "incoming").iterdir())
+    assert not any((cache / ".mosaic" / "staging").iterdir())
     assert orphans(before) == set()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import dataloader_helpers as helpers
 import pytest
 from dataloader_helpers import Ranks, joined, loader, numbers, take
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError
@@ -66,11 +66,7 @@ layouts = st.tuples(
 )
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     steps=st.lists(layouts, min_size=2, max_size=5),
     algo=st.sampled_from(["py1e", "py1s", "py1br", "naive", "feistel"]),

@@ -24,16 +24,16 @@ from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.storage import stored_order_files as files_module
 from mosaic_dataloader.storage import stored_orders as store_module
-from mosaic_dataloader.storage.stored_order_files import Recipe, name_of
+from mosaic_dataloader.storage.stored_order_files import OrderKey, name_of
 from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
 from mosaic_dataloader.util.locks import RangeLock
 
 # Asks for an epoch and says who built it and what it begins with.
 ASKER = """
 import sys
-from mosaic_dataloader.storage.stored_order_files import Recipe
+from mosaic_dataloader.storage.stored_order_files import OrderKey
 from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
-store = OrderStore(sys.argv[1], Recipe.from_json(sys.argv[2]))
+store = OrderStore(sys.argv[1], OrderKey.from_json(sys.argv[2]))
 started = []
 spawn = store._spawn
 store._spawn = lambda *given: started.append(1) or spawn(*given)
@@ -70,7 +70,7 @@ def wait_for_folders(root: Path, *expected: str) -> None:
 
 
 def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: ResolvedOrder) -> None:
-    store = OrderStore(str(root), Recipe(data, options))
+    store = OrderStore(str(root), OrderKey(data, options))
     for epoch in (0, 1, 2, 5):
         stored, fresh = store.order(epoch), build_epoch(data, options, epoch)
         for got, expected in zip(
@@ -82,8 +82,8 @@ def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: Resolve
             stored.ids[0] = 1
     # Those that lie behind are gone.
     wait_for_folders(root, "5")
-    # Another seed is another recipe.
-    other = OrderStore(str(root), Recipe(data, resolved(shuffle=True, shuffle_seed=3)))
+    # Another seed is another key.
+    other = OrderStore(str(root), OrderKey(data, resolved(shuffle=True, shuffle_seed=3)))
     other.order(0)
     assert folders(root) == ["0", "5"]
 
@@ -99,12 +99,12 @@ def test_an_order_is_found_again_under_its_own_name_only(
         (data, resolved(shuffle=True, num_canonical_nodes=2)),
         (data, resolved(shuffle=True, num_canonical_nodes=4, shuffle_seed=1)),
     ]
-    names = {name_of(Recipe(*recipe).to_json()) for recipe in [(data, options), *others]}
+    names = {name_of(OrderKey(*key).to_json()) for key in [(data, options), *others]}
     assert len(names) == 1 + len(others)
-    assert name_of(Recipe(data, options).to_json()) in names
+    assert name_of(OrderKey(data, options).to_json()) in names
     # What is under that name is not what another mixture is given.
-    OrderStore(str(root), Recipe(data, options)).order(0)
-    found = OrderStore(str(root), Recipe(*others[0])).order(0)
+    OrderStore(str(root), OrderKey(data, options)).order(0)
+    found = OrderStore(str(root), OrderKey(*others[0])).order(0)
     built = build_epoch(*others[0], 0)
     assert isinstance(built, ListedEpoch)
     assert np.array_equal(found.ids, built.ids)
@@ -112,12 +112,12 @@ def test_an_order_is_found_again_under_its_own_name_only(
     monkeypatch.setattr(
         "mosaic_dataloader.storage.stored_order_files.version", lambda library: "99"
     )
-    assert name_of(Recipe(data, options).to_json()) not in names
+    assert name_of(OrderKey(data, options).to_json()) not in names
 
 
 def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
     options = resolved(shuffle=True)
-    command = [sys.executable, "-c", ASKER, str(root), Recipe(data, options).to_json()]
+    command = [sys.executable, "-c", ASKER, str(root), OrderKey(data, options).to_json()]
     askers = [
         subprocess.Popen([*command, "3"], stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
@@ -129,7 +129,7 @@ def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
     # After a restart nothing is built, and the file is the same.
     (ids,) = root.glob("*/3/ids.npy")
     before = ids.stat().st_mtime_ns
-    again = OrderStore(str(root), Recipe(data, options))
+    again = OrderStore(str(root), OrderKey(data, options))
     assert again.order(3).rows(0, 5)[0].tolist() == expected
     assert not again._building
     assert ids.stat().st_mtime_ns == before
@@ -139,7 +139,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = resolved(shuffle=True)
-    first = OrderStore(str(root), Recipe(data, options))
+    first = OrderStore(str(root), OrderKey(data, options))
     first.prepare(0)
     builder = first._building[0]
     # Stopped before it can end, with a folder half written.
@@ -147,7 +147,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
     partial = next(root.iterdir()) / "0.partial-1"
     partial.mkdir()
     (partial / "ids.npy").write_bytes(b"half")
-    second = OrderStore(str(root), Recipe(data, options))
+    second = OrderStore(str(root), OrderKey(data, options))
     second._start(0, nice=0)
     assert not second._building, "somebody else builds it"
     os.kill(builder.pid, signal.SIGKILL)
@@ -162,8 +162,8 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
 def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
     too_many = resolved(shuffle=True, num_canonical_nodes=100_000)
     with pytest.raises(MosaicDataError, match="100000 canonical nodes"):
-        OrderStore(str(root), Recipe(data, too_many)).order(0)
-    dying = OrderStore(str(root), Recipe(data, resolved(shuffle=True)))
+        OrderStore(str(root), OrderKey(data, too_many)).order(0)
+    dying = OrderStore(str(root), OrderKey(data, resolved(shuffle=True)))
     dying.prepare(0)
     dying._building[0].kill()
     dying._building[0].wait()
@@ -174,8 +174,8 @@ def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
 def test_orders_in_use_are_kept_and_forgotten_recipes_go(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(data, resolved(shuffle=True))
-    slow, fast = OrderStore(str(root), recipe), OrderStore(str(root), recipe)
+    key = OrderKey(data, resolved(shuffle=True))
+    slow, fast = OrderStore(str(root), key), OrderStore(str(root), key)
     slow.order(0)
     for epoch in range(5):
         fast.order(epoch)
@@ -184,7 +184,7 @@ def test_orders_in_use_are_kept_and_forgotten_recipes_go(
     fast.order(5)
     wait_for_folders(root, "4", "5")
     monkeypatch.setattr(store_module, "_FORGOTTEN_SECONDS", -1.0)
-    other = Recipe(data, resolved(shuffle=True, shuffle_seed=1))
+    other = OrderKey(data, resolved(shuffle=True, shuffle_seed=1))
     OrderStore(str(root), other)
     assert folders(root) == ["4", "5"], "somebody uses them"
     fast.close()
@@ -233,11 +233,11 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
     """A batch that is under way may still hold a view of it."""
     monkeypatch.setattr(files_module, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(files_module, "_PIECE", 1 << 12)
-    order = OrderStore(str(root), Recipe(data, options)).order(0)
+    order = OrderStore(str(root), OrderKey(data, options)).order(0)
     held, nodes = order.ids[100:200], order.nodes
     before = held.copy(), None if nodes is None else nodes.copy()
     resident = mapped_pages(order.ids)
-    files_module.unmap_gently(order)
+    files_module.release_pages(order)
     assert resident > 0
     assert mapped_pages(order.ids) == 0
     assert np.array_equal(held, before[0])
@@ -308,7 +308,7 @@ def test_a_process_forked_while_a_builder_starts_keeps_nothing_of_it(
         time.sleep(0.5)
         return int(start(*given))
 
-    store = OrderStore(str(root), Recipe(data, resolved(shuffle=True, num_canonical_nodes=4)))
+    store = OrderStore(str(root), OrderKey(data, resolved(shuffle=True, num_canonical_nodes=4)))
     monkeypatch.setattr(subprocess, "_fork_exec", slow_start)
     thread = threading.Thread(target=store.prepare, args=(0,), daemon=True)
     thread.start()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dataloader_helpers import Ranks, joined, loader, numbers, take, write_rows
 from disk_watch import DiskWatch
-from reader_jobs import Job
+from reader_processes import Job
 from store_support.proxy import Fault, Proxy
 from store_support.s3 import CREDENTIALS, s3_server, upload
 from store_support.sftp import SftpServer, server_program, sftp_server
@@ -58,7 +58,7 @@ def shard_requests(proxy: Proxy) -> Counter[bytes]:
 
 
 def leftovers(cache: Path) -> list[str]:
-    """What is in a cache beside shards, index, lock, claims and the time of the last check."""
+    """What is in a cache beside shards, index, lock, leases and the time of the last check."""
     own = ("index.json", "lock", "checked")
     files = [p for p in cache.rglob("*") if p.is_file()]
     return [p.name for p in files if p.suffix not in (".mds", ".zstd") and p.name not in own]
@@ -238,7 +238,7 @@ def test_one_client_serves_all_streams_and_threads(
     s3: Proxy, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Making one takes a tenth of a second and more, of every start."""
-    from mosaic_dataloader.storage import s3 as module
+    from mosaic_dataloader.storage import mosaicml as module
 
     made: list[str] = []
     plain = module.S3Objects._create_s3_client

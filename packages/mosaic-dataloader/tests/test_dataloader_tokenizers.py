@@ -325,3 +325,13 @@ def test_tokenizers_with_ways_of_their_own_to_spare_special_tokens(tmp_path: Pat
     ids = [[int(i) for i in own] for own in BatchTokenizer(slow).encode(texts)]
     assert ids == [own.tolist() for own in BatchTokenizer(fast).encode(texts)]
     assert ids[0] == [1, 9, 5, 7, 6, 9, 2]
+
+
+def test_a_tokenizer_is_complete_before_several_threads_use_it() -> None:
+    """A setting that changed while another thread encodes would be "Already borrowed"."""
+    fast = Tokenizer.from_str(DEFINITION)
+    for parse in (False, True):
+        made = BatchTokenizer(fast, parse_special_tokens=parse)
+        assert made.fast.encode_special_tokens is not parse
+        # What a worker process is given.
+        assert pickle.loads(pickle.dumps(made)).fast.encode_special_tokens is not parse

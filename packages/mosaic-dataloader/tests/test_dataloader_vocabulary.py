@@ -1,12 +1,14 @@
 """Token ids that the model does not embed end in one line, at the batch that would hold them."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from packing_helpers import tokenizer
@@ -17,7 +19,8 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.reading.vocabulary import check_first_samples, first_outside
+from mosaic_dataloader.checks.vocabulary import check_first_samples
+from mosaic_dataloader.reading.vocabulary import first_outside
 from mosaic_dataloader.validation import ValidationDataloader
 
 SEQ_LEN = 16
@@ -27,7 +30,6 @@ SAMPLES, BAD, PER_SHARD = 90, 70, 32
 INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_an_id_is_outside_if_it_is_negative_or_not_below_the_vocabulary(
     data: st.DataObject,
@@ -151,6 +153,47 @@ def test_negative_ids_are_refused_where_the_vocabulary_is_not_known(tmp_path: Pa
         StreamingTextDataset(seq_len=SEQ_LEN, local=local, vocab_size=0)
 
 
+def test_a_shard_that_was_checked_as_a_whole_is_not_checked_again_by_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with an id outside stays to be checked by batches, whatever was read of it before."""
+    local = write(tmp_path, lambda n: row(n, 500).astype("i4"), "ndarray:int32")
+    dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, vocab_size=VOCABULARY)
+    store, rows = dataset.store, dataset.rows
+    checked: list[int] = []
+
+    def watched(ids: Any, vocab_size: int | None) -> int:
+        if threading.current_thread() is threading.main_thread():
+            checked.append(len(ids))
+        return first_outside(ids, vocab_size)
+
+    monkeypatch.setattr("mosaic_dataloader.reading.rows.first_outside", watched)
+    good, bad = [0, 1, 1, 0], [2, 2, 0, 2]
+    with store.iterating():
+        # The first batch opens the shards.
+        for shards in (good, bad, *[good] * 4, *[bad] * 4):
+            rows.batch(shards, [0, 1, 2, 3])
+            wait_until(lambda: not rows._checking_shard)
+        wait_until(lambda: store.checked == {0, 1})
+        checked.clear()
+        batch = rows.batch(good, [0, 1, 2, 3])
+        assert not checked
+        assert batch.inputs[:, 0].tolist() == [10, 32 + 11, 32 + 12, 13]
+        with pytest.raises(MosaicDataError, match=rf"\({BAD} of the stream\): token id 500"):
+            rows.batch(bad, [0, 1, 2, BAD - 2 * PER_SHARD])
+        assert checked
+        # What is put in the place of a shard that is closed is not taken for it.
+        dataset.store.close()
+        assert not store.checked and not store.full_rows
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("written", ["uint16", "int32", "int64"])
 @pytest.mark.parametrize("read", ["uint8", "uint16", "int32", "int64"])
 def test_a_wrong_token_encoding_type_is_named_before_the_run(
@@ -160,10 +203,10 @@ def test_a_wrong_token_encoding_type_is_named_before_the_run(
     local = write(tmp_path, lambda n: rng.integers(3, 2000, 36).astype(written).tobytes(), "bytes")
     dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=read)
     if written == read:
-        check_first_samples(dataset.store, dataset.mixture, 0, 2048)
+        check_first_samples(dataset, 0, 2048)
         return
     with pytest.raises(MosaicDataError) as caught:
-        check_first_samples(dataset.store, dataset.mixture, 0, 2048)
+        check_first_samples(dataset, 0, 2048)
     message = str(caught.value)
     assert message.startswith('stream "data": ')
     assert f"token_encoding_type = {read!r}" in message
@@ -178,10 +221,10 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
         stored = [row.tobytes() for row in ids.astype(dtype)]
         local = write(tmp_path / dtype, stored.__getitem__, "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=dtype)
-        check_first_samples(dataset.store, dataset.mixture, 0, 50_000)
+        check_first_samples(dataset, 0, 50_000)
         for vocab_size in (200, 2048, 30_000):
             with pytest.raises(MosaicDataError, match=r"shard\.00000\.mds.*the type that the"):
-                check_first_samples(dataset.store, dataset.mixture, 0, vocab_size)
+                check_first_samples(dataset, 0, vocab_size)
         if dtype != "uint16":
             # Of these any two bytes are inside the vocabulary.
             larger = rng.integers(0, 128_000, (SAMPLES, 36)).astype(dtype)
@@ -190,8 +233,8 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
             )
             dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=local, token_encoding_type=dtype)
             with pytest.raises(MosaicDataError, match="the type that the"):
-                check_first_samples(dataset.store, dataset.mixture, 0, 70_000)
+                check_first_samples(dataset, 0, 70_000)
         # A stream of zeros tells nothing.
         zeros = write(tmp_path / f"zeros{number}", lambda n: bytes(8 * 36), "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=zeros, token_encoding_type=dtype)
-        check_first_samples(dataset.store, dataset.mixture, 0, 2048)
+        check_first_samples(dataset, 0, 2048)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,12 @@ def test_split_compression_and_hashes(tmp_path: Path, tokenizer_dir: str) -> Non
             if form != "rows":
                 helpers.check(samples, form, tokenizer, sides[split])
             assert report.splits[split]["samples"] == len(samples)
+            if form != "rows":
+                column = "text" if form == "text" else "tokens"
+                check_lengths(
+                    report.splits[split]["document_lengths"],
+                    [len(s[column].encode() if form == "text" else s[column]) for s in samples],
+                )
             assert helpers.manifest(tmp_path / form / split)["complete"]
     assert not set(sides["train"]) & set(sides["validation"])
     # In order, and none lost.
@@ -96,6 +103,15 @@ def test_split_compression_and_hashes(tmp_path: Path, tokenizer_dir: str) -> Non
         assert side == [text for text in texts if text in set(side)], split
     assert sum(map(len, sides.values())) == len(texts)
     assert 0.15 < len(sides["validation"]) / len(texts) < 0.35
+
+
+def check_lengths(found: Any, lengths: list[int]) -> None:
+    """What is said of documents' lengths is right to 2 %, and exact for the longest."""
+    lengths = sorted(lengths)
+    assert found["longest"] == lengths[-1]
+    for name, share in (("median", 0.5), ("percentile_90", 0.9)):
+        exact = lengths[-(-len(lengths) * int(10 * share) // 10) - 1]
+        assert 0.98 * exact <= found[name] <= exact, name
 
 
 def test_a_second_call_does_nothing_and_other_options_are_refused(
@@ -114,6 +130,7 @@ def test_a_second_call_does_nothing_and_other_options_are_refused(
     assert (first.created, second.created) == (True, False)
     assert (second.tokens, second.splits) == (first.tokens, first.splits)
     assert "already prepared" in caplog.text
+    assert re.search(r"document lengths in tokens: median about \d+, 90 % up to about", caplog.text)
     assert "have changed" not in caplog.text
 
     for change, named in [
@@ -163,9 +180,8 @@ def test_a_tokenizer_is_trained_once_and_one_of_several_prepares(
         assert one == two, "the bytes depend on the documents alone"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["data", "tok"]
     # Progress, in lines where nobody watches: the tokenizer's reading, then the documents.
-    assert "reading for the tokenizer: 0.0 of 0.0 MB" in caplog.text
-    assert "tokens/s" in caplog.text
-    assert "s left" in caplog.text
+    assert re.search(r"reading for the tokenizer: [\d.]+kB of [\d.]+kB, 00:0\d so far", caplog.text)
+    assert re.search(r"tokenizing: .* left, [\d.]+ MB/s, [\d,]+ tokens/s", caplog.text)
 
 
 def test_begin_of_text_and_special_tokens_when_wanted(tmp_path: Path, tokenizer_dir: str) -> None:

@@ -83,6 +83,26 @@ def test_damaged_files_stop_or_are_left_out_from_there(
     assert prepared("*", bad_input="skip").documents == report.documents + 1
 
 
+def test_an_arrow_file_in_pieces_names_each_mistake_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "bytes_of_unit", lambda total: 2000)
+    texts = [f"{number} {'x' * 100}".encode() for number in range(200)]
+    texts[57] = b"\xff"
+    table = pa.table({"text": pa.array(texts, pa.binary())})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=20)
+    # Without its end, which says where its record batches are.
+    (tmp_path / "b.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:-50])
+    given = {"input": str(tmp_path / "*.arrow"), "output": tmp_path / "out", "form": "text"}
+    report = prepare(PrepareOptions(**given, bad_input="skip", processes=1))
+    assert len(helpers.units_in(tmp_path / "out")) > 5
+    assert texts_in(tmp_path / "out") == [t.decode() for t in texts if t != b"\xff"]
+    assert report.skipped == 2
+    assert "a.arrow, record batch 3, row 18: is not UTF-8" in caplog.text
+    assert "b.arrow: is damaged" in caplog.text
+
+
 def test_a_disk_that_fails_is_no_reason_to_leave_a_file_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import prepare_helpers as helpers
-import prepare_s3
 import pyarrow.parquet as pq
 import pytest
+from store_support import s3
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
-LIVES = str(Path(__file__).with_name("prepare_lives.py"))
+KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 UNIT_BYTES = 12_000
 
 
-def live(*runs: tuple[dict[str, Any], list[tuple[str, int, int]]]) -> list[list[str]]:
-    """Run preparations in several lives each; for each life its point and the units it made."""
-    listed = [{"options": options, "lives": lives} for options, lives in runs]
-    job = {"runs": listed, "unit_bytes": UNIT_BYTES}
-    command = [sys.executable, LIVES, json.dumps(job)]
+def killed_runs(
+    *preparations: tuple[dict[str, Any], list[tuple[str, int, int]]],
+) -> list[list[str]]:
+    """Kill and repeat preparations; for each run where it was killed and the units it made."""
+    listed = [{"options": options, "kills": kills} for options, kills in preparations]
+    job = {"preparations": listed, "unit_bytes": UNIT_BYTES}
+    command = [sys.executable, KILL_RUNS, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
@@ -62,7 +64,7 @@ def test_kills_leave_the_same_bytes(
 ) -> None:
     more = {"split_validation": 0.2, "compression": "zstd", "hashes": ["sha1"]}
     common = {**corpus, **more, "tokenizer": tokenizer_dir, "shard_bytes": 4096}
-    lives = {
+    kills = {
         "rows": [
             ("shards are there", 3, 1),
             ("a worker gives a result", 2, 2),
@@ -73,12 +75,12 @@ def test_kills_leave_the_same_bytes(
         "documents": [("unit is done", 7, 1)],
     }
     runs = []
-    for form, points in lives.items():
+    for form, points in kills.items():
         options = {**common, "form": form, "seq_len": 31 if form == "rows" else None}
         runs.append(({**options, "output": str(tmp_path / form)}, points))
         runs.append(({**options, "output": str(tmp_path / "undisturbed" / form)}, []))
-    made = live(*runs)
-    for form in lives:
+    made = killed_runs(*runs)
+    for form in kills:
         assert list(tmp_path.glob(f".{form}*")) == []
         one = helpers.contents(tmp_path / form)
         assert one == helpers.contents(tmp_path / "undisturbed" / form)
@@ -86,7 +88,7 @@ def test_kills_leave_the_same_bytes(
         assert len([name for name in one if name.startswith("validation/unit")]) > 1
     # At most one unit for each process is made again: what the parent has not noted, too, is done.
     units = len(helpers.units_in(tmp_path / "rows"))
-    rows = [int(count) for _, count in made[: len(lives["rows"]) + 1]]
+    rows = [int(count) for _, count in made[: len(kills["rows"]) + 1]]
     assert sum(rows) <= units
     assert rows[-2:] == [0, 0], "after the last unit nothing is left to make"
 
@@ -163,11 +165,11 @@ def test_a_mistake_in_a_worker_is_one_line(
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 store with a bucket, where boto3 finds it."""
-    with prepare_s3.s3_server() as port:
-        for name, value in prepare_s3.CREDENTIALS.items():
+    with s3.s3_server() as port:
+        for name, value in s3.CREDENTIALS.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        client = prepare_s3.client(port)
+        client = s3.client(port)
         client.create_bucket(Bucket="bucket")
         yield client
 
@@ -195,7 +197,7 @@ def test_an_object_store_as_output(
     common = {**corpus, "tokenizer": tokenizer_dir, "shard_bytes": 4096, "seq_len": 31}
     common["split_validation"] = 0.2
     work = {"work_dir": str(tmp_path / "work"), "output": "s3://bucket/killed/"}
-    live(
+    killed_runs(
         ({**common, **work}, [("uploading", 5, 1), ("unit is done", 3, 1)]),
         ({**common, "output": str(tmp_path / "plain")}, []),
     )
@@ -257,7 +259,7 @@ def test_an_object_store_as_output(
     assert prepare(options("third", "s3://bucket/refused")).created
 
     store.put_object(Bucket="bucket", Key="foreign/index.json", Body=b"{}")
-    secret = prepare_s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
+    secret = s3.CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
     for url, named in [
         ("s3://bucket/foreign", "did not write"),
         ("s3://absent/data", "cannot write to s3://absent/data"),

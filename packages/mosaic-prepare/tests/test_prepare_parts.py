@@ -15,18 +15,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import prepare_helpers as helpers
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_prepare import PrepareOptions, cli, output, prepare, records
-from mosaic_prepare.documents import Piece, ReadOptions, Rejected
+from mosaic_prepare.documents import Piece, RejectedInput
 from mosaic_prepare.inputs import InputFile, list_files
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.shards import RowCutter
@@ -35,14 +34,19 @@ from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, pl
 KIB = 1 << 10
 
 
-def read_cut(path: Path, kind: str, edges: list[int], options: ReadOptions) -> list[Any]:
+def reading(**changes: Any) -> PrepareOptions:
+    """Options of which only those that say how input is read matter."""
+    return PrepareOptions(input="any", output="any", form="text", **changes)
+
+
+def read_cut(path: Path, kind: str, edges: list[int], options: PrepareOptions) -> list[Any]:
     """Documents of a file that is cut at these bytes; the places of those that are rejected."""
     file = InputFile(path.name, str(path), path.stat().st_size, "")
     inner = sorted({edge for edge in edges if 0 < edge < file.size})
     found: list[Any] = []
     for start, stop in zip([0, *inner], [*inner, None], strict=True):
         for one in documents(WorkUnit((Piece(file, kind, start, stop),)), options):
-            found.append(one.number if isinstance(one, Rejected) else one)
+            found.append(one.number if isinstance(one, RejectedInput) else one)
     return found
 
 
@@ -53,7 +57,6 @@ pieces = st.sampled_from(["a", "bc", "\n", "\n\n", "\n\n\n", "é", "🙂", "ab",
 @example(texts=["a\n", "\nb"], kind="text", separator="\n\n", edges=[4], chunk=3, limit=70)
 @example(texts=["ab", "ab"], kind="text", separator="aba", edges=[1, 2, 3, 4], chunk=1, limit=70)
 @example(texts=["y" * 90, "b"], kind="jsonl", separator="\n", edges=[5], chunk=8, limit=70)
-@settings(max_examples=150, deadline=None)
 @given(
     texts=st.lists(st.lists(pieces, max_size=6).map("".join), max_size=12),
     kind=st.sampled_from(["jsonl", "text"]),
@@ -67,7 +70,7 @@ def test_wherever_a_file_is_cut_the_documents_are_the_same(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder, "in")
-        options = ReadOptions(separator=separator, max_document_bytes=limit)
+        options = reading(document_separator=separator, max_document_bytes=limit)
         if kind == "jsonl":
             lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
             path.write_bytes("\n".join(lines).encode())
@@ -88,7 +91,6 @@ def test_wherever_a_file_is_cut_the_documents_are_the_same(
         assert found == read_cut(path, kind, [], options)
 
 
-@settings(max_examples=80, deadline=None)
 @given(lengths=st.lists(st.integers(2, 200), min_size=1, max_size=30), seq_len=st.integers(1, 40))
 def test_rows_hold_every_token_once_and_know_where_documents_end(
     lengths: list[int], seq_len: int
@@ -116,7 +118,7 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
     chance = np.random.default_rng(0)
     sizes = {f"{i:05}.jsonl": int(size) for i, size in enumerate(chance.integers(1, 900, 3000))}
     sizes["01500.jsonl"] = 100_000
-    before = plan(listing(sizes), 8000, ReadOptions())
+    before = plan(listing(sizes), 8000, reading())
     assert [p.file.name for u in before for p in u.pieces if p.start == 0] == list(sizes)
     large = [unit for unit in before if unit.pieces[0].file.name == "01500.jsonl"]
     edges = [(unit.pieces[0].start, unit.pieces[0].stop) for unit in large]
@@ -130,7 +132,7 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
     assert len(names) == len(before)
     for change in ({"00100.jsonl": None}, {"01000.jsonl": 5}, {"01500.jsonl": 90_000}):
         changed = {**sizes, **change}
-        after = plan(listing({n: size for n, size in changed.items() if size}), 8000, ReadOptions())
+        after = plan(listing({n: size for n, size in changed.items() if size}), 8000, reading())
         redone = [unit for unit in after if unit.name not in names]
         assert len(redone) <= 13, "most of what is done stays of use"
 
@@ -428,10 +430,8 @@ def test_progress_for_people(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    # A second at every look: of a fast machine's rates, a narrow bar would be cut.
-    seconds = itertools.count()
-    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)))
-    monkeypatch.setattr("mosaic_prepare.progress.time", clock)
+    # Of a fast machine's rates, a narrow bar would be cut.
+    monkeypatch.setenv("COLUMNS", "300")
     with Progress("tokenizing", total=2_000_000, initial=500_000) as progress:
         for _ in range(3):
             progress.advance(500_000, text=1_000_000, tokens=250_000)
@@ -440,7 +440,7 @@ def test_progress_for_people(
     assert "2.00M/2.00M [" in bar
     assert "MB/s" in bar
     assert "tokens/s" in bar
-    with Progress("writing text", total=None) as progress:
+    with Progress("writing text", total=0) as progress:
         progress.advance(500_000, text=500_000, tokens=0)
     bar = capsys.readouterr().err.split("\r")[-1]
     assert bar.startswith("writing text: 500k [")
@@ -467,7 +467,7 @@ def test_a_directory_is_made_by_one_at_a_time_and_no_lock_file_stays(tmp_path: P
 
 
 def test_a_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read(piece: Piece, options: ReadOptions) -> Iterator[str]:
+    def read(piece: Piece, options: PrepareOptions) -> Iterator[str]:
         yield Path(piece.file.url).read_text().upper()
 
     loud = replace(FORMATS["text"], suffixes=(".loud",), read=read)

@@ -1,4 +1,4 @@
-"""Can the checkpoint that TorchTitan is about to load be continued?
+"""Can the checkpoint that TorchTitan is about to load be resumed, and does it hold this model?
 
 Its distributed checkpoints are loaded by key, in every rank at once; a missing key ends there in a
 long traceback that names neither the cause nor the remedy.
@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mosaic_train.checks.model import ChosenModel, MetaModel
 from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"checkpoint.exclude_from_loading: {', '.join(sorted(unknown))} is not a part of a "
             f"checkpoint; the parts are model, {', '.join(_PARTS)}"
         )
-    folder = checkpoint_to_continue(config)
+    folder = checkpoint_to_resume(config)
     if folder is None:
         return
     if not (folder / ".metadata").is_file():
-        _refuse_to_continue(config, folder)
+        _refuse_to_resume(config, folder)
     keys = saved_keys(folder)
     present = {part for part in _PARTS if any(_belongs(key, part) for key in keys)}
     missing = set(_PARTS) - excluded - present
@@ -72,7 +73,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
 def keep_lanes(config: "MosaicJobConfig") -> None:
     """Set `packing_lanes`, where it is left open, to the lanes of the checkpoint to continue.
 
-    A run keeps the lanes that it began with. The loader would learn them from its saved state, but
+    A run keeps the lanes that it began with. The loader would read them from its saved state, but
     torch's distributed checkpoint asks for the keys of the present lanes before that.
 
     Args:
@@ -86,7 +87,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
         return
     if DATALOADER in config.checkpoint.exclude_from_loading:
         return
-    folder = checkpoint_to_continue(config)
+    folder = checkpoint_to_resume(config)
     if folder is not None and (folder / ".metadata").is_file():
         dataset.packing_lanes = _lanes(saved_keys(folder)) or None
 
@@ -125,7 +126,7 @@ def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
         )
 
 
-def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
+def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
     """The checkpoint of which TorchTitan will load more than the model; None if there is none.
 
     Raises:
@@ -163,7 +164,7 @@ def checkpoint_to_continue(config: "MosaicJobConfig") -> Path | None:
 
 
 def _check_initial(config: "MosaicJobConfig") -> None:
-    """See that there is a checkpoint where a new run is to take its weights from."""
+    """Check that there is a checkpoint where a new run is to take its weights from."""
     checkpoint = config.checkpoint
     option, initial = "checkpoint.initial_load_path", checkpoint.initial_load_path
     if not initial and checkpoint.initial_load_in_hf:
@@ -200,8 +201,8 @@ def _check_initial(config: "MosaicJobConfig") -> None:
     )
 
 
-def _refuse_to_continue(config: "MosaicJobConfig", folder: Path) -> NoReturn:
-    """Say why a step's folder of the run's own is no checkpoint that can be continued.
+def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
+    """Say why a step in the run's own folder is not a checkpoint that can be resumed.
 
     Raises:
         TrainError: Always.
@@ -255,7 +256,7 @@ def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
     checkpoint = config.checkpoint
     if not checkpoint.enable:
         return None
-    folder = checkpoint_to_continue(config)
+    folder = checkpoint_to_resume(config)
     if folder is None:
         own = Path(config.job.dump_folder, checkpoint.folder)
         if not own.exists() and checkpoint.initial_load_path:
@@ -276,7 +277,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
-    """Read small entries of a checkpoint, which are no tensors.
+    """Read small entries of a checkpoint, which are not tensors.
 
     Raises:
         TrainError: The checkpoint cannot be read.
@@ -290,7 +291,7 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
             # One process reads; torch warns that there is nobody to agree with.
             warnings.simplefilter("ignore")
             load(values, checkpoint_id=folder, no_dist=True)
-    # A damaged file can raise anything; torch wraps it in what is no `Exception`.
+    # A damaged file can raise anything; torch wraps it in what is not an `Exception`.
     except (Exception, CheckpointException) as error:
         cause: BaseException = error
         if isinstance(error, CheckpointException) and error.failures:
@@ -333,3 +334,46 @@ def _read_entries(folder: Path, version: tuple[int, int]) -> dict[str, Any]:
 
 def _belongs(key: str, part: str) -> bool:
     return key == part or key.startswith(f"{part}.")
+
+
+def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: MetaModel) -> None:
+    """Compare the weights of the checkpoint that will be loaded with those of the model.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        meta_model: Its weights.
+
+    Raises:
+        TrainError: One is missing there, or has another shape.
+    """
+    # Converters may rename weights, after which only they know what belongs together.
+    if config.model.converters or "model" in config.checkpoint.exclude_from_loading:
+        return
+    folder = checkpoint_to_load(config)
+    if folder is None:
+        return
+    stored = stored_shapes(folder)
+    found = [
+        f"{name} is {_size(stored[name])} there and {_size(shape)} here"
+        for name, shape in meta_model.shapes.items()
+        if name in stored and stored[name] != shape
+    ]
+    found += [f"it has no {name}" for name in meta_model.shapes if name not in stored]
+    if found:
+        more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
+        raise TrainError(
+            f"checkpoint {folder} holds another model than {model.name} ({found[0]}{more}): "
+            f"{_remedy(config, folder)}, or restore model.name and model.flavor"
+        )
+
+
+def _remedy(config: "MosaicJobConfig", folder: Path) -> str:
+    initial = config.checkpoint.initial_load_path
+    if initial and folder == Path(initial):
+        return "choose another checkpoint.initial_load_path"
+    return "choose another checkpoint.folder"
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

@@ -4,21 +4,23 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.amount import check_amount, check_steps_left, step_rows
-from mosaic_train.checks.caches import check_caches
-from mosaic_train.checks.continued import continue_from_checkpoint
-from mosaic_train.checks.locality import check_locality
+from mosaic_dataloader import checks
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.rows import check_order, check_rows
-from mosaic_train.checks.vocabulary import check_first_rows
+from mosaic_train.checks.resume import (
+    Resumed,
+    check_steps_left,
+    resume_from_checkpoint,
+    steps_of,
+)
 from mosaic_train.errors import TrainError
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+
+_TRAINING, _VALIDATION = "mosaic_dataloader", "mosaic_validation_dataloader"
 
 
 def check_datasets(
@@ -38,49 +40,73 @@ def check_datasets(
         config: The configuration.
         layout: How the ranks share the work.
         tokenizer: Encodes text.
-        report: Where mistakes and costs are noted.
+        report: Where mistakes and costs are noted; takes what the run trains on as facts.
         resume: Whether to look at the position in the checkpoint, too.
         vocab_size: Token ids that the model embeds; None where that is not known.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
 
     build = build_mosaic_dataloader
-    with _opened("mosaic_dataloader", build, config, layout, tokenizer, report) as training:
+    with _opened(_TRAINING, build, config, layout, tokenizer, report) as training:
         if training is not None:
-            start = report.attempt(_check_position, config, training, report) if resume else None
-            _, steps_done = start or (None, 0)
-            report.attempt(check_amount, config, training, report, steps_done=steps_done)
-            if start is not None:
-                report.attempt(check_steps_left, config, *start)
-                if start[0] is None:
-                    rows = step_rows(config, training)
-                    report.attempt(check_order, training, config.training.steps, rows, report)
-            # Before the first shards are fetched.
-            check_caches("mosaic_dataloader", config.mosaic_dataloader.dataset, training, report)
-            wrong = check_first_rows(training.dataset, vocab_size, report)
-            check_rows(training.dataset, report, skip=wrong)
+            _check_start(config, training, report, resume=resume)
+            _check_data(training, _names(_TRAINING, "training"), vocab_size, report)
     if not config.validation.enable:
         return
     validate = build_mosaic_validation_dataloader
-    section = "mosaic_validation_dataloader"
-    with _opened(section, validate, config, layout, tokenizer, report) as validation:
+    with _opened(_VALIDATION, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
-            check_caches(section, config.mosaic_validation_dataloader.dataset, validation, report)
-            wrong = check_first_rows(validation.dataset, vocab_size, report)
-            check_rows(validation.dataset, report, task="validation", skip=wrong)
+            _check_data(validation, _names(_VALIDATION, "validation"), vocab_size, report)
 
 
-def _check_position(
-    config: "MosaicJobConfig", loader: Any, report: Report
-) -> tuple[Path | None, int]:
-    """Where the run goes on: the checkpoint and the steps that lie behind."""
-    checkpoint, steps_done = continue_from_checkpoint(config, loader, report)
+def _names(section: str, task: str) -> checks.OptionNames:
+    """What the options of a loader's section are called in the configuration."""
+    return checks.OptionNames(f"{section}.dataset.", f"{task}.seq_len", f"{task}.local_batch_size")
+
+
+def _check_start(config: "MosaicJobConfig", loader: Any, report: Report, *, resume: bool) -> None:
+    """Look at where the run starts, and what it trains on from there."""
+    from mosaic_dataloader.inspect import run_facts
+
+    names = _names(_TRAINING, "training")
+    start = report.attempt(_start, config, loader, report) if resume else None
+    report.refuse(checks.short_epoch(loader, names=names))
+    steps = steps_of(config, loader, start.steps_done if start else 0)
+    report.facts += run_facts(steps)
+    if start is None:
+        return
+    report.attempt(check_steps_left, config, start.checkpoint, start.steps_done)
+    if start.data:  # a run keeps the order and the lanes that it began with
+        return
+    report.warn(*checks.machines_per_shard(loader, names=names))
+    report.warn(*checks.documents_per_lane(loader, names=names))
+    shares = report.attempt(
+        checks.mixture_shares,
+        loader,
+        steps=steps.total - steps.done,
+        step_rows=steps.rows,
+        names=names,
+    )
+    report.warn(*(shares or ()))
+
+
+def _start(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
+    resumed = resume_from_checkpoint(config, loader, report)
     # A checkpoint brings the order of its first run's layout with it.
     loader.check()
-    if checkpoint is None:
-        check_locality(loader, report)
-    return checkpoint, steps_done
+    return resumed
+
+
+def _check_data(
+    loader: Any, names: checks.OptionNames, vocab_size: int | None, report: Report
+) -> None:
+    """Look at caches and rows; at the caches before the first shards are fetched."""
+    report.refuse(checks.unwritable_caches(loader.dataset, names=names))
+    report.warn(*checks.slow_caches(loader.dataset))
+    report.warn(*checks.full_caches(loader, names=names))
+    report.refuse(checks.first_samples(loader.dataset, vocab_size=vocab_size))
+    report.warn(*checks.row_lengths(loader.dataset, names=names))
 
 
 @contextmanager
@@ -146,8 +172,8 @@ def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["Mos
     if len(streams) < 2:
         return
     for name, stream in streams.items():
-        # Without what may be wrong for the others' sake, and is told of them together: weights, and
-        # a limit of the cache that they share.
+        # Without what may be wrong because of the others, and is reported for all of them: weights,
+        # and a limit of the cache that they share.
         alone = dataclasses.replace(stream, proportion=None, repeat=None, choose=None)
         dataset = dataclasses.replace(
             loader.dataset, streams={name: alone}, epoch_size=None, cache_limit=None

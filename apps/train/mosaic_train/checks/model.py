@@ -1,4 +1,4 @@
-"""Is there such a model, in such a size?"""
+"""The model of a configuration: is there one, how large is it, and which weights has it?"""
 
 import copy
 import difflib
@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
-from mosaic_train.spec import register_spec, registered_spec
+from mosaic_train.spec import (
+    builds_from_own_section,
+    register_spec,
+    registered_spec,
+    resolved_args,
+)
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
-
-
-# Experiments that are told in a section of their own what to build: section, key, its module.
-_OWN_SECTIONS = {
-    "transformers_modeling_backend": (
-        "hf_transformers",
-        "model",
-        "torchtitan.experiments.transformers_modeling_backend.job_config",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -60,35 +55,56 @@ def find_model(config: "MosaicJobConfig") -> ChosenModel:
             f"model.flavor {flavor!r} of {config.model.name} is not known: {hint}"
             f"known are {', '.join(spec.model_args)}"
         )
-    args = _settle(config, spec.model_args[flavor])
+    args = resolved_args(config, spec.model_args[flavor])
     return ChosenModel(f"{config.model.name} {flavor}", spec, args)
 
 
-def builds_from_own_section(config: "MosaicJobConfig") -> bool:
-    """Whether the model is an experiment that a section of its own tells what to build."""
-    return config.model.name in _OWN_SECTIONS
+@dataclass(frozen=True)
+class MetaModel:
+    """What a model is made of.
+
+    Attributes:
+        parameters: Numbers that are trained.
+        shapes: The shape of each weight that a checkpoint holds, by name.
+    """
+
+    parameters: int
+    shapes: dict[str, tuple[int, ...]]
 
 
-def _settle(config: "MosaicJobConfig", args: Any) -> Any:
-    """The arguments as the trainer will have them, where a section of its own decides them."""
-    name = config.model.name
-    if not builds_from_own_section(config):
-        return args
-    section, key, module = _OWN_SECTIONS[name]
-    if not hasattr(config, section):
-        raise TrainError(
-            f"model.name {name!r} has a section [{section}] of its own: set "
-            f"job.custom_config_module = {module!r} and {section}.{key}"
-        )
-    if not getattr(getattr(config, section), key):
-        raise TrainError(f"model.name {name!r} needs {section}.{key}: set it")
-    settled = copy.deepcopy(args)
+def build_meta_model(config: "MosaicJobConfig", model: ChosenModel) -> MetaModel | None:
+    """Build the model as TorchTitan will, on the meta device, where it takes no memory.
+
+    Returns:
+        None for an experiment that fetches what it builds from the Hugging Face hub.
+
+    Raises:
+        TrainError: TorchTitan refuses this combination of model and configuration.
+    """
+    if builds_from_own_section(config):
+        return None
+    import torch
+    from torchtitan.config import TORCH_DTYPE_MAP
+    from torchtitan.tools.logging import logger
+    from torchtitan.tools.utils import set_default_dtype
+
+    # The spec is shared with the other checks.
+    args = copy.deepcopy(model.args)
+    # The ranks repeat its warnings.
+    before, logger.disabled = logger.disabled, True
     try:
-        settled.update_from_config(config)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise TrainError(
-            f"{section}.{key} {getattr(getattr(config, section), key)!r} cannot be read "
-            f"({reason}): set it to the name or the folder of a Hugging Face model"
-        ) from error
-    return settled
+        args.update_from_config(config)
+        with torch.device("meta"), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
+            built = model.spec.model_cls(args)
+    except NotImplementedError as error:
+        raise TrainError(f"{model.name} cannot be built: {error}") from error
+    finally:
+        logger.disabled = before
+    return MetaModel(
+        parameters=sum(p.numel() for p in built.parameters() if p.requires_grad),
+        shapes={
+            name: tuple(value.shape)
+            for name, value in built.state_dict().items()
+            if isinstance(value, torch.Tensor)
+        },
+    )

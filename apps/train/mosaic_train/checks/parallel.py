@@ -1,5 +1,6 @@
-"""Do ranks, parallel degrees, batch sizes and sequence length go together?"""
+"""Do ranks, parallel degrees, batch sizes, sequence length and pipeline go together?"""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# They replicate by a means of their own, which goes with all others.
+# Its models replicate by their own means, which goes with all the others.
 _OWN_REPLICAS = "torchtitan.experiments.simple_fsdp."
 
 
@@ -27,7 +28,7 @@ class Layout:
 
 
 def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
-    """See that the parallel degrees make up the ranks.
+    """Check that the parallel degrees make up the ranks.
 
     Args:
         config: The configuration.
@@ -36,7 +37,7 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     Raises:
         TrainError: They do not.
     """
-    if config.comm.mode != "default":  # a dry run, of as many ranks as TorchTitan is told elsewhere
+    if config.comm.mode != "default":  # a dry run, whose number of ranks TorchTitan reads elsewhere
         return Layout(dp_world_size=1)
     dp_world_size = _data_parallel_size(config, world_size)
     replicas = config.parallelism.data_parallel_replicate_degree
@@ -77,7 +78,7 @@ def _data_parallel_size(config: "MosaicJobConfig", world_size: int) -> int:
 
 
 def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
-    """See that the batch sizes fit one another and the ranks.
+    """Check that the batch sizes fit one another and the ranks.
 
     Raises:
         TrainError: They do not.
@@ -102,7 +103,7 @@ def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
 
 
 def check_sequence(config: "MosaicJobConfig") -> None:
-    """See that rows can be cut as the parallel degrees ask.
+    """Check that the parallel degrees can cut rows.
 
     Raises:
         TrainError: They cannot.
@@ -122,7 +123,7 @@ def check_sequence(config: "MosaicJobConfig") -> None:
 
 
 def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """See that the attention heads can be shared out.
+    """Check that the attention heads can be divided among the ranks.
 
     Raises:
         TrainError: They cannot.
@@ -138,7 +139,7 @@ def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
 
 
 def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """See that whole models are replicated, and not parts of them.
+    """Check that whole models are replicated, and not parts of them.
 
     Args:
         config: The configuration; its degrees are at least 1.
@@ -164,4 +165,109 @@ def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
             f"other kind of parallelism ({', '.join(others)}): set "
             "parallelism.data_parallel_shard_degree to 2 or more, or "
             "parallelism.data_parallel_replicate_degree to 1"
+        )
+
+
+_TORCHTITANS = "torchtitan.distributed.pipeline_parallel"
+
+
+def check_pipeline(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    """Count stages and micro-batches as TorchTitan's `pipeline_llm` does.
+
+    Args:
+        config: The configuration; a wrong value of a single option is left to `check_options`.
+        model: The model that it names.
+
+    Raises:
+        TrainError: The model has no pipeline, or stages, ranks, layers and micro-batches do not go
+            together.
+    """
+    options = config.parallelism
+    ranks = options.pipeline_parallel_degree
+    if ranks < 2:
+        return
+    if model.spec.pipelining_fn is None:
+        raise TrainError(
+            f"parallelism.pipeline_parallel_degree is {ranks}, but {model.name} cannot be cut into "
+            "stages: set it to 1"
+        )
+    keys = ("enable_weight_tying", "tie_word_embeddings")
+    if any(getattr(model.args, key, False) for key in keys):
+        raise TrainError(
+            f"{model.name} has one weight for its embedding and its output, which are at opposite "
+            "ends of a pipeline: set parallelism.pipeline_parallel_degree to 1"
+        )
+    layers = getattr(model.args, "n_layers", None)
+    if model.spec.pipelining_fn.__module__ != _TORCHTITANS or layers is None:
+        return
+    from torch.distributed.pipelining.schedules import PipelineScheduleSingle, get_schedule_class
+
+    name = options.pipeline_parallel_schedule
+    try:
+        single = issubclass(get_schedule_class(name), PipelineScheduleSingle)
+    except ValueError:
+        return
+    per_stage = options.pipeline_parallel_layers_per_stage
+    first = options.pipeline_parallel_first_stage_less_layers
+    last = options.pipeline_parallel_last_stage_less_layers
+    if options.module_fqns_per_model_part is not None:
+        stages = len(options.module_fqns_per_model_part)
+        cause = "parallelism.module_fqns_per_model_part"
+    elif per_stage is not None:
+        if per_stage < 1:
+            return
+        stages = math.ceil((layers + first + last) / per_stage)
+        cause = f"parallelism.pipeline_parallel_layers_per_stage {per_stage}"
+    else:
+        stages = ranks * (1 if single else 2)
+        cause = f'parallelism.pipeline_parallel_schedule "{name}"'
+    each = stages / ranks
+    v_shaped = name.lower() in ("zbvzerobubble", "dualpipev")
+    if (single and each != 1) or (v_shaped and each != 2) or each < 2 - single or each % 1:
+        wanted = "1" if single else "2" if v_shaped else "2 or more"
+        raise TrainError(
+            f"{cause} makes {stages} stages of the {layers} layers of {model.name}, but schedule "
+            f'"{name}" wants {wanted} on each of parallelism.pipeline_parallel_degree = {ranks} '
+            f"ranks: change one of them"
+        )
+    if options.module_fqns_per_model_part is None:
+        _check_layers(model.name, stages, layers, first, last)
+    if not options.pipeline_parallel_schedule_csv:
+        _check_microbatches(config, name, stages)
+
+
+def _check_layers(model: str, stages: int, layers: int, first: int, last: int) -> None:
+    from torchtitan.distributed.pipeline_parallel import generate_llm_fqn_per_model_part
+
+    try:
+        generate_llm_fqn_per_model_part(stages, layers, first, last)
+    except ValueError as error:
+        raise TrainError(
+            f"the {layers} layers of {model} cannot be cut into {stages} pipeline stages with "
+            f"parallelism.pipeline_parallel_first_stage_less_layers = {first} and "
+            f"pipeline_parallel_last_stage_less_layers = {last}: lower these, or "
+            "parallelism.pipeline_parallel_degree"
+        ) from error
+
+
+def _check_microbatches(config: "MosaicJobConfig", name: str, stages: int) -> None:
+    """The conditions that torch's schedules raise on."""
+    local = config.training.local_batch_size
+    micro = config.parallelism.pipeline_parallel_microbatch_size
+    if micro < 1 or local < 1 or local % micro:  # reported elsewhere
+        return
+    count, ranks = local // micro, config.parallelism.pipeline_parallel_degree
+    if name.lower() in ("1f1b", "dualpipev") and count < stages:
+        raise TrainError(
+            f'schedule "{name}" needs a micro-batch for each of the {stages} pipeline stages, but '
+            f"training.local_batch_size {local} makes {count} of "
+            f"parallelism.pipeline_parallel_microbatch_size {micro}: use a "
+            f"training.local_batch_size of {stages * micro} or more"
+        )
+    rounds = max(1, count // ranks)
+    if name.lower().startswith("interleaved") and count % rounds:
+        raise TrainError(
+            f'schedule "{name}" takes micro-batches in {rounds} rounds, which do not divide the '
+            f"{count} of training.local_batch_size {local}: use a training.local_batch_size that "
+            f"is a multiple of {ranks * micro}"
         )

@@ -1,9 +1,9 @@
-"""What the checks find, gathered so that it is all told at once."""
+"""What the checks find, gathered so that it is all reported at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from mosaic_train.errors import SeveralErrors, is_user_error
+from mosaic_train.errors import SeveralErrors, TrainError, is_user_error
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -43,10 +43,14 @@ class Report:
                 self.errors.append(error)
             return None
 
-    def warn(self, line: str) -> None:
-        """Note a cost; once, however often it is found."""
-        if line not in self.warnings:
-            self.warnings.append(line)
+    def refuse(self, lines: Iterable[str]) -> None:
+        """Note mistakes that a check of the loader's returned."""
+        known = set(map(str, self.errors))
+        self.errors += [TrainError(line) for line in lines if line not in known]
+
+    def warn(self, *lines: str) -> None:
+        """Note costs; each once, however often it is found."""
+        self.warnings += [line for line in lines if line not in self.warnings]
 
     def stop_on_errors(self) -> None:
         """Raise what was noted.

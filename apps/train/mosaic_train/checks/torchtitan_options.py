@@ -1,17 +1,20 @@
 """Values that TorchTitan 0.2.2 takes from the configuration and refuses, in a rank, much later.
 
 Everything that its trainer asserts on, raises on, divides by or indexes by, as two tables: values
-that are wrong in themselves, and values that do not go together. Each entry quotes the line that it
-answers, so that a test can tell when a TorchTitan no longer has it. Options whose type lists the
-allowed values are the configuration's business; degrees, batches and rows are `parallel`'s.
+that are wrong in themselves (`torchtitan_limits.toml`), and values that do not go together. Each
+entry quotes the line that it answers, so that a test notices when a TorchTitan no longer has it.
+Options whose type lists the allowed values are checked by the configuration; degrees, batches and
+rows by `parallel`.
 """
 
 import difflib
 import importlib.util
 import math
 import os
+import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.model import ChosenModel
@@ -71,10 +74,6 @@ class Run:
         return not config.checkpoint.create_seed_checkpoint and config.comm.mode != "local_tensor"
 
 
-def _always(_: Run) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Values:
     """Values that an option may have.
@@ -109,14 +108,6 @@ def _or_none(values: Values) -> Values:
     return Values(values.text, lambda value: value is None or accepts(value), values.names)
 
 
-_FRACTION = Values("at least 0 and below 1", lambda value: 0 <= value < 1)
-# Abstract classes, which only a schedule from a CSV file makes something of.
-_SCHEDULES = (
-    *("1F1B", "GPipe", "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble"),
-    *("ZBVZeroBubble", "DualPipeV"),
-)
-
-
 @dataclass(frozen=True)
 class Limit:
     """An option and the values that TorchTitan accepts.
@@ -131,7 +122,7 @@ class Limit:
     option: str
     values: Values
     upstream: tuple[str, str]
-    when: Callable[[Run], bool] = _always
+    when: Callable[[Run], bool]
 
 
 @dataclass(frozen=True)
@@ -179,10 +170,6 @@ def _saves(run: Run) -> bool:
     return checkpoint.enable and not checkpoint.load_only
 
 
-def _recomputes(*modes: str) -> Callable[[Run], bool]:
-    return lambda run: run.config.activation_checkpoint.mode in modes
-
-
 def _known_backend(name: str) -> bool:
     if name == "inductor":  # to import all of them takes seconds
         return True
@@ -197,221 +184,71 @@ def _known_converters(names: Sequence[str]) -> bool:
     return set(names) <= set(_registry_model_converter_cls)
 
 
-LIMITS = (
-    Limit(
-        "job.save_config_file",
-        Values("the name of a file", lambda value: value is None or os.path.basename(value) != ""),
-        ("config/job_config.py", 'with open(config_file, "w") as f:'),
+# When an option is read, as `torchtitan_limits.toml` names it.
+_WHEN: dict[str, Callable[[Run], bool]] = {
+    "always": lambda run: True,
+    "memory snapshots": lambda run: run.config.profiling.enable_memory_snapshot,
+    "profiling": lambda run: run.config.profiling.enable_profiling,
+    "own optimizer": _own_optimizer,
+    "own schedule": _own_schedule,
+    "trains": lambda run: run.trains,
+    "pipeline": _pipelined,
+    "pipeline without a CSV file": lambda run: (
+        _pipelined(run) and not run.config.parallelism.pipeline_parallel_schedule_csv
     ),
-    Limit(
-        "profiling.profile_freq",
-        _at_least(1),
-        (_PROFILING, "if not exit_ctx and self.step_num % self.freq != 0:"),
-        lambda run: run.config.profiling.enable_memory_snapshot,
+    "context parallelism": lambda run: run.config.parallelism.context_parallel_degree > 1,
+    "saves": _saves,
+    "checkpoints": lambda run: run.config.checkpoint.enable,
+    "recomputation": lambda run: run.config.activation_checkpoint.mode in ("selective", "full"),
+    "selective recomputation": lambda run: run.config.activation_checkpoint.mode == "selective",
+    "memory budget": lambda run: run.config.activation_checkpoint.mode == "memory_budget",
+    "compile": lambda run: run.config.compile.enable,
+    "compiles TorchTitan's model": lambda run: (
+        run.config.compile.enable and run.torchtitans("parallelize_fn")
     ),
-    Limit(
-        "profiling.profiler_active",
-        _at_least(1),
-        (_PROFILING, "torch.profiler.schedule(wait=wait, warmup=warmup, active=active)"),
-        lambda run: run.config.profiling.enable_profiling,
-    ),
-    Limit(
-        "profiling.profiler_warmup",
-        _at_least(0),
-        (_PROFILING, "torch.profiler.schedule(wait=wait, warmup=warmup, active=active)"),
-        lambda run: run.config.profiling.enable_profiling,
-    ),
-    Limit(
-        "metrics.log_freq",
-        _at_least(1),
-        (_METRICS, "step % self.job_config.metrics.log_freq == 0"),
-    ),
-    Limit(
-        "model.converters",
-        Values(
-            'names of converters: "quantize.linear.float8", "quantize.grouped_mm.float8", '
-            '"quantize.linear.mx" or "quantize.grouped_mm.mx", or of your own that '
-            "experimental.custom_import registers",
-            _known_converters,
-        ),
-        ("protocols/model_converter.py", "_registry_model_converter_cls[name] for name in"),
-    ),
-    Limit(
-        "optimizer.name",
-        _one_of("Adam", "AdamW"),
-        (_OPTIMIZER, "if name not in optimizer_classes:"),
-        _own_optimizer,
-    ),
-    Limit("optimizer.lr", _at_least(0), (_OPTIMIZER, '"lr": lr,'), _own_optimizer),
-    Limit("optimizer.beta1", _FRACTION, (_OPTIMIZER, '"betas": (beta1, beta2),'), _own_optimizer),
-    Limit("optimizer.beta2", _FRACTION, (_OPTIMIZER, '"betas": (beta1, beta2),'), _own_optimizer),
-    Limit("optimizer.eps", _at_least(0), (_OPTIMIZER, '"eps": eps,'), _own_optimizer),
-    Limit(
-        "optimizer.weight_decay",
-        _at_least(0),
-        (_OPTIMIZER, '"weight_decay": weight_decay,'),
-        _own_optimizer,
-    ),
-    Limit(
-        "lr_scheduler.warmup_steps",
-        _at_least(0),
-        (_SCHEDULER, "decay_steps = total_steps - warmup_steps"),
-        _own_schedule,
-    ),
-    Limit(
-        "lr_scheduler.total_steps",
-        _or_none(_at_least(1)),
-        (_SCHEDULER, 'assert decay_steps != 0, "decay_steps must not be zero'),
-        _own_schedule,
-    ),
-    Limit(
-        "lr_scheduler.decay_ratio",
-        _or_none(_at_least(0)),
-        (_SCHEDULER, "decay_steps = round(total_steps * lr_scheduler_config.decay_ratio)"),
-        _own_schedule,
-    ),
-    Limit(
-        "lr_scheduler.min_lr_factor",
-        _at_least(0),
-        (_SCHEDULER, "curr_adjustment = min_lr_factor + (1 - min_lr_factor) * curr_adjustment"),
-        _own_schedule,
-    ),
-    Limit(
-        "training.steps",
-        _at_least(1),
-        ("train.py", "return self.step < self.job_config.training.steps"),
-        lambda run: run.trains,
-    ),
-    # At 0 every gradient is multiplied by 0, and below it they all point the wrong way.
-    Limit(
-        "training.max_norm",
-        Values("above 0 (inf: no clipping)", lambda value: value > 0),
-        (_DISTRIBUTED, "clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)"),
-        lambda run: run.trains,
-    ),
-    Limit("training.gc_freq", _at_least(1), ("tools/utils.py", "assert gc_freq > 0")),
-    Limit(
-        "parallelism.expert_parallel_degree",
-        _at_least(1),
-        (_DIMENSIONS, "for d in (dp_replicate, cp, tp, pp, ep, etp):"),
-    ),
-    Limit(
-        "parallelism.expert_tensor_parallel_degree",
-        _at_least(1),
-        (_DIMENSIONS, "for d in (dp_replicate, cp, tp, pp, ep, etp):"),
-    ),
-    Limit(
-        "parallelism.pipeline_parallel_schedule",
-        _one_of(*_SCHEDULES, any_case=True),
-        (_PIPELINE, "schedule_class = get_schedule_class("),
-        lambda run: _pipelined(run) and not run.config.parallelism.pipeline_parallel_schedule_csv,
-    ),
-    Limit(
-        "parallelism.pipeline_parallel_schedule_csv",
-        Values("the path of a file", lambda value: not value or os.path.isfile(value)),
-        (_PIPELINE, "if not os.path.isfile(pp_schedule_csv):"),
-        _pipelined,
-    ),
-    Limit(
-        "parallelism.pipeline_parallel_microbatch_size",
-        _at_least(1),
-        (_PIPELINE, "if batch_size % microbatch_size != 0:"),
-        _pipelined,
-    ),
-    Limit(
-        "parallelism.pipeline_parallel_layers_per_stage",
-        _or_none(_at_least(1)),
-        (_PIPELINE, "(num_layers + input_weight + output_weight) / layers_per_stage"),
-        _pipelined,
-    ),
-    Limit(
-        "parallelism.context_parallel_load_balancer",
-        _or_none(_one_of("headtail", "ptrr")),
-        ("distributed/context_parallel.py", "Invalid load_balancer_type '{load_balancer_type}'."),
-        lambda run: run.config.parallelism.context_parallel_degree > 1,
-    ),
-    Limit(
-        "checkpoint.interval",
-        _at_least(1),
-        (_CHECKPOINT, "if curr_step % self.interval == 0:"),
-        _saves,
-    ),
-    Limit(
-        "checkpoint.keep_latest_k",
-        Values("0 (keep all) or at least 2", lambda value: value != 1),
-        (_CHECKPOINT, "if self.keep_latest_k == 1:"),
-        lambda run: run.config.checkpoint.enable,
-    ),
-    Limit(
-        "activation_checkpoint.selective_ac_option",
-        Values(
-            '"op", or a number of layers such as "2"',
-            lambda value: value == "op" or (value.isascii() and value.isdecimal()),
-        ),
-        (_RECOMPUTE, "if not use_op_sac and not use_layer_sac:"),
-        _recomputes("selective"),
-    ),
-    Limit(
-        "activation_checkpoint.memory_budget",
-        Values("between 0 and 1", lambda value: 0 <= value <= 1),
-        (_RECOMPUTE, "activation_memory_budget = ac_config.memory_budget"),
-        _recomputes("memory_budget"),
-    ),
-    Limit(
-        "activation_checkpoint.determinism_check",
-        _one_of("default", "none"),
-        (_RECOMPUTE, "determinism_check=ac_config.determinism_check,"),
-        _recomputes("selective", "full"),
-    ),
-    Limit(
-        "compile.backend",
-        Values(
-            'a backend of torch.compile, such as "inductor", "aot_eager" or "eager"',
-            _known_backend,
-        ),
-        ("models/llama3/infra/parallelize.py", "backend=compile_config.backend, fullgraph=True"),
-        lambda run: run.config.compile.enable,
-    ),
-    # Others are compared with, and found nowhere: nothing would be compiled.
-    Limit(
-        "compile.components",
-        Values('some of "model" and "loss"', lambda value: set(value) <= {"model", "loss"}),
-        ("components/loss.py", 'job_config.compile.enable and "loss" in'),
-        lambda run: run.config.compile.enable and run.torchtitans("parallelize_fn"),
-    ),
-    Limit(
-        "comm.init_timeout_seconds",
-        _at_least(1),
-        (_DISTRIBUTED, "timeout=timedelta(seconds=comm_config.init_timeout_seconds),"),
-    ),
-    Limit(
-        "comm.train_timeout_seconds",
-        _at_least(1),
-        ("train.py", "seconds=job_config.comm.train_timeout_seconds"),
-    ),
-    Limit(
-        "comm.trace_buf_size",
-        _at_least(0),
-        (_DISTRIBUTED, "_warn_overwrite_env(TRACE_BUFFER_SIZE, str(comm_config.trace_buf_size))"),
-    ),
-    Limit(
-        "validation.freq",
-        _at_least(1),
-        ("components/validate.py", "step % self.job_config.validation.freq == 0"),
-        lambda run: run.config.validation.enable,
-    ),
-    Limit(
-        "validation.local_batch_size",
-        _at_least(1),
-        ("config/job_config.py", '"""Batch size for validation"""'),
-        lambda run: run.config.validation.enable,
-    ),
-    Limit(
-        "debug.seed",
-        _or_none(Values("from -2**63 to 2**64 - 1", lambda value: -(2**63) <= value < 2**64)),
-        (_DISTRIBUTED, "torch.manual_seed(seed)"),
-    ),
-)
+    "validation": lambda run: run.config.validation.enable,
+}
+# Values that neither a bound nor a list of names describes.
+_ACCEPTS: dict[str, Callable[[Any], bool]] = {
+    "file name": lambda value: value is None or os.path.basename(value) != "",
+    "file or nothing": lambda value: not value or os.path.isfile(value),
+    "converters": _known_converters,
+    "fraction": lambda value: 0 <= value < 1,
+    "share": lambda value: 0 <= value <= 1,
+    "above 0": lambda value: value > 0,
+    "not 1": lambda value: value != 1,
+    "op or a number": lambda value: value == "op" or (value.isascii() and value.isdecimal()),
+    "backend": _known_backend,
+    "components": lambda value: set(value) <= {"model", "loss"},
+    "seed": lambda value: value is None or -(2**63) <= value < 2**64,
+}
+_VALUES: dict[str, Callable[[Any], Values]] = {
+    "at_least": _at_least,
+    "at_least_if_set": lambda least: _or_none(_at_least(least)),
+    "one_of": lambda names: _one_of(*names),
+    "one_of_if_set": lambda names: _or_none(_one_of(*names)),
+    "one_of_in_any_case": lambda names: _one_of(*names, any_case=True),
+}
+
+
+def _read_limits() -> tuple[Limit, ...]:
+    """The limits in `torchtitan_limits.toml`, which says what the keys mean."""
+    path = Path(__file__).with_name("torchtitan_limits.toml")
+    limits = []
+    for entry in tomllib.loads(path.read_text(encoding="utf-8"))["limit"]:
+        upstream = (entry.pop("file"), entry.pop("line"))
+        option, when = entry.pop("option"), _WHEN[entry.pop("when", "always")]
+        if "must_be" in entry:
+            text = " ".join(entry["must_be"].split())
+            values = Values(text, _ACCEPTS[entry["accepts"]])
+        else:
+            ((kind, given),) = entry.items()
+            values = _VALUES[kind](given)
+        limits.append(Limit(option, values, upstream, when))
+    return tuple(limits)
+
+
+LIMITS = _read_limits()
 
 
 def _missing(module: str) -> bool:
@@ -703,8 +540,8 @@ CONFLICTS = (
         ("distributed/dual_pipe_v.py", "Expert Parallel with DualPipeV and Activation"),
     ),
     Conflict(
-        "comm.mode simulates as many ranks as the environment variable NGPU says, which is no "
-        'number of at least 1: set NGPU, or comm.mode = "default"',
+        "comm.mode simulates as many ranks as the environment variable NGPU says, which is not "
+        'a number of at least 1: set NGPU, or comm.mode = "default"',
         _no_ranks_to_simulate,
         (_DISTRIBUTED, "NGPU environment variable must be set when using comm_mode="),
     ),
@@ -810,9 +647,9 @@ def check_options(run: Run, report: Report) -> None:
 
 
 def check_schedule(run: Run, report: Report) -> None:
-    """See that the learning rate is one at every step, with TorchTitan's own schedule.
+    """Check that there is a learning rate at every step, with TorchTitan's own schedule.
 
-    Behind `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
+    Beyond `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
     fails an assertion.
 
     Args:
@@ -869,3 +706,39 @@ def _check_limit(limit: Limit, run: Run) -> None:
 
 def _refuse(conflict: Conflict) -> None:
     raise TrainError(conflict.line)
+
+
+# By what they begin with: what is read in their place.
+_UNUSED = {
+    "training.dataset": "the data are those of [mosaic_dataloader.dataset]",
+    "training.dataloader.": "the loader's options are those of [mosaic_dataloader]",
+    "validation.dataset": "the data are those of [mosaic_validation_dataloader.dataset]",
+    "validation.dataloader.": "the loader's options are those of [mosaic_validation_dataloader]",
+    "memory_estimation.": "a script of TorchTitan's own estimates; here the checks do",
+}
+
+
+def check_unused(config: "MosaicJobConfig", report: Report) -> None:
+    """Warn of options without effect that are set to other values than their defaults."""
+    from torchtitan.config import JobConfig
+
+    defaults = _flat(asdict(JobConfig()))
+    given = _flat(asdict(config))
+    for option, default in defaults.items():
+        for begin, instead in _UNUSED.items():
+            if option.startswith(begin) and given[option] != default:
+                report.warn(
+                    f"{option} = {given[option]!r} has no effect here: {instead}; remove it"
+                )
+
+
+def _flat(tables: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Values by section and key."""
+    flat: dict[str, Any] = {}
+    for name, value in tables.items():
+        # Free keys of a tokenizer or of streams are not options of TorchTitan's.
+        if isinstance(value, dict) and not name.startswith("mosaic_"):
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = value
+    return flat

@@ -42,7 +42,7 @@ ANSWERS = tuple(
 
 
 def check_torchtitan() -> None:
-    """See that the installed TorchTitan is the one that the corrections are for.
+    """Check that the installed TorchTitan is the one that the corrections are for.
 
     Raises:
         TrainError: It is not.
@@ -57,10 +57,28 @@ def patch_torchtitan() -> None:
         TrainError: The installed TorchTitan is not the one that the corrections are for.
     """
     check_torchtitan()
-    gradient_scale.scale_gradients()
-    no_targets.allow_no_targets()
+    _patch_steps()
+    no_targets.leave_out_of_maxima()
     if cpu.no_accelerator():
         cpu.enable_cpu()
+
+
+def _patch_steps() -> None:
+    """Make the Trainer scale gradients, and take batches without targets."""
+    from torchtitan.train import Trainer
+
+    original: Any = Trainer.forward_backward_step
+    if hasattr(original, "mosaic"):
+        return
+
+    @functools.wraps(original)
+    def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
+        tokens = no_targets.at_least_one(global_valid_tokens)
+        gradient_scale.set_scale(self, tokens)
+        return original(self, global_valid_tokens=tokens, **batch)
+
+    forward_backward_step.mosaic = True  # type: ignore[attr-defined]
+    Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
 
 
 def patch_spec(spec: Any) -> None:

@@ -1,9 +1,9 @@
-"""FSDP of a model of one's own: have it sum gradients, as TorchTitan's models do.
+"""FSDP of a user's own model: make it sum gradients, as TorchTitan's models do.
 
 The Trainer divides the loss by the targets of all ranks, so that gradients are to be summed, while
-FSDP averages unless told otherwise. TorchTitan tells it so in the function that parallelizes each
-of its models; one that was written for an older version does not. This can go once the Trainer
-itself tells all FSDP modules.
+FSDP averages by default. TorchTitan makes it sum in the function that parallelizes each of its
+models; a function that was written for an older version does not. This can go once the Trainer
+itself makes all FSDP modules sum.
 """
 
 from typing import Any

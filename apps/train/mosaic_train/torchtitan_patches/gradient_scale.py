@@ -14,7 +14,6 @@ go once upstream divides before the backward passes of a pipeline (issue 2972, P
 the average (issue 2318).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,28 +67,21 @@ def scale_loss(spec: Any) -> None:
         spec.build_loss_fn = _BuildLoss(spec.build_loss_fn)
 
 
-def scale_gradients() -> None:
-    """Have the Trainer set the scale for each micro-batch."""
-    from torchtitan.train import Trainer
+def set_scale(trainer: Any, global_valid_tokens: Any) -> None:
+    """Set the scale for the next micro-batch.
 
-    original: Any = Trainer.forward_backward_step
-    if hasattr(original, "mosaic_scale"):
-        return
-
-    @functools.wraps(original)  # the mark of the other patch of this method included
-    def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
-        if not isinstance(self.loss_fn, ScaledLoss):
-            raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
-        scale = 1.0
-        if self.parallel_dims.pp_enabled:
-            scale /= float(global_valid_tokens)
-        if any(map(_averages_gradients, self.model_parts)):
-            scale *= self.parallel_dims.dp_replicate
-        self.loss_fn.scale = scale
-        return original(self, global_valid_tokens=global_valid_tokens, **batch)
-
-    forward_backward_step.mosaic_scale = True  # type: ignore[attr-defined]
-    Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
+    Args:
+        trainer: TorchTitan's Trainer.
+        global_valid_tokens: Targets over all ranks and micro-batches of the step.
+    """
+    if not isinstance(trainer.loss_fn, ScaledLoss):
+        raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
+    scale = 1.0
+    if trainer.parallel_dims.pp_enabled:
+        scale /= float(global_valid_tokens)
+    if any(map(_averages_gradients, trainer.model_parts)):
+        scale *= trainer.parallel_dims.dp_replicate
+    trainer.loss_fn.scale = scale
 
 
 def _averages_gradients(model: Any) -> bool:
@@ -101,7 +93,7 @@ def _averages_gradients(model: Any) -> bool:
 
 
 class _Scale(torch.autograd.Function):
-    """Hands on a value; multiplies its gradient."""
+    """Passes a value on; multiplies its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, scale: float) -> torch.Tensor:

@@ -55,12 +55,12 @@ def tied_weights_in_one_group(model: Any) -> Iterator[None]:
         if modules is embedding:
             return embedding  # with the output, which comes later
         if isinstance(modules, list) and output in modules:
-            # Tensor parallelism has given each a weight of its own; both are cut alike.
+            # Tensor parallelism has given each its own weight; both are cut alike.
             output.weight = embedding.weight
             modules = [embedding, *modules]
         return fully_shard(modules, **options)
 
-    # Modules have copied the function's name, TorchTitan's and those of models of one's own.
+    # Modules have copied the function's name, TorchTitan's and those of users' own models.
     users = [m for m in list(sys.modules.values()) if _names(m).get("fully_shard") is fully_shard]
     users = [m for m in users if not m.__name__.startswith("torch.")]
     for user in users:

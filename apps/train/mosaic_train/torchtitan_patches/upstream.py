@@ -35,10 +35,10 @@ def check_upstream(answers: tuple[Answers, ...]) -> None:
         answers: The lines that all patches answer.
 
     Raises:
-        TrainError: It is another version, or reads otherwise.
+        TrainError: It is another version, or its code differs.
     """
     installed = importlib.metadata.version("torchtitan")
-    # A version of one's own build ("0.2.2+cu130") has the same code.
+    # A local build ("0.2.2+cu130") has the same code.
     if installed.partition("+")[0] != VERSION:
         raise TrainError(
             f"torchtitan {installed} is installed, but this app corrects the code of {VERSION}: "

@@ -11,7 +11,7 @@ from mosaic_config.arguments import Given, underscored
 from mosaic_config.cli_value import parse_free, parse_typed
 from mosaic_config.errors import ConfigError
 from mosaic_config.schema import NAME, Path, keys_of, named_value, table_in, tables
-from mosaic_config.unknown_option import unknown_option
+from mosaic_config.suggest import unknown_option
 
 
 def named_fields(root: type) -> dict[Path, Any]:

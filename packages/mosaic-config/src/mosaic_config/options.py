@@ -17,8 +17,7 @@ from mosaic_config.cli_value import parse_typed
 from mosaic_config.errors import ConfigError
 from mosaic_config.named_options import named_fields
 from mosaic_config.schema import Path, keys_of, table_in, tables
-from mosaic_config.suggest import nearest
-from mosaic_config.unknown_option import unknown_option
+from mosaic_config.suggest import nearest, unknown_option
 
 
 def parse_options(root: type, given: Sequence[Given], base: Any) -> Any:

@@ -1,10 +1,11 @@
 """Reading a tree of dataclasses as a schema: its tables, their keys and the keys' types."""
 
 import dataclasses
+import math
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Union
 
 Path = tuple[str, ...]
@@ -128,3 +129,32 @@ def dotted(path: Path) -> str:
 def place(path: Path) -> str:
     """Return the header of the table at a path: `[a.b]`, or words for the top level."""
     return f"[{dotted(path)}]" if path else "the top level"
+
+
+def out_of_bounds(where: str, table: type, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each number that is not inside the bounds of its key.
+
+    Bounds are in the metadata of a dataclass's fields: `least`, `above` and `most`.
+
+    Args:
+        where: The table's TOML header, for the sentence.
+        table: The dataclass of the table.
+        values: Its values by key; None and text are passed over.
+    """
+    for field in dataclasses.fields(table):
+        value = values.get(field.name)
+        limits = {key: field.metadata.get(key) for key in ("least", "above", "most")}
+        bounded = any(limit is not None for limit in limits.values())
+        if not bounded or isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not math.isfinite(value):
+            wanted = "a finite number"
+        elif limits["least"] is not None and value < limits["least"]:
+            wanted = f"at least {limits['least']}"
+        elif limits["above"] is not None and value <= limits["above"]:
+            wanted = f"above {limits['above']}"
+        elif limits["most"] is not None and value > limits["most"]:
+            wanted = f"at most {limits['most']}"
+        else:
+            continue
+        yield f"{where} {field.name} = {value}: must be {wanted}"

@@ -1,13 +1,12 @@
 """Checks of values that need more than one key, or more than a key's type."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from mosaic_config.bounds import out_of_bounds
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
-from mosaic_config.schema import dotted
-from mosaic_config.sections import MosaicDataloader, MosaicDataset, MosaicPrepare
-from mosaic_config.weights import weight_problems
+from mosaic_config.schema import dotted, out_of_bounds
+from mosaic_config.sections import MosaicDataloader, MosaicDataset, MosaicPrepare, MosaicStream
 
 TRAINING = "mosaic_dataloader"
 VALIDATION = "mosaic_validation_dataloader"
@@ -37,6 +36,10 @@ def validate(config: MosaicJobConfig) -> None:
         raise ConfigError.of_file(problems, config.job.config_file)
 
 
+def _out_of_bounds(where: str, section: Any) -> Iterator[str]:
+    return out_of_bounds(where, type(section), vars(section))
+
+
 def _has_data(dataset: MosaicDataset) -> bool:
     return bool(dataset.streams or dataset.remote or dataset.local)
 
@@ -55,7 +58,7 @@ def _data_given(config: MosaicJobConfig) -> Iterator[str]:
 
 
 def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
-    yield from out_of_bounds(f"[{section}]", loader)
+    yield from _out_of_bounds(f"[{section}]", loader)
     if loader.num_workers == 0 and loader.persistent_workers:
         yield (
             f"[{section}] persistent_workers = true needs num_workers of at least 1; or remove it"
@@ -72,7 +75,7 @@ def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
 
 
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
-    yield from out_of_bounds(f"[{place}]", dataset)
+    yield from _out_of_bounds(f"[{place}]", dataset)
     if dataset.streams:
         for key in ("remote", "local"):
             if getattr(dataset, key):
@@ -84,9 +87,9 @@ def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:
         where = f"[{place}.streams.{dotted((name,))}]"
         if not (stream.remote or stream.local):
             yield f"{where} has neither remote nor local; give at least one of them"
-        yield from out_of_bounds(where, stream)
+        yield from _out_of_bounds(where, stream)
     yield from _packing(place, dataset)
-    yield from weight_problems(place, dataset)
+    yield from _weight_problems(place, dataset)
 
 
 def _packing(place: str, dataset: MosaicDataset) -> Iterator[str]:
@@ -114,7 +117,7 @@ def _row_length(
 
 
 def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
-    yield from out_of_bounds("[mosaic_prepare]", prepare)
+    yield from _out_of_bounds("[mosaic_prepare]", prepare)
     if prepare.input and not prepare.output:
         yield "[mosaic_prepare] has an input but no output; give the directory to write shards to"
     if prepare.output and not prepare.input:
@@ -130,3 +133,41 @@ def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
         )
     if not prepare.input and not prepare.output and prepare != MosaicPrepare():
         yield "[mosaic_prepare] has no input, so nothing is prepared; give one, or remove the table"
+
+
+def _weight_problems(place: str, dataset: MosaicDataset) -> Iterator[str]:
+    """Yield a sentence for each weight that contradicts another (mosaicml-streaming's rules).
+
+    Args:
+        place: The dataset's TOML path, for the sentences.
+        dataset: The dataset with the streams.
+    """
+    kinds = {name: _weights(stream) for name, stream in dataset.streams.items()}
+    for name, weights in kinds.items():
+        if len(weights) > 1:
+            yield (
+                f"[{place}.streams.{dotted((name,))}] has {' and '.join(weights)}; "
+                "a stream takes only one of proportion, repeat and choose"
+            )
+    relative = [name for name, weights in kinds.items() if "proportion" in weights]
+    absolute = [name for name, weights in kinds.items() if "proportion" not in weights]
+    if relative and absolute:
+        other = absolute[0]
+        has = " and ".join(kinds[other]) or "no proportion"
+        yield (
+            f"[{place}.streams.{dotted((other,))}] has {has} but "
+            f"[{place}.streams.{dotted((relative[0],))}] has proportion; "
+            "give every stream a proportion, or none"
+        )
+    if relative and not absolute and not any(s.proportion for s in dataset.streams.values()):
+        yield f"[{place}.streams] proportions are all 0; give at least one stream more than 0"
+    counted = [name for name in absolute if kinds[name]]
+    if counted and not relative and dataset.epoch_size is not None:
+        yield (
+            f"[{place}] epoch_size cannot be kept: [{place}.streams.{dotted((counted[0],))}] has "
+            f"{kinds[counted[0]][0]}, which fixes a number of samples; remove one of them"
+        )
+
+
+def _weights(stream: MosaicStream) -> list[str]:
+    return [key for key in ("proportion", "repeat", "choose") if getattr(stream, key) is not None]

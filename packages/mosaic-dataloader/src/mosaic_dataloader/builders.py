@@ -1,7 +1,6 @@
 """TorchTitan's dataloader builders."""
 
 import dataclasses
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+from mosaic_dataloader.options import DatasetOptions, LoaderOptions
 from mosaic_dataloader.reading.pretrained import load_pretrained
 from mosaic_dataloader.validation import ValidationDataloader
 
@@ -146,7 +146,7 @@ def build_mosaic_dataloader(
         dp_world_size=dp_world_size,
         batch_size=training.local_batch_size,
         num_nodes=num_nodes(),
-        **_loader_options(options, ("drop_last", "skip_samples")),
+        **_loader_options(options),
     )
 
 
@@ -176,7 +176,7 @@ def build_mosaic_validation_dataloader(
         batch_size=validation.local_batch_size,
         num_nodes=num_nodes(),
         # Refused by name where it is set.
-        **_loader_options(options, ("skip_samples",)),
+        **_loader_options(options, without="drop_last"),
     )
 
 
@@ -217,12 +217,7 @@ def build_dataset(
             f'[{name}.dataset] partition_algo must be "relaxed": the order never depends on the '
             f"number of machines"
         )
-    known = set(inspect.signature(StreamingTextDataset.__init__).parameters) - {
-        "self",
-        "tokenizer",
-        "seq_len",
-        "vocab_size",
-    }
+    known = {field.name for field in dataclasses.fields(DatasetOptions)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise MosaicDataError(f"[{name}.dataset] has no option {unknown[0]!r}")
@@ -244,6 +239,6 @@ def num_nodes() -> int:
     return max(1, int(os.environ.get("WORLD_SIZE", "1")) // local)
 
 
-def _loader_options(options: dict[str, Any], more: tuple[str, ...]) -> dict[str, Any]:
-    names = ("num_workers", "prefetch_factor", "pin_memory", "persistent_workers", *more)
-    return {name: options[name] for name in names if name in options}
+def _loader_options(options: dict[str, Any], without: str = "") -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(LoaderOptions)} - {without}
+    return {name: value for name, value in options.items() if name in names}

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
-from mosaic_dataloader.order.options import OrderOptions
-from mosaic_dataloader.order.stage_options import WEIGHTS_IN, StageConfig, parse_stages
+from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
 from mosaic_dataloader.reading.document_length import tokens_per_stream
 from mosaic_dataloader.reading.documents import DocumentReader
@@ -20,7 +20,6 @@ from mosaic_dataloader.reading.manifest import check_prepared
 from mosaic_dataloader.reading.rows import RowReader
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
-from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.storage.store import ShardStore
 from mosaic_dataloader.storage.streams import (
     DataStream,
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from streaming import Stream
 
 logger = logging.getLogger(__name__)
-
-ON_DATA_CHANGE = ("error", "restart_epoch", "new_stage")
 
 
 def default_cache_dir() -> str:
@@ -130,66 +127,52 @@ class StreamingTextDataset:
         tokenizer: Any = None,
         seq_len: int,
         streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"] | None = None,
-        remote: str | None = None,
-        local: str | None = None,
-        split: str | None = None,
-        token_encoding_type: str = "int64",
-        epoch_size: int | str | None = None,
-        predownload: int | None = None,
-        cache_limit: int | str | None = None,
-        cache_dir: str | None = None,
-        download_retry: int = 2,
-        download_timeout: float = 60,
-        validate_hash: str | None = None,
-        keep_zip: bool = False,
-        allow_unsafe_types: bool = False,
-        on_data_change: str = "error",
-        shuffle: bool = False,
-        shuffle_algo: str = "py1e",
-        shuffle_seed: int = 9176,
-        shuffle_block_size: int | None = None,
-        num_canonical_nodes: int | None = None,
-        sampling_method: str = "balanced",
-        sampling_granularity: int = 1,
-        batching_method: str = "random",
-        packing: bool = False,
-        packing_lanes: int | None = None,
+        remote: str | None = DatasetOptions.remote,
+        local: str | None = DatasetOptions.local,
+        split: str | None = DatasetOptions.split,
+        token_encoding_type: str = DatasetOptions.token_encoding_type,
+        epoch_size: int | str | None = DatasetOptions.epoch_size,
+        predownload: int | None = DatasetOptions.predownload,
+        cache_limit: int | str | None = DatasetOptions.cache_limit,
+        cache_dir: str | None = DatasetOptions.cache_dir,
+        download_retry: int = DatasetOptions.download_retry,
+        download_timeout: float = DatasetOptions.download_timeout,
+        validate_hash: str | None = DatasetOptions.validate_hash,
+        keep_zip: bool = DatasetOptions.keep_zip,
+        allow_unsafe_types: bool = DatasetOptions.allow_unsafe_types,
+        on_data_change: str = DatasetOptions.on_data_change,
+        shuffle: bool = DatasetOptions.shuffle,
+        shuffle_algo: str = DatasetOptions.shuffle_algo,
+        shuffle_seed: int = DatasetOptions.shuffle_seed,
+        shuffle_block_size: int | None = DatasetOptions.shuffle_block_size,
+        num_canonical_nodes: int | None = DatasetOptions.num_canonical_nodes,
+        sampling_method: str = DatasetOptions.sampling_method,
+        sampling_granularity: int = DatasetOptions.sampling_granularity,
+        batching_method: str = DatasetOptions.batching_method,
+        packing: bool = DatasetOptions.packing,
+        packing_lanes: int | None = DatasetOptions.packing_lanes,
         stages: Sequence[Mapping[str, Any]] | None = None,
-        weights_in: str = "samples",
+        weights_in: str = DatasetOptions.weights_in,
         vocab_size: int | None = None,
     ):
         seq_len = arguments.integer("seq_len", seq_len, 1)
-        if predownload is not None:
-            predownload = arguments.integer("predownload", predownload, 0)
-        for name, value in (
-            ("keep_zip", keep_zip),
-            ("allow_unsafe_types", allow_unsafe_types),
-            ("shuffle", shuffle),
-            ("packing", packing),
-        ):
-            arguments.flag(name, value)
-        if token_encoding_type not in TOKEN_ENCODING_TYPES:
-            raise MosaicDataError(
-                f"token_encoding_type = {token_encoding_type!r} is not one of "
-                f"{', '.join(TOKEN_ENCODING_TYPES)}"
-            )
-        if on_data_change not in ON_DATA_CHANGE:
-            raise MosaicDataError(
-                f"on_data_change = {on_data_change!r} is not one of {', '.join(ON_DATA_CHANGE)}"
-            )
-        _check_packing(packing, packing_lanes, batching_method)
-        _check_stage_options(
-            stages,
-            weights_in=weights_in,
-            on_data_change=on_data_change,
+        if vocab_size is not None:
+            vocab_size = arguments.integer("vocab_size", vocab_size, 1)
+        options = DatasetOptions(
+            remote=remote,
+            local=local,
+            split=split,
+            token_encoding_type=token_encoding_type,
             epoch_size=epoch_size,
-            batching_method=batching_method,
-            sampling_method=sampling_method,
-            sampling_granularity=sampling_granularity,
-        )
-        if bool(streams) == bool(remote or local):
-            raise MosaicDataError("give either streams, or remote and/or local")
-        self.order_options = OrderOptions(
+            predownload=predownload,
+            cache_limit=cache_limit,
+            cache_dir=cache_dir,
+            download_retry=download_retry,
+            download_timeout=download_timeout,
+            validate_hash=validate_hash,
+            keep_zip=keep_zip,
+            allow_unsafe_types=allow_unsafe_types,
+            on_data_change=on_data_change,
             shuffle=shuffle,
             shuffle_algo=shuffle_algo,
             shuffle_seed=shuffle_seed,
@@ -198,12 +181,18 @@ class StreamingTextDataset:
             sampling_method=sampling_method,
             sampling_granularity=sampling_granularity,
             batching_method=batching_method,
+            packing=packing,
+            packing_lanes=packing_lanes,
+            weights_in=weights_in,
         )
-        if vocab_size is not None and vocab_size < 1:
-            raise MosaicDataError(f"vocab_size = {vocab_size} must be at least 1")
+        _check_packing(options)
+        _check_stage_options(stages, options)
+        if bool(streams) == bool(remote or local):
+            raise MosaicDataError("give either streams, or remote and/or local")
+        self.order_options = options
         self.vocab_size = vocab_size
         self.seq_len = seq_len
-        self.predownload = predownload
+        self.predownload = options.predownload
         self.on_data_change = on_data_change
         self.token_encoding_type = token_encoding_type
         cache_dir = arguments.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
@@ -214,8 +203,8 @@ class StreamingTextDataset:
             streams or {"data": {"remote": remote, "local": local, "split": split}},
             StreamDefaults(
                 split=split if streams else None,
-                download_retry=arguments.integer("download_retry", download_retry, 0),
-                download_timeout=arguments.number("download_timeout", download_timeout, above=0),
+                download_retry=options.download_retry,
+                download_timeout=options.download_timeout,
                 validate_hash=validate_hash,
                 keep_zip=keep_zip,
                 allow_unsafe_types=allow_unsafe_types,
@@ -235,7 +224,7 @@ class StreamingTextDataset:
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
         self.packing = packing
-        self.packing_lanes = packing_lanes
+        self.packing_lanes = options.packing_lanes
         self.eos_id = eos_token_id(tokenizer) if packing else None
         if packing and text and self.eos_id is None:
             logger.warning(
@@ -314,60 +303,46 @@ class StreamingTextDataset:
         self.store.close()
 
 
-def _check_packing(packing: bool, lanes: int | None, batching_method: str) -> None:
-    if lanes is not None and not packing:
+def _check_packing(options: DatasetOptions) -> None:
+    if options.packing_lanes is not None and not options.packing:
         raise MosaicDataError(
-            f"packing_lanes = {lanes} has no meaning without packing; set packing = true, or leave "
-            f"it out"
+            f"packing_lanes = {options.packing_lanes} has no meaning without packing; set packing "
+            f"= true, or leave it out"
         )
-    if lanes is not None:
-        arguments.integer("packing_lanes", lanes, 1)
-    if packing and batching_method != "random":
+    if options.packing and options.batching_method != "random":
         raise MosaicDataError(
-            f"packing = true cannot keep batching_method = {batching_method!r}: a packed row may "
-            f'hold documents of several streams; set batching_method = "random", or packing = false'
+            f"packing = true cannot keep batching_method = {options.batching_method!r}: a packed "
+            f'row may hold documents of several streams; set batching_method = "random", or '
+            f"packing = false"
         )
 
 
-def _check_stage_options(
-    stages: object,
-    *,
-    weights_in: str,
-    on_data_change: str,
-    epoch_size: int | str | None,
-    batching_method: str,
-    sampling_method: str,
-    sampling_granularity: int,
-) -> None:
+def _check_stage_options(stages: object, options: DatasetOptions) -> None:
     """See that the options go together with stages, or with an order of epochs."""
-    if weights_in not in WEIGHTS_IN:
-        raise MosaicDataError(f"weights_in = {weights_in!r} is not one of {', '.join(WEIGHTS_IN)}")
     if stages is None:
-        for name, value, default in (
-            ("on_data_change", on_data_change, on_data_change != "new_stage"),
-            ("weights_in", weights_in, weights_in == "samples"),
-        ):
-            if not default:
-                raise MosaicDataError(
-                    f"{name} = {value!r} has no meaning without stages; give stages, or leave it "
-                    f"out"
-                )
+        if options.on_data_change == "new_stage":
+            raise MosaicDataError(
+                'on_data_change = "new_stage" has no meaning without stages; give stages, or use '
+                '"restart_epoch"'
+            )
+        if options.weights_in != "samples":
+            raise MosaicDataError(
+                f"weights_in = {options.weights_in!r} has no meaning without stages; give stages, "
+                f"or leave it out"
+            )
         return
-    for name, value, default in (
-        ("epoch_size", epoch_size, None),
-        ("sampling_method", sampling_method, "balanced"),
-        ("sampling_granularity", sampling_granularity, 1),
-    ):
-        if value != default:
+    for name in ("epoch_size", "sampling_method", "sampling_granularity"):
+        value = getattr(options, name)
+        if value != getattr(DatasetOptions, name):
             raise MosaicDataError(
                 f"{name} = {value!r} has no meaning with stages, in which every sample of a stream "
                 f"is seen; leave it out"
             )
-    if batching_method != "random":
+    if options.batching_method != "random":
         raise MosaicDataError(
-            f'stages need batching_method = "random", not {batching_method!r}'
+            f'stages need batching_method = "random", not {options.batching_method!r}'
         )
-    if on_data_change == "restart_epoch":
+    if options.on_data_change == "restart_epoch":
         raise MosaicDataError(
             'on_data_change = "restart_epoch" has no meaning with stages; use "new_stage"'
         )

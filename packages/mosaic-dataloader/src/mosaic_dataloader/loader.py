@@ -7,6 +7,7 @@ from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.sources import open_source
@@ -16,7 +17,7 @@ from mosaic_dataloader.state.run import EpochPass, RunOrder, RunState
 from mosaic_dataloader.state.saved import KEY
 from mosaic_dataloader.state.stages import first_stages
 from mosaic_dataloader.storage.cache import warn_of_thrashing
-from mosaic_dataloader.util.arguments import flag, integer
+from mosaic_dataloader.util.arguments import flag
 
 logger = logging.getLogger(__name__)
 
@@ -69,19 +70,26 @@ class MosaicParallelAwareDataloader:
         dp_world_size: int,
         batch_size: int,
         num_nodes: int = 1,
-        num_workers: int = 0,
-        prefetch_factor: int | None = None,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
-        drop_last: bool = True,
+        num_workers: int = LoaderOptions.num_workers,
+        prefetch_factor: int | None = LoaderOptions.prefetch_factor,
+        pin_memory: bool = LoaderOptions.pin_memory,
+        persistent_workers: bool = LoaderOptions.persistent_workers,
+        drop_last: bool = LoaderOptions.drop_last,
         infinite: bool = True,
         confirm_batches: bool = False,
-        skip_samples: int = 0,
+        skip_samples: int = LoaderOptions.skip_samples,
     ):
         layout = checked_layout(dp_rank, dp_world_size, batch_size, num_nodes)
-        flag("drop_last", drop_last)
         flag("infinite", infinite)
         flag("confirm_batches", confirm_batches)
+        options = LoaderOptions(
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            drop_last=drop_last,
+            skip_samples=skip_samples,
+        )
         self.dataset = dataset
         self.dp_rank = dp_rank
         self.dp_world_size = dp_world_size
@@ -90,21 +98,14 @@ class MosaicParallelAwareDataloader:
         self.num_workers = num_workers
         self.drop_last = drop_last
         self.infinite = infinite
-        self.skip_samples = integer("skip_samples", skip_samples, 0)
+        self.skip_samples = options.skip_samples
         self._layout = layout
         self._extent = None if infinite else EpochPass(drop_last)
-        self._reader = BatchReader(
-            dataset,
-            layout,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-        )
+        self._reader = BatchReader(dataset, layout, options)
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
-        options = dataset.order_options.resolve(
+        order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         stages = None
@@ -113,17 +114,17 @@ class MosaicParallelAwareDataloader:
                 raise MosaicDataError(
                     "stages have no epoch at whose end an iteration could end; set infinite to true"
                 )
-            nodes = options.num_canonical_nodes
+            nodes = order.num_canonical_nodes
             stages = first_stages(dataset.stage_config, dataset.identity.streams, nodes)
-        order = RunOrder(options, skipped=self.skip_samples, stages=stages)
-        self.run = RunState(open_source(dataset, layout, order))
+        run = RunOrder(order, skipped=self.skip_samples, stages=stages)
+        self.run = RunState(open_source(dataset, layout, run))
         if not infinite and dp_world_size > 1 and not self.run.source.length_known:
             raise MosaicDataError(
                 f"with packing, how many rows an epoch gives is known only when it has been read, "
                 f"so {dp_world_size} ranks cannot end it together: set infinite to true, or "
                 f"packing to false"
             )
-        warn_of_thrashing(dataset.streams, dataset.mixture, options, dataset.cache_limit)
+        warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
 
     def check(self) -> None:
         """See that the data suffice for the layout; iterating does the same.

@@ -5,6 +5,7 @@ from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Progress
@@ -25,7 +26,7 @@ class ValidationDataloader:
         batch_size: Rows of one micro-batch on this rank.
         num_nodes: Machines; sets defaults of the order.
         skip_samples: Refused by name: a pass is always the whole one.
-        reading: As for `BatchReader`: workers, how far to read ahead, pinning.
+        reading: Further `LoaderOptions`: workers, how far to read ahead, pinning.
 
     Raises:
         MosaicDataError: An argument cannot be used.
@@ -56,7 +57,7 @@ class ValidationDataloader:
         self.dp_world_size = dp_world_size
         self.batch_size = batch_size
         self._layout = layout
-        self._reader = BatchReader(dataset, layout, **reading)
+        self._reader = BatchReader(dataset, layout, LoaderOptions(**reading))
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )

@@ -82,8 +82,8 @@ def _run(given: dict[str, Any]) -> PrepareReport | None:
     match = re.fullmatch(r"(\d+)/(\d+)", task)
     if match is None or finishes:
         raise MosaicDataError(
-            f"task = {task!r}: write for example --task 3/64 for the third of 64, and --finish in "
-            f"a command of its own when all of them are done"
+            f"task = {task!r} is not of the form K/N; write for example --task 3/64 for the third "
+            f"of 64 tasks, and run --finish as a separate command when all of them are done"
         )
     prepare_task(options, int(match[1]), int(match[2]))
     return None
@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dataset", metavar="NAME", help="a Hugging Face data set or directory")
+    source.add_argument(
+        "--dataset", metavar="NAME", help="Hugging Face data set, by name or directory"
+    )
     tokenizer = parser.add_mutually_exclusive_group()
     texts, hints = _texts(), get_type_hints(PrepareOptions)
     for field in fields(PrepareOptions):
@@ -165,19 +167,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         metavar="K/N",
-        help="make only the K-th of N shares, as a task of a batch system's array",
+        help="prepare only the K-th of N shares of the input, as one task of a job array",
     )
     parser.add_argument(
-        "--finish", action="store_true", help="put together what the tasks of an array have made"
+        "--finish",
+        action="store_true",
+        help="assemble the data set from what the tasks of a job array have prepared",
     )
     return parser
 
 
 def _texts() -> dict[str, str]:
-    """What `PrepareOptions` says of each option."""
+    """What `PrepareOptions` says of each option, as it reads on a command line, and the default."""
     attributes = (inspect.getdoc(PrepareOptions) or "").partition("Attributes:")[2]
-    found = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE)
-    return {name: " ".join(text.replace("%", "%%").split()) for name, text in found}
+    found = dict(re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE))
+    texts = {}
+    for field in fields(PrepareOptions):
+        # A command line has neither Python's quotes nor Markdown's.
+        text = re.sub(r'`"([^`]*)"`|`', r"\1", " ".join(found[field.name].split()))
+        if isinstance(field.default, str | int | float | tuple):
+            text += f" (default: {_shown(field.name, field.default)})"
+        texts[field.name] = text.replace("None: ", "Default: ").replace("%", "%%")
+    return texts
+
+
+def _shown(name: str, value: Any) -> str:
+    """A default as it would be written."""
+    if isinstance(value, tuple):
+        return " ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_bytes"):
+        return f"{int(value) >> 20}mb"
+    return repr(value) if "\n" in str(value) else str(value)
 
 
 if __name__ == "__main__":

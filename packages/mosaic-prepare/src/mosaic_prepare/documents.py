@@ -1,51 +1,12 @@
 """Documents, and what is found in their place."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from mosaic_prepare.inputs import InputFile
 from mosaic_prepare.opening import line_at_byte
+from mosaic_prepare.options import PrepareOptions
 
-
-@dataclass(frozen=True)
-class DatasetName:
-    """What `datasets.load_dataset` is called with.
-
-    Attributes:
-        name: Name on the hub, or a directory.
-        config: Name of its configuration.
-        split: Which split; None: `train`, or a saved data set that is not split.
-        kwargs: Further keywords.
-    """
-
-    name: str
-    config: str | None = None
-    split: str | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """As messages call it."""
-        return f"data set {self.name!r}" + (f" ({self.config})" if self.config else "")
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """How documents are found in the input.
-
-    Attributes:
-        columns: Columns of a record that make up its document.
-        column_separator: Put between several columns.
-        separator: What lies between the documents of a text file; None: a file is a document.
-        max_document_bytes: Size of the largest document that is taken.
-        dataset: The data set, where the input is one.
-    """
-
-    columns: tuple[str, ...] = ("text",)
-    column_separator: str = "\n\n"
-    separator: str | None = None
-    max_document_bytes: int = 64 << 20
-    dataset: DatasetName | None = None
+REMEDY = 'correct it, or leave such input out with bad_input = "skip"'
 
 
 @dataclass(frozen=True)
@@ -73,12 +34,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedInput:
     """A part of the input that is not a document.
 
     Attributes:
         file: Where it is.
-        unit: What `number` counts: `row` (from 1), `byte` (from 0); empty for the file.
+        unit: What `number` counts: `row` (from 1), `record batch 3, row` (from 1), `byte` (from 0);
+            empty for the file.
         number: Where in the file.
         why: What is wrong, as the end of a sentence that begins with the place.
     """
@@ -96,15 +58,19 @@ class Rejected:
         return f"{self.file.name}{place}: {self.why}"
 
 
-Document = str | Rejected
+Document = str | RejectedInput
 
 
 class NotADocumentError(ValueError):
     """Why a part of the input is not a document, as the end of a sentence."""
 
 
-def decode(data: bytes, options: ReadOptions) -> str:
-    """The text of a document."""
+def decode(data: bytes, options: PrepareOptions) -> str:
+    """The text of a document.
+
+    Raises:
+        NotADocumentError: It is too long, or not UTF-8.
+    """
     if len(data) > options.max_document_bytes:
         raise NotADocumentError(
             f"is a document of {len(data):,} bytes, more than max_document_bytes = "

@@ -22,7 +22,7 @@ from mosaic_prepare.units import WorkUnit
 
 logger = logging.getLogger("mosaic_prepare")
 
-# Units on their way for each process: one that it works on and one that waits for it.
+# Units submitted for each process: one that it works on and one that waits for it.
 _AHEAD = 2
 # Times that Ray repeats a unit whose machine or process was lost.
 _RETRIES = 5
@@ -56,7 +56,7 @@ def run_in_processes(job: UnitJob, units: Sequence[WorkUnit], processes: int) ->
                 unit = pending.pop(future)
                 yield unit, future.result()
     except BaseException as error:
-        # What the others are working on is of no use to anybody.
+        # The results of the other workers would not be used.
         for process in list(pool._processes.values()):
             process.kill()
         if isinstance(error, BrokenProcessPool):
@@ -83,7 +83,7 @@ def available_cores() -> int:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Start processes that do not import the caller's script, which may not be written for it."""
+    """Start processes that do not import the caller's script, which may lack a `__main__` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -109,7 +109,7 @@ def _start_worker(job: UnitJob) -> None:
         parent.join()
         os._exit(1)
 
-    # A parent that is killed takes nobody with it.
+    # A parent that is killed cannot end its workers.
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
@@ -119,6 +119,8 @@ def _work(unit: WorkUnit) -> dict[str, Any]:
 
 def run_on_ray(job: UnitJob, units: Sequence[WorkUnit], address: str | None) -> Iterator[Done]:
     """Work on units in the processes of a Ray cluster; units of lost machines are repeated."""
+    # Otherwise Ray starts its workers through `uv run` too, and uploads the current directory.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
     except ImportError as error:

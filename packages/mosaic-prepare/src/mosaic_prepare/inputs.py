@@ -17,11 +17,11 @@ logger = logging.getLogger("mosaic_prepare")
 
 PYTHON_STDLIB = "python-stdlib"
 
-# Installed packages are not the standard library, and test data is not what anyone writes.
+# Installed packages are not the standard library, and test data is not typical source code.
 _STDLIB_LEFT_OUT = frozenset(
     {"__pycache__", "dist-packages", "idle_test", "site-packages", "test", "tests"}
 )
-# File systems whose paths have lost the host of their URL.
+# fsspec's paths of these lack the host that the URL had.
 _WITH_HOST = frozenset({"ftp", "hdfs", "sftp", "smb", "ssh", "webhdfs"})
 _STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified")
 

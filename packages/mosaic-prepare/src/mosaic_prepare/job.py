@@ -1,5 +1,6 @@
-"""From a unit of work to a folder of shards: a pure function, whoever computes it."""
+"""From a work unit to a folder of shards: a pure function, whoever computes it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_prepare.documents import ReadOptions, Rejected
-from mosaic_prepare.encode import TokenizerSpec, encode
+from mosaic_prepare.documents import REMEDY, RejectedInput
+from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.output import Output
+from mosaic_prepare.tokenizers import TokenizerSpec, encode
 from mosaic_prepare.units import WorkUnit, documents
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 _BATCH_BYTES = 1 << 20
 # Rejected input that is named in a unit's note; all is counted.
 NAMED = 5
-REMEDY = 'mend it, or leave such input out with bad_input = "skip"'
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,14 @@ class UnitJob:
     """What turns any unit into shards; travels to other processes and machines.
 
     Attributes:
-        read: How documents are found.
-        stops: Whether input that is not a document ends the run.
+        options: What to prepare.
         tokenizer: What tokens are made with; None for text.
-        seq_len: Targets in a row; None for documents and text.
-        document_ends: Whether rows have that column.
-        split_validation: Share of the documents for validation.
-        compression: See `PrepareOptions`.
-        hashes: See `PrepareOptions`.
-        shard_bytes: See `PrepareOptions`.
         output: Where the folders go.
         digest: Of the options that decide what a unit's shards are.
     """
 
-    read: ReadOptions
-    stops: bool
+    options: PrepareOptions
     tokenizer: TokenizerSpec | None
-    seq_len: int | None
-    document_ends: bool
-    split_validation: float
-    compression: str | None
-    hashes: tuple[str, ...]
-    shard_bytes: int
     output: Output
     digest: str
 
@@ -58,7 +45,7 @@ class UnitJob:
         if self.tokenizer is None:
             return {"text": "str"}
         tokens = {"tokens": f"ndarray:{self.tokenizer.dtype}"}
-        if self.seq_len is None or not self.document_ends:
+        if self.options.form != "rows" or not self.options.document_ends:
             return tokens
         return {"document_ends": "ndarray:int32", **tokens}
 
@@ -66,14 +53,16 @@ class UnitJob:
         """Make a unit's shards and put them in their place."""
         from mosaic_prepare.shards import SplitWriter
 
-        splits = ("train", "validation") if self.split_validation else ("",)
         with self.output.new_folder() as folder:
-            writers = {split: SplitWriter(self, folder / split / unit.name) for split in splits}
+            writers = {
+                split: SplitWriter(self.options, self.columns, folder / split / unit.name)
+                for split in self.options.splits
+            }
             rejected = self._write(unit, writers)
             note = {
                 "digest": self.digest,
                 "stamp": unit.stamp,
-                "max_document_bytes": self.read.max_document_bytes,
+                "max_document_bytes": self.options.max_document_bytes,
                 "rejected": rejected,
                 "splits": {split: writer.finish() for split, writer in writers.items()},
             }
@@ -85,9 +74,9 @@ class UnitJob:
         rejected: list[Any] = []
         batch: list[tuple[str, str]] = []
         held = 0
-        for document in documents(unit, self.read):
-            if isinstance(document, Rejected):
-                if self.stops:
+        for document in documents(unit, self.options):
+            if isinstance(document, RejectedInput):
+                if self.options.bad_input == "error":
                     raise MosaicDataError(f"prepare: {document}; {REMEDY}")
                 # What is not a document counts for training.
                 next(iter(writers.values())).skipped += 1
@@ -111,11 +100,11 @@ class UnitJob:
         return rejected
 
     def _split(self, data: bytes) -> str:
-        if not self.split_validation:
+        if not self.options.split_validation:
             return ""
         # Content decides, so that equal documents never are on both sides.
         chance = xxhash.xxh64_intdigest(data) / 2**64
-        return "validation" if data and chance < self.split_validation else "train"
+        return "validation" if data and chance < self.options.split_validation else "train"
 
     def _flush(self, batch: list[tuple[str, str]], writers: Mapping[str, "SplitWriter"]) -> None:
         if self.tokenizer is None:
@@ -128,9 +117,36 @@ class UnitJob:
         batch.clear()
 
 
-def merged(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+def merged_index(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
     """The index of a split, out of its units' notes in order."""
     return {
         "version": 2,
         "shards": [shard for note in notes for shard in note["splits"][split]["shards"]],
+    }
+
+
+def rounded_length(length: int) -> int:
+    """A document's length in its seven leading bits (within 1.6 %), so that there are few."""
+    shift = max(0, length.bit_length() - 7)
+    return length >> shift << shift
+
+
+def length_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Median, 90th percentile and longest of the documents' lengths in parts of units' notes.
+
+    In tokens with the one that ends a document, or in bytes of text; all but the longest rounded.
+    """
+    counts: Counter[int] = Counter()
+    for part in parts:
+        for length, count in part["lengths"]:
+            counts[length] += count
+    seen, reached = 0, []
+    for length in sorted(counts):
+        seen += counts[length]
+        reached.append((length, seen))
+    total = counts.total()
+    return {
+        "median": next((length for length, seen in reached if seen >= 0.5 * total), 0),
+        "percentile_90": next((length for length, seen in reached if seen >= 0.9 * total), 0),
+        "longest": max((part["longest"] for part in parts), default=0),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from mosaic_dataloader.errors import MosaicDataError
 
 FILE_NAME = "manifest.json"
-VERSION = 3
+VERSION = 4
 
 
 def manifest_text(options: Mapping[str, Any], facts: Mapping[str, Any], **more: Any) -> str:

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -29,10 +30,10 @@ DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 
 
 class CannotReadError(MosaicDataError):
-    """The disk, the store or the rights fail, not what the file holds: it is not left out."""
+    """The disk, the store or the permissions fail, not the contents: the file is not left out."""
 
 
-class StoredFile:
+class _StoredFile(io.RawIOBase):
     """A file as it is stored, for decoders to read."""
 
     def __init__(self, stream: IO[bytes], name: str):
@@ -40,32 +41,19 @@ class StoredFile:
         self._name = name
 
     def read(self, size: int = -1) -> bytes:
-        """As any binary file."""
         return bytes(self._try(self._stream.read, size))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As any binary file."""
         return int(self._try(self._stream.seek, offset, whence))
 
     def tell(self) -> int:
-        """As any binary file."""
         return self._stream.tell()
 
     def readable(self) -> bool:
-        """As any binary file."""
         return True
 
     def seekable(self) -> bool:
-        """As any binary file."""
         return self._stream.seekable()
-
-    def close(self) -> None:
-        """Left to `opened`: decoders close what they are given."""
-
-    @property
-    def closed(self) -> bool:
-        """As any binary file."""
-        return self._stream.closed
 
     def _try(self, call: Any, *arguments: int) -> Any:
         try:
@@ -89,7 +77,7 @@ def opened(file: "InputFile") -> Iterator[IO[bytes]]:
         # As above.
         raise CannotReadError(f"prepare: cannot read {file.name}: {reason(error)}") from error
     with stream:
-        yield cast(IO[bytes], StoredFile(stream, file.name))
+        yield cast(IO[bytes], _StoredFile(stream, file.name))
 
 
 @contextmanager

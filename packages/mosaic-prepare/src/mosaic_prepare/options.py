@@ -33,43 +33,44 @@ class PrepareOptions:
             unless `prepare` wrote it.
         form: `"rows"`: documents, each ended by the end-of-text token, joined and cut into rows of
             `seq_len + 1` tokens. A row begins with the last token of the row before, so that every
-            token is a target once, but for the first of a unit of work (8 to 256 MiB of input).
+            token is a target once, except the first of a work unit (8 to 256 MiB of input).
             `"documents"`: a row of tokens for each document. `"text"`: the text as it is.
         seq_len: Training sequence length in tokens; required for `"rows"`, otherwise not accepted.
         document_ends: Write a column `document_ends` beside the rows' `tokens`: int32 offsets, in
             the row, of the tokens that end a document; a single -1 where none does.
         input_format: `"text"`, `"jsonl"`, `"parquet"`, `"arrow"`, `"csv"`, `"tsv"` or `"dataset"`;
-            `"auto"` goes by the files' names.
+            `"auto"` goes by the file names.
         text_columns: Columns that hold a document's text, in every format but text.
         column_separator: Put between several columns.
-        document_separator: What lies between the documents of a text file. None: each file is one
+        document_separator: Text between the documents of a text file. None: each file is one
             document.
         dataset_config: Configuration of a Hugging Face data set.
-        dataset_split: Split of a Hugging Face data set; None: `train`, or all of a saved data set
+        dataset_split: Split of a Hugging Face data set. None: `train`, or all of a saved data set
             that is not split.
-        dataset_kwargs: Further keywords for `datasets.load_dataset`.
+        dataset_kwargs: More keyword arguments for `datasets.load_dataset`.
         bad_input: What to do with input that is not a document (not UTF-8, broken JSON, a missing
             column, too long) and with damaged files: `"error"` stops there; `"skip"` leaves them
             out, a damaged file from where it cannot be read, and counts them.
         max_document_bytes: Size of the largest document that is accepted; bounds memory.
         tokenizer: Hugging Face name or local directory of an existing tokenizer.
-        tokenizer_kwargs: Keywords for `AutoTokenizer.from_pretrained`.
+        tokenizer_kwargs: Keyword arguments for `AutoTokenizer.from_pretrained`.
         train_tokenizer: Directory for a byte-level BPE tokenizer that is trained on the input.
             None: `tokenizer` is used.
-        vocab_size: Entries of a trained tokenizer, special tokens included; None: 2,048.
+        vocab_size: Entries of a trained tokenizer, special tokens included. None: 2,048.
         add_bos: Begin each document with the tokenizer's begin-of-text token.
         special_tokens: `"text"`: text that happens to spell a special token is text; `"parse"`: it
             becomes that token.
-        split_validation: Share of the documents that goes into `validation/`, the others into
-            `train/`; by a hash of the text, so that equal documents are on one side. 0: no split.
+        split_validation: Share of the documents that goes into `validation/`, the rest into
+            `train/`; chosen by a hash of the text, so that equal documents go to the same side.
         compression: A name that mosaicml-streaming knows, such as `"zstd"` or `"zstd:7"`.
-        hashes: Hash algorithms of mosaicml-streaming that the index holds for each shard.
+        hashes: Hash algorithms of mosaicml-streaming; the index holds these hashes of each shard.
         shard_bytes: Shard size limit in bytes, before compression.
-        engine: `"processes"` of this machine, or a `"ray"` cluster, whose machines share the
-            output directory (or the output is an object store). The output does not depend on it.
-        processes: Processes that tokenize; None: one for each core.
-        address: Of the Ray cluster; None: the one that Ray finds, else a local one.
-        work_dir: Where an output URL's shards are on their way. None: the temporary directory.
+        engine: `"processes"` on this machine, or a `"ray"` cluster, whose machines must share the
+            output directory (or the output is an object store). The result is the same.
+        processes: Processes that tokenize. None: one for each core.
+        address: Address of the Ray cluster. None: the one that Ray finds, else one on this machine.
+        work_dir: Local directory for shards that wait to be uploaded to an output URL. None: the
+            temporary directory.
     """
 
     input: str | Sequence[str]
@@ -150,11 +151,11 @@ class PrepareOptions:
         if not self.text_columns or isinstance(self.text_columns, str):
             yield "text_columns must be a list of column names"
         if self.column_separator != "\n\n" and len(self.text_columns) == 1:
-            yield "column_separator is put between several text_columns, and there is one"
+            yield "column_separator is put between several text_columns, but only one is given"
         if self.document_separator == "":
-            yield "document_separator is empty; leave it out or fill it"
+            yield "document_separator is empty; leave it out or give one"
         if self.processes is not None and self.engine == "ray":
-            yield "Ray starts a process for each core of its machines; leave out processes"
+            yield 'leave out processes with engine = "ray", which starts a process for each core'
         if self.address is not None and self.engine != "ray":
             yield 'address needs engine = "ray"'
         if self.work_dir is not None and not self.remote:
@@ -217,6 +218,6 @@ class PrepareOptions:
                     "train_tokenizer"
                 )
         if self.form == "documents" and self.seq_len is not None:
-            yield 'seq_len is not accepted with form = "documents", which cuts nothing'
+            yield 'seq_len is not accepted with form = "documents", which are not cut'
         if self.form == "rows" and self.seq_len is None:
             yield 'form = "rows" needs seq_len, the length that training uses'

@@ -16,7 +16,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,11 +38,20 @@ _NOTES = ".prepare"
 
 
 class _Notes(ABC):
-    """What is done while a data set is prepared; an output travels to workers."""
+    """What directories and stores have in common: the notes of what is done, and scratch space.
 
+    An output travels to workers.
+    """
+
+    @property
     @abstractmethod
-    def new_folder(self) -> AbstractContextManager[Path]:
-        """A context with an empty folder for a unit; what is not put away by then is removed."""
+    def _scratch(self) -> tuple[Path, str]:
+        """Where folders for units are made, and how their names begin."""
+
+    @property
+    @abstractmethod
+    def _locked(self) -> Path:
+        """What only one run at a time may make; a store is locked on this machine only."""
 
     @abstractmethod
     def _load(self, name: str) -> bytes | None:
@@ -51,6 +60,25 @@ class _Notes(ABC):
     @abstractmethod
     def _put(self, folder: Path, note: str) -> None:
         """Put the files of a folder in their places, and its note last."""
+
+    @contextmanager
+    def lock(self, *, clears: bool) -> Iterator[None]:
+        """Let no other run prepare it; clears away what a run that was killed was writing."""
+        folder, prefix = self._scratch
+        with directory_lock(self._locked):
+            for left in list(folder.glob(f"{prefix}*")) if clears else ():
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+
+    @contextmanager
+    def new_folder(self) -> Iterator[Path]:
+        """An empty folder for a unit; what is left in it at the end is removed."""
+        folder, prefix = self._scratch
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix=prefix, ignore_cleanup_errors=True
+        ) as made:
+            yield Path(made)
 
     def commit(self, unit: str, folder: Path, note: Mapping[str, Any]) -> None:
         """Put a unit in its place."""
@@ -91,8 +119,8 @@ class LocalOutput(_Notes):
     def _work(self) -> Path:
         return self.path.parent / f".{self.path.name}.partial"
 
-    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Facts of the finished data set; None if there is none yet."""
+    def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the finished data set holds; None if it does not exist yet."""
         facts = read_manifest(self.path, options, setting="output")
         if facts is not None and (self.path / _NOTES).exists():
             # A run that was killed at its very end has left them.
@@ -100,31 +128,22 @@ class LocalOutput(_Notes):
             _lock_path(self.path).unlink(missing_ok=True)
         return facts
 
-    @contextmanager
-    def lock(self, *, clears: bool) -> Iterator[None]:
-        """Let no other run prepare it; clears away what a run that was killed was writing."""
-        with directory_lock(self.path):
-            if clears:
-                shutil.rmtree(self._work / "tmp", ignore_errors=True)
-            yield
+    @property
+    def _scratch(self) -> tuple[Path, str]:
+        return self._work / "tmp", ""
 
-    @contextmanager
-    def new_folder(self) -> Iterator[Path]:
-        """See `_Notes`."""
-        (self._work / "tmp").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=self._work / "tmp", ignore_cleanup_errors=True
-        ) as folder:
-            yield Path(folder)
+    @property
+    def _locked(self) -> Path:
+        return self.path
 
     def read_job(self) -> dict[str, Any] | None:
         """See `_Notes`. One that has finished no unit may be replaced by another."""
         return super().read_job() if any(self._work.glob(f"{_NOTES}/unit-*")) else None
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """All units are there: add these files, the manifest last, and have it appear."""
+        """All units are there: add these files, the manifest last, and make the data set appear."""
         for folder in list(self._work.glob("**/unit-*/")):
-            # Input that has changed since; or no sample, of which nothing need be shown.
+            # Of input that has changed since then, or without any sample.
             if folder.name not in units or not any(folder.iterdir()):
                 shutil.rmtree(folder)
         for name, text in files.items():
@@ -135,12 +154,12 @@ class LocalOutput(_Notes):
         self._clean(self.path)
 
     def abort(self, *, everything: bool = False) -> None:
-        """After an error: leave nothing that is of no use to the next run."""
+        """After an error: remove what is of no use to the next run."""
         if everything or self.read_job() is None:
             shutil.rmtree(self._work, ignore_errors=True)
 
     def restart_hint(self) -> str:
-        """How to have an interrupted run forgotten."""
+        """What a user can do to drop an interrupted run."""
         return f"delete {self._work} to restart"
 
     def _clean(self, directory: Path) -> None:
@@ -159,7 +178,7 @@ class LocalOutput(_Notes):
             place = self._work / source.relative_to(folder)
             place.parent.mkdir(exist_ok=True)
             if place.exists():
-                # Made again, since a file has changed, or half of it by a process that was killed.
+                # Made before its file changed, or left by a process that was killed.
                 os.rename(place, Path(tempfile.mkdtemp(dir=self._work / "tmp")) / place.name)
             os.rename(source, place)
             sync(place.parent)
@@ -186,7 +205,7 @@ class RemoteOutput(_Notes):
         """For messages."""
         return redacted(self.url)
 
-    def facts(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
         """See `LocalOutput`."""
         text = self._load(FILE_NAME)
         if text is not None:
@@ -201,24 +220,12 @@ class RemoteOutput(_Notes):
         return None
 
     @property
-    def _staging(self) -> str:
-        """How names in `work` begin."""
-        return f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
+    def _scratch(self) -> tuple[Path, str]:
+        return self.work, f"{self._locked.name}-"
 
-    @contextmanager
-    def lock(self, *, clears: bool) -> Iterator[None]:
-        """See `LocalOutput`. It holds on this machine only."""
-        with directory_lock(self.work / self._staging):
-            for folder in list(self.work.glob(f"{self._staging}-*")) if clears else ():
-                shutil.rmtree(folder, ignore_errors=True)
-            yield
-
-    @contextmanager
-    def new_folder(self) -> Iterator[Path]:
-        """See `_Notes`."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.work, prefix=f"{self._staging}-") as folder:
-            yield Path(folder)
+    @property
+    def _locked(self) -> Path:
+        return self.work / f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
         """See `LocalOutput`."""
@@ -286,7 +293,7 @@ def _uploader(url: str, endpoint: str | None) -> Any:
 
 @contextmanager
 def directory_lock(target: Path) -> Iterator[None]:
-    """Hold the right to make `target`, waiting for the process that holds it now.
+    """Hold the lock for making `target`; waits while another process holds it.
 
     The kernel drops the lock when its holder dies, however it dies. A holder removes the file at
     the end; a process that gets the lock of a file that was removed tries again with a new one.

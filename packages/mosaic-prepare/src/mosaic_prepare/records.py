@@ -1,77 +1,75 @@
 """Text files and JSON Lines: records with a delimiter between them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO
 
 from mosaic_prepare.documents import (
     Document,
     NotADocumentError,
     Piece,
-    ReadOptions,
-    Rejected,
+    RejectedInput,
     decode,
 )
 from mosaic_prepare.opening import opened, read_exactly, unpacked
+from mosaic_prepare.options import PrepareOptions
 
 _CHUNK_BYTES = 1 << 16
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_text(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+def read_text(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
     """Documents of a text file: the file, or what lies between separators."""
-    if options.separator is None:
-        yield _whole_file(piece, options)
+    if options.document_separator is not None:
+        yield from _documents(
+            piece, options, options.document_separator, decode, "correct document_separator"
+        )
         return
-    too_long = (
-        f"is longer than max_document_bytes = {options.max_document_bytes} (correct "
-        f"document_separator, or raise that)"
-    )
-    for offset, data in _records(piece, options.separator.encode(), options.max_document_bytes):
-        if data is None:
-            yield Rejected(piece.file, "byte", offset, too_long)
-            continue
-        try:
-            yield decode(data if offset else data.removeprefix(_BYTE_ORDER_MARK), options)
-        except NotADocumentError as error:
-            yield Rejected(piece.file, "byte", offset, str(error))
-
-
-def _whole_file(piece: Piece, options: ReadOptions) -> Document:
     limit = options.max_document_bytes
     # One byte more than is allowed, to see whether there is more.
     with unpacked(piece.file) as stream:
         data = read_exactly(stream, limit + 1)
     if len(data) > limit:
-        why = (
+        raise NotADocumentError(
             f"is one document of more than {limit:,} bytes; say what separates its documents "
             f"(document_separator) or raise the limit (max_document_bytes)"
         )
-        return Rejected(piece.file, "", 0, why)
-    try:
-        return decode(data.removeprefix(_BYTE_ORDER_MARK), options)
-    except NotADocumentError as error:
-        return Rejected(piece.file, "", 0, str(error))
+    yield decode(data.removeprefix(_BYTE_ORDER_MARK), options)
 
 
-def read_jsonl(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+def read_jsonl(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
     """Documents of a JSON Lines file; blank lines are passed over."""
-    too_long = (
-        f"is longer than max_document_bytes = {options.max_document_bytes} (raise that, or, if "
-        f"this is not JSON Lines, set input_format)"
-    )
-    for offset, line in _records(piece, b"\n", options.max_document_bytes):
+    hint = "set input_format if this is not JSON Lines"
+    return _documents(piece, options, "\n", _json_document, hint)
+
+
+def _documents(
+    piece: Piece,
+    options: PrepareOptions,
+    delimiter: str,
+    parse: Callable[[bytes, PrepareOptions], str | None],
+    hint: str,
+) -> Iterator[Document]:
+    """What `parse` makes of each record; nothing of those for which it returns None."""
+    limit = options.max_document_bytes
+    for offset, data in _records(piece, delimiter.encode(), limit):
         try:
-            if line is None:
-                raise NotADocumentError(too_long)
-            line = line.removeprefix(_BYTE_ORDER_MARK).strip()
-            if line:
-                yield _json_document(line, options)
+            if data is None:
+                raise NotADocumentError(
+                    f"is longer than max_document_bytes = {limit} ({hint}, or raise that)"
+                )
+            text = parse(data if offset else data.removeprefix(_BYTE_ORDER_MARK), options)
+            if text is not None:
+                yield text
         except NotADocumentError as error:
-            yield Rejected(piece.file, "byte", offset, str(error))
+            yield RejectedInput(piece.file, "byte", offset, str(error))
 
 
-def _json_document(line: bytes, options: ReadOptions) -> str:
+def _json_document(line: bytes, options: PrepareOptions) -> str | None:
+    # Files with such a mark each may have been joined.
+    line = line.removeprefix(_BYTE_ORDER_MARK).strip()
+    if not line:
+        return None
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -86,7 +84,7 @@ def _json_document(line: bytes, options: ReadOptions) -> str:
     if not isinstance(record, Mapping):
         raise NotADocumentError(f"holds a {type(record).__name__}, not an object with columns")
     texts: list[str] = []
-    for column in options.columns:
+    for column in options.text_columns:
         if column not in record:
             have = ", ".join(list(record)[:12]) or "none"
             raise NotADocumentError(
@@ -101,7 +99,7 @@ def _json_document(line: bytes, options: ReadOptions) -> str:
         data = options.column_separator.join(texts).encode()
     except UnicodeEncodeError:
         # JSON can spell halves of surrogate pairs.
-        raise NotADocumentError("spells half of a character (a lone surrogate)") from None
+        raise NotADocumentError("contains half of a surrogate pair") from None
     return decode(data, options)
 
 

@@ -1,4 +1,4 @@
-"""The whole preparation: tokenizer first, then the units, then the data set out of them."""
+"""The whole preparation: first the tokenizer, then the units, then the data set."""
 
 import hashlib
 import json
@@ -13,12 +13,10 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.secrets import redacted
-from mosaic_prepare.documents import DatasetName, Piece, ReadOptions, Rejected
+from mosaic_prepare.documents import RejectedInput
 from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
-from mosaic_prepare.hub import dataset_pieces
-from mosaic_prepare.inputs import PYTHON_STDLIB, list_files
-from mosaic_prepare.job import NAMED, UnitJob, merged
-from mosaic_prepare.manifest import FILE_NAME, manifest_text, read_manifest
+from mosaic_prepare.job import NAMED, UnitJob, length_summary, merged_index
+from mosaic_prepare.manifest import FILE_NAME, VERSION, manifest_text, read_manifest
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.output import (
     LocalOutput,
@@ -29,11 +27,31 @@ from mosaic_prepare.output import (
 )
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.tokenizers import file_identity, load_tokenizer, train_tokenizer
-from mosaic_prepare.units import WorkUnit, bytes_of_unit, file_pieces, fingerprint, plan
+from mosaic_prepare.units import WorkUnit, bytes_of_unit, fingerprint, pieces_of, plan
 
 logger = logging.getLogger("mosaic_prepare")
 
-_COUNTS = ("documents", "skipped", "empty", "tokens", "text_bytes", "samples", "shards")
+_COUNTS = ("documents", "skipped", "empty", "tokens", "text_bytes")
+# Options that decide which documents there are, beside the input itself.
+_READING = (
+    "input_format",
+    "text_columns",
+    "column_separator",
+    "document_separator",
+    "dataset_config",
+    "dataset_split",
+)
+# Options that decide what becomes of them, beside the tokenizer.
+_WRITING = (
+    "form",
+    "seq_len",
+    "document_ends",
+    "shard_bytes",
+    "compression",
+    "split_validation",
+    "add_bos",
+    "special_tokens",
+)
 # Options that may change between a run that was interrupted and the one that resumes it: units
 # are known by their files, and by when those were changed.
 _NOT_OF_THE_JOB = ("input", "dataset_kwargs")
@@ -88,20 +106,20 @@ def prepare(options: PrepareOptions) -> PrepareReport:
 
 
 def finish(options: PrepareOptions) -> PrepareReport:
-    """Put the data set together out of the units that the tasks of an array have made."""
+    """Assemble the data set from the units that the tasks of a job array have made."""
     return _prepare(options, finish=True)
 
 
 def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
-    """Make a task's share of the units, numbered from 1; returns how many units that are."""
+    """Make a task's share of the units; tasks count from 1. Returns the number of units."""
     if not 1 <= task <= tasks:
         raise MosaicDataError(
             f"prepare: task {task}/{tasks} is not one of 1/{tasks} to {tasks}/{tasks}"
         )
     run = _Run(options)
-    if run.output.facts(run.wanted) is not None:
+    if run.output.summary(run.wanted) is not None:
         return 0
-    # Other tasks are at work: nothing is cleared away after an error.
+    # Other tasks may be running: nothing is removed after an error.
     with _writing(run.output):
         run.open()
         own = run.units[task - 1 :: tasks]
@@ -112,12 +130,12 @@ def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
 
 def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
     run = _Run(options)
-    facts = run.output.facts(run.wanted)
+    facts = run.output.summary(run.wanted)
     created = facts is None
     if facts is None:
-        # Tasks of an array may still be at work when others are put together.
+        # Tasks of an array may still be running when somebody tries to finish.
         with run.output.lock(clears=not finish):
-            facts = run.output.facts(run.wanted)
+            facts = run.output.summary(run.wanted)
             created = facts is None
             if facts is None:
                 try:
@@ -158,38 +176,30 @@ class _Run:
     def __init__(self, options: PrepareOptions):
         self._options = options
         _check_names(options)
-        self._read = _read_options(options)
         self.tokenizer = self._trained_tokenizer() or options.tokenizer
         self.wanted = _data_options(options, self.tokenizer)
         if options.remote:
-            work = Path(options.work_dir or tempfile.gettempdir())
-            self.output: Output = RemoteOutput(str(options.output).rstrip("/"), work)
+            work = os.path.abspath(options.work_dir or tempfile.gettempdir())
+            self.output: Output = RemoteOutput(str(options.output).rstrip("/"), Path(work))
         else:
             self.output = LocalOutput(Path(os.path.abspath(options.output)))
 
     def complete(self, *, only_finish: bool) -> dict[str, Any]:
-        """Make what is missing, and the data set out of it; returns its facts."""
+        """Make the missing units, then the data set; returns what it holds."""
         self.open(begins=not only_finish)
-        missing = len(self.units) - len(self._done())
-        if missing and only_finish:
-            raise MosaicDataError(
-                f"prepare: {missing} of {len(self.units)} units are missing; run the tasks that "
-                f"have failed again, or leave out --finish to make the units here"
-            )
-        self.work(self.units)
-        return self._publish()
+        return self._publish(self.work(self.units, only_finish=only_finish))
 
     def open(self, *, begins: bool = True) -> None:
         """Find the input, load the tokenizer, and note the job if it begins; sets `units`."""
         options = self._options
-        pieces = _pieces(options, self._read)
+        pieces = pieces_of(options)
         spec, self._identity = None, None
         if self.tokenizer is not None:
             spec, self._identity = load_tokenizer(self.tokenizer, options.tokenizer_kwargs, options)
         made_with = None if self._identity is None else self._identity.fingerprint
         total = sum(piece.size for piece in pieces)
         # A name on a hub may stand for another tokenizer by the time that a run is resumed.
-        decisive = {**self.wanted, "tokenizer_fingerprint": made_with}
+        decisive = {**self.wanted, "tokenizer_fingerprint": made_with, "version": VERSION}
         decisive = {n: value for n, value in decisive.items() if n not in _NOT_OF_THE_JOB}
         job = json.loads(json.dumps({**decisive, "unit_bytes": bytes_of_unit(total)}))
         earlier = self.output.read_job()
@@ -197,75 +207,75 @@ class _Run:
             self.output.save_job(job)
         elif earlier is not None:
             self._compare(earlier, job)
-            # Input that has grown since is cut as before, so that what is done stays of use.
+            # Input that has grown since is cut as before, so that finished units can be used.
             job["unit_bytes"] = earlier["unit_bytes"]
+        self._resumes = earlier is not None
         self._sources = fingerprint(pieces)
-        self.units = plan(pieces, job["unit_bytes"], self._read)
-        self._job = UnitJob(
-            read=self._read,
-            stops=options.bad_input == "error",
-            tokenizer=spec,
-            seq_len=options.seq_len if options.form == "rows" else None,
-            document_ends=options.document_ends,
-            split_validation=options.split_validation,
-            compression=options.compression,
-            hashes=tuple(sorted(options.hashes)),
-            shard_bytes=options.shard_bytes,
-            output=self.output,
-            digest=hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest(),
-        )
+        self.units = plan(pieces, job["unit_bytes"], options)
+        digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+        self._job = UnitJob(options, spec, self.output, digest)
 
-    def work(self, units: Sequence[WorkUnit]) -> None:
-        """Make those of the units that are not done."""
-        options, done = self._options, self._done()
+    def work(
+        self, units: Sequence[WorkUnit], *, only_finish: bool = False
+    ) -> list[Mapping[str, Any]]:
+        """Make those of the units that are not done; returns the notes of all, in order."""
+        # Without an earlier run there are none, and a store takes long to say so of each.
+        notes = self.output.notes([unit.name for unit in units]) if self._resumes else {}
+        done = {u.name: notes[u.name] for u in units if u.name in notes and self._serves(u, notes)}
         missing = [unit for unit in units if unit.name not in done]
-        if not missing:
-            return
-        ready = [unit for unit in units if unit.name in done]
-        if ready:
-            logger.info(
-                "resuming an interrupted run: %d of %d units are done", len(ready), len(units)
+        if missing and only_finish:
+            raise MosaicDataError(
+                f"prepare: {len(missing)} of {len(units)} units are missing; run the tasks that "
+                f"have failed again, or leave out --finish to make the units here"
             )
+        if missing and done:
+            logger.info(
+                "resuming an interrupted run: %d of %d units are done", len(done), len(units)
+            )
+        if missing:
+            done |= self._make(missing, sum(unit.size for unit in units))
+        return [done[unit.name] for unit in units]
+
+    def _make(self, units: Sequence[WorkUnit], total: int) -> dict[str, dict[str, Any]]:
+        """Make units; returns their notes by name.
+
+        Args:
+            units: Those that are missing.
+            total: Bytes of input in these and those that are done.
+        """
+        options = self._options
         engine = (
-            run_on_ray(self._job, missing, options.address)
+            run_on_ray(self._job, units, options.address)
             if options.engine == "ray"
-            else run_in_processes(self._job, missing, options.processes or available_cores())
+            else run_in_processes(self._job, units, options.processes or available_cores())
         )
         title = "writing text" if options.form == "text" else "tokenizing"
-        total = sum(unit.size for unit in units) or None
+        notes: dict[str, dict[str, Any]] = {}
         named = 0
-        with Progress(title, total, sum(unit.size for unit in ready)) as progress:
-            for finished in engine:
-                named = _name_rejected(finished, named)
-                unit, note = finished
+        with Progress(title, total, total - sum(unit.size for unit in units)) as progress:
+            for unit, note in engine:
+                named = _name_rejected((unit, note), named)
+                notes[unit.name] = note
                 parts = note["splits"].values()
                 progress.advance(
                     unit.size,
                     sum(part["text_bytes"] for part in parts),
                     sum(part["tokens"] for part in parts),
                 )
+        return notes
 
-    def _done(self) -> dict[str, dict[str, Any]]:
-        """Notes of the units that are done as they would be done now, by name."""
-        notes = self.output.notes([unit.name for unit in self.units])
-        return {
-            unit.name: note
-            for unit in self.units
-            if (note := notes.get(unit.name)) and self._serves(unit, note)
-        }
-
-    def _serves(self, unit: WorkUnit, note: Mapping[str, Any]) -> bool:
+    def _serves(self, unit: WorkUnit, notes: Mapping[str, Any]) -> bool:
+        """Whether a unit that was made is as it would be made now."""
+        note = notes[unit.name]
         if (note["digest"], note["stamp"]) != (self._job.digest, unit.stamp):
             return False
         skipped = any(part["skipped"] for part in note["splits"].values())
         same_limit = note["max_document_bytes"] == self._options.max_document_bytes
         return not skipped or (self._options.bad_input == "skip" and same_limit)
 
-    def _publish(self) -> dict[str, Any]:
-        notes = list(self._done().values())
-        assert len(notes) == len(self.units), "a unit was made, and its note is not there"
+    def _publish(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         splits = self._options.splits
-        indexes = {split: merged(notes, split) for split in splits}
+        indexes = {split: merged_index(notes, split) for split in splits}
         facts = {split: _facts(notes, split, indexes[split]) for split in splits}
         try:
             _refuse_nothing(facts, self._options)
@@ -274,7 +284,7 @@ class _Run:
             self.output.abort(everything=True)
             raise
         total: dict[str, Any] = {"sources": self._sources, "splits": facts}
-        for name in _COUNTS:
+        for name in (*_COUNTS, "samples", "shards"):
             total[name] = sum(fact[name] for fact in facts.values())
         total["largest"] = max(fact["largest"] for fact in facts.values())
         identity = self._identity
@@ -287,7 +297,7 @@ class _Run:
         for split in splits:
             prefix = f"{split}/" if split else ""
             if split:
-                # Before the index: a reader that finds that expects this.
+                # Before the index: a reader that finds the index expects its manifest.
                 files[prefix + FILE_NAME] = manifest_text(self.wanted, facts[split], **more)
             files[f"{prefix}index.json"] = json.dumps(indexes[split], sort_keys=True)
         files[FILE_NAME] = manifest_text(self.wanted, total, **more)
@@ -304,7 +314,7 @@ class _Run:
                 )
 
     def _trained_tokenizer(self) -> str | Path | None:
-        """The tokenizer that is to be trained, trained if that is not done yet."""
+        """The tokenizer that is to be trained; trains it if that has not been done."""
         options = self._options
         if options.train_tokenizer is None:
             return None
@@ -324,15 +334,15 @@ class _Run:
         return options.train_tokenizer
 
     def _train(self, directory: Path, wanted: Mapping[str, Any]) -> None:
-        pieces = _pieces(self._options, self._read)
-        units = plan(pieces, bytes_of_unit(sum(piece.size for piece in pieces)), self._read)
+        pieces = pieces_of(self._options)
+        units = plan(pieces, bytes_of_unit(sum(piece.size for piece in pieces)), self._options)
         logger.info("training a tokenizer of %d entries", self._options.entries)
         with tempfile.TemporaryDirectory(
             dir=directory.parent, prefix=f".{directory.name}.", ignore_cleanup_errors=True
         ) as folder:
             made = Path(folder, directory.name)
             made.mkdir()
-            facts = train_tokenizer(units, self._read, made, self._options)
+            facts = train_tokenizer(units, made, self._options)
             (made / FILE_NAME).write_text(manifest_text(wanted, facts))
             flush_to_disk(made)
             os.rename(made, directory)
@@ -357,48 +367,10 @@ def _check_names(options: PrepareOptions) -> None:
             raise MosaicDataError(f"prepare: hashes: {name!r} is not one of {known}")
 
 
-def _read_options(options: PrepareOptions) -> ReadOptions:
-    dataset = None
-    if options.input_format == "dataset":
-        name = os.path.expanduser(options.inputs[0])
-        dataset = DatasetName(
-            os.path.abspath(name) if os.path.isdir(name) else name,
-            options.dataset_config,
-            options.dataset_split,
-            options.dataset_kwargs,
-        )
-    return ReadOptions(
-        columns=tuple(options.text_columns),
-        column_separator=options.column_separator,
-        separator=options.document_separator,
-        max_document_bytes=options.max_document_bytes,
-        dataset=dataset,
-    )
-
-
-def _pieces(options: PrepareOptions, read: ReadOptions) -> list[Piece]:
-    """The input, file by file.
-
-    Raises:
-        MosaicDataError: There is none, or it cannot be read.
-    """
-    if read.dataset is not None:
-        return dataset_pieces(read)
-    # Its files are text whatever their names.
-    given = "text" if options.inputs == (PYTHON_STDLIB,) else options.input_format
-    return file_pieces(list_files(options.inputs), given, read)
-
-
 def _input_options(options: PrepareOptions) -> dict[str, Any]:
-    """What decides which documents there are. Left out: what leaves them as they are."""
     return {
+        **{name: getattr(options, name) for name in _READING},
         "input": [redacted(name) for name in options.inputs],
-        "input_format": options.input_format,
-        "text_columns": list(options.text_columns),
-        "column_separator": options.column_separator,
-        "document_separator": options.document_separator,
-        "dataset_config": options.dataset_config,
-        "dataset_split": options.dataset_split,
         "dataset_kwargs": dict(options.dataset_kwargs),
     }
 
@@ -407,15 +379,8 @@ def _data_options(options: PrepareOptions, tokenizer: str | Path | None) -> dict
     kwargs = options.tokenizer_kwargs
     return {
         **_input_options(options),
-        "form": options.form,
-        "seq_len": options.seq_len,
-        "document_ends": options.document_ends,
-        "shard_bytes": options.shard_bytes,
-        "compression": options.compression,
+        **{name: getattr(options, name) for name in _WRITING},
         "hashes": sorted(options.hashes),
-        "split_validation": options.split_validation,
-        "add_bos": options.add_bos,
-        "special_tokens": options.special_tokens,
         "tokenizer": None if tokenizer is None else file_identity(tokenizer, kwargs),
     }
 
@@ -425,7 +390,7 @@ def _name_rejected(done: Done, named: int) -> int:
     files = {piece.file.name: piece.file for piece in unit.pieces}
     for name, kind, number, why in note["rejected"]:
         if named < NAMED:
-            logger.warning("left out: %s", Rejected(files[name], kind, number, why))
+            logger.warning("left out: %s", RejectedInput(files[name], kind, number, why))
         named += 1
         if named == NAMED:
             logger.warning("further input that is left out is counted, but not named")
@@ -437,10 +402,11 @@ def _facts(
 ) -> dict[str, Any]:
     parts = [note["splits"][split] for note in notes]
     return {
-        **{name: sum(part[name] for part in parts) for name in _COUNTS[:5]},
+        **{name: sum(part[name] for part in parts) for name in _COUNTS},
         "samples": sum(shard["samples"] for shard in index["shards"]),
         "shards": len(index["shards"]),
         "largest": max((part["largest"] for part in parts), default=-1),
+        "document_lengths": length_summary(parts),
     }
 
 
@@ -474,6 +440,16 @@ def _announce(report: PrepareReport, options: PrepareOptions, selection: str) ->
         report.skipped,
         report.empty,
     )
+    for split, facts in report.splits.items():
+        lengths = facts["document_lengths"]
+        logger.info(
+            "%sdocument lengths in %s: median about %s, 90 %% up to about %s, longest %s",
+            f"{split}: " if split else "",
+            "bytes" if options.form == "text" else "tokens",
+            f"{lengths['median']:,}",
+            f"{lengths['percentile_90']:,}",
+            f"{lengths['longest']:,}",
+        )
     if not report.created and _input_changed(options, selection):
         logger.warning(
             "the files that %s matches have changed since %s was prepared; it is used as it is. "
@@ -484,13 +460,13 @@ def _announce(report: PrepareReport, options: PrepareOptions, selection: str) ->
 
 
 def _input_changed(options: PrepareOptions, selection: str) -> bool:
-    """Whether other files are there now. None at all is no change: sources may be cleared away.
+    """Whether the files are others now. That all are gone is no change: sources may be deleted.
 
-    Stores and data sets are not asked: that may take long, or cost.
+    Stores and data sets are not listed again: that may take long, or cost money.
     """
     if options.input_format == "dataset" or any("://" in name for name in options.inputs):
         return False
     try:
-        return fingerprint(_pieces(options, _read_options(options))) != selection
+        return fingerprint(pieces_of(options)) != selection
     except MosaicDataError:
         return False

@@ -1,17 +1,17 @@
 """A unit's documents on their way into shards. Imported late: mosaicml-streaming imports torch."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from streaming import MDSWriter
 
-from mosaic_prepare.encode import Tokens
-
-if TYPE_CHECKING:
-    from mosaic_prepare.job import UnitJob
+from mosaic_prepare.job import rounded_length
+from mosaic_prepare.options import PrepareOptions
+from mosaic_prepare.tokenizers import Tokens
 
 
 class _Shards(MDSWriter):
@@ -25,24 +25,29 @@ class _Shards(MDSWriter):
 class SplitWriter:
     """A unit's share of one split."""
 
-    def __init__(self, job: "UnitJob", folder: Path):
-        self._job = job
+    def __init__(self, options: PrepareOptions, columns: Mapping[str, str], folder: Path):
         self._folder = folder
+        self._has_ends = "document_ends" in columns
         self._shards = _Shards(
-            columns=job.columns,
+            columns=dict(columns),
             out=str(folder),
-            compression=job.compression,
-            hashes=list(job.hashes),
-            size_limit=job.shard_bytes,
+            compression=options.compression,
+            hashes=sorted(options.hashes),
+            size_limit=options.shard_bytes,
         )
-        self._rows = None if job.seq_len is None else RowCutter(job.seq_len)
+        rows = options.form == "rows" and options.seq_len
+        self._rows = RowCutter(rows) if rows else None
         self.documents = self.empty = self.skipped = self.tokens = self.text_bytes = 0
         self.largest = -1
+        self.longest = 0
+        self._lengths: Counter[int] = Counter()
 
     def add_text(self, text: str) -> None:
         """Write a document."""
         self.documents += 1
-        self.text_bytes += len(text.encode())
+        size = len(text.encode())
+        self.text_bytes += size
+        self._count(size)
         self._shards.write({"text": text})
 
     def add_tokens(self, tokens: Tokens, text_bytes: int) -> None:
@@ -53,6 +58,7 @@ class SplitWriter:
         self.documents += 1
         self.text_bytes += text_bytes
         self.tokens += len(tokens)
+        self._count(len(tokens))
         self.largest = max(self.largest, int(tokens.max()))
         if self._rows is None:
             self._shards.write({"tokens": tokens})
@@ -71,13 +77,21 @@ class SplitWriter:
             for key in ("raw_data", "zip_data"):
                 if shard[key]:
                     shard[key]["basename"] = f"{self._folder.name}/{shard[key]['basename']}"
-        counts = ("documents", "empty", "skipped", "tokens", "text_bytes", "largest")
-        return {**{name: getattr(self, name) for name in counts}, "shards": shards}
+        counts = ("documents", "empty", "skipped", "tokens", "text_bytes", "largest", "longest")
+        return {
+            **{name: getattr(self, name) for name in counts},
+            "lengths": sorted(self._lengths.items()),
+            "shards": shards,
+        }
+
+    def _count(self, length: int) -> None:
+        self.longest = max(self.longest, length)
+        self._lengths[rounded_length(length)] += 1
 
     def _write_rows(self, rows: Iterator[tuple[Tokens, Any]]) -> None:
         for tokens, ends in rows:
             sample = {"tokens": tokens}
-            if self._job.document_ends:
+            if self._has_ends:
                 sample["document_ends"] = ends
             self._shards.write(sample)
 

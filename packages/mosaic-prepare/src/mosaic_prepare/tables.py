@@ -14,11 +14,11 @@ from mosaic_prepare.documents import (
     Document,
     NotADocumentError,
     Piece,
-    ReadOptions,
-    Rejected,
+    RejectedInput,
     decode,
 )
 from mosaic_prepare.opening import DAMAGE, opened, unpacked
+from mosaic_prepare.options import PrepareOptions
 
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1 << 20
@@ -33,7 +33,7 @@ _TEXT_TYPES = (
 )
 
 
-def read_parquet(piece: Piece, options: ReadOptions) -> Iterator[Document]:
+def read_parquet(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
     """Documents of a Parquet file's row groups whose data begins in the piece."""
     with opened(piece.file) as stream:
         try:
@@ -49,62 +49,46 @@ def read_parquet(piece: Piece, options: ReadOptions) -> Iterator[Document]:
             group = parquet.metadata.row_group(number)
             if _owns(piece, group.column(0).data_page_offset):
                 batches = parquet.iter_batches(
-                    _BATCH_ROWS, [number], list(options.columns), use_threads=False
+                    _BATCH_ROWS, [number], list(options.text_columns), use_threads=False
                 )
                 yield from rows_of(batches, piece, options, itertools.count(row))
             row += group.num_rows
 
 
-def read_arrow(piece: Piece, options: ReadOptions) -> Iterator[Document]:
-    """Documents of an Arrow file (or stream), whose record batches are dealt to the pieces."""
+def read_arrow(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
+    """Documents of an Arrow file, whose record batches are dealt to its pieces.
+
+    A stream can be read from its beginning only: all of it belongs to the first piece.
+    """
     with opened(piece.file) as stream:
         is_file = stream.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
-        stream.seek(0)
-        source = (
-            pyarrow.PythonFile(stream, mode="r")
-            if piece.file.remote
-            else pyarrow.memory_map(piece.file.url)
-        )
-        reader: Any = pyarrow.ipc.open_file(source) if is_file else pyarrow.ipc.open_stream(source)
-        check_columns(reader.schema, options)
-        row = 1
-        for batch, place in (
-            _batches_of_file(reader, piece) if is_file else _batches(reader, source)
-        ):
-            if _owns(piece, place):
-                yield from rows_of([batch], piece, options, itertools.count(row))
-            elif piece.stop is not None and place >= piece.stop:
-                return
-            row += batch.num_rows
-
-
-def _batches_of_file(reader: Any, piece: Piece) -> Iterator[tuple[Any, int]]:
-    """Each record batch, and a place in the file that stands for it."""
-    count = reader.num_record_batches
-    for number in range(count):
-        yield reader.get_batch(number), number * max(piece.file.size, 0) // count
-
-
-def _batches(reader: Any, source: Any) -> Iterator[tuple[Any, int]]:
-    while True:
-        place = source.tell()
-        try:
-            yield reader.read_next_batch(), place
-        except StopIteration:
+        if piece.start and not is_file:
             return
+        stream.seek(0)
+        try:
+            source = (
+                pyarrow.PythonFile(stream, mode="r")
+                if piece.file.remote
+                else pyarrow.memory_map(piece.file.url)
+            )
+            reader: Any = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source)
+            check_columns(reader.schema, options)
+        except (NotADocumentError, *DAMAGE):
+            if piece.start:
+                return  # the file's first piece reports it
+            raise
+        if not is_file:
+            yield from rows_of(reader, piece, options, itertools.count(1))
+            return
+        count = reader.num_record_batches
+        for number in range(count):
+            if _owns(piece, number * piece.file.size // count):
+                batch, unit = reader.get_batch(number), f"record batch {number + 1}, row"
+                yield from rows_of([batch], piece, options, itertools.count(1), unit)
 
 
-def read_csv(piece: Piece, options: ReadOptions) -> Iterator[Document]:
-    """Documents of a CSV file with a line of column names."""
-    yield from _read_delimited(piece, options, ",")
-
-
-def read_tsv(piece: Piece, options: ReadOptions) -> Iterator[Document]:
-    """Documents of a file of values separated by tabs, with a line of column names."""
-    yield from _read_delimited(piece, options, "\t")
-
-
-def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Iterator[Document]:
+def read_delimited(piece: Piece, options: PrepareOptions, *, delimiter: str) -> Iterator[Document]:
+    """Documents of a file of delimited values (CSV, TSV) with a line of column names."""
     rejected: list[Document] = []
     refused: set[int] = set()
 
@@ -112,7 +96,7 @@ def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Itera
         why = f"has {bad.actual_columns} values for {bad.expected_columns} columns"
         # The line of names is not a row.
         refused.add(bad.number - 1)
-        rejected.append(Rejected(piece.file, "row", bad.number - 1, why))
+        rejected.append(RejectedInput(piece.file, "row", bad.number - 1, why))
         return "skip"
 
     with unpacked(piece.file) as stream:
@@ -132,8 +116,8 @@ def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Itera
             ),
             pyarrow.csv.ConvertOptions(
                 check_utf8=False,
-                include_columns=list(options.columns),
-                column_types={name: pyarrow.binary() for name in options.columns},
+                include_columns=list(options.text_columns),
+                column_types={name: pyarrow.binary() for name in options.text_columns},
             ),
         )
         numbers = (number for number in itertools.count(1) if number not in refused)
@@ -144,9 +128,9 @@ def _read_delimited(piece: Piece, options: ReadOptions, delimiter: str) -> Itera
         yield from rejected
 
 
-def check_columns(schema: Any, options: ReadOptions) -> None:
+def check_columns(schema: Any, options: PrepareOptions) -> None:
     """Check that the columns are there, once each, and hold text."""
-    for column in options.columns:
+    for column in options.text_columns:
         if column not in schema.names:
             raise NotADocumentError(
                 f"has no column {column!r}; it has {', '.join(schema.names)} (choose with "
@@ -162,13 +146,21 @@ def check_columns(schema: Any, options: ReadOptions) -> None:
 
 
 def rows_of(
-    batches: Any, piece: Piece, options: ReadOptions, numbers: Iterator[int]
+    batches: Any, piece: Piece, options: PrepareOptions, numbers: Iterator[int], unit: str = "row"
 ) -> Iterator[Document]:
-    """Documents of Arrow tables or record batches, and the numbers of their rows; null is empty."""
+    """Documents of Arrow tables or record batches; null is empty.
+
+    Args:
+        batches: They hold a document in each row.
+        piece: Where they are from.
+        options: Which columns make up a document.
+        numbers: The rows' numbers, for messages.
+        unit: What these count.
+    """
     between = options.column_separator.encode()
     for batch in batches:
         columns = []
-        for name in options.columns:
+        for name in options.text_columns:
             column = batch.column(name)
             if types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
@@ -178,7 +170,7 @@ def rows_of(
             try:
                 yield decode(between.join(value for value in values if value), options)
             except NotADocumentError as error:
-                yield Rejected(piece.file, "row", number, str(error))
+                yield RejectedInput(piece.file, unit, number, str(error))
 
 
 def _owns(piece: Piece, place: int) -> bool:

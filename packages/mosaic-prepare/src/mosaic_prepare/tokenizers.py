@@ -1,21 +1,24 @@
-"""The tokenizer that tokens are made with: trained here, or an existing one."""
+"""The tokenizer that tokens are made with, trained here or an existing one; texts to token ids."""
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.pretrained import load_pretrained
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
-from mosaic_prepare.documents import ReadOptions, Rejected
-from mosaic_prepare.encode import TokenizerSpec
-from mosaic_prepare.job import REMEDY
+from mosaic_prepare.documents import REMEDY, RejectedInput
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.units import WorkUnit, documents
@@ -28,9 +31,60 @@ EOS = "<|end_of_text|>"
 # More text changes a vocabulary little, and makes training slow and large.
 TRAINING_BYTES = 1 << 30
 
+Tokens = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """A tokenizer as it travels between processes.
+
+    Attributes:
+        definition: A `tokenizers` tokenizer as JSON; None where it is written in Python.
+        slow: Name of a tokenizer written in Python, and its keywords as JSON.
+        eos_id: Token after each document.
+        bos_id: Token before each document, if any.
+        dtype: Type of the token ids.
+        parse_special: Whether text that spells a special token becomes that token.
+    """
+
+    definition: str | None = field(repr=False)
+    slow: tuple[str, str] | None
+    eos_id: int
+    bos_id: int | None
+    dtype: str
+    parse_special: bool
+
+
+def encode(spec: TokenizerSpec, texts: Sequence[str]) -> Iterable[Tokens]:
+    """Token ids of each text, begun and ended as documents are; none for a text without a token."""
+    begin = [] if spec.bos_id is None else [spec.bos_id]
+    dtype = np.dtype(spec.dtype)
+    for ids in _batch_encoder(spec)(list(texts)):
+        # numpy takes an array as it is, and would look at each integer of a list.
+        tokens = array(dtype.char, begin)
+        tokens.fromlist(ids)
+        tokens.append(spec.eos_id)
+        yield np.frombuffer(tokens, dtype) if ids else np.empty(0, dtype)
+
+
+@lru_cache(maxsize=1)
+def _batch_encoder(spec: TokenizerSpec) -> Callable[[list[str]], Iterable[list[int]]]:
+    """A function from texts to lists of token ids: the loader's own, without special tokens."""
+    if spec.definition is None:
+        assert spec.slow is not None
+        tokenizer = load_pretrained(spec.slow[0], json.loads(spec.slow[1]))
+    else:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(spec.definition)
+    own = BatchTokenizer(
+        tokenizer, add_special_tokens=False, parse_special_tokens=spec.parse_special
+    )
+    return own.ids
+
 
 def train_tokenizer(
-    units: Sequence[WorkUnit], read: ReadOptions, directory: Path, options: PrepareOptions
+    units: Sequence[WorkUnit], directory: Path, options: PrepareOptions
 ) -> dict[str, Any]:
     """Train a byte-level BPE tokenizer and save it where `AutoTokenizer` can load it offline.
 
@@ -50,14 +104,14 @@ def train_tokenizer(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     total = sum(unit.size for unit in units)
-    with Progress("reading for the tokenizer", min(total, TRAINING_BYTES) or None) as progress:
+    with Progress("reading for the tokenizer", min(total, TRAINING_BYTES)) as progress:
         chosen = units[:: max(1, -(-total // TRAINING_BYTES))]
-        tokenizer.train_from_iterator(_texts(chosen, read, options, progress), trainer)
+        tokenizer.train_from_iterator(_texts(chosen, options, progress), trainer)
     size = tokenizer.get_vocab_size()
     if size != options.entries:
         raise MosaicDataError(
-            f"prepare: the input yields a vocabulary of {size}, not of {options.entries}; "
-            f"set vocab_size to {size} or less, or give more text"
+            f"prepare: the input yields a vocabulary of {size} entries, not {options.entries}; set "
+            f"vocab_size to {size} or less, or give more text"
         )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, clean_up_tokenization_spaces=False
@@ -65,13 +119,11 @@ def train_tokenizer(
     return {"vocab_size": size}
 
 
-def _texts(
-    units: Sequence[WorkUnit], read: ReadOptions, options: PrepareOptions, progress: Progress
-) -> Iterator[str]:
+def _texts(units: Sequence[WorkUnit], options: PrepareOptions, progress: Progress) -> Iterator[str]:
     taken = 0
     for unit in units:
-        for document in documents(unit, read):
-            if isinstance(document, Rejected):
+        for document in documents(unit, options):
+            if isinstance(document, RejectedInput):
                 if options.bad_input == "error":
                     raise MosaicDataError(f"prepare: {document}; {REMEDY}")
             elif document:
@@ -125,7 +177,7 @@ def load_tokenizer(
     if not options.add_bos and _begins_with_bos(tokenizer):
         logger.info(
             "tokenizer %r begins every text with %r; documents are written without it (set add_bos "
-            "to have it)",
+            "to keep it)",
             str(name),
             tokenizer.bos_token,
         )

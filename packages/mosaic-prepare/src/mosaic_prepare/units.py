@@ -1,18 +1,20 @@
-"""What is read, in which format, and how it is cut into units of work."""
+"""What is read, in which format, and how it is cut into work units."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import xxhash
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_prepare.documents import Document, NotADocumentError, Piece, ReadOptions, Rejected
-from mosaic_prepare.hub import read_dataset
-from mosaic_prepare.inputs import InputFile
+from mosaic_prepare.documents import Document, NotADocumentError, Piece, RejectedInput
+from mosaic_prepare.hub import dataset_pieces, read_dataset
+from mosaic_prepare.inputs import PYTHON_STDLIB, list_files
 from mosaic_prepare.opening import DAMAGE, opened, reason
+from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.records import read_jsonl, read_text
-from mosaic_prepare.tables import read_arrow, read_csv, read_parquet, read_tsv
+from mosaic_prepare.tables import read_arrow, read_delimited, read_parquet
 
 # Bytes of input in a unit: at least enough to be worth a process's while, at most what may be
 # lost with one; between them, some 256 units for the whole input.
@@ -27,12 +29,13 @@ class Format:
         suffixes: Names of its files, without that of a compression.
         read: The documents of a piece; raises one of `DAMAGE` or `NotADocumentError` where the file
             cannot be read on.
-        cut: Whether large files can be entered in the middle.
+        cut: Whether reading can begin in the middle of a file. Not in CSV: whether a line end is
+            inside quotes depends on all that comes before it.
         packed: Whether its files may be compressed as a whole.
     """
 
     suffixes: tuple[str, ...]
-    read: Callable[[Piece, ReadOptions], Iterator[Document]]
+    read: Callable[[Piece, PrepareOptions], Iterator[Document]]
     cut: bool = True
     packed: bool = True
 
@@ -42,8 +45,8 @@ FORMATS = {
     "jsonl": Format((".jsonl", ".ndjson", ".json"), read_jsonl),
     "parquet": Format((".parquet", ".pq"), read_parquet, packed=False),
     "arrow": Format((".arrow", ".feather", ".ipc"), read_arrow, packed=False),
-    "csv": Format((".csv",), read_csv, cut=False),
-    "tsv": Format((".tsv", ".tab"), read_tsv, cut=False),
+    "csv": Format((".csv",), partial(read_delimited, delimiter=","), cut=False),
+    "tsv": Format((".tsv", ".tab"), partial(read_delimited, delimiter="\t"), cut=False),
     "dataset": Format((), read_dataset),
 }
 
@@ -75,7 +78,7 @@ class WorkUnit:
         return sum(piece.size for piece in self.pieces)
 
 
-def documents(unit: WorkUnit, options: ReadOptions) -> Iterator[Document]:
+def documents(unit: WorkUnit, options: PrepareOptions) -> Iterator[Document]:
     """The documents of a unit, and what is found in their place.
 
     A file that cannot be read on is left from there; the next one follows.
@@ -84,34 +87,42 @@ def documents(unit: WorkUnit, options: ReadOptions) -> Iterator[Document]:
         try:
             yield from FORMATS[piece.format].read(piece, options)
         except NotADocumentError as error:
-            yield Rejected(piece.file, "", 0, str(error))
+            yield RejectedInput(piece.file, "", 0, str(error))
         except DAMAGE as error:
-            yield Rejected(piece.file, "", 0, f"is damaged: {reason(error)}")
+            yield RejectedInput(piece.file, "", 0, f"is damaged: {reason(error)}")
 
 
-def file_pieces(files: Sequence[InputFile], given_format: str, options: ReadOptions) -> list[Piece]:
-    """Say how each file is read."""
+def pieces_of(options: PrepareOptions) -> list[Piece]:
+    """The input, file by file, and how each is read.
+
+    Raises:
+        MosaicDataError: There is none, it cannot be found, or nothing says how to read it.
+    """
+    if options.input_format == "dataset":
+        return dataset_pieces(options)
+    # The library's files are text whatever their names.
+    given = "text" if options.inputs == (PYTHON_STDLIB,) else options.input_format
     by_suffix = {suffix: name for name, kind in FORMATS.items() for suffix in kind.suffixes}
     pieces = []
-    for file in files:
-        name = by_suffix.get(file.suffix) if given_format == "auto" else given_format
+    for file in list_files(options.inputs):
+        name = by_suffix.get(file.suffix) if given == "auto" else given
         if name is None:
             raise MosaicDataError(
-                f"prepare: cannot tell the format of {file.name} by its name; say which with "
+                f"prepare: cannot tell the format of {file.name} from its name; say which with "
                 f"--input-format (text, jsonl, …), or give a glob that leaves it out"
             )
         if file.compression and not FORMATS[name].packed:
             raise MosaicDataError(
-                f"prepare: {file.name} is a compressed {name} file, which cannot be entered in the "
-                f"middle; unpack it (the format compresses by itself)"
+                f"prepare: {file.name} is a compressed {name} file, which cannot be read in parts; "
+                f"decompress it (the format has compression of its own)"
             )
         pieces.append(Piece(file, name))
     kinds = {piece.format for piece in pieces}
-    if options.separator is not None and "text" not in kinds:
+    if options.document_separator is not None and "text" not in kinds:
         raise MosaicDataError(
-            "prepare: document_separator is for text files, and there is none; leave it out"
+            "prepare: document_separator is for text files, and the input has none; leave it out"
         )
-    if options.columns != ("text",) and kinds == {"text"}:
+    if tuple(options.text_columns) != ("text",) and kinds == {"text"}:
         raise MosaicDataError(
             "prepare: text_columns is given, but all input is plain text; set input_format, or "
             "leave it out"
@@ -125,7 +136,7 @@ def bytes_of_unit(total: int) -> int:
     return min(max(1 << (wanted.bit_length() - 1), _SMALLEST), _LARGEST)
 
 
-def plan(pieces: Sequence[Piece], unit_bytes: int, options: ReadOptions) -> list[WorkUnit]:
+def plan(pieces: Sequence[Piece], unit_bytes: int, options: PrepareOptions) -> list[WorkUnit]:
     """Cut the input into units, by its files' names and sizes alone.
 
     A large file is cut into equal parts. Small ones are put together; a unit ends behind a file by
@@ -160,7 +171,7 @@ def plan(pieces: Sequence[Piece], unit_bytes: int, options: ReadOptions) -> list
     return units
 
 
-def _parts(piece: Piece, unit_bytes: int, options: ReadOptions) -> Iterator[Piece]:
+def _parts(piece: Piece, unit_bytes: int, options: PrepareOptions) -> Iterator[Piece]:
     """Equal parts of a large file, or of a data set's rows."""
     file = piece.file
     end = file.size if piece.stop is None else piece.stop
@@ -175,11 +186,11 @@ def _parts(piece: Piece, unit_bytes: int, options: ReadOptions) -> Iterator[Piec
             yield Piece(file, piece.format, start, stop)
 
 
-def _can_be_cut(piece: Piece, options: ReadOptions) -> bool:
+def _can_be_cut(piece: Piece, options: PrepareOptions) -> bool:
     file = piece.file
     if not FORMATS[piece.format].cut or file.compression or file.size < 0:
         return False
-    if piece.format == "text" and options.separator is None:
+    if piece.format == "text" and options.document_separator is None:
         return False
     if not file.url.startswith("http"):
         return True

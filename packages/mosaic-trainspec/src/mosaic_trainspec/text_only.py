@@ -21,7 +21,7 @@ def refuse_non_text_spec(base_spec: TrainSpec) -> None:
     """Raise unless the spec's model can be trained on token ids alone.
 
     Judged by what the spec says of itself: a text spec builds a tokenizer, and its model's
-    ``forward`` needs the token ids only. The size of the vocabulary is no criterion:
+    ``forward`` needs the token ids only. The size of the vocabulary is not a criterion:
     ``vlm`` has one, and ``transformers_modeling_backend`` learns its own only when training starts.
 
     Raises:

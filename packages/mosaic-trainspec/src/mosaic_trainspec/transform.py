@@ -47,7 +47,7 @@ def get_mosaic_train_spec(
         has none.
 
     Raises:
-        TrainSpecError: ``base_spec`` is no TrainSpec or not a text spec, or a builder is not
+        TrainSpecError: ``base_spec`` is not a TrainSpec or not a text spec, or a builder is not
             callable.
     """
     if not isinstance(base_spec, TrainSpec):

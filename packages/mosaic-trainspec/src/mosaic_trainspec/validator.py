@@ -19,10 +19,10 @@ from torchtitan.protocols import BaseModelArgs
 from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
-from mosaic_trainspec.equal_batches import equal_batches
 from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.lockstep import in_lockstep
 from mosaic_trainspec.model_inputs import ModelInputs, prepare_model_inputs
-from mosaic_trainspec.undisturbed import (
+from mosaic_trainspec.preserve_training_state import (
     evaluation_mode,
     forked_rng,
     kept_buffers,
@@ -135,7 +135,7 @@ class MosaicValidator(BaseValidator):
         # targets exactly up to 2**53. It stays on the device: no synchronization per batch.
         totals = torch.zeros(2, dtype=torch.float64, device=device)
         batches = 0
-        for input_dict, labels in equal_batches(
+        for input_dict, labels in in_lockstep(
             self.validation_dataloader, limit=None if steps == -1 else steps, device=device
         ):
             self.metrics_processor.ntokens_since_last_log += labels.numel()

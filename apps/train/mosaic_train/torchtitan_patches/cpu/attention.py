@@ -12,7 +12,7 @@ def attend_to_own_heads() -> None:
 
     PyTorch's fused attention for CPU has no sharding strategy. It needs none where heads are shared
     out: each is computed for itself. Models that keep DTensors up to there (qwen3) need this; the
-    others hand over plain tensors. This can go once PyTorch has that strategy.
+    others pass plain tensors. This can go once PyTorch has that strategy.
     """
     from torch.distributed.tensor import DTensor, Replicate, Shard
     from torchtitan.models.attention import ScaledDotProductAttentionWrapper as Attention
@@ -20,7 +20,7 @@ def attend_to_own_heads() -> None:
     original: Any = Attention.forward
     if hasattr(original, "mosaic"):
         return
-    # Of [batch, heads, length, head size]. Along the others a rank cannot go on alone.
+    # Of [batch, heads, length, head size]. Cut along the others, a rank cannot compute alone.
     alone = (Replicate(), Shard(0), Shard(1))
 
     def forward(self: Any, q: Any, k: Any, v: Any, **options: Any) -> Any:

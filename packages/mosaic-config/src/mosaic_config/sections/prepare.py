@@ -26,7 +26,7 @@ class MosaicPrepare:
     training.
     """
 
-    seq_len: int | None = None
+    seq_len: int | None = field(default=None, metadata={"least": 1})
     """Targets per row, for form = "rows". None: training.seq_len."""
 
     document_ends: bool = True
@@ -66,7 +66,7 @@ class MosaicPrepare:
     files: stop, or leave them out (a damaged file from where it cannot be read) and count them.
     """
 
-    max_document_bytes: int | str = "64mb"
+    max_document_bytes: int | str = field(default="64mb", metadata={"least": 1})
     """Size of the largest document that is accepted, as a number or like "64mb"."""
 
     train_tokenizer: str | None = None
@@ -75,7 +75,7 @@ class MosaicPrepare:
     mosaic_tokenizer.name.
     """
 
-    vocab_size: int | None = None
+    vocab_size: int | None = field(default=None, metadata={"least": 1})
     """Entries of the newly trained tokenizer. None: 2,048."""
 
     add_bos: bool = False
@@ -84,7 +84,7 @@ class MosaicPrepare:
     special_tokens: Literal["text", "parse"] = "text"
     """Whether text that spells a special token is text, or becomes that token ("parse")."""
 
-    split_validation: float = 0.0
+    split_validation: float = field(default=0.0, metadata={"least": 0})
     """
     Share of the documents that goes into the subdirectory "validation", the others into "train"
     (the streams' `split`). 0: no split.
@@ -96,7 +96,7 @@ class MosaicPrepare:
     hashes: list[str] = field(default_factory=lambda: ["xxh64"])
     """Hashes of each shard that the index holds, for `validate_hash`."""
 
-    shard_bytes: int | str = "64mb"
+    shard_bytes: int | str = field(default="64mb", metadata={"least": 1})
     """Largest shard before compression, as a number or like "64mb"."""
 
     engine: Literal["processes", "ray"] = "processes"
@@ -105,7 +105,7 @@ class MosaicPrepare:
     output is an object store). The result does not depend on it.
     """
 
-    processes: int | None = None
+    processes: int | None = field(default=None, metadata={"least": 1})
     """Processes that tokenize. None: one for each core."""
 
     address: str | None = None

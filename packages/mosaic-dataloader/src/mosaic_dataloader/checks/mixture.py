@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.document_length import mean_tokens
@@ -22,18 +23,22 @@ _LONG = 1 << 22
 
 
 def mixture_shares(
-    loader: "MosaicParallelAwareDataloader", *, steps: int, step_rows: int, prefix: str = ""
+    loader: "MosaicParallelAwareDataloader",
+    *,
+    steps: int,
+    step_rows: int,
+    names: OptionNames = PYTHON,
 ) -> list[str]:
-    """Compare the streams' shares in a new run with their weights.
+    """A cost: a new run sees a stream in another share than its weight asks for.
 
     An epoch holds each stream as often as its weight says, but not every part of it does: where a
-    stream is one large shard, and another is small and repeated, the one may lie behind the other.
+    stream is one large shard, and another is small and repeated, one may come only after the other.
 
     Args:
-        loader: The loader of any rank, of a run that does not continue another.
+        loader: The loader of any rank, of a run that does not resume another.
         steps: Steps of the run.
         step_rows: Rows of a step, over all ranks and micro-batches.
-        prefix: What comes before the names of the data set's options.
+        names: What the caller's options are called.
 
     Returns:
         One line for the stream and the stretch that are furthest off, if a share differs by more
@@ -72,7 +77,7 @@ def mixture_shares(
         line = (
             f'stream "{mixture.streams[number].name}" is to give {weights[number]:.0%} of the '
             f"{what}, and gives {counts[number] / samples:.0%} of the {samples:,} of {stretch}: "
-            f"{_remedy(loader, prefix)}"
+            f"{_remedy(loader, names)}"
         )
     return [line] if line else []
 
@@ -102,15 +107,15 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
     return counts
 
 
-def _remedy(loader: "MosaicParallelAwareDataloader", prefix: str) -> str:
+def _remedy(loader: "MosaicParallelAwareDataloader", names: OptionNames) -> str:
     order = loader.order
     if order.batching_method != "random":
-        return f'set {prefix}batching_method = "random" or "stratified"'
+        return f'set {names.dataset}batching_method = "random" or "stratified"'
     if not order.shuffle:
-        return f"without a shuffle streams follow one another; set {prefix}shuffle = true"
+        return f"without a shuffle streams follow one another; set {names.dataset}shuffle = true"
     if order.shuffle_algo in ("py1e", "py1s", "py2s"):
         return (
             f'"{order.shuffle_algo}" mixes shards, here few or of unequal sizes, and not streams; '
-            f'set {prefix}shuffle_algo = "py1br" or "feistel"'
+            f'set {names.dataset}shuffle_algo = "py1br" or "feistel"'
         )
-    return f"raise {prefix}shuffle_block_size, which is {order.shuffle_block_size:,}"
+    return f"raise {names.dataset}shuffle_block_size, which is {order.shuffle_block_size:,}"

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.resolved import LARGEST_SEED, ResolvedOrder
 from mosaic_dataloader.order.shuffles import SHUFFLES
-from mosaic_dataloader.util.arguments import integer
+from mosaic_dataloader.util.arguments import check_options, option
 
 SHUFFLE_ALGOS = tuple(SHUFFLES)
 BATCHING_METHODS = ("random", "stratified", "per_stream", "device_per_stream")
 SAMPLING_METHODS = ("balanced", "fixed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OrderOptions:
     """Order options as the user gives them; names and meanings are mosaicml-streaming's.
 
@@ -20,31 +19,62 @@ class OrderOptions:
         MosaicDataError: A value is not one that the option takes.
     """
 
-    shuffle: bool = False
-    shuffle_algo: str = "py1e"
-    shuffle_seed: int = 9176
-    shuffle_block_size: int | None = None
-    num_canonical_nodes: int | None = None
-    sampling_method: str = "balanced"
-    sampling_granularity: int = 1
-    batching_method: str = "random"
+    shuffle: bool = option(
+        False,
+        "Whether an epoch is shuffled. False: stored order, stream after stream.",
+    )
+    shuffle_algo: str = option(
+        "py1e",
+        'How to shuffle; all but "feistel" are mosaicml-streaming\'s. "py1e" spreads each '
+        'shard over a range of `shuffle_block_size` samples, "py1br" shuffles inside blocks, '
+        '"py1s" and "py2s" shuffle shards and the samples in each canonical node\'s part, '
+        '"naive" shuffles everything and so needs every shard at once. "feistel" is this '
+        "loader's own, for hundreds of millions of samples: it shuffles inside windows of "
+        "`shuffle_block_size` samples and computes any position at once, with no list of the "
+        "epoch.",
+        choices=SHUFFLE_ALGOS,
+    )
+    shuffle_seed: int = option(
+        9176,
+        "Seed of the order; not negative. It also seeds the resampling of weighted streams.",
+        least=0,
+        most=LARGEST_SEED,
+    )
+    shuffle_block_size: int | None = option(
+        None,
+        "Samples per shuffle block. None: max(4,000,000 / num_canonical_nodes, 262,144).",
+        # py1e and py1br draw their block from [0.75, 1.25) times this, which is empty for 1.
+        least=2,
+    )
+    num_canonical_nodes: int | None = option(
+        None,
+        "Parts that an epoch is cut into for shuffling, each with shards of its own. None: "
+        'the number of nodes of the first run (64 times as many for "py1s" and "py2s"); kept '
+        "when resuming.",
+        least=1,
+    )
+    sampling_method: str = option(
+        "balanced",
+        'How a stream that is not used whole is subsampled. "balanced": anew in each epoch, '
+        'evenly over shards. "fixed": the same samples in every epoch.',
+        choices=SAMPLING_METHODS,
+    )
+    sampling_granularity: int = option(
+        1,
+        "Samples drawn from one shard at a time when a stream is subsampled.",
+        least=1,
+    )
+    batching_method: str = option(
+        "random",
+        'How streams share a batch. "random": by the shuffled mixture. "stratified": each '
+        'batch holds the streams\' proportions. "per_stream": a batch is of one stream. '
+        '"device_per_stream": each device\'s batch is of one stream. All but "random" tie the '
+        "order to the global batch size.",
+        choices=BATCHING_METHODS,
+    )
 
     def __post_init__(self) -> None:
-        _one_of("shuffle_algo", self.shuffle_algo, SHUFFLE_ALGOS)
-        _one_of("batching_method", self.batching_method, BATCHING_METHODS)
-        _one_of("sampling_method", self.sampling_method, SAMPLING_METHODS)
-        for name, least in (
-            ("shuffle_seed", 0),
-            ("sampling_granularity", 1),
-            # py1e and py1br draw their block from [0.75, 1.25) times this, which is empty for 1.
-            ("shuffle_block_size", 2),
-            ("num_canonical_nodes", 1),
-        ):
-            if (value := getattr(self, name)) is not None:
-                # As a plain int: numpy's are no JSON.
-                object.__setattr__(self, name, integer(name, value, least))
-        if self.shuffle_seed > LARGEST_SEED:
-            raise MosaicDataError(f"shuffle_seed = {self.shuffle_seed} must be below 2**64")
+        check_options(self)
 
     def resolve(self, *, num_nodes: int, global_batch: int, local_batch: int) -> ResolvedOrder:
         """Fill in what is left open, from the layout of the first start.
@@ -79,8 +109,3 @@ class OrderOptions:
             device_batch=local_batch if by_device else 0,
             nodes=num_nodes if by_device else 0,
         )
-
-
-def _one_of(name: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise MosaicDataError(f"{name} = {value!r} is not one of {', '.join(valid)}")

@@ -105,21 +105,6 @@ class SampleSequence(Protocol):
             positions: int64[lists, n], each list ascending.
         """
 
-    def probe_ids(self, positions: Int64Array) -> Int64Array:
-        """Sample ids at positions; the first one's in place of those of a later epoch.
-
-        Args:
-            positions: int64[lists, n], each list ascending.
-        """
-        epochs = (positions - self.origin.samples) // self.epoch_length
-        here = np.where(epochs == epochs[:, :1], positions, positions[:, :1])
-        return self.ids_at(here.ravel()).reshape(positions.shape)
-
-    def epochs(self, start: int, stop: int) -> Int64Array:
-        """The epochs, int64[stop - start], of the positions ``[start, stop)`` of the run."""
-        positions = np.arange(start, stop, dtype=np.int64)
-        return self.origin.epoch + (positions - self.origin.samples) // self.epoch_length
-
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams]."""
 
@@ -302,6 +287,21 @@ class EpochSequence:
         number, place = self.locate(position)
         order = self._orders.get(number) or self.epoch(number)
         return order.ids_at(np.arange(place, min(place + count, len(order)), dtype=np.int64))
+
+    def probe_ids(self, positions: Int64Array) -> Int64Array:
+        """Sample ids at positions; the first one's in place of those of a later epoch.
+
+        Args:
+            positions: int64[lists, n], each list ascending.
+        """
+        epochs = (positions - self.origin.samples) // self.epoch_length
+        here = np.where(epochs == epochs[:, :1], positions, positions[:, :1])
+        return self.ids_at(here.ravel()).reshape(positions.shape)
+
+    def epochs(self, start: int, stop: int) -> Int64Array:
+        """The epochs, int64[stop - start], of the positions ``[start, stop)`` of the run."""
+        positions = np.arange(start, stop, dtype=np.int64)
+        return self.origin.epoch + (positions - self.origin.samples) // self.epoch_length
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

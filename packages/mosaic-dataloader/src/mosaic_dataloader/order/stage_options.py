@@ -14,7 +14,6 @@ from mosaic_dataloader.util import arguments
 _KEYS = ("samples", "tokens", "weights")
 # Far above any run, and far enough below 2**63 to calculate with.
 _LONGEST = 1 << 48
-WEIGHTS_IN = ("samples", "tokens")
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def _stage(number: int, given: Any, names: Sequence[str], *, last: bool) -> Stag
         )
     if not last and not lengths:
         raise MosaicDataError(
-            f"{where} has neither samples nor tokens, and another stage follows it; say how long it "
-            f"is"
+            f"{where} has neither samples nor tokens, and another stage follows it; give it one of "
+            f"them"
         )
     length = {key: arguments.parse_count(f"{where}: {key}", given[key]) for key in lengths}
     for key, count in length.items():

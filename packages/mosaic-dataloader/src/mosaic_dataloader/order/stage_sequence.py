@@ -71,9 +71,7 @@ class StageSequence:
                 f"num_canonical_nodes to the number of machines"
             )
         self._nodes = nodes
-        self._order = StageOrder(
-            samples, nodes, options.shuffle_seed, stages, kept=kept_positions
-        )
+        self._order = StageOrder(samples, nodes, options.shuffle_seed, stages, kept=kept_positions)
         self._names = names
         self._samples = np.array(samples, np.int64)
         self._present = np.array([-1 if n is None else n for n in present], np.int64)
@@ -122,8 +120,8 @@ class StageSequence:
         for number, one in enumerate(self._epochs):
             if one is None and drawn[number]:
                 raise MosaicDataError(
-                    f'stream "{self._names[number]}" was removed, and the {drawn[number]:,} samples '
-                    f"of it that come before position {last:,}, where the new stage begins, are "
+                    f'stream "{self._names[number]}" was removed, and {drawn[number]:,} of its '
+                    f"samples come before position {last:,}, where the last stage begins, and are "
                     f"not read yet: keep the stream, with a weight of 0, until they are"
                 )
 
@@ -186,9 +184,7 @@ class StageSequence:
         """
         with self._lock:
             found = self._order.draws(positions.ravel())
-        streams, epochs, places = (
-            part.astype(np.int64).reshape(positions.shape) for part in found
-        )
+        streams, epochs, places = (part.astype(np.int64).reshape(positions.shape) for part in found)
         ids = np.full(positions.shape, _LATER, np.int64)
         for stream in np.unique(streams).tolist():
             own, sequence = streams == stream, self._epochs[stream]

@@ -6,11 +6,11 @@ times from each stream: the stream's weight, as a whole number of the ``BLOCK`` 
 stands where is a keyed permutation for each node and block. So every stream's share is exact in
 every block, and what was drawn before a block is a product.
 
-**A stream's own order** is its epochs one after another, each interleaved over the J nodes as the epochs
-order interleaves them: node j owns every J-th place. Node j takes the samples that it owns, one after
-another, for as long as there are some; when its own are used up before the epoch is, it takes those
-of nodes that are behind. Only when all are used up, the next epoch begins. So no sample is seen
-again before every other of its stream was, and machines keep reading their own shards.
+**A stream's own order** is its epochs one after another, each interleaved over the J nodes as the
+epochs order interleaves them: node j owns every J-th place. Node j takes the samples that it owns,
+one after another, for as long as there are some; when its own are used up before the epoch is, it
+takes those of nodes that are behind. Only when all are used up, the next epoch begins. So no sample
+is seen again before every other of its stream was, and machines keep reading their own shards.
 
 **Random access.** What each node has taken of a stream's epoch grows by the same number with every
 block, except in blocks in which an epoch begins or a node runs out. The block in which the present

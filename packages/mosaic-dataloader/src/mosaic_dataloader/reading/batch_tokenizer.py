@@ -37,10 +37,8 @@ class BatchTokenizer:
         add_special_tokens: bool = True,
         parse_special_tokens: bool = False,
     ):
-        inner = tokenizer
-        while not _encodes_batches(inner) and hasattr(inner, "tokenizer"):
-            inner = inner.tokenizer
-        if not _encodes_batches(inner):
+        inner = next(filter(_encodes_batches, wrapped_tokenizers(tokenizer)), None)
+        if inner is None:
             raise MosaicDataError(
                 f"a tokenizer of type {type(tokenizer).__name__} cannot encode batches; pass a "
                 f"transformers tokenizer or a tokenizers.Tokenizer"
@@ -57,6 +55,7 @@ class BatchTokenizer:
             # Set on the tokenizer, these would cut or fill documents unseen.
             self.fast.no_truncation()
             self.fast.no_padding()
+            self._set_special_tokens()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
         """Encode texts at once.
@@ -76,9 +75,6 @@ class BatchTokenizer:
         if not texts:
             return ()
         if self._is_fast:
-            if self.fast.encode_special_tokens == self._parse_special:
-                # Here, since it is lost on the way to another process.
-                self.fast.encode_special_tokens = not self._parse_special
             encoded = self.fast.encode_batch_fast(list(texts), add_special_tokens=self._add_special)
             return (e.ids for e in encoded)
         if not hasattr(self.inner, "tokens_trie"):
@@ -92,6 +88,15 @@ class BatchTokenizer:
             return ids
         splitter = self.inner if self._parse_special else _without_special_tokens(self.inner)
         return [self._ids_by(splitter, text) for text in texts]
+
+    def _set_special_tokens(self) -> None:
+        self.fast.encode_special_tokens = not self._parse_special
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set again what a Rust tokenizer loses on its way to another process."""
+        self.__dict__.update(state)
+        if self._is_fast:
+            self._set_special_tokens()
 
     def _ids_by(self, splitter: Any, text: str) -> list[int]:
         """Encode with a tokenizer written in Python, which has no batch encoder of its own.
@@ -131,12 +136,11 @@ def pad_token_id(tokenizer: Any) -> int:
     Args:
         tokenizer: As for ``BatchTokenizer``, of any kind, or None.
     """
-    while tokenizer is not None:
+    for inner in wrapped_tokenizers(tokenizer):
         for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(tokenizer, name, None)
+            value = getattr(inner, name, None)
             if value is not None:
                 return int(value)
-        tokenizer = getattr(tokenizer, "tokenizer", None)
     return 0
 
 
@@ -146,13 +150,29 @@ def eos_token_id(tokenizer: Any) -> int | None:
     Args:
         tokenizer: As for ``BatchTokenizer``, of any kind, or None.
     """
-    while tokenizer is not None:
-        for name in ("eos_token_id", "eos_id"):
-            value = getattr(tokenizer, name, None)
+    return special_token_id(tokenizer, "eos")
+
+
+def special_token_id(tokenizer: Any, kind: str) -> int | None:
+    """Id of a special token; None if the tokenizer does not say.
+
+    Args:
+        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
+        kind: ``"eos"`` or ``"bos"``.
+    """
+    for inner in wrapped_tokenizers(tokenizer):
+        for name in (f"{kind}_token_id", f"{kind}_id"):
+            value = getattr(inner, name, None)
             if value is not None:
                 return int(value)
-        tokenizer = getattr(tokenizer, "tokenizer", None)
     return None
+
+
+def wrapped_tokenizers(tokenizer: Any) -> Iterator[Any]:
+    """A tokenizer and those that it wraps at ``.tokenizer``, outermost first; none for None."""
+    while tokenizer is not None:
+        yield tokenizer
+        tokenizer = getattr(tokenizer, "tokenizer", None)
 
 
 def _encodes_batches(candidate: Any) -> bool:

@@ -1,13 +1,23 @@
-"""How long documents are, as far as that is known before any is read."""
+"""How long rows and documents are, as far as that is known before any is read."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.storage.streams import DataStream
 
 # Of a byte-level tokenizer of some ten thousand entries, on text of Latin letters.
-_BYTES_PER_TOKEN = 4.0
+BYTES_PER_TOKEN = 4.0
+# Bytes of a sample's offset, of the size of a column without a fixed one, and of the number of
+# samples.
+_OFFSET, _SIZE, _COUNT = 4, 4, 4
+# What a shard says about itself beside its format.
+_DESCRIBED = (
+    *("compression", "hashes", "size_limit"),
+    *("column_names", "column_encodings", "column_sizes"),
+)
 
 
 def tokens_per_stream(streams: Sequence[DataStream], mixture: Mixture) -> list[float]:
@@ -16,7 +26,7 @@ def tokens_per_stream(streams: Sequence[DataStream], mixture: Mixture) -> list[f
     for stream, size in zip(streams, mixture.streams, strict=True):
         stored: Counter[float] = Counter()
         for reader, column in zip(stream.readers, stream.columns, strict=True):
-            token = _BYTES_PER_TOKEN if column.dtype is None else float(column.dtype.itemsize)
+            token = BYTES_PER_TOKEN if column.dtype is None else float(column.dtype.itemsize)
             stored[token] += reader.get_raw_size()
         drawn = sum(size.choose * count / token for token, count in stored.items())
         tokens.append(drawn / size.samples)
@@ -31,3 +41,52 @@ def mean_tokens(streams: Sequence[DataStream], mixture: Mixture) -> float:
 def rows_of_epoch(streams: Sequence[DataStream], mixture: Mixture, seq_len: int) -> int:
     """Rows that packing makes of an epoch, about; the same on all ranks, and at least 1."""
     return max(1, round(sum(tokens_per_stream(streams, mixture)) / seq_len))
+
+
+def tokens_per_row(stream: DataStream) -> float | None:
+    """Tokens in a row of an opened stream, on average, by the sizes in its index.
+
+    Returns:
+        None where the sizes do not tell: text, arrays of any or several types, and rows of several
+        columns.
+    """
+    column = stream.column
+    if column.kind == "text" or column.dtype is None or len(stream.distinct_columns) > 1:
+        return None
+    size = mean_bytes(stream)
+    if size is None:
+        return None
+    if not column.has_shape:
+        return size / column.dtype.itemsize
+    # An array begins with the number of its dimensions and its length, in as many bytes as it
+    # needs.
+    tokens = (size - 2) / column.dtype.itemsize
+    for bytes_of_length in (2, 4):
+        if tokens > 1 << (4 * bytes_of_length):
+            tokens = (size - 1 - bytes_of_length) / column.dtype.itemsize
+    return max(tokens, 0.0)
+
+
+def mean_bytes(stream: DataStream) -> float | None:
+    """Bytes of a value of a stream's only column, on average; None where the index does not tell.
+
+    Exact for what MDSWriter writes, whose shards describe themselves as the index does.
+    """
+    samples = size = 0
+    for reader in stream.readers:
+        sizes = getattr(reader, "column_sizes", None)
+        if sizes is None or len(sizes) > 1:  # another format than MDS, or several columns
+            return None
+        samples += len(reader)
+        if sizes[0] is not None:
+            size += len(reader) * sizes[0]
+        else:
+            header = _COUNT + _OFFSET * (len(reader) + 1) + _description_bytes(reader)
+            size += max(reader.get_raw_size() - header - _SIZE * len(reader), 0)
+    return size / samples
+
+
+def _description_bytes(reader: Any) -> int:
+    """Bytes of a shard's description of itself, in JSON."""
+    description = {name: getattr(reader, name) for name in _DESCRIBED}
+    return len(json.dumps({"version": 2, "format": "mds", **description}, sort_keys=True).encode())

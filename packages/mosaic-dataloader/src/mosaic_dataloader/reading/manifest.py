@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.reading.batch_tokenizer import wrapped_tokenizers
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
 from mosaic_dataloader.storage.contents import refuse_link_outside, shown
 from mosaic_dataloader.storage.layout import manifest_paths
@@ -219,9 +220,5 @@ def _compare_length(name: str, note: Mapping[str, Any], seq_len: int) -> None:
 
 def _name(tokenizer: Any) -> str:
     """How the tokenizer was called when it was loaded."""
-    while tokenizer is not None:
-        name = getattr(tokenizer, "name_or_path", None)
-        if name:
-            return str(name)
-        tokenizer = getattr(tokenizer, "tokenizer", None)
-    return "without a name"
+    names = (getattr(inner, "name_or_path", None) for inner in wrapped_tokenizers(tokenizer))
+    return next((str(name) for name in names if name), "without a name")

@@ -43,6 +43,7 @@ class PrefetchQueue(Generic[T]):
 
     Args:
         depth: Places.
+        clock: Tells the time, in seconds.
 
     Attributes:
         items: What waits to be taken.
@@ -50,8 +51,8 @@ class PrefetchQueue(Generic[T]):
         few: With so many items left it is woken up.
     """
 
-    def __init__(self, depth: int):
-        self._depth = depth
+    def __init__(self, depth: int, clock: Callable[[], float] = time.perf_counter):
+        self._depth, self._clock = depth, clock
         self.items: deque[T | End] = deque()
         # Taken while there is nothing to wake up for.
         self._wake, self._space = threading.Lock(), threading.Lock()
@@ -80,7 +81,7 @@ class PrefetchQueue(Generic[T]):
         self.items.append(item)
         since = self._waiting_since
         if since is not None and (
-            len(self.items) >= self._depth or time.perf_counter() - since > _GROUP_SECONDS
+            len(self.items) >= self._depth or self._clock() - since > _GROUP_SECONDS
         ):
             self._waiting_since = None
             _release(self._wake)
@@ -115,7 +116,7 @@ class PrefetchQueue(Generic[T]):
         itself after the time that half of the places took the last time. It is woken up only when
         that was too long.
         """
-        begun, pause = time.perf_counter(), self._pause
+        begun, pause = self._clock(), self._pause
         while len(self.items) > self._half and not self._closed:
             # Said first, looked again after: the consumer may have made room in between.
             self.asleep = True
@@ -125,7 +126,7 @@ class PrefetchQueue(Generic[T]):
                 idle()
             left = len(self.items)
             # At the least: one more may be taken at any moment.
-            pace = (time.perf_counter() - begun) / (self._depth - left + 1)
+            pace = (self._clock() - begun) / (self._depth - left + 1)
             pause = max(_SHORTEST_PAUSE, pace * (left - self._half))
             self._pause = pace * (self._depth - self._half)
         self.asleep = False
@@ -136,7 +137,7 @@ class PrefetchQueue(Generic[T]):
         Raises:
             StoppedError: The waiting thread was stopped.
         """
-        self._waiting_since = time.perf_counter()
+        self._waiting_since = self._clock()
         # An item that came too early to wake anybody is found at the second look.
         timeout = _GROUP_SECONDS
         while not self.items:

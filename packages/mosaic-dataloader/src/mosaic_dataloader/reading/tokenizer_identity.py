@@ -6,7 +6,11 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.batch_tokenizer import (
+    BatchTokenizer,
+    eos_token_id,
+    wrapped_tokenizers,
+)
 
 # Letters, cases, accents, digits, spaces, line ends, punctuation, code, other scripts, an emoji:
 # tokenizers of one vocabulary that treat any of these differently are told apart.
@@ -58,13 +62,12 @@ def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
     Returns:
         None if it is of another kind.
     """
-    inner, eos_id = tokenizer, None
-    while inner is not None:
-        for attribute in ("eos_token_id", "eos_id"):
-            eos_id = getattr(inner, attribute, None) if eos_id is None else eos_id
-        if hasattr(inner, "encode_batch") or hasattr(inner, "added_tokens_encoder"):
-            break
-        inner = getattr(inner, "tokenizer", None)
+    encoders = (
+        each
+        for each in wrapped_tokenizers(tokenizer)
+        if hasattr(each, "encode_batch") or hasattr(each, "added_tokens_encoder")
+    )
+    inner = next(encoders, None)
     if inner is None:
         return None
     fast = getattr(inner, "backend_tokenizer", inner)
@@ -82,7 +85,7 @@ def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
         name=os.path.basename(os.path.abspath(name)) if os.path.isdir(name) else name,
         fingerprint=digest.hexdigest()[:16],
         vocab_size=max(every.values(), default=-1) + 1,
-        eos_id=eos_id,
+        eos_id=eos_token_id(tokenizer),
     )
 
 

@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.storage.column import TOKEN_ENCODING_TYPES, Column
-from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.column import Column
 from mosaic_dataloader.storage.streams import DataStream
-
-# Samples of each stream that are looked at before a run.
-_FIRST_SAMPLES = 32
-# So many ids other than 0 tell one type from another.
-_TELLING_IDS = 16
 
 
 def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
@@ -79,109 +73,27 @@ def outside_error(
     reader = stream.readers[shard - int(mixture.stream_shards[number])]
     sample = int(mixture.shard_offsets[shard] - mixture.stream_offsets[number]) + place
     if stream.column.kind == "text":
-        advice = "train with a tokenizer whose ids the model embeds, or a model that embeds more"
+        hint = "train with a tokenizer whose ids the model embeds, or a model that embeds more"
     elif stream.column.kind == "bytes":
-        advice = (
-            f"set token_encoding_type, now {_type_name(stream.column)!r}, to the type that the "
+        hint = (
+            f"set token_encoding_type, now {type_name(stream.column)!r}, to the type that the "
             "tokens were written in, or prepare the data with the model's tokenizer"
         )
     else:
-        advice = "prepare the data with the model's tokenizer, or train a model that embeds more"
+        hint = "prepare the data with the model's tokenizer, or train a model that embeds more"
     return MosaicDataError(
         f'stream "{stream.name}", shard {reader.file_pairs[-1][0].basename}, sample {place} of the '
-        f"shard ({sample} of the stream): token id {token_id} {_refused(vocab_size)}; {advice}"
+        f"shard ({sample} of the stream): token id {token_id} {refused(vocab_size)}; {hint}"
     )
 
 
-def check_first_samples(
-    store: ShardStore, mixture: Mixture, number: int, vocab_size: int | None
-) -> None:
-    """Compare the first samples of a stream of tokens with the vocabulary, before a run begins.
-
-    Text is left out: its tokenizer can be compared with the model as a whole.
-
-    Args:
-        store: The shards.
-        mixture: Their sizes.
-        number: The stream's. Its first shard is fetched if it is not there yet.
-        vocab_size: See `first_outside`.
-
-    Raises:
-        MosaicDataError: An id lies outside, or the tokens in a `bytes` column are evidently of
-            another type than `token_encoding_type`; or the shard cannot be had.
-    """
-    stream = store.streams[number]
-    if stream.column.kind == "text":
-        return
-    # An index may have shards without samples.
-    first = next(n for n, reader in enumerate(stream.readers) if len(reader))
-    shard = int(mixture.stream_shards[number]) + first
-    with store.reading(shard) as opened:
-        count = min(_FIRST_SAMPLES, len(stream.readers[first]))
-        samples = [opened.tokens(place).copy() for place in range(count)]
-    likely = _likely_type(samples, stream.column, vocab_size)
-    for place, ids in enumerate(samples):
-        found = first_outside(ids, vocab_size)
-        if found < 0:
-            continue
-        if likely is None:
-            raise outside_error(store.streams, mixture, vocab_size, shard, place, int(ids[found]))
-        raise MosaicDataError(
-            f'stream "{stream.name}": token id {ids[found]} in sample {place} '
-            f"{_refused(vocab_size)}; token_encoding_type = {_type_name(stream.column)!r} is not "
-            f"what the tokens were written in: set {likely!r}, by which all of the first {count} "
-            f"samples are inside"
-        )
-    if likely is not None:
-        raise MosaicDataError(
-            f'stream "{stream.name}": token_encoding_type = {_type_name(stream.column)!r} cuts its '
-            f"token ids into pieces, most of them 0: set {likely!r}, by which all of the first "
-            f"{count} samples are inside the vocabulary"
-        )
-
-
-def _likely_type(
-    samples: Sequence[NDArray[Any]], column: Column, vocab_size: int | None
-) -> str | None:
-    """The type that the tokens of a `bytes` column were written in, if it is not the given one.
-
-    Read as too wide a type, ids are absurd. Read as too narrow a type, each is followed by zeros;
-    of ids that really are so narrow, several together hardly ever make one of the vocabulary.
-    """
-    if column.kind != "bytes" or column.dtype is None or vocab_size is None:
-        return None
-    fits = [np.dtype(n) for n in TOKEN_ENCODING_TYPES if _all_inside(samples, n, vocab_size)]
-    if vocab_size > 256:
-        fits = [dtype for dtype in fits if dtype.itemsize > 1]  # any byte would be inside
-    # Of two equally wide ones the usual.
-    best = max(fits, key=lambda d: (d.itemsize, (d.kind == "u") == (d.itemsize < 4)), default=None)
-    if best is None or best.itemsize == column.dtype.itemsize:
-        return None
-    if best.itemsize < column.dtype.itemsize:
-        # Ids of another tokenizer are large; several in one are larger than one can be.
-        packed = np.concatenate(samples).view(f"u{column.dtype.itemsize}") >> (8 * best.itemsize)
-        if np.count_nonzero(packed) < 0.9 * len(packed):
-            return None
-    return best.name
-
-
-def _all_inside(samples: Sequence[NDArray[Any]], name: str, vocab_size: int) -> bool:
-    dtype, told = np.dtype(name), 0
-    for sample in samples:
-        if sample.nbytes % dtype.itemsize:
-            return False
-        ids = sample.view(dtype)
-        if first_outside(ids, vocab_size) >= 0:
-            return False
-        told += int(np.count_nonzero(ids))
-    return told >= _TELLING_IDS
-
-
-def _type_name(column: Column) -> str:
+def type_name(column: Column) -> str:
+    """The type of a column's token ids, as messages name it."""
     return "" if column.dtype is None else column.dtype.name
 
 
-def _refused(vocab_size: int | None) -> str:
+def refused(vocab_size: int | None) -> str:
+    """Why a token id is refused; follows the id."""
     if vocab_size is None:
         return "is negative, or too large for any model"
     return f"is outside the model's vocabulary of {vocab_size:,}"

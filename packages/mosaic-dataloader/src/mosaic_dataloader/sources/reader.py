@@ -8,12 +8,13 @@ import torch
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
 from mosaic_dataloader.reading.workers import ReadAhead, WorkerPool
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
-from mosaic_dataloader.util.arguments import flag, integer
+from mosaic_dataloader.util.arguments import integer
 
 # Batches that are kept ready by default take no more than this, unless two do.
 _READY_BYTES = 16 << 20
@@ -27,10 +28,7 @@ class BatchReader:
     Args:
         dataset: The data.
         layout: The rank.
-        num_workers: Worker processes that read; 0 reads in a thread of this process.
-        prefetch_factor: Batches kept ready, per worker if there are any; None for the defaults.
-        pin_memory: Put batches into page-locked memory.
-        persistent_workers: Keep worker processes from one iteration to the next.
+        options: Workers, how far to read ahead, and whether to pin.
 
     Raises:
         MosaicDataError: An argument cannot be used.
@@ -40,29 +38,18 @@ class BatchReader:
         self,
         dataset: StreamingTextDataset,
         layout: Layout,
-        *,
-        num_workers: int = 0,
-        prefetch_factor: int | None = None,
-        pin_memory: bool = False,
-        persistent_workers: bool = False,
+        options: LoaderOptions,
     ):
-        flag("pin_memory", pin_memory)
-        flag("persistent_workers", persistent_workers)
-        integer("num_workers", num_workers, 0)
-        if prefetch_factor is not None:
-            integer("prefetch_factor", prefetch_factor, 1)
-        if persistent_workers and not num_workers:
+        if options.persistent_workers and not options.num_workers:
             raise MosaicDataError("persistent_workers = true needs num_workers of at least 1")
         self._dataset = dataset
-        self._num_workers = num_workers
-        self._prefetch_factor = prefetch_factor
-        self._persistent_workers = persistent_workers
-        self._pin, self._thread_setup = _pinner(pin_memory)
+        self._options = options
+        self._pin, self._thread_setup = _pinner(options.pin_memory)
         # Inputs and labels, int64 each.
         batch_bytes = 2 * 8 * layout.batch_size * dataset.seq_len
-        self._depth = prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
+        self._depth = options.prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
         # Workers keep their own batches ready.
-        self._kept_ready = 2 if num_workers else self._depth
+        self._kept_ready = 2 if options.num_workers else self._depth
         self._workers: WorkerPool | None = None
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[PrefetchIterator[Rows, Progress]] | None = None
@@ -112,11 +99,15 @@ class BatchReader:
     ) -> Iterator[tuple[Rows, Progress]]:
         """The batches of an iteration as they are handed out, made where the iterator is used."""
         self._dataset.store.register()
-        if self._num_workers and (self._workers is None or self._workers.inherited):
+        options = self._options
+        if options.num_workers and (self._workers is None or self._workers.inherited):
             self._workers = WorkerPool(
-                source.fetch(), self._num_workers, self._prefetch_factor, self._persistent_workers
+                source.fetch(),
+                options.num_workers,
+                options.prefetch_factor,
+                options.persistent_workers,
             )
-        under_way = self._num_workers * (self._prefetch_factor or 2)
+        under_way = options.num_workers * (options.prefetch_factor or 2)
         ahead = ReadAhead(self._depth, self._workers, under_way)
         return self._ready(source.batches(progress, extent, ahead), after_first)
 

@@ -438,7 +438,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 knew no stages: its runs are orders of epochs, as those without stages still are."""
+    """Version 2 knew no stages: its orders are those of runs that have none."""
     return content
 
 
@@ -521,8 +521,7 @@ def stream_difference(old: StreamIdentity, new: StreamIdentity) -> str | None:
         )
     if old.choose != new.choose:
         return (
-            f'stream "{new.name}" gave {old.choose:,} samples an epoch and now gives '
-            f"{new.choose:,}"
+            f'stream "{new.name}" gave {old.choose:,} samples an epoch and now gives {new.choose:,}'
         )
     return None
 

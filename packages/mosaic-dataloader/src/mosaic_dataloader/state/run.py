@@ -346,8 +346,7 @@ class RunState:
         if reached is not None:
             again.sequence.require_streams(reached.low)
         seen, tokens = (
-            [counts[number] for number in stages.present]
-            for counts in (stages.seen, stages.tokens)
+            [counts[number] for number in stages.present] for counts in (stages.seen, stages.tokens)
         )
         # Of those that are in the data, the run itself counts from here on.
         progress = again.resume(replace(saved, seen=tuple(seen)), state)

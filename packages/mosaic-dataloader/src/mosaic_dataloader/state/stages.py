@@ -94,9 +94,7 @@ class RunStages:
             raise damaged(f"stages is {shown(content)}, not an object")
         for name in content:
             if name not in ("streams", "present", "stages", "planned"):
-                raise damaged(
-                    f"stages has a field {shown(name)}, which this release does not know"
-                )
+                raise damaged(f"stages has a field {shown(name)}, which this release does not know")
         listed = read_list(content.get("streams"), "stages.streams")
         if not 0 < len(listed) <= _MOST_STREAMS:
             raise damaged(f"stages.streams has {len(listed):,} streams")
@@ -165,9 +163,7 @@ def first_stages(config: StageConfig, streams: Sequence[StreamIdentity], nodes: 
         nodes=nodes,
     )
     none = (0,) * len(streams)
-    return RunStages(
-        tuple(streams), config.millitokens, none, none, numbers, planned, planned
-    )
+    return RunStages(tuple(streams), config.millitokens, none, none, numbers, planned, planned)
 
 
 def with_present_data(
@@ -302,9 +298,7 @@ def continued_stages(
     )
 
 
-def _changes(
-    before: RunStages, planned: Sequence[Stage], position: int, unit: str
-) -> list[str]:
+def _changes(before: RunStages, planned: Sequence[Stage], position: int, unit: str) -> list[str]:
     """What differs in the stages that began before a position, in words."""
     old = [stage for stage in before.planned if stage.start < position]
     new = [stage for stage in planned if stage.start < position]
@@ -313,8 +307,7 @@ def _changes(
     for number, (was, now) in enumerate(zip(old, new, strict=False), 1):
         if was.start != now.start:
             found.append(
-                f"stage {number} began at {unit} {was.start:,} and would now begin at "
-                f"{now.start:,}"
+                f"stage {number} began at {unit} {was.start:,} and would now begin at {now.start:,}"
             )
         for stream, (drawn, draws) in enumerate(zip(was.counts, now.counts, strict=True)):
             if drawn == draws:
@@ -323,9 +316,10 @@ def _changes(
             if changed is not None:
                 data.add(changed)
                 continue
+            digits = 3 if _share(drawn) != _share(draws) else 7
             found.append(
                 f'stage {number}: stream "{before.streams[stream].name}" had '
-                f"{_share(drawn)} of the {unit}s and now has {_share(draws)}"
+                f"{_share(drawn, digits)} of the {unit}s and now has {_share(draws, digits)}"
             )
     if len(old) != len(new):
         found.append(
@@ -355,8 +349,8 @@ def _described(before: RunStages, stage: Stage, unit: str) -> str:
     return f"from {unit} {stage.start:,} on {shares}"
 
 
-def _share(draws: int) -> str:
-    return f"{draws / BLOCK:.4%}".rstrip("0%").rstrip(".") + "%" if draws else "0%"
+def _share(draws: int, digits: int = 3) -> str:
+    return f"{100 * draws / BLOCK:.{digits}g}%"
 
 
 def _same(known: StreamIdentity, stream: StreamIdentity, same_name: bool) -> bool:

@@ -21,12 +21,13 @@ from mosaic_dataloader.order.shuffles import shuffle_of
 from mosaic_dataloader.storage.contents import path_in_stream
 from mosaic_dataloader.storage.layout import (
     BUDGET_BYTE,
-    incoming_folder,
-    live_incoming,
+    cached_files,
+    leases_root,
+    live_staging,
     lock_path,
     shard_files,
+    staging_folder,
     use_byte,
-    users_root,
 )
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.util import threads
@@ -86,39 +87,39 @@ def warn_of_thrashing(
 
 
 @dataclass(frozen=True)
-class CacheUser:
-    """A loader's claim: all ``directories`` together shall hold at most ``limit`` bytes."""
+class CacheLease:
+    """A loader's lease on its caches: ``directories`` together may hold at most ``limit`` bytes."""
 
     limit: int
     directories: tuple[str, ...]
 
 
 class Registration:
-    """Notes a claim in each of its directories for as long as this process lives.
+    """Notes a lease in each of its directories for as long as this process lives.
 
     The note is locked; when its holder dies, however it dies, the lock is free and the next reader
     removes the note.
 
     Args:
-        user: The claim.
+        lease: The lease.
     """
 
-    def __init__(self, user: CacheUser):
+    def __init__(self, lease: CacheLease):
         self._held: list[tuple[str, RangeLock]] = []
         reset_in_child(self)
         name = uuid.uuid4().hex
-        for directory in user.directories:
-            os.makedirs(users_root(directory), exist_ok=True)
-            path = os.path.join(users_root(directory), name)
+        for directory in lease.directories:
+            os.makedirs(leases_root(directory), exist_ok=True)
+            path = os.path.join(leases_root(directory), name)
             with locked(lock_path(directory), BUDGET_BYTE):
                 lock = RangeLock(path)
                 lock.exclusive(0)
                 with open(path, "w", encoding="utf-8") as file:
-                    json.dump({"limit": user.limit, "directories": user.directories}, file)
+                    json.dump({"limit": lease.limit, "directories": lease.directories}, file)
             self._held.append((path, lock))
 
     def close(self) -> None:
-        """Withdraw the claim."""
+        """Withdraw the lease."""
         while self._held:
             path, lock = self._held[-1]
             with contextlib.suppress(FileNotFoundError):
@@ -128,19 +129,19 @@ class Registration:
             self._held.pop()
 
     def after_fork(self) -> None:
-        """Leave the claim to the parent: it is not the child's to withdraw."""
+        """Leave the lease to the parent: it is not the child's to withdraw."""
         self._held = []
 
 
-def live_users(directory: str) -> list[CacheUser]:
-    """Claims on a directory whose holders live. Call it with the directory's budget lock held."""
+def live_leases(directory: str) -> list[CacheLease]:
+    """Leases on a directory whose holders live. Call it with the directory's budget lock held."""
     try:
-        names = os.listdir(users_root(directory))
+        names = os.listdir(leases_root(directory))
     except FileNotFoundError:
         return []
     found = []
     for name in names:
-        path = os.path.join(users_root(directory), name)
+        path = os.path.join(leases_root(directory), name)
         try:
             lock = RangeLock(path, create=False)
         except FileNotFoundError:
@@ -154,18 +155,18 @@ def live_users(directory: str) -> list[CacheUser]:
             lock.close()
         # Its holder may withdraw it at any moment.
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-            found += _read_claim(file.read(), name)
+            found += _read_lease(file.read(), name)
     return found
 
 
-def _read_claim(text: str, name: str) -> list[CacheUser]:
-    """The claim in a note; none where it is not a loader's.
+def _read_lease(text: str, name: str) -> list[CacheLease]:
+    """The lease in a note; none where it is not a loader's.
 
-    Others may write to a shared cache. A directory counts only if it holds the same claim.
+    Others may write to a shared cache. A directory counts only if it holds the same lease.
     """
     try:
-        claim = json.loads(text)
-        limit, directories = claim["limit"], claim["directories"]
+        lease = json.loads(text)
+        limit, directories = lease["limit"], lease["directories"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []
     if type(limit) is not int or not isinstance(directories, list):
@@ -173,19 +174,19 @@ def _read_claim(text: str, name: str) -> list[CacheUser]:
     own = tuple(
         directory
         for directory in directories
-        if isinstance(directory, str) and os.path.isfile(os.path.join(users_root(directory), name))
+        if isinstance(directory, str) and os.path.isfile(os.path.join(leases_root(directory), name))
     )
-    return [CacheUser(limit, own)] if own else []
+    return [CacheLease(limit, own)] if own else []
 
 
-class UsersWatch:
+class LeaseWatch:
     """Whether anybody limits a directory, cheap enough to ask for every batch.
 
     Args:
         directory: The cache directory.
     """
 
-    # How long a look at who lives is good for; a new claim is seen sooner, by the folder's time.
+    # How long a look at who lives is good for; a new lease is seen sooner, by the folder's time.
     _SECONDS = 5.0
     # How long a look at the folder's time is good for: small batches follow one another faster.
     _GLANCE_SECONDS = 0.01
@@ -198,13 +199,13 @@ class UsersWatch:
         self._limited = False
 
     def limited(self) -> bool:
-        """Whether any running loader limits the directory; claims of the dead are removed."""
+        """Whether any running loader limits the directory; leases of the dead are removed."""
         now = time.monotonic()
         if now - self._glanced < self._GLANCE_SECONDS:
             return self._limited
         self._glanced = now
         try:
-            changed = os.stat(users_root(self._directory)).st_mtime_ns
+            changed = os.stat(leases_root(self._directory)).st_mtime_ns
         except FileNotFoundError:
             return False
         stale = self._limited and now - self._looked > self._SECONDS
@@ -218,8 +219,8 @@ class UsersWatch:
                     # shards open would wait for itself.
                     self._limited = True
                     return True
-                self._limited = bool(live_users(self._directory))
-                self._changed = os.stat(users_root(self._directory)).st_mtime_ns
+                self._limited = bool(live_leases(self._directory))
+                self._changed = os.stat(leases_root(self._directory)).st_mtime_ns
             finally:
                 lock.close()
             self._looked = now
@@ -230,27 +231,27 @@ _RESERVED = "reserved"
 
 
 @contextmanager
-def reserved(directory: str, shard: int, size: int, patience: float) -> Iterator[None]:
-    """Hold ``size`` bytes of a directory's budget while one of its shards is brought in.
+def reserved(directory: str, shard: int, size: int, timeout: float) -> Iterator[None]:
+    """Hold ``size`` bytes of a directory's budget while one of its shards is downloaded.
 
-    The caller holds the shard's lock and has made its incoming folder.
+    The caller holds the shard's lock and has made its staging folder.
 
     Args:
         directory: The cache directory.
-        shard: Which shard is brought in.
-        size: Bytes that it takes at most, on its way and afterwards.
-        patience: Seconds to wait for others to let go of what could be evicted.
+        shard: Which shard is downloaded.
+        size: Bytes that it takes at most, while it is downloaded and afterwards.
+        timeout: Seconds to wait for others to let go of what could be evicted.
 
     Raises:
         MosaicDataError: Space did not become free in that time.
     """
-    note = os.path.join(incoming_folder(directory, shard), _RESERVED)
-    deadline = time.monotonic() + patience
+    note = os.path.join(staging_folder(directory, shard), _RESERVED)
+    deadline = time.monotonic() + timeout
     while not _try_reserve(directory, note, size):
         if time.monotonic() > deadline:
             raise MosaicDataError(
                 f"the cache of {directory} stays full: everything in it was in use for "
-                f"{patience:.0f} s, with {size:,} bytes wanted; raise cache_limit"
+                f"{timeout:.0f} s, with {size:,} bytes wanted; raise cache_limit"
             )
         threads.sleep(0.02)
     try:
@@ -261,31 +262,31 @@ def reserved(directory: str, shard: int, size: int, patience: float) -> Iterator
 
 
 def _try_reserve(directory: str, note: str, size: int) -> bool:
-    if not os.path.isdir(users_root(directory)):
+    if not os.path.isdir(leases_root(directory)):
         return True
     with locked(lock_path(directory), BUDGET_BYTE):
-        claims = live_users(directory)
-    if not claims:
+        leases = live_leases(directory)
+    if not leases:
         return True
     # One order of locking for all: no two processes wait for each other.
-    involved = sorted({directory, *(d for claim in claims for d in claim.directories)})
+    involved = sorted({directory, *(d for lease in leases for d in lease.directories)})
     with ExitStack() as stack:
         for each in involved:
             stack.enter_context(locked(lock_path(each), BUDGET_BYTE))
-        if not all(_make_room(claim, directory, size) for claim in claims):
+        if not all(_make_room(lease, directory, size) for lease in leases):
             return False
         with open(note, "w", encoding="ascii") as file:
             file.write(str(size))
     return True
 
 
-def _make_room(claim: CacheUser, directory: str, size: int) -> bool:
-    """Evict until ``size`` more bytes fit into a claim; False where too much is in use."""
-    excess = sum(map(usage, claim.directories)) + size - claim.limit
+def _make_room(lease: CacheLease, directory: str, size: int) -> bool:
+    """Evict until ``size`` more bytes fit into a lease; False where too much is in use."""
+    excess = sum(map(usage, lease.directories)) + size - lease.limit
     if excess <= 0:
         return True
     # The directory that wants the space may also be asked to give it.
-    for _, place, shard in sorted(_resident(claim.directories)):
+    for _, place, shard in sorted(_resident(lease.directories)):
         excess -= _evict(place, shard)
         if excess <= 0:
             return True
@@ -295,27 +296,24 @@ def _make_room(claim: CacheUser, directory: str, size: int) -> bool:
 def usage(directory: str) -> int:
     """Bytes that a cache directory takes or has reserved."""
     total = 0
-    # What is on its way comes first: a shard that arrives meanwhile is counted twice, not never.
-    for shard in live_incoming(directory):
-        note = os.path.join(incoming_folder(directory, shard), _RESERVED)
+    # Downloads in progress come first: a shard that arrives in between is counted twice, not never.
+    for shard in live_staging(directory):
+        note = os.path.join(staging_folder(directory, shard), _RESERVED)
         # Nothing is reserved yet, or no longer.
         with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
     # Shards by their names: a merged index has them in folders of their own.
-    for name in ("index.json", *(n for files in shard_files(directory) for n in files.names)):
-        with contextlib.suppress(FileNotFoundError):
-            total += os.lstat(os.path.join(directory, name)).st_size
-    return total
+    names = ("index.json", *(n for files in shard_files(directory) for n in files.names))
+    return total + sum(found.st_size for _, found in cached_files(directory, names))
 
 
 def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
     """Time of last use, directory and number of every shard that is there."""
     for directory in directories:
         for shard, files in enumerate(shard_files(directory)):
-            for name in files.names:
-                with contextlib.suppress(FileNotFoundError):
-                    yield os.lstat(os.path.join(directory, name)).st_mtime_ns, directory, shard
-                    break
+            for _, found in cached_files(directory, files.names):
+                yield found.st_mtime_ns, directory, shard
+                break
 
 
 def _evict(directory: str, shard: int) -> int:

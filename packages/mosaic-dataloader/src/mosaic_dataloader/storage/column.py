@@ -15,7 +15,6 @@ _LISTED = 12
 
 # Dtypes that an ``ndarray`` column may declare and that can hold token ids.
 _INTEGER_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
-TOKEN_ENCODING_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True)

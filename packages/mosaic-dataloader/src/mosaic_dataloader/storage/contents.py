@@ -8,11 +8,15 @@ import json
 import os
 import re
 import reprlib
-from typing import Any
+import stat
+from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.unpack import ALGORITHMS
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
+
+if TYPE_CHECKING:
+    from streaming.base.format import Reader
 
 VERSION = 2
 # A shard stores where its samples begin as uint32.
@@ -68,7 +72,7 @@ def load_index(path: str) -> list[dict[str, Any]]:
 
     Raises:
         OSError: It cannot be read.
-        Damaged: It is not JSON, as after a broken transfer.
+        CorruptShardError: It is not JSON, as after a broken transfer.
         InvalidIndexError: It is, but not an index of shards.
     """
     try:
@@ -77,7 +81,7 @@ def load_index(path: str) -> list[dict[str, Any]]:
     except RecursionError as error:
         raise InvalidIndexError("it is nested too deeply") from error
     except ValueError as error:
-        raise Damaged(f"it is empty or damaged ({error})") from error
+        raise CorruptShardError(f"it is empty or damaged ({error})") from error
     if not isinstance(index, dict):
         raise InvalidIndexError(f"it is {shown(index)}, not an index of shards")
     _require_version(index)
@@ -165,6 +169,46 @@ def refuse_link_outside(directory: str, name: str) -> None:
                     f"{path} is a symbolic link to {shown(real)}, out of the stream's directory; "
                     f"put what it points to in its place"
                 )
+
+
+def require_in_place(stream: str, directory: str, reader: "Reader") -> None:
+    """Check that a shard which is read in place has its files in full length.
+
+    Args:
+        stream: How messages call its stream.
+        directory: The stream's directory.
+        reader: The shard.
+
+    Raises:
+        MosaicDataError: A file is missing, is too short or too long, or cannot be read.
+    """
+    for raw, _ in reader.file_pairs:
+        path = path_in_stream(directory, raw.basename)
+        try:
+            size = file_size(path)
+        except OSError as error:
+            raise unreadable(stream, path, error) from error
+        if size != raw.bytes:
+            what = "is not as long as its index says"
+            what = {None: "is missing", -1: "is not a file"}.get(size, what)
+            raise MosaicDataError(f'stream "{stream}": {path} {what}; restore it')
+
+
+def unreadable(stream: str, path: str, error: OSError) -> MosaicDataError:
+    """What to say of a file in place that this user cannot read."""
+    return MosaicDataError(
+        f'stream "{stream}": cannot read {path} ({error.strerror}); let this user read it, or '
+        f"restore it"
+    )
+
+
+def file_size(path: str) -> int | None:
+    """Bytes of a file; None if it is missing, -1 if it is not a regular file."""
+    try:
+        info = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return info.st_size if stat.S_ISREG(info.st_mode) else -1
 
 
 def _check_shard(shard: Any, names: set[str], previous: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
-"""Bringing one shard into its cache directory, once per machine."""
+"""Downloading one shard into its cache directory, once per machine."""
 
 import contextlib
 import hashlib
 import logging
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,16 +14,21 @@ import xxhash
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.cache import reserved
-from mosaic_dataloader.storage.contents import path_in_stream
-from mosaic_dataloader.storage.index import fetch_index, note_shard_version
-from mosaic_dataloader.storage.layout import fetch_byte, incoming_folder, live_incoming, lock_path
+from mosaic_dataloader.storage.contents import (
+    file_size,
+    path_in_stream,
+    require_in_place,
+    unreadable,
+)
+from mosaic_dataloader.storage.index import fetch_index
+from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.transfer import Transfers, subject
 from mosaic_dataloader.storage.unpack import unpack
-from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.storage.versions import Version, note_shard_version
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, LockTimeoutError, locked
 from mosaic_dataloader.util.secrets import printable
-from mosaic_dataloader.util.store_errors import Damaged, advice, one_line
+from mosaic_dataloader.util.store_errors import CorruptShardError, hint, one_line
 
 if TYPE_CHECKING:
     from streaming.base.format import FileInfo
@@ -44,8 +48,8 @@ class ShardFetcher:
     """Fetches the shards of one stream.
 
     A shard is downloaded into a folder of its own, checked, unpacked and moved to its name in one
-    step, all under the shard's lock: other processes see it whole or not at all, and what a killed
-    process left is swept away by the next one.
+    step, all under the shard's lock: other processes see it complete or not at all, and what a
+    killed process left is removed by the next one.
 
     Args:
         data: The stream.
@@ -57,9 +61,9 @@ class ShardFetcher:
         self._swept = False
         # Of shards on their way, where the index has no hashes.
         self._versions: dict[int, Version] = {}
-        # Fetched, or found with the right hash, by this process.
-        self._sound: set[int] = set()
-        # When a fetch failed in this process, and how.
+        # Downloaded, or found with the right hash, by this process.
+        self._verified: set[int] = set()
+        # When a download failed in this process, and why.
         self._failed: dict[int, tuple[float, str]] = {}
 
     def path(self, shard: int) -> str:
@@ -73,7 +77,7 @@ class ShardFetcher:
             MosaicDataError: One of its files lies elsewhere, behind a symbolic link.
         """
         return all(
-            _size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
+            file_size(path_in_stream(self._data.directory, raw.basename)) == raw.bytes
             for raw, _ in self._data.readers[shard].file_pairs
         )
 
@@ -84,17 +88,17 @@ class ShardFetcher:
             MosaicDataError: It cannot be had, or is not what the index says.
         """
         if not self._data.fetched:
-            self._require_in_place(shard)
+            require_in_place(self._data.name, self._data.directory, self._data.readers[shard])
             return
         # As long as another process may take that does not give up either.
         timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
         begun = time.monotonic()
         try:
-            if self.present(shard) and self._is_sound(shard):
+            if self.present(shard) and self._is_verified(shard):
                 return
             self._sweep()
             with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
-                if self.present(shard) and self._is_sound(shard):
+                if self.present(shard) and self._is_verified(shard):
                     return
                 failed, message = self._failed.get(shard, (0.0, ""))
                 if failed > begun:
@@ -112,50 +116,31 @@ class ShardFetcher:
         except OSError as error:
             raise self._failure(shard, error) from printable(error)
 
-    def _require_in_place(self, shard: int) -> None:
-        """See that a shard which is read where it lies is there; it is not ours to replace."""
-        for raw, _ in self._data.readers[shard].file_pairs:
-            path = path_in_stream(self._data.directory, raw.basename)
-            try:
-                size = _size(path)
-            except OSError as error:
-                raise self._unreadable(path, error) from error
-            if size != raw.bytes:
-                what = "is not as long as its index says"
-                what = {None: "is missing", -1: "is not a file"}.get(size, what)
-                raise MosaicDataError(f'stream "{self._data.name}": {path} {what}; restore it')
-
-    def _unreadable(self, path: str, error: OSError) -> MosaicDataError:
-        return MosaicDataError(
-            f'stream "{self._data.name}": cannot read {path} ({error.strerror}); let this user '
-            f"read it, or restore it"
-        )
-
-    def _is_sound(self, shard: int) -> bool:
+    def _is_verified(self, shard: int) -> bool:
         """Whether a shard that is present has the hash in the index, if there is one.
 
-        Looked at once by each process, before it first reads the shard. Another loader may have
-        put it there: mosaicml-streaming leaves a shard in place that failed its check.
+        Each process checks once, before it first reads the shard. Another loader may have put it
+        there: mosaicml-streaming leaves a shard in place that failed its check.
         """
         raw = self._raw(shard)
         # With compression the index may know only the packed form's hash.
-        if shard in self._sound or self._algorithm(raw) is None:
+        if shard in self._verified or self._algorithm(raw) is None:
             return True
         try:
-            sound = self._hash_fits(self.path(shard), raw)
+            verified = self._hash_fits(self.path(shard), raw)
         except FileNotFoundError:
-            # Evicted meanwhile.
+            # Evicted in between.
             return False
-        if sound:
-            self._sound.add(shard)
-        return sound
+        if verified:
+            self._verified.add(shard)
+        return verified
 
     def _remove(self, shard: int) -> None:
-        """Remove what is there of a shard and is not what it should be."""
-        whole = self.present(shard)
+        """Remove the files of a shard that are not what they should be."""
+        complete = self.present(shard)
         for raw, _ in self._data.readers[shard].file_pairs:
             path = path_in_stream(self._data.directory, raw.basename)
-            if whole or _size(path) not in (None, raw.bytes):
+            if complete or file_size(path) not in (None, raw.bytes):
                 logger.warning(
                     'stream "%s": %s is not what its index says; it is fetched again',
                     self._data.name,
@@ -171,13 +156,13 @@ class ShardFetcher:
                 self._data.name, self._data.stream, self._data.directory
             )
         self._versions.pop(shard, None)
-        folder = self._incoming(shard)
+        folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         size = self._data.readers[shard].get_max_size()
-        patience = max(60.0, self._data.stream.download_timeout)
+        timeout = max(60.0, self._data.stream.download_timeout)
         try:
-            with reserved(self._data.directory, shard, size, patience):
+            with reserved(self._data.directory, shard, size, timeout):
                 for raw, zipped in self._data.readers[shard].file_pairs:
                     self._fetch_file(shard, raw, zipped)
                 self._note_version(shard)
@@ -186,10 +171,10 @@ class ShardFetcher:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._sound.add(shard)
+        self._verified.add(shard)
 
     def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> None:
-        directory, folder = self._data.directory, self._incoming(shard)
+        directory, folder = self._data.directory, self._staging(shard)
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
 
@@ -200,11 +185,12 @@ class ShardFetcher:
                 unpack(path, unpacked, compression, raw.bytes)
 
         packed = self._kept(kept, folder, accept) if zipped else None
-        arrived = packed or self._transfers.bring(
+        arrived = packed or self._transfers.download(
             (zipped or raw).basename,
             folder,
             f"shard {raw.basename}",
             accept,
+            size=(zipped or raw).bytes,
             note=None if (zipped or raw).hashes else partial(self._arrived, shard),
         )
         final = path_in_stream(directory, raw.basename)
@@ -220,12 +206,12 @@ class ShardFetcher:
         os.replace(unpacked, final)
 
     def _arrived(self, shard: int, version: Version | None) -> None:
-        """Note which version of a shard arrived; of several files, the first one's."""
+        """Note which version of a shard arrived; of several files, that of the first."""
         if version is not None:
             self._versions.setdefault(shard, version)
 
     def _note_version(self, shard: int) -> None:
-        """Leave the version of a shard that is in place now for later starts to compare."""
+        """Note the version of a shard that is in place now, for later starts to compare."""
         version = self._versions.pop(shard, None)
         if version is not None:
             note_shard_version(self._data.directory, shard, version)
@@ -237,19 +223,19 @@ class ShardFetcher:
         try:
             os.link(kept, link)
             accept(link)
-        except (FileNotFoundError, Damaged):
+        except (FileNotFoundError, CorruptShardError):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(link)
             return None
         return link
 
     def _check(self, path: str, info: "FileInfo") -> None:
-        size = _size(path)
+        size = file_size(path)
         if size != info.bytes:
             arrived = "nothing" if size is None else f"{size} bytes"
-            raise Damaged(f"{arrived} arrived where the index says {info.bytes} bytes")
+            raise CorruptShardError(f"{arrived} arrived where the index says {info.bytes} bytes")
         if not self._hash_fits(path, info):
-            raise Damaged(f"its {self._algorithm(info)} is not the one in the index")
+            raise CorruptShardError(f"its {self._algorithm(info)} is not the one in the index")
 
     def _algorithm(self, info: "FileInfo") -> str | None:
         """The hash to compare a file by: the one asked for, else the fastest in the index."""
@@ -281,40 +267,31 @@ class ShardFetcher:
         path = self.path(shard)
         try:
             self._check(path, raw)
-        except Damaged as error:
+        except CorruptShardError as error:
             raise MosaicDataError(
                 f'stream "{self._data.name}": {path} is damaged: {error}; restore it, or write its '
                 f"index again"
             ) from error
         except OSError as error:
-            raise self._unreadable(path, error) from error
+            raise unreadable(self._data.name, path, error) from error
 
     def _sweep(self) -> None:
-        """Remove what killed processes left half-fetched; whoever still works holds its lock."""
+        """Remove partial downloads of killed processes; a live one holds its shard's lock."""
         if self._swept:
             return
         self._swept = True
-        live_incoming(self._data.directory)
+        live_staging(self._data.directory)
 
-    def _incoming(self, shard: int) -> str:
-        return incoming_folder(self._data.directory, shard)
+    def _staging(self, shard: int) -> str:
+        return staging_folder(self._data.directory, shard)
 
     def _raw(self, shard: int) -> "FileInfo":
         info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
         return info
 
     def _failure(self, shard: int, error: Exception) -> MosaicDataError:
-        return self._error(shard, f"{one_line(error)}; {advice(error, self._data.directory)}")
+        return self._error(shard, f"{one_line(error)}; {hint(error, self._data.directory)}")
 
     def _error(self, shard: int, cause: str) -> MosaicDataError:
         what = f"shard {self._raw(shard).basename}"
         return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
-
-
-def _size(path: str) -> int | None:
-    """Bytes of a file; None if there is none, -1 if it is something else than a file."""
-    try:
-        info = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return info.st_size if stat.S_ISREG(info.st_mode) else -1

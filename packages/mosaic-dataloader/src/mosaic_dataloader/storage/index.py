@@ -2,11 +2,11 @@
 
 import filecmp
 import gc
-import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,21 +17,19 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.contents import load_index
 from mosaic_dataloader.storage.layout import (
     INDEX_BYTE,
-    incoming_root,
+    cached_files,
     lock_path,
     manifest_paths,
     shard_files,
-    versions_path,
+    staging_root,
 )
-from mosaic_dataloader.storage.transfer import AbsentError, Transfers
-from mosaic_dataloader.storage.versions import Version
+from mosaic_dataloader.storage.transfer import NotFoundError, Transfers
+from mosaic_dataloader.storage.versions import Version, read_shard_note
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, locked
 from mosaic_dataloader.util.secrets import redacted
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 from mosaic_dataloader.util.threads import map_concurrent, run_async
 
-if TYPE_CHECKING:
-    from streaming import Stream
 if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
@@ -44,7 +42,7 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
 
     Raises:
         OSError: It cannot be read.
-        Damaged: It is not JSON.
+        CorruptShardError: It is not JSON.
         InvalidIndexError: It is not an index of shards; see `load_index`.
         ValueError: It has columns of a type that is not safe.
     """
@@ -106,8 +104,6 @@ logger = logging.getLogger(__name__)
 
 # Shards asked about at a time.
 _ASKED_AT_ONCE = 16
-# Of a note on a shard's version.
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ class _Checked:
 
 
 def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
-    """Have ``index.json`` in a cache directory, and be sure that it is the remote's.
+    """Download ``index.json`` into a cache directory, or check that it is still the remote's.
 
     A cache that holds shards of other data would mix them with the remote's, so it is refused: if
     the indexes differ, and also if the index was written again with the same bytes and a cached
@@ -137,7 +133,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         Whether the remote could be reached.
 
     Raises:
-        MosaicDataError: There is no index to be had, or the cache belongs to other data.
+        MosaicDataError: There is no index, or the cache belongs to other data.
     """
     path = os.path.join(directory, "index.json")
     transfers = Transfers(name, stream, directory)
@@ -151,7 +147,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
             # was asked for, the second also began since then: it serves this one, too.
             return checked.reached
         reached = True
-        with _incoming(directory) as folder:
+        with _staging(directory) as folder:
             # A distant store takes as long for each as for both.
             manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
             try:
@@ -165,6 +161,31 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         return reached
 
 
+def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
+    """Compare the index of a cache that cannot be written to with its remote's.
+
+    Shards without hashes are compared if the cache holds what the store said of them: one that was
+    copied without that is taken as it is.
+
+    Raises:
+        MosaicDataError: The cache belongs to other data.
+    """
+    checked = _read_checked(directory)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _compare(
+                name,
+                stream,
+                Transfers(name, stream, directory),
+                folder,
+                directory,
+                checked.version,
+                noted=checked.version is not None,
+            )
+    except (_UnreachableError, FileNotFoundError) as error:
+        logger.warning("%s. Going on with the one in %s", error, directory)
+
+
 class _UnreachableError(Exception):
     """The remote cannot be compared with the index that is here."""
 
@@ -176,8 +197,10 @@ def _compare(
     folder: str,
     directory: str,
     known: Version | None,
+    *,
+    noted: bool = True,
 ) -> Version | None:
-    """Have the remote's index in the directory.
+    """Put the remote's index into the directory, or compare it with the one that is there.
 
     Args:
         name: How messages call the stream.
@@ -185,7 +208,8 @@ def _compare(
         transfers: Its downloads.
         folder: For what arrives.
         directory: The cache directory.
-        known: The version of the index that is here, as far as the store told it.
+        known: The version of the index that is here, as far as the store reported it.
+        noted: Whether shards that nothing is noted of are to be refused.
 
     Returns:
         The version of the remote's index.
@@ -200,7 +224,7 @@ def _compare(
     try:
         if not needed and known is not None and transfers.version("index.json") == known:
             return known
-        arrived = transfers.bring(
+        arrived = transfers.download(
             "index.json",
             folder,
             "index.json",
@@ -219,7 +243,7 @@ def _compare(
         return version
     if not same:
         raise _other_data(name, stream, directory, "their indexes differ")
-    if version is not None and version != known:
+    if noted and version is not None and version != known:
         _compare_shards(name, stream, transfers, directory)
     return version
 
@@ -236,11 +260,11 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
     def compare(file: str, noted: bytes | None) -> None:
         try:
             version = transfers.version(file)
-        except AbsentError:
+        except NotFoundError:
             version = None
         except MosaicDataError as error:
             raise _UnreachableError(str(error)) from error
-        if version is None or _digest(version) != noted:
+        if version is None or version.digest() != noted:
             raise _other_data(
                 name,
                 stream,
@@ -251,8 +275,7 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
 
     jobs = []
     for shard, files in enumerate(shard_files(directory)):
-        cached = any(os.path.isfile(os.path.join(directory, file)) for file in files.names)
-        if cached and not files.hashed:
+        if not files.hashed and any(cached_files(directory, files.names)):
             noted = read_shard_note(directory, shard)
             jobs += [partial(compare, file, noted) for file in (files.zipped or files.raw)[:1]]
     map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
@@ -264,36 +287,6 @@ def _other_data(name: str, stream: "Stream", directory: str, why: str) -> Mosaic
         f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
         f"directory or choose another local"
     )
-
-
-def note_shard_version(directory: str, shard: int, version: Version) -> None:
-    """Note what the store said of a shard's content when it was downloaded.
-
-    All notes stand in one sparse file, 16 bytes a shard: a file for each would take a block of the
-    disk for each, which a small cache has no room for. The caller holds the shard's lock.
-    """
-    # Others may write to a shared cache: whatever this may be a link to is left alone.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(versions_path(directory), flags, 0o666)
-    try:
-        os.pwrite(file, _digest(version), shard * _DIGEST_BYTES)
-    finally:
-        os.close(file)
-
-
-def read_shard_note(directory: str, shard: int) -> bytes | None:
-    """What `note_shard_version` wrote for a shard; None where nothing was noted."""
-    try:
-        with open(versions_path(directory), "rb") as file:
-            file.seek(shard * _DIGEST_BYTES)
-            noted = file.read(_DIGEST_BYTES)
-    except FileNotFoundError:
-        return None
-    return noted if any(noted) else None
-
-
-def _digest(version: Version) -> bytes:
-    return hashlib.sha256(version.content.encode()).digest()[:_DIGEST_BYTES]
 
 
 def _read_checked(directory: str) -> _Checked:
@@ -316,10 +309,10 @@ def _write_checked(directory: str, checked: _Checked) -> None:
 
 
 @contextmanager
-def _incoming(directory: str) -> Iterator[str]:
+def _staging(directory: str) -> Iterator[str]:
     """A folder for what arrives."""
     # One for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = os.path.join(incoming_root(directory), "index")
+    folder = os.path.join(staging_root(directory), "index")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     try:
@@ -345,13 +338,13 @@ def _check(path: str) -> None:
 
 def _arrived(path: str) -> None:
     if not os.path.isfile(path):
-        raise Damaged("nothing arrived")
+        raise CorruptShardError("nothing arrived")
 
 
 def _usable(path: str) -> bool:
     try:
         load_index(path)
-    except (Damaged, InvalidIndexError):
+    except (CorruptShardError, InvalidIndexError):
         return False
     return True
 
@@ -361,11 +354,11 @@ def _manifest(transfers: Transfers, folder: str) -> str:
 
     Most data sets have none, and repeating what is not there costs seconds.
     """
-    return transfers.bring("manifest.json", folder, "manifest.json", _arrived, attempts=1)
+    return transfers.download("manifest.json", folder, "manifest.json", _arrived, attempts=1)
 
 
 def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
-    """Have the remote's manifest in the cache, if it holds one.
+    """Keep the remote's manifest in the cache, if the remote has one.
 
     Args:
         manifest: Gives its path, or raises what fetching it did.
@@ -374,7 +367,7 @@ def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
     path = manifest_paths(directory)[1]
     try:
         arrived = manifest()
-    except AbsentError:
+    except NotFoundError:
         with suppress(FileNotFoundError):
             os.remove(path)
     except MosaicDataError as error:

@@ -5,15 +5,17 @@
     shard.00000.mds …        shards, each put there in one step
     index.json
     .mosaic/lock             bytes of it are locks: see below
-    .mosaic/incoming/7/      shard 7 on its way
+    .mosaic/staging/7/       shard 7 while it is downloaded
     .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
-    .mosaic/users/<id>       a running loader that limits the cache
+    .mosaic/leases/<id>      a running loader that limits the cache
     .mosaic/checked          the last comparison of the index with the remote's
     .mosaic/versions         what the store said of shards, where the index has no hashes
 """
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,21 +23,22 @@ from typing import Any
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.contents import load_index
 from mosaic_dataloader.util.locks import RangeLock
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 
 
-def incoming_folder(directory: str, shard: int) -> str:
-    """The folder of one shard on its way."""
-    return os.path.join(incoming_root(directory), str(shard))
+def staging_folder(directory: str, shard: int) -> str:
+    """The folder in which one shard is downloaded and unpacked."""
+    return os.path.join(staging_root(directory), str(shard))
 
 
-def live_incoming(directory: str) -> list[int]:
-    """Shards that somebody is bringing in; folders that nobody works on are removed.
+def live_staging(directory: str) -> list[int]:
+    """Shards that are being downloaded; folders that no process works on are removed.
 
-    Whoever brings a shard in holds its lock, and the kernel frees the locks of the dead.
+    A process holds a shard's lock while it downloads it, and the kernel frees the locks of the
+    dead.
     """
     try:
-        entries = os.listdir(incoming_root(directory))
+        entries = os.listdir(staging_root(directory))
     except FileNotFoundError:
         return []
     alive = []
@@ -43,7 +46,7 @@ def live_incoming(directory: str) -> list[int]:
         lock = RangeLock(lock_path(directory))
         try:
             if lock.try_exclusive(fetch_byte(shard)):
-                shutil.rmtree(incoming_folder(directory, shard), ignore_errors=True)
+                shutil.rmtree(staging_folder(directory, shard), ignore_errors=True)
             else:
                 alive.append(shard)
         finally:
@@ -58,14 +61,15 @@ _FIRST_SHARD_BYTE = 16
 
 
 def fetch_byte(shard: int) -> int:
-    """Held alone by whoever brings a shard in."""
+    """Held alone by the process that downloads a shard."""
     return _FIRST_SHARD_BYTE + 2 * shard
 
 
 def use_byte(shard: int) -> int:
-    """Shared by all who have a shard open; held alone by whoever evicts it.
+    """Shared by all processes that have a shard open; held alone by the one that evicts it.
 
-    Not the same byte as for fetching: who waits to fetch a shard would wait for those who read it.
+    Not the same byte as for downloading: a process that waits to download a shard would also wait
+    for those that read it.
     """
     return _FIRST_SHARD_BYTE + 2 * shard + 1
 
@@ -75,14 +79,14 @@ def lock_path(directory: str) -> str:
     return os.path.join(directory, ".mosaic", "lock")
 
 
-def incoming_root(directory: str) -> str:
-    """Where shards on their way are."""
-    return os.path.join(directory, ".mosaic", "incoming")
+def staging_root(directory: str) -> str:
+    """Where shards are downloaded and unpacked."""
+    return os.path.join(directory, ".mosaic", "staging")
 
 
-def users_root(directory: str) -> str:
+def leases_root(directory: str) -> str:
     """Where running loaders that limit the cache are noted."""
-    return os.path.join(directory, ".mosaic", "users")
+    return os.path.join(directory, ".mosaic", "leases")
 
 
 def versions_path(directory: str) -> str:
@@ -134,7 +138,7 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
 def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
     try:
         shards = load_index(path)
-    except (Damaged, InvalidIndexError) as error:
+    except (CorruptShardError, InvalidIndexError) as error:
         raise MosaicDataError(
             f"cannot read {path}: {error}; delete it to have it fetched again"
         ) from error
@@ -150,3 +154,16 @@ def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
         )
         for s in shards
     )
+
+
+def cached_files(directory: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of those files that are there; a link is not followed.
+
+    Args:
+        directory: The cache directory.
+        names: Names of files in it, of a `ShardFiles`.
+    """
+    for name in names:
+        path = os.path.join(directory, name)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield path, os.lstat(path)

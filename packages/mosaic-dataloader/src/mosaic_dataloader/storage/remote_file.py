@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from mosaic_dataloader.util.secrets import hide_secrets_of
-from mosaic_dataloader.util.store_errors import is_absent
+from mosaic_dataloader.util.store_errors import is_not_found
 
 
 def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
@@ -26,7 +26,7 @@ def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
         try:
             CloudDownloader.direct_download(url, path, timeout)
         except Exception as error:
-            if is_absent(error):
+            if is_not_found(error):
                 return None
             raise
         return Path(path).read_bytes()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
-from mosaic_dataloader.storage.cache import CacheUser, Registration, UsersWatch
+from mosaic_dataloader.storage.cache import CacheLease, LeaseWatch, Registration
 from mosaic_dataloader.storage.contents import path_in_stream
 from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
@@ -23,7 +23,7 @@ from mosaic_dataloader.storage.mds import MappedShard, ReaderShard, ScatteredRow
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
-from mosaic_dataloader.util.locks import RangeLock
+from mosaic_dataloader.util.locks import RangeLock, locked
 from mosaic_dataloader.util.store_errors import one_line
 
 OpenShard = MappedShard | ReaderShard
@@ -35,8 +35,8 @@ _IDLE_SECONDS = 1.0
 class ShardStore:
     """Opens shards by their number over all streams, for any number of threads.
 
-    A shard that another process may evict is held by a shared lock for as long as it is open. None
-    is held for long while nobody reads.
+    A shard that another process may evict is held by a shared lock for as long as it is open. No
+    shard is held for long while nobody reads.
 
     Args:
         streams: The opened streams.
@@ -52,6 +52,8 @@ class ShardStore:
             equally long rows that have so many tokens or more: views into its map. Reading them
             needs no lock: a shard that another thread closes stays mapped as long as anybody holds
             a view of it.
+        checked: Open shards all of whose token ids were found inside the vocabulary; see
+            ``note_checked``.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
@@ -68,6 +70,7 @@ class ShardStore:
     ):
         self.streams = streams
         self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
+        self.checked: set[int] = set()
         self._mixture = mixture
         self._row_tokens = row_tokens
         self._fetchers = [ShardFetcher(s) for s in streams]
@@ -77,7 +80,7 @@ class ShardStore:
         self._pins: dict[int, RangeLock] = {}
         self._cache_limit = cache_limit
         self._keeps_open = keeps_open
-        self._watches = {n: UsersWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
+        self._watches = {n: LeaseWatch(s.directory) for n, s in enumerate(streams) if s.fetched}
         self._registration: Callable[[], object] | None = None
         # Iterations that are running; when a shard was used outside of them; and whether a thread
         # waits to let it go.
@@ -111,7 +114,7 @@ class ShardStore:
             self.register()
             # Under a limit, what this thread holds open must not keep its own shard out.
             self.release()
-            # Without the guard: others read on and fetch ahead meanwhile.
+            # Without the guard, so that other threads can read and download in the meantime.
             self._fetchers[stream].ensure(place)
             self._open_shard(shard)
         try:
@@ -122,8 +125,14 @@ class ShardStore:
                 if not self._iterations:
                     self._let_go_later()
 
+    def note_checked(self, shard: int, rows: NDArray[Any]) -> None:
+        """Add a shard to ``checked`` if it is still open: ``rows`` are its ``full_rows``."""
+        with self._guard:
+            if self.full_rows.get(shard) is rows:
+                self.checked.add(shard)
+
     def ensure(self, shard: int) -> None:
-        """Have the shard's file present, without opening it."""
+        """Download the shard's file unless it is present, without opening it."""
         self.register()
         stream, place = self._place(shard)
         self._fetchers[stream].ensure(place)
@@ -151,7 +160,7 @@ class ShardStore:
         return any(s.fetched for s in self.streams)
 
     def _let_go(self) -> None:
-        """Unmap all fetched shards that nobody is reading at this moment."""
+        """Unmap all fetched shards that nobody is reading right now."""
         for shard in list(self._open):
             if self._place(shard)[0] in self._watches and not self._uses.get(shard):
                 self._close_shard(shard)
@@ -176,12 +185,13 @@ class ShardStore:
             return not self._lets_go
 
     def after_fork(self) -> None:
-        """Begin anew in a child: locks and open shards are the parent's.
+        """Start afresh in a child: locks and open shards are the parent's.
 
         A thread that does not exist here may have held the guard.
         """
         self._guard = threading.RLock()
         self.full_rows.clear()
+        self.checked.clear()
         self._open.clear()
         self._uses.clear()
         self._pins.clear()
@@ -212,7 +222,7 @@ class ShardStore:
         with self._guard:
             if self._registration is None:
                 try:
-                    registration = Registration(CacheUser(self._cache_limit, directories))
+                    registration = Registration(CacheLease(self._cache_limit, directories))
                 except OSError as error:
                     raise MosaicDataError(
                         f"cannot note cache_limit in the cache directories ({one_line(error)}); "
@@ -231,11 +241,11 @@ class ShardStore:
             return opened
 
     def _open_shard(self, shard: int) -> None:
-        """Open a shard whose file is there; if it was evicted meanwhile, nothing happens."""
+        """Open a shard whose file is there; if it has been evicted, do nothing."""
         stream, place = self._place(shard)
         data, fetcher = self.streams[stream], self._fetchers[stream]
         fetcher.check_in_place(place)
-        with self._guard:
+        with self._kept(stream, place), self._guard:
             if shard in self._open:
                 return
             self._pin(stream, place)
@@ -262,9 +272,23 @@ class ShardStore:
 
     def _close_shard(self, shard: int) -> None:
         self.full_rows.pop(shard, None)
+        self.checked.discard(shard)
         self._open.pop(shard).close()
         self._uses.pop(shard, None)
         self._unpin(*self._place(shard))
+
+    @contextmanager
+    def _kept(self, stream: int, place: int) -> Iterator[None]:
+        """Keep a shard from being evicted in the context.
+
+        Whoever evicts it may have been stopped in the middle of that. So it is waited for here,
+        without the guard, and `_pin` has nothing left to wait for.
+        """
+        if not self.streams[stream].fetched:
+            yield
+            return
+        with locked(lock_path(self.streams[stream].directory), use_byte(place), shared=True):
+            yield
 
     def _pin(self, stream: int, place: int) -> None:
         if not self.streams[stream].fetched:

@@ -13,7 +13,7 @@ import types
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.epoch import ListedEpoch, build_epoch
-from mosaic_dataloader.storage.stored_order_files import Recipe, write_order
+from mosaic_dataloader.storage.stored_order_files import OrderKey, write_order
 
 # Exit statuses with which a message is on standard output: the data or options do not allow the
 # order; it cannot be written.
@@ -23,17 +23,17 @@ REFUSED, UNWRITABLE = 3, 4
 def main() -> None:
     """Build and write the order."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--recipe", required=True, help="file that holds it")
+    parser.add_argument("--order-key", required=True, help="file that holds it")
     parser.add_argument("--epoch", type=int, required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--partial", required=True)
     given = parser.parse_args()
     try:
-        with open(given.recipe, encoding="utf-8") as file:
-            recipe = Recipe.from_json(file.read())
-        if recipe.options.shuffle:
+        with open(given.order_key, encoding="utf-8") as file:
+            key = OrderKey.from_json(file.read())
+        if key.options.shuffle:
             _without_its_parents("streaming", "base")
-        order = build_epoch(recipe.mixture, recipe.options, given.epoch)
+        order = build_epoch(key.mixture, key.options, given.epoch)
         assert isinstance(order, ListedEpoch)  # the one order that is not a list is never stored
         write_order(order, given.folder, given.partial)
     except (MosaicDataError, OSError) as error:

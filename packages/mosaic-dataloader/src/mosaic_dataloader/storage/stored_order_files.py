@@ -15,12 +15,12 @@ from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.util import threads
 
-# Raised when the same recipe gives another order than before.
+# Raised when the same key gives another order than before.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OrderKey:
     """Data sizes and options of an order.
 
     Args:
@@ -37,25 +37,25 @@ class Recipe:
         return json.dumps({"streams": streams, "options": self.options.to_dict()}, sort_keys=True)
 
     @staticmethod
-    def from_json(text: str) -> "Recipe":
-        """The recipe that ``to_json`` wrote, its streams without their names."""
+    def from_json(text: str) -> "OrderKey":
+        """The key that ``to_json`` wrote, its streams without their names."""
         told = json.loads(text)
         streams = [
             StreamSize(f"number {number}", np.array(sizes, np.int64), choose)
             for number, (sizes, choose) in enumerate(told["streams"])
         ]
-        return Recipe(Mixture(streams), ResolvedOrder(**field_names(told["options"])))
+        return OrderKey(Mixture(streams), ResolvedOrder(**field_names(told["options"])))
 
 
-def name_of(recipe: str) -> str:
-    """What the orders of a recipe, in its JSON form, go by on disk.
+def name_of(key: str) -> str:
+    """What the orders of a key, in its JSON form, go by on disk.
 
     The libraries' versions are part of it: numpy promises the same random numbers only within a
     version, and the shuffle algorithms are mosaicml-streaming's.
     """
     made_with = [_VERSION, version("numpy"), version("mosaicml-streaming")]
     digest = hashlib.sha256(json.dumps(made_with).encode())
-    digest.update(recipe.encode())
+    digest.update(key.encode())
     return digest.hexdigest()[:24]
 
 
@@ -98,7 +98,7 @@ def map_order(folder: str, num_canonical_nodes: int) -> ListedEpoch:
     return ListedEpoch(ids, num_canonical_nodes, _map(nodes) if os.path.exists(nodes) else None)
 
 
-def unmap_gently(order: ListedEpoch) -> None:
+def release_pages(order: ListedEpoch) -> None:
     """Give back the pages of a mapped order piece by piece.
 
     Python's lock is held while a map is closed, which takes ten milliseconds and more for one whose

@@ -19,11 +19,11 @@ from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.storage.stored_order_build import REFUSED, UNWRITABLE
 from mosaic_dataloader.storage.stored_order_files import (
     QUIET_SECONDS,
-    Recipe,
+    OrderKey,
     holds_order,
     map_order,
     name_of,
-    unmap_gently,
+    release_pages,
 )
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child, starting
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Orders of a recipe that nobody has used for so long are removed.
+# Orders of a key that has not been used for this long are removed, in seconds.
 _FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 # How long it waits before it says so, or gives up waiting for a process that does not run.
 _REPORT_SECONDS = 10.0
 # How often a process that waits for an order looks for it.
 _POLL_SECONDS = 0.01
-# Somebody uses an order of the recipe; the other bytes of its lock file belong to one epoch each.
-_RECIPE_BYTE = 0
+# Held while an order of the key is in use; each other byte of the lock file belongs to one epoch.
+_KEY_BYTE = 0
 # An order that is about to be removed: half of one must never be found.
 _GONE = ".partial-gone-"
 
@@ -56,7 +56,7 @@ class StoredOrders:
 
     def __init__(self, root: str, mixture: Mixture, options: ResolvedOrder):
         self._root = root
-        self._recipe = Recipe(mixture, options)
+        self._key = OrderKey(mixture, options)
         self._store: OrderStore | None = None
         self._unusable = False
 
@@ -80,7 +80,7 @@ class StoredOrders:
     def release(self, order: ListedEpoch) -> None:
         """Unmap an order in a thread, so that the batches that follow do not wait for it."""
         if not self._unusable:
-            threads.run_async(partial(unmap_gently, order), "mosaic-orders")
+            threads.run_async(partial(release_pages, order), "mosaic-orders")
 
     def _try(self, use: Callable[["OrderStore"], T]) -> T | None:
         """Use the folder; the run does without it from the first failure on."""
@@ -88,7 +88,7 @@ class StoredOrders:
             return None
         try:
             # Late: under this layout the order may never be needed.
-            self._store = self._store or OrderStore(self._root, self._recipe)
+            self._store = self._store or OrderStore(self._root, self._key)
             return use(self._store)
         except (OSError, LockTimeoutError) as error:
             self._unusable = True
@@ -103,39 +103,39 @@ class StoredOrders:
 
 
 class OrderStore:
-    """Orders of one recipe.
+    """Orders of one key.
 
     Every process that needs an order asks for it; one of them has it built, in a process of its
     own, and the others wait. A process that is killed while it builds leaves a lock that is free
     and a folder that the next one removes.
 
     Args:
-        root: Folder for the orders of all recipes.
-        recipe: What the orders are made from.
+        root: Folder for the orders of all keys.
+        key: What the orders are made from.
 
     Raises:
         OSError: The folder cannot be written to.
     """
 
-    def __init__(self, root: str, recipe: Recipe):
-        self._nodes = recipe.options.num_canonical_nodes
-        text = recipe.to_json()
+    def __init__(self, root: str, key: OrderKey):
+        self._nodes = key.options.num_canonical_nodes
+        text = key.to_json()
         self._folder = os.path.join(root, name_of(text))
         os.makedirs(self._folder, exist_ok=True)
         self._lock_path = os.path.join(self._folder, "lock")
         # Held shared for the orders in use, as long as this object lives.
         self._uses = RangeLock(self._lock_path)
-        self._uses.shared(_RECIPE_BYTE)
-        self._recipe_path = os.path.join(self._folder, "recipe.json")
-        if not os.path.exists(self._recipe_path):
-            partial = f"{self._recipe_path}-{os.getpid()}"
+        self._uses.shared(_KEY_BYTE)
+        self._key_path = os.path.join(self._folder, "order_key.json")
+        if not os.path.exists(self._key_path):
+            partial = f"{self._key_path}-{os.getpid()}"
             with open(partial, "w", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(partial, self._recipe_path)
+            os.replace(partial, self._key_path)
         self._used: set[int] = set()
         self._building: dict[int, subprocess.Popen[str]] = {}
         os.utime(self._lock_path)
-        self._forget_recipes(root)
+        self._prune_orders(root)
         reset_in_child(self)
 
     def order(self, epoch: int) -> ListedEpoch:
@@ -170,7 +170,7 @@ class OrderStore:
         return holds_order(self._path(epoch))
 
     def prepare(self, epoch: int) -> None:
-        """Have the order of an epoch built meanwhile, unless it is there or somebody builds it.
+        """Build the order of an epoch in the background, unless it is there or being built.
 
         Raises:
             OSError: As for ``order``.
@@ -211,7 +211,7 @@ class OrderStore:
     def _spawn(self, epoch: int, nice: int, lock: RangeLock) -> "subprocess.Popen[str]":
         partial = f"{self._path(epoch)}.partial-{os.getpid()}"
         module = "mosaic_dataloader.storage.stored_order_build"
-        command = [sys.executable, "-m", module, "--recipe", self._recipe_path]
+        command = [sys.executable, "-m", module, "--order-key", self._key_path]
         command += ["--epoch", str(epoch)]
         if nice and (program := shutil.which("nice")):
             # From its first moment: its imports take longer than many a step.
@@ -269,12 +269,12 @@ class OrderStore:
         """
         threads.sleep(QUIET_SECONDS)
         try:
-            self._forget_epochs(epoch)
+            self._prune_epochs(epoch)
         except OSError as error:
             # What is left lies there until the next epoch, or until nobody has used it for long.
             logger.debug("orders before epoch %d were not removed: %s", epoch, error)
 
-    def _forget_epochs(self, epoch: int) -> None:
+    def _prune_epochs(self, epoch: int) -> None:
         """Remove orders that neither this run needs again soon nor anybody else uses."""
         lock = RangeLock(self._lock_path)
         try:
@@ -291,7 +291,7 @@ class OrderStore:
         finally:
             lock.close()
 
-    def _forget_recipes(self, root: str) -> None:
+    def _prune_orders(self, root: str) -> None:
         for name in os.listdir(root):
             path = os.path.join(root, name, "lock")
             try:
@@ -301,7 +301,7 @@ class OrderStore:
             except OSError:
                 continue
             try:
-                if lock.try_exclusive(_RECIPE_BYTE):
+                if lock.try_exclusive(_KEY_BYTE):
                     shutil.rmtree(os.path.join(root, name), ignore_errors=True)
             finally:
                 lock.close()

@@ -5,20 +5,30 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import StreamOptions
 from mosaic_dataloader.storage.column import Column, find_column
-from mosaic_dataloader.storage.contents import path_in_stream, refuse_link_outside
-from mosaic_dataloader.storage.index import discard_index, fetch_index, read_index
+from mosaic_dataloader.storage.contents import (
+    path_in_stream,
+    refuse_link_outside,
+    require_in_place,
+)
+from mosaic_dataloader.storage.index import (
+    compare_unwritable,
+    discard_index,
+    fetch_index,
+    read_index,
+)
 from mosaic_dataloader.storage.layout import shard_files
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted, without_secrets
-from mosaic_dataloader.util.store_errors import Damaged, InvalidIndexError, one_line
+from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError, one_line
 from mosaic_dataloader.util.threads import map_concurrent
 
 if TYPE_CHECKING:
@@ -31,20 +41,7 @@ at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
 # A week in seconds. The stores' libraries and the kernel have no room for numbers without end.
-_LONGEST_TIMEOUT = 7 * 24 * 3600
-
-STREAM_OPTIONS = (
-    "remote",
-    "local",
-    "split",
-    "proportion",
-    "repeat",
-    "choose",
-    "download_retry",
-    "download_timeout",
-    "validate_hash",
-    "keep_zip",
-)
+STREAM_OPTIONS = {field.name: field for field in fields(StreamOptions)}
 _WEIGHTS = ("proportion", "repeat", "choose")
 
 
@@ -205,18 +202,12 @@ def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
     checked = dict(options)
     for key, value in options.items():
         where = f'stream "{name}": {key}'
-        if key in ("remote", "local"):
-            checked[key] = arguments.place(where, value)
-        elif key in ("proportion", "repeat"):
-            checked[key] = arguments.number(where, value)
-        elif key in ("choose", "download_retry"):
-            checked[key] = arguments.integer(where, value, 0)
-        elif key == "download_timeout":
-            checked[key] = arguments.number(where, value, above=0)
-        elif key == "keep_zip":
-            checked[key] = arguments.flag(where, value)
-        elif not isinstance(value, str):
-            raise MosaicDataError(f"{where} = {value!r} must be text")
+        resolve = (
+            arguments.place
+            if key in ("remote", "local")
+            else partial(arguments.checked, STREAM_OPTIONS[key])
+        )
+        checked[key] = resolve(where, value)
     weights = [key for key in _WEIGHTS if key in options]
     if len(weights) > 1:
         raise MosaicDataError(
@@ -255,11 +246,6 @@ def _cache_directory(remote: str | None, cache_dir: str) -> str:
 def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
-    if not 0 < stream.download_timeout <= _LONGEST_TIMEOUT:
-        raise MosaicDataError(
-            f'stream "{name}": download_timeout = {stream.download_timeout} must be above 0 and at '
-            f"most {_LONGEST_TIMEOUT} seconds"
-        )
     # One spelling for each place: locks, limits and caches go by it.
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
@@ -280,8 +266,9 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
         stream.safe_keep_zip = stream.keep_zip = False
         directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if _complete_and_unwritable(stream, directory):
-        # Another user's cache, or one on read-only storage: as good as data in place.
+        # Another user's cache, or one on read-only storage: read like data in place.
         readers = _read_index(name, stream, defaults)
+        compare_unwritable(name, stream, directory)
         return _opened(name, stream, readers, directory, False, defaults)
     source = _place(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
@@ -348,7 +335,9 @@ def _opened(
     if stream.validate_hash:
         _check_hash(name, stream.validate_hash, readers)
     if not fetched:
-        _check_lengths(name, directory, readers)
+        # Before much is made of it.
+        for reader in readers:
+            require_in_place(name, directory, reader)
     return DataStream(name, stream, readers, columns, directory, fetched)
 
 
@@ -407,22 +396,6 @@ def _basename(reader: "Reader") -> str:
     return str(reader.file_pairs[0][0].basename)
 
 
-def _check_lengths(name: str, directory: str, readers: list["Reader"]) -> None:
-    """See that files which are read in place are as long as stated, before much is made of it."""
-    for raw, _ in (pair for reader in readers for pair in reader.file_pairs):
-        path = path_in_stream(directory, raw.basename)
-        try:
-            size = os.stat(path).st_size
-        except OSError as error:
-            raise MosaicDataError(
-                f'stream "{name}": cannot read {path} ({error.strerror}); restore it'
-            ) from error
-        if size != raw.bytes:
-            raise MosaicDataError(
-                f'stream "{name}": {path} is not as long as its index says; restore it'
-            )
-
-
 def shard_columns(reader: "Reader") -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names and encodings of a shard's columns, whatever its format."""
     described: Any = reader
@@ -471,7 +444,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 def _make_cache(name: str, directory: str) -> None:
     own = os.path.join(directory, ".mosaic")
     # Whoever may write to a shared cache must not make this process write elsewhere.
-    below = ("lock", "incoming", "users", "versions", "checked", "checked.new", "manifest.json")
+    below = ("lock", "staging", "leases", "versions", "checked", "checked.new", "manifest.json")
     for path in (own, *(os.path.join(own, entry) for entry in below)):
         if os.path.islink(path):
             raise MosaicDataError(
@@ -492,7 +465,7 @@ def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["
     try:
         refuse_link_outside(os.path.realpath(directory), "index.json")
         return read_index(stream, defaults.allow_unsafe_types)
-    except (Damaged, InvalidIndexError) as error:
+    except (CorruptShardError, InvalidIndexError) as error:
         raise UnusableIndexError(
             f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
         ) from error

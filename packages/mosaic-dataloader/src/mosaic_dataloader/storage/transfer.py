@@ -1,4 +1,4 @@
-"""Getting one file of a stream from its store: tried again where that may help, never for ever."""
+"""Downloads one file of a stream from its store: retried where that may help, but not forever."""
 
 import contextlib
 import itertools
@@ -6,21 +6,23 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.contents import refuse_link_outside
-from mosaic_dataloader.storage.versions import Version, download, version_of
+from mosaic_dataloader.storage.versions import Version
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted
 from mosaic_dataloader.util.store_errors import (
+    CorruptShardError,
     DownloadTimeoutError,
-    advice,
-    is_absent,
-    is_lasting,
+    hint,
+    is_not_found,
+    is_permanent,
     one_line,
 )
 
@@ -35,13 +37,15 @@ T = TypeVar("T")
 # Seconds before the second try, at the most; each further pause is twice as long.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+# How often the size of what has arrived is looked at.
+_WATCH_SECONDS = 0.05
 
 # Not the trainer's random numbers: drawing from those would change its run.
 _chance = random.Random()
 _numbers = itertools.count()
 
 
-class AbsentError(MosaicDataError):
+class NotFoundError(MosaicDataError):
     """The store has no such file, or none that may be seen."""
 
 
@@ -63,38 +67,40 @@ class Transfers:
         reset_in_child(self)
 
     def after_fork(self) -> None:
-        """Use no connection of the parent's in a child, and close none of them either."""
+        """In a child, neither use nor close the connections of the parent."""
         self._parents, self._threads = self._threads, threading.local()
 
     @property
     def longest(self) -> float:
-        """Seconds that ``bring`` takes at most."""
+        """Seconds that ``download`` takes at most."""
         attempts = self._stream.download_retry
         # All after the first few pauses are equally long.
         pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
         pauses += _LONGEST_PAUSE * max(0, attempts - 6)
         return float(attempts * self._stream.download_timeout + pauses)
 
-    def bring(
+    def download(
         self,
         file: str,
         folder: str,
         what: str,
         check: Callable[[str], None],
         attempts: int | None = None,
+        size: int | None = None,
         note: Callable[[Version | None], None] | None = None,
     ) -> str:
         """Download a file.
 
-        What passes is tried again after a pause that grows and varies: damage on the way, a broken
-        connection, a busy store. What stays as it is fails at once: a missing file, a denied one.
+        Transient errors are retried after a pause that grows and varies: damage in transit, a
+        broken connection, a busy store. Permanent ones fail at once: a missing file, a denied one.
 
         Args:
             file: Its name at the remote.
-            folder: Where it is put, under a name that no other try has.
+            folder: Where it is put, under a name that no other attempt has.
             what: What messages call it.
-            check: Called with its path; raises ``Damaged`` if it is not what it should be.
+            check: Called with its path; raises ``CorruptShardError`` if the file is not valid.
             attempts: How often to try at most; by default as the stream says.
+            size: Bytes that it has; a download that brings more is ended early.
             note: Called with the version that arrived, None where the store does not say. Asking
                 for it costs a request at some stores.
 
@@ -102,15 +108,15 @@ class Transfers:
             Its path.
 
         Raises:
-            AbsentError: The store does not have it.
-            MosaicDataError: It cannot be had; one line says why and what to do.
+            NotFoundError: The store does not have it.
+            MosaicDataError: It cannot be downloaded; one line says why and what to do.
         """
         attempts = attempts or self._stream.download_retry
         for attempt in itertools.count(1):
-            # One that was given up may still write to its own.
+            # An attempt that was abandoned may still write to its own file.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:
-                version = self._try(file, path, ask=note is not None)
+                version = self._try(file, path, size, ask=note is not None)
                 check(path)
                 if note is not None:
                     note(version)
@@ -122,7 +128,7 @@ class Transfers:
                 # Object stores raise errors of their own of every kind.
                 with contextlib.suppress(OSError):
                     os.remove(path)
-                if attempt >= attempts or is_lasting(error):
+                if attempt >= attempts or is_permanent(error):
                     raise self._error(what, error, attempt) from printable(error)
                 pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
                 logger.warning(
@@ -143,18 +149,32 @@ class Transfers:
             file: Its name at the remote.
 
         Raises:
-            AbsentError: The store does not have it.
+            NotFoundError: The store does not have it.
             MosaicDataError: The store does not answer; it is asked once.
         """
+        from mosaic_dataloader.storage.mosaicml import version_of
+
         timeout = self._stream.download_timeout
         try:
             return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
         except Exception as error:
             raise self._error(file, error, 1) from printable(error)
 
-    def _try(self, file: str, path: str, *, ask: bool) -> Version | None:
+    def _try(self, file: str, path: str, size: int | None, *, ask: bool) -> Version | None:
+        from mosaic_dataloader.storage.mosaicml import download
+
+        def watch() -> None:
+            # Some downloaders write to a name of their own first.
+            for staged in (path, f"{path}.tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if size is not None and (arrived := os.stat(staged).st_size) > size:
+                        os.remove(staged)
+                        raise CorruptShardError(
+                            f"at least {arrived} bytes arrived where the index says {size} bytes"
+                        )
+
         remote, timeout = self._address(file), self._stream.download_timeout
-        return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask))
+        return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask), watch)
 
     def _address(self, file: str) -> str:
         root = os.path.join(str(self._stream.remote), self._stream.split)
@@ -163,11 +183,13 @@ class Transfers:
             refuse_link_outside(os.path.realpath(root), file)
         return os.path.join(root, file)
 
-    def _with_downloader(self, job: Callable[["CloudDownloader"], T]) -> T:
+    def _with_downloader(
+        self, job: Callable[["CloudDownloader"], T], watch: Callable[[], None] = lambda: None
+    ) -> T:
         """Do what needs the store, within the time that one attempt may take."""
         downloader = self._downloader()
         try:
-            return _within(self._stream.download_timeout, lambda: job(downloader))
+            return _within(self._stream.download_timeout, lambda: job(downloader), watch)
         except BaseException:
             # Its connection may be what is broken; where it is given up, this ends it.
             self._threads.downloader = None
@@ -176,27 +198,17 @@ class Transfers:
 
     def _downloader(self) -> "CloudDownloader":
         """A downloader that this thread may use: most stores' clients are not to be shared."""
+        from mosaic_dataloader.storage.mosaicml import new_downloader
+
         if self._threads.__dict__.get("downloader") is None:
-            self._threads.downloader = self._new_downloader()
+            self._threads.downloader = new_downloader(self._stream)
         own: CloudDownloader = self._threads.downloader
         return own
 
-    def _new_downloader(self) -> "CloudDownloader":
-        from streaming.base.storage.download import CloudDownloader, S3Downloader
-
-        from mosaic_dataloader.storage.s3 import shared_objects
-
-        given = self._stream._downloader
-        stock = CloudDownloader.get(self._stream.remote)
-        if type(given) is S3Downloader:
-            return shared_objects(self._stream.download_timeout)
-        # One of the user's own is kept: nobody here knows how to make another.
-        return stock if type(given) is type(stock) else given
-
     def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
         tried = f" (tried {attempt} times)" if attempt > 1 else ""
-        todo = advice(error, self._directory)
-        kind = AbsentError if is_absent(error) else MosaicDataError
+        todo = hint(error, self._directory)
+        kind = NotFoundError if is_not_found(error) else MosaicDataError
         return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
 
 
@@ -212,11 +224,16 @@ def _longest_pause(attempt: int) -> float:
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt - 1, 10))
 
 
-def _within(seconds: float, job: Callable[[], T]) -> T:
+def _within(seconds: float, job: Callable[[], T], watch: Callable[[], None]) -> T:
     """Run a job, but wait for it no longer than so many seconds; its result.
 
     Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
     runs in a thread of its own, which is left behind where it hangs.
+
+    Args:
+        seconds: For how long to wait.
+        job: What to do.
+        watch: Called now and then while the job runs; what it raises ends the wait.
 
     Raises:
         DownloadTimeoutError: It took longer.
@@ -235,7 +252,11 @@ def _within(seconds: float, job: Callable[[], T]) -> T:
             done.set()
 
     threading.Thread(target=run, name="mosaic-download", daemon=True).start()
-    if not threads.wait(done, seconds):
+    deadline = time.monotonic() + seconds
+    while not threads.wait(done, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()))):
+        watch()
+        if time.monotonic() < deadline:
+            continue
         raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
     if errors:
         raise errors[0]

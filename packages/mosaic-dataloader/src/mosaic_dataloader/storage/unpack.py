@@ -8,7 +8,7 @@ stop where it is full.
 import cramjam
 import numpy as np
 
-from mosaic_dataloader.util.store_errors import Damaged, one_line
+from mosaic_dataloader.util.store_errors import CorruptShardError, one_line
 
 # Those of mosaicml-streaming, by the names in an index. Snappy is its raw format there.
 ALGORITHMS = {
@@ -31,7 +31,7 @@ def unpack(packed: str, unpacked: str, compression: str, size: int) -> None:
             is filled.
 
     Raises:
-        Damaged: It does not decompress, or not to so many bytes.
+        CorruptShardError: It does not decompress, or not to so many bytes.
         OSError: A file cannot be read or written.
     """
     with open(packed, "rb") as file:
@@ -42,10 +42,10 @@ def unpack(packed: str, unpacked: str, compression: str, size: int) -> None:
         length = ALGORITHMS[compression.partition(":")[0]](data, buffer.data)
     except cramjam.DecompressionError as error:
         # A full buffer is one reason of several, which the libraries word each in their own way.
-        raise Damaged(
+        raise CorruptShardError(
             f"it does not unpack to the {size} bytes that its index says ({one_line(error)})"
         ) from error
     if length != size:
-        raise Damaged(f"it unpacks to {length} bytes where the index says {size}")
+        raise CorruptShardError(f"it unpacks to {length} bytes where the index says {size}")
     with open(unpacked, "wb") as out:
         out.write(buffer.data)

@@ -3,12 +3,14 @@
 S3, SFTP and directories say something here. Of the other stores the index itself is compared.
 """
 
+import hashlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from streaming.base.storage import CloudDownloader
+from mosaic_dataloader.storage.layout import versions_path
+
+# Of a note on a shard's version.
+_DIGEST_BYTES = 16
 
 
 class Version(NamedTuple):
@@ -22,64 +24,32 @@ class Version(NamedTuple):
     content: str
     written: str = ""
 
+    def digest(self) -> bytes:
+        """What is noted of a shard's content."""
+        return hashlib.sha256(self.content.encode()).digest()[:_DIGEST_BYTES]
 
-def version_of(downloader: "CloudDownloader", remote: str, timeout: float) -> Version | None:
-    """Ask a store for the version of a file.
 
-    Args:
-        downloader: Of the stream; one request of its client.
-        remote: The file's address.
-        timeout: Seconds to wait for the store's answer, where its client takes that.
+def note_shard_version(directory: str, shard: int, version: Version) -> None:
+    """Note what the store said of a shard's content when it was downloaded.
 
-    Returns:
-        None where the store cannot be asked.
-
-    Raises:
-        Exception: As the store's client raises it, for example because the file is missing.
+    All notes stand in one sparse file, 16 bytes a shard: a file for each would take a block of the
+    disk for each, which a small cache has no room for. The caller holds the shard's lock.
     """
-    from streaming.base.storage.download import LocalDownloader, SFTPDownloader
-
-    from mosaic_dataloader.storage.s3 import S3Objects
-
-    if type(downloader) is LocalDownloader:
-        return _of_file(os.stat(remote))
-    if type(downloader) is SFTPDownloader:
-        downloader._validate_remote_path(remote)
-        url = urlsplit(remote)
-        if downloader._ssh_client is None:
-            downloader._create_ssh_client(url)
-        assert downloader._ssh_client is not None
-        with downloader._ssh_client.open_sftp() as client:
-            found = client.stat(url.path)
-        return Version(f"{found.st_size}-{found.st_mtime}")
-    return downloader.version(remote, timeout) if isinstance(downloader, S3Objects) else None
+    # Others may write to a shared cache: whatever this may be a link to is left alone.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    file = os.open(versions_path(directory), flags, 0o666)
+    try:
+        os.pwrite(file, version.digest(), shard * _DIGEST_BYTES)
+    finally:
+        os.close(file)
 
 
-def download(
-    downloader: "CloudDownloader", remote: str, path: str, timeout: float, *, ask: bool
-) -> Version | None:
-    """Download a file and return its version: the one that arrived or an earlier one.
-
-    Never a later one: if the file is replaced in between, its old version stands beside the new
-    bytes, and the next comparison finds that.
-
-    Args:
-        downloader: Of the stream.
-        remote: The file's address.
-        path: Where to put it.
-        timeout: Seconds that it may take.
-        ask: Spend a request on the version where the download does not bring it along.
-    """
-    from mosaic_dataloader.storage.s3 import S3Objects
-
-    if isinstance(downloader, S3Objects):
-        downloader.download(remote, path, timeout)
-        return downloader.arrived.pop(path, None)
-    before = version_of(downloader, remote, timeout) if ask else None
-    downloader.download(remote, path, timeout)
-    return before
-
-
-def _of_file(found: os.stat_result) -> Version:
-    # A copy that keeps times is a new file all the same.
-    return Version(f"{found.st_size}-{found.st_mtime_ns}", f"{found.st_ino}-{found.st_ctime_ns}")
+def read_shard_note(directory: str, shard: int) -> bytes | None:
+    """What `note_shard_version` wrote for a shard; None where nothing was noted."""
+    try:
+        with open(versions_path(directory), "rb") as file:
+            file.seek(shard * _DIGEST_BYTES)
+            noted = file.read(_DIGEST_BYTES)
+    except FileNotFoundError:
+        return None
+    return noted if any(noted) else None

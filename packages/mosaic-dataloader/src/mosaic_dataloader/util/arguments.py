@@ -1,19 +1,98 @@
-"""Options as a caller gives them in Python: refused in one line, as a TOML file's are."""
+"""Options as a caller gives them in Python: defined once, and refused in one line.
 
+A dataclass of options has an `option` for each: its default, text and bounds. `check_options`
+checks values against them, and `tools/generate_sections.py` writes the TOML sections from them.
+"""
+
+import dataclasses
 import math
 import numbers
 import operator
 import os
 import re
+import types
+import typing
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.secrets import redacted
 
 _BYTES = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40, "pb": 1 << 50}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    least: int | None = None,
+    above: int | None = None,
+    most: int | None = None,
+    choices: Sequence[str] = (),
+    path: bool = False,
+) -> Any:
+    """A dataclass field with all that is known about an option.
+
+    Args:
+        default: Its default.
+        text: What it does, in a few sentences.
+        least: The smallest number that it takes.
+        above: A number below all that it takes.
+        most: The largest number that it takes.
+        choices: All values that it takes.
+        path: Whether it is a path or an address, which `place` checks where it is resolved.
+    """
+    limits = {"least": least, "above": above, "most": most}
+    metadata = {"text": text, "choices": tuple(choices), "path": path, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_options(options: Any) -> None:
+    """Check each option of a frozen dataclass; numpy's numbers become Python's.
+
+    Raises:
+        MosaicDataError: A value is not one that its option takes.
+    """
+    for field in dataclasses.fields(options):
+        value = checked(field, field.name, getattr(options, field.name))
+        object.__setattr__(options, field.name, value)
+
+
+def checked(field: "dataclasses.Field[Any]", name: str, value: Any) -> Any:
+    """A value of an option, as a Python number where it is a number.
+
+    Args:
+        field: The option, made by `option`.
+        name: Its name for the message.
+        value: The value; None where the option's type allows it.
+
+    Raises:
+        MosaicDataError: The option does not take the value.
+    """
+    union = typing.get_origin(field.type) in (types.UnionType, typing.Union)
+    kinds = typing.get_args(field.type) if union else (field.type,)
+    limits = {key: field.metadata.get(key) for key in ("least", "above", "most")}
+    choices = field.metadata.get("choices")
+    if field.metadata.get("path") or (value is None and type(None) in kinds):
+        return value
+    if choices:
+        if value not in choices:
+            raise MosaicDataError(f"{name} = {value!r} is not one of {', '.join(choices)}")
+    elif str in kinds:
+        # A size, such as 100 or "100k", is checked where it is parsed.
+        if int not in kinds and not isinstance(value, str):
+            raise MosaicDataError(f"{name} = {value!r} must be text")
+    elif bool in kinds:
+        return flag(name, value)
+    elif int in kinds:
+        return integer(name, value, **limits)
+    elif float in kinds:
+        return number(name, value, **limits)
+    return value
 
 
 def parse_bytes(option: str, value: int | str) -> int:
@@ -47,8 +126,15 @@ def _parse(option: str, value: int | str, units: dict[str, int], examples: str) 
     return size
 
 
-def integer(name: str, value: Any, least: int) -> int:
-    """A whole number of at least ``least``; numpy's are taken, True and 2.0 are not.
+def integer(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    *,
+    above: int | None = None,
+    most: int | None = None,
+) -> int:
+    """A whole number inside its bounds; numpy's are taken, True and 2.0 are not.
 
     Raises:
         MosaicDataError: It is something else.
@@ -56,13 +142,19 @@ def integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
         raise MosaicDataError(f"{name} = {value!r} must be a whole number")
     found = operator.index(value)
-    if found < least:
-        raise MosaicDataError(f"{name} = {found} must be at least {least}")
+    _check_limits(name, found, least, above, most)
     return found
 
 
-def number(name: str, value: Any, *, above: float | None = None) -> float:
-    """A finite number that is not negative, or is above a bound.
+def number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    *,
+    above: float | None = None,
+    most: float | None = None,
+) -> float:
+    """A finite number inside its bounds.
 
     Raises:
         MosaicDataError: It is something else.
@@ -72,11 +164,20 @@ def number(name: str, value: Any, *, above: float | None = None) -> float:
     found = float(value)
     if not math.isfinite(found):
         raise MosaicDataError(f"{name} = {found} must be a finite number")
-    if above is not None and found <= above:
-        raise MosaicDataError(f"{name} = {found:g} must be above {above:g}")
-    if found < 0:
-        raise MosaicDataError(f"{name} = {found:g} must be at least 0")
+    _check_limits(name, found, least, above, most)
     return found
+
+
+def _check_limits(
+    name: str, value: float, least: float | None, above: float | None, most: float | None
+) -> None:
+    shown = f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+    if above is not None and value <= above:
+        raise MosaicDataError(f"{shown} must be above {above}")
+    if least is not None and value < least:
+        raise MosaicDataError(f"{shown} must be at least {least}")
+    if most is not None and value > most:
+        raise MosaicDataError(f"{shown} must be at most {most}")
 
 
 def flag(name: str, value: Any) -> bool:
@@ -109,7 +210,7 @@ def place(name: str, value: Any) -> str:
             )
         text = "/" + unquote(path)
     if not isinstance(text, str) or "\0" in text:
-        raise MosaicDataError(f"{name} = {text!r} must be a path or an address")
+        raise MosaicDataError(f"{name} = {redacted(repr(text))} must be a path or an address")
     if "://" in text:
         return text
     expanded = os.path.expanduser(text)

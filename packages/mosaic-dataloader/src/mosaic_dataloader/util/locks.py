@@ -160,20 +160,23 @@ class RangeLock:
 
 
 @contextmanager
-def locked(path: str, byte: int, timeout: float | None = None) -> Iterator[RangeLock]:
-    """Hold one byte of a lock file alone, through an open file of its own.
+def locked(
+    path: str, byte: int, timeout: float | None = None, *, shared: bool = False
+) -> Iterator[RangeLock]:
+    """Hold one byte of a lock file, through an open file of its own.
 
     Args:
         path: The lock file.
         byte: Which byte.
         timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
+        shared: Hold it beside others that hold it so, and not alone.
 
     Raises:
         LockTimeoutError: Somebody else held it all the time.
     """
     lock = RangeLock(path)
     try:
-        lock.exclusive(byte, timeout)
+        (lock.shared if shared else lock.exclusive)(byte, timeout)
         yield lock
     finally:
         lock.close()

@@ -1,7 +1,7 @@
 """What went wrong on the way from a store: whether another try may help, and what a user can do.
 
-Each store's library has errors of its own. They are told apart by what they have in common, a
-status and a name, so that no library need be imported for it.
+Each store's library has its own errors. They are told apart by what they have in common, a status
+and a name, so that none of the libraries has to be imported for it.
 """
 
 import errno
@@ -47,15 +47,15 @@ _LONGEST_TEXT = 1000
 # Local trouble that a second try meets again.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNWRITABLE = (errno.EROFS,)
-_LASTING = (*_FULL, *_UNWRITABLE, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+_PERMANENT = (*_FULL, *_UNWRITABLE, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-class Damaged(Exception):
+class CorruptShardError(Exception):
     """What arrived is not what the index says."""
 
 
 class InvalidIndexError(ValueError):
-    """An index says what no index of shards can say; downloading it again would not help."""
+    """An index is not a valid index of shards; downloading it again would not help."""
 
 
 class DownloadTimeoutError(Exception):
@@ -65,16 +65,16 @@ class DownloadTimeoutError(Exception):
 def one_line(error: BaseException) -> str:
     """An error's type and text on one line, without secrets."""
     text = redacted(" ".join(str(error).split()))
-    # boto3 tries once here; how often all was tried is told beside it.
+    # boto3 tries once here; the number of all attempts is reported beside it.
     text = text.replace(" (reached max retries: 0)", "")
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def is_lasting(error: BaseException) -> bool:
-    """Whether another try would meet the same: what is missing, denied, or a mistake."""
-    if isinstance(error, Damaged | DownloadTimeoutError):
+def is_permanent(error: BaseException) -> bool:
+    """Whether another attempt would fail alike: a file is missing, access denied, or a mistake."""
+    if isinstance(error, CorruptShardError | DownloadTimeoutError):
         return False
     if _status_code(error) in _PASSING_CODES:
         return False
@@ -88,10 +88,10 @@ def is_lasting(error: BaseException) -> bool:
         return True
     if isinstance(error, FileNotFoundError | PermissionError):
         return True
-    return isinstance(error, OSError) and error.errno in _LASTING
+    return isinstance(error, OSError) and error.errno in _PERMANENT
 
 
-def is_absent(error: BaseException) -> bool:
+def is_not_found(error: BaseException) -> bool:
     """Whether a store says that there is no such file, or none that may be seen.
 
     Stores that do not let a user list answer "forbidden" for what is not there.
@@ -99,17 +99,19 @@ def is_absent(error: BaseException) -> bool:
     status = _status(error)
     if status is None:
         return isinstance(error, FileNotFoundError)
-    return status in (*_MISSING_STATUSES, 403) and is_lasting(error)
+    return status in (*_MISSING_STATUSES, 403) and is_permanent(error)
 
 
-def advice(error: BaseException, directory: str) -> str:
+def hint(error: BaseException, directory: str) -> str:
     """What the user can do.
 
     Args:
         error: What ended the last try.
         directory: The cache directory.
     """
-    if isinstance(error, Damaged | InvalidIndexError) or _is_a(error, "FlexibleChecksumError"):
+    if isinstance(error, CorruptShardError | InvalidIndexError) or _is_a(
+        error, "FlexibleChecksumError"
+    ):
         return "restore it in the store, or write its index anew"
     if isinstance(error, DownloadTimeoutError):
         return "see why the store is slow, or raise download_timeout"
@@ -124,7 +126,7 @@ def advice(error: BaseException, directory: str) -> str:
     denied = status in _DENIED_STATUSES or _is_a(error, *_DENIED)
     if denied or isinstance(error, PermissionError) or "known_hosts" in str(error):
         return "correct the credentials, or what they may read"
-    if is_lasting(error):
+    if is_permanent(error):
         return "correct remote or the store's settings"
     return "see whether the store works, or raise download_retry"
 

@@ -1,0 +1,136 @@
+"""Do tokenizer, row length and number format go with the model?"""
+
+from typing import TYPE_CHECKING, Any
+
+from mosaic_train.checks.model import ChosenModel
+from mosaic_train.checks.report import Report
+from mosaic_train.errors import TrainError
+from mosaic_train.spec import vocabulary_of
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+# Makes its layers in bfloat16, and its embedding and output in float32.
+_MIXED = "torchtitan.models.gpt_oss."
+
+
+def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
+    """Compare a tokenizer with the model.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        tokenizer: What `build_mosaic_tokenizer` returned.
+
+    Raises:
+        TrainError: It has ids that the model does not embed.
+    """
+    embedded = vocabulary_of(model.args)
+    # Ids may have gaps, so that the largest can exceed the number of entries.
+    needed = max(tokenizer.tokenizer.get_vocab().values()) + 1
+    if embedded is not None and needed > embedded:
+        large = [
+            f"{name} has {args.vocab_size}"
+            for name, args in model.flavors.items()
+            if (getattr(args, "vocab_size", None) or 0) >= needed
+        ]
+        raise TrainError(
+            f"tokenizer {config.mosaic_tokenizer.name!r} has a vocabulary of {needed}, but "
+            f"{model.name} embeds only {embedded}: choose a smaller tokenizer "
+            f"(mosaic_tokenizer.name) or a flavor that embeds more"
+            + (f" ({', '.join(large[:3])})" if large else "")
+        )
+
+
+def check_document_masks(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
+    """Check that TorchTitan can make the masks that the flavor's attention takes.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        tokenizer: What `build_mosaic_tokenizer` returned; None if the configuration names none.
+
+    Raises:
+        TrainError: There is no tokenizer, or it has no token that ends a document.
+    """
+    attention = getattr(model.args, "attn_type", "sdpa")
+    if attention not in ("flex", "varlen"):
+        return
+    if tokenizer is None:
+        raise TrainError(
+            f"{model.name} uses {attention} attention, whose masks TorchTitan makes with the "
+            "tokenizer: set mosaic_tokenizer.name to the one that the data is made with"
+        )
+    if getattr(model.args, "attn_mask_type", "causal") != "block_causal":
+        return
+    if tokenizer.eos_id is None:
+        raise TrainError(
+            f"{model.name} keeps documents apart by the EOS token (attn_mask_type is "
+            f"block_causal), and tokenizer {config.mosaic_tokenizer.name!r} has none: set "
+            "mosaic_tokenizer.kwargs.eos_token to the token that ends documents, or choose "
+            "another tokenizer or flavor"
+        )
+
+
+def check_max_seq_len(config: "MosaicJobConfig", model: ChosenModel, report: Report) -> None:
+    """Compare the row lengths with the positions that the model knows.
+
+    TorchTitan's models take `training.seq_len` for their maximum, whatever the flavor says, so that
+    longer rows only cost quality; but validation cannot exceed it.
+
+    Raises:
+        TrainError: Validation rows are longer than training rows.
+    """
+    most = getattr(model.args, "max_seq_len", None)
+    if most is None:
+        return
+    length = config.training.seq_len
+    if length > most:
+        report.warn(
+            f"training.seq_len {length} exceeds the {most} positions that {model.name} is made "
+            "for: later positions get rotations that it was not tuned for, and weights trained "
+            f"elsewhere do not know them; {most} or less has no such cost"
+        )
+    if config.validation.enable and config.validation.seq_len > length:
+        raise TrainError(
+            f"validation.seq_len {config.validation.seq_len} exceeds training.seq_len {length}, "
+            f"for which {model.name} computes its positions: set it to {length} or less"
+        )
+
+
+def check_precision(config: "MosaicJobConfig", model: ChosenModel, world_size: int) -> None:
+    """Check that `training.mixed_precision_param` is one that the model can compute in.
+
+    Args:
+        config: The configuration; its parallel degrees make `world_size`.
+        model: The model that it names.
+        world_size: Ranks of the whole run.
+
+    Raises:
+        TrainError: It is not.
+    """
+    half = config.training.mixed_precision_param != "float32"
+    if getattr(model.args, "attn_type", "sdpa") == "varlen" and not half:
+        raise TrainError(
+            f"{model.name} uses varlen attention, which has no kernel for float32: "
+            'set training.mixed_precision_param = "bfloat16"'
+        )
+    if not model.spec.model_cls.__module__.startswith(_MIXED):
+        return
+    parallelism = config.parallelism
+    fixed = parallelism.tensor_parallel_degree * parallelism.pipeline_parallel_degree
+    # FSDP, also that of context parallelism, brings all to one format. Without it autocast does,
+    # which TorchTitan leaves out beside tensor and pipeline parallelism.
+    if world_size > fixed * parallelism.data_parallel_replicate_degree:
+        return
+    if fixed > 1:
+        raise TrainError(
+            f"{model.name} has layers in bfloat16 and others in float32, which only FSDP brings "
+            "together beside tensor or pipeline parallelism: start more ranks, for a "
+            "parallelism.data_parallel_shard_degree of 2 or more"
+        )
+    if not half:
+        raise TrainError(
+            f"{model.name} has layers in bfloat16, which need autocast where there is no FSDP: "
+            'set training.mixed_precision_param = "bfloat16", or start more ranks'
+        )

@@ -1,0 +1,156 @@
+"""Can this machine train the model: what it cannot do, does slowly, or has no memory for."""
+
+from typing import TYPE_CHECKING
+
+from mosaic_train.checks.model import ChosenModel, MetaModel
+from mosaic_train.checks.parallel import Layout
+from mosaic_train.checks.report import Report
+from mosaic_train.errors import TrainError
+from mosaic_train.torchtitan_patches.cpu import no_accelerator
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+# Its modules start a CUDA graph when they are imported.
+_CUDA_ONLY = "compiler_toolkit."
+
+
+def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    """On a machine without a GPU, refuse what has no CPU implementation.
+
+    Raises:
+        TrainError: The configuration needs a GPU.
+    """
+    if not no_accelerator():
+        return
+    parallelism = config.parallelism
+    if parallelism.context_parallel_degree > 1:
+        raise TrainError(
+            "context parallelism has no attention for CPU: set "
+            "parallelism.context_parallel_degree = 1, or use a machine with GPUs"
+        )
+    if parallelism.expert_parallel_degree > 1:
+        raise TrainError(
+            "expert parallelism sorts its tokens with a GPU kernel: set "
+            "parallelism.expert_parallel_degree = 1, or use a machine with GPUs"
+        )
+    if config.model.name.startswith(_CUDA_ONLY):
+        raise TrainError(
+            f"{model.name} captures CUDA graphs: choose the same model without "
+            f"{_CUDA_ONLY!r} in its name, or use a machine with NVIDIA GPUs"
+        )
+    attention = getattr(model.args, "attn_type", "sdpa")
+    if attention != "sdpa":
+        others = [name for name, args in model.flavors.items() if _runs_on_cpu(args)]
+        raise TrainError(
+            f"{model.name} uses {attention} attention, which has no backward pass on CPU: choose "
+            f"a flavor without it ({', '.join(others) or 'this model has none'}), "
+            "or use a machine with GPUs"
+        )
+    if config.profiling.enable_profiling or config.profiling.enable_memory_snapshot:
+        raise TrainError(
+            "TorchTitan's profiler records GPU activity only: set profiling.enable_profiling and "
+            "profiling.enable_memory_snapshot to false, or use a machine with GPUs"
+        )
+
+
+def _runs_on_cpu(args: object) -> bool:
+    return getattr(args, "attn_type", "sdpa") == "sdpa"
+
+
+def check_speed(config: "MosaicJobConfig", report: Report) -> None:
+    """Warn of bfloat16 on a CPU, most of which convert every number of it back and forth.
+
+    Args:
+        config: The configuration.
+        report: Where the warning goes.
+    """
+    if not no_accelerator():
+        return
+    training = config.training
+    keys = ("dtype", "mixed_precision_param")
+    slow = [f"training.{key}" for key in keys if getattr(training, key) == "bfloat16"]
+    if not slow or _has_bfloat16_units():
+        return
+    report.warn(
+        f"{' and '.join(slow)} {'is' if len(slow) == 1 else 'are'} bfloat16, for which this CPU "
+        "has no units: a step can take several times as long as in float32; set "
+        f'{" and ".join(slow)} = "float32"'
+    )
+
+
+def _has_bfloat16_units() -> bool:
+    import torch
+
+    # Torch's own names for the two; there are no public ones.
+    asked = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return any(ask() for ask in asked if ask is not None)
+
+
+_GB = 1e9
+# Weight, gradient and Adam's two averages, which TorchTitan's optimizers all have.
+_COPIES = 4
+
+
+def check_memory(
+    config: "MosaicJobConfig",
+    model: ChosenModel,
+    meta_model: MetaModel,
+    layout: Layout,
+    ranks_here: int,
+    report: Report,
+) -> None:
+    """Warn where what a rank keeps of the model alone exceeds its memory.
+
+    Args:
+        config: The configuration.
+        model: The model that it names.
+        meta_model: Its size.
+        layout: How the ranks share it.
+        ranks_here: Ranks on this machine.
+        report: Where the warning goes.
+    """
+    if config.comm.mode != "default" or (
+        # What is offloaded lies in the machine's memory, and moves.
+        config.training.enable_cpu_offload and not no_accelerator()
+    ):
+        return
+    memory = _bytes_per_rank(ranks_here)
+    each = bytes_per_parameter(config)
+    wanted = meta_model.parameters * each / layout.model_parts
+    if memory is None or wanted <= memory:
+        return
+    report.warn(
+        f"{model.name} has {meta_model.parameters / 1e9:,.2f} billion parameters; by estimate, at "
+        f"{each} bytes each for weight, gradient and the optimizer's averages, shared by "
+        f"{layout.model_parts} rank(s), a rank keeps {wanted / _GB:,.1f} GB and has "
+        f"{memory / _GB:,.1f} GB of memory, without any activation: training will run out of "
+        "memory; start more ranks, with parallelism.data_parallel_shard_degree = -1, or choose a "
+        "smaller flavor"
+    )
+
+
+def bytes_per_parameter(config: "MosaicJobConfig") -> int:
+    """What a parameter takes in training: all its copies are of `training.dtype`."""
+    from torchtitan.config import TORCH_DTYPE_MAP
+
+    return _COPIES * int(TORCH_DTYPE_MAP[config.training.dtype].itemsize)
+
+
+def _bytes_per_rank(ranks_here: int) -> int | None:
+    """Memory of the smallest device, or a rank's share of the machine's; None if unknown."""
+    if no_accelerator():
+        from mosaic_train.torchtitan_patches.cpu.memory import machine_bytes
+
+        return machine_bytes() // ranks_here
+    import torch
+
+    device = torch.accelerator.current_accelerator()
+    module = None if device is None else torch.get_device_module(device)
+    if module is None or not hasattr(module, "get_device_properties"):
+        return None
+    properties = [module.get_device_properties(index) for index in range(module.device_count())]
+    return min((int(each.total_memory) for each in properties), default=None)

@@ -1,0 +1,153 @@
+"""Will the loader take the position that the checkpoint holds, and is the batch still the same?"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mosaic_train.checks.checkpoint import (
+    DATALOADER,
+    checkpoint_to_resume,
+    complete_steps,
+    loader_keys,
+    read_values,
+    saved_keys,
+)
+from mosaic_train.checks.report import Report
+from mosaic_train.errors import TrainError
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+    from mosaic_dataloader.inspect import Steps
+
+_STEP = "train_state.step"
+
+
+class Resumed(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        checkpoint: The checkpoint that it resumes from; None for a new run.
+        steps_done: Steps that were trained before.
+        data: Whether the data's position was loaded as well; else the data begins at its start.
+    """
+
+    checkpoint: Path | None
+    steps_done: int
+    data: bool
+
+
+def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
+    """Load the checkpoint's data position into a loader, as each rank will.
+
+    Args:
+        config: The configuration.
+        loader: The first rank's training loader.
+        report: Takes a warning where the global batch changes, or the data begins again.
+
+    Raises:
+        TrainError: The checkpoint cannot be read.
+        MosaicDataError: The loader refuses the position: data, options or layout have changed.
+    """
+    folder = checkpoint_to_resume(config) if config.checkpoint.enable else None
+    if folder is None or not (folder / ".metadata").is_file():
+        return Resumed(None, 0, data=False)
+    excluded = config.checkpoint.exclude_from_loading
+    keys = [] if DATALOADER in excluded else loader_keys(folder)
+    if "train_state" not in excluded and _STEP in saved_keys(folder):
+        keys.append(_STEP)
+    saved = read_values(folder, keys)
+    steps_done = int(saved.pop(_STEP, 0))
+    if saved:
+        prefix = f"{DATALOADER}."
+        loader.load_state_dict({key.removeprefix(prefix): saved[key] for key in saved})
+        _warn_of_another_batch(config, loader, folder, steps_done, report)
+    elif steps_done:
+        report.warn(
+            f"the run resumes at step {steps_done:,} of checkpoint {folder}, but its data begins "
+            f"at the start, as in a new run (checkpoint.exclude_from_loading has {DATALOADER}): "
+            "what it has trained on comes again; leave that out, or set "
+            "mosaic_dataloader.skip_samples to the samples to leave out"
+        )
+    return Resumed(folder, steps_done, data=bool(saved))
+
+
+def _warn_of_another_batch(
+    config: "MosaicJobConfig", loader: Any, folder: Path, steps_done: int, report: Report
+) -> None:
+    before = _rows_per_step(config, loader, steps_done)
+    micro = loader.batch_size * loader.dp_world_size
+    now = config.training.global_batch_size
+    now = now if now > 0 else micro
+    if before is None or before == now:
+        return
+    report.warn(
+        f"the run in {folder} trained on {before} rows in a step and would now train on {now} "
+        f"({loader.dp_world_size} data-parallel rank(s), training.local_batch_size "
+        f"{loader.batch_size}, training.global_batch_size {config.training.global_batch_size}): "
+        "its learning rate and schedule were chosen for the former; "
+        + _to_keep(before, loader.dp_world_size, micro)
+    )
+
+
+def _to_keep(batch: int, ranks: int, micro: int) -> str:
+    if batch % micro == 0:
+        return f"set training.global_batch_size = {batch} to keep it"
+    if batch % ranks == 0:
+        return (
+            f"set training.global_batch_size = {batch} and training.local_batch_size to "
+            f"{batch // ranks}, or to a divisor of that, to keep it"
+        )
+    return f"to keep it, start a number of data-parallel ranks that divides {batch}"
+
+
+def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> int | None:
+    """Rows of a step of the run so far, by its last two checkpoints; None if unknown."""
+    rows, steps = loader.samples_seen, steps_done
+    begin = rows - loader.counters().rows
+    earlier = [step for step in complete_steps(config) if 0 < step < steps_done]
+    if earlier:
+        # Before that the run may have had another batch.
+        folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
+        key = f"{DATALOADER}.mosaic"
+        if key in loader_keys(folder):
+            begin = json.loads(read_values(folder, [key])[key])["samples_seen"]
+            steps -= earlier[-1]
+    if steps < 1 or rows <= begin or (rows - begin) % steps:
+        return None
+    return int(rows - begin) // steps
+
+
+def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
+    """Check that the run has a step left to train.
+
+    Args:
+        config: The configuration.
+        checkpoint: The checkpoint that it resumes from; None for a new run.
+        steps_done: Steps that were trained before.
+
+    Raises:
+        TrainError: It has none, and does not only load (`checkpoint.load_only`).
+    """
+    steps = config.training.steps
+    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
+        return
+    raise TrainError(
+        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
+        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
+        "checkpoint.folder to begin again"
+    )
+
+
+def steps_of(config: "MosaicJobConfig", loader: Any, done: int) -> "Steps":
+    """The steps of the run, for the checks and the inspection of its data.
+
+    Args:
+        config: The configuration.
+        loader: The first rank's training loader, at the position where training starts.
+        done: Steps that were trained before.
+    """
+    from mosaic_dataloader.inspect import Steps
+
+    rows = config.training.global_batch_size
+    rows = rows if rows > 0 else loader.batch_size * loader.dp_world_size
+    return Steps(loader, rows, config.training.steps, done, option="--at-step")

@@ -1,1 +1,0 @@
-"""What the data loader counts, in TorchTitan's log, TensorBoard and Weights & Biases."""

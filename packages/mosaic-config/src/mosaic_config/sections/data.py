@@ -1,0 +1,279 @@
+"""The sections of data and tokenizer, generated from mosaic-dataloader's options.
+
+Do not edit: change `mosaic_dataloader.options` or `mosaic_dataloader.order.options`, then run
+`python tools/generate_sections.py`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class MosaicStream:
+    """One MDS directory of a mixture, and its weight in it.
+
+    Give at most one of `proportion`, `repeat` and `choose`. If one stream has a `proportion`, all
+    must. Options left out (None) take the value of `[mosaic_dataloader.dataset]`.
+    """
+
+    remote: str | None = None
+    """
+    Object-store URL or directory that holds the shards. None: the data is already complete in
+    `local`. One of `remote` and `local` is needed.
+    """
+
+    local: str | None = None
+    """
+    Directory that shards are downloaded to, or read from when there is no `remote`. None: the
+    loader chooses one.
+    """
+
+    split: str | None = None
+    """Subdirectory of `remote` and `local` to read, such as "train". None: the dataset's."""
+
+    proportion: float | None = field(default=None, metadata={"least": 0})
+    """
+    Relative weight: this stream's share of the samples of an epoch, divided by the sum over all
+    streams. Not negative. None: not weighted by proportion.
+    """
+
+    repeat: float | None = field(default=None, metadata={"least": 0})
+    """
+    Absolute weight: how often this stream's samples appear in an epoch. 0.5 is half of them, 2.0
+    each twice. Not negative. None: not weighted by repetition.
+    """
+
+    choose: int | None = field(default=None, metadata={"least": 0})
+    """
+    Absolute weight: number of samples drawn from this stream in an epoch. Not negative. None: not
+    weighted by a count.
+    """
+
+    download_retry: int | None = field(default=None, metadata={"least": 0})
+    """Further attempts after a failed download. None: the dataset's."""
+
+    download_timeout: float | None = field(default=None, metadata={"above": 0, "most": 604800})
+    """Seconds that one attempt to download a shard may take. None: the dataset's."""
+
+    validate_hash: str | None = None
+    """
+    Hash algorithm that downloaded shards are checked with, one of those that they were written
+    with. None: the dataset's.
+    """
+
+    keep_zip: bool | None = None
+    """Whether compressed shards are kept after decompression. None: the dataset's."""
+
+
+@dataclass
+class MosaicDataset:
+    """The data and its order. Names and meanings are mosaicml-streaming's where it has them.
+
+    Give either `streams` or `remote` / `local`.
+    """
+
+    streams: dict[str, MosaicStream] = field(default_factory=dict)
+    """
+    The mixture: one table [mosaic_dataloader.dataset.streams.NAME] for each stream. NAME is your
+    own; progress is reported and checkpointed under it.
+    """
+
+    remote: str | None = None
+    """Object-store URL or directory of a single data set, in place of `streams`."""
+
+    local: str | None = None
+    """
+    Directory that the single data set is downloaded to, or read from when there is no `remote`.
+    None: the loader chooses one.
+    """
+
+    split: str | None = None
+    """Subdirectory of `remote` and `local` to read, such as "train". None: read them directly."""
+
+    shuffle: bool = False
+    """Whether an epoch is shuffled. False: stored order, stream after stream."""
+
+    shuffle_algo: Literal["py1e", "py1s", "py2s", "py1br", "naive", "feistel"] = "py1e"
+    """
+    How to shuffle; all but "feistel" are mosaicml-streaming's. "py1e" spreads each shard over a
+    range of `shuffle_block_size` samples, "py1br" shuffles inside blocks, "py1s" and "py2s" shuffle
+    shards and the samples in each canonical node's part, "naive" shuffles everything and so needs
+    every shard at once. "feistel" is this loader's own, for hundreds of millions of samples: it
+    shuffles inside windows of `shuffle_block_size` samples and computes any position at once, with
+    no list of the epoch.
+    """
+
+    shuffle_seed: int = field(default=9176, metadata={"least": 0, "most": 18446744073709551615})
+    """Seed of the order; not negative. It also seeds the resampling of weighted streams."""
+
+    shuffle_block_size: int | None = field(default=None, metadata={"least": 2})
+    """Samples per shuffle block. None: max(4,000,000 / num_canonical_nodes, 262,144)."""
+
+    num_canonical_nodes: int | None = field(default=None, metadata={"least": 1})
+    """
+    Parts that an epoch is cut into for shuffling, each with shards of its own. None: the number of
+    nodes of the first run (64 times as many for "py1s" and "py2s"); kept when resuming.
+    """
+
+    sampling_method: Literal["balanced", "fixed"] = "balanced"
+    """
+    How a stream that is not used whole is subsampled. "balanced": anew in each epoch, evenly over
+    shards. "fixed": the same samples in every epoch.
+    """
+
+    sampling_granularity: int = field(default=1, metadata={"least": 1})
+    """Samples drawn from one shard at a time when a stream is subsampled."""
+
+    batching_method: Literal["random", "stratified", "per_stream", "device_per_stream"] = "random"
+    """
+    How streams share a batch. "random": by the shuffled mixture. "stratified": each batch holds the
+    streams' proportions. "per_stream": a batch is of one stream. "device_per_stream": each device's
+    batch is of one stream. All but "random" tie the order to the global batch size.
+    """
+
+    token_encoding_type: Literal[
+        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
+    ] = "int64"
+    """
+    NumPy dtype of the tokens in `bytes` columns, such as "uint16" (llm-foundry's meaning).
+    `ndarray` columns carry their own.
+    """
+
+    packing: bool = False
+    """
+    Whether documents (text, or stored tokens of one document each) are joined into full rows, with
+    EOS between them. False: each document is one row, cut or padded. Needs batching_method =
+    "random".
+    """
+
+    packing_lanes: int | None = field(default=None, metadata={"least": 1})
+    """
+    Sequences in which documents are joined side by side; the number of data-parallel ranks must
+    divide it. None: the smallest multiple of 960 that is at least 4 times the data-parallel ranks
+    of the first run; kept when resuming.
+    """
+
+    epoch_size: int | str | None = field(default=None, metadata={"least": 1})
+    """
+    Samples in an epoch, as a number or like "100k" or "64M". None: the size of the data. Not
+    together with `repeat` or `choose`.
+    """
+
+    predownload: int | None = field(default=None, metadata={"least": 0})
+    """
+    Samples ahead of training for which shards are fetched. None: 8 times the batch size, at least
+    64, and at least 16 shards, or 2 where 16 are more than 256 MiB.
+    """
+
+    cache_limit: int | str | None = field(default=None, metadata={"least": 1})
+    """
+    Most bytes that downloaded shards may take, as a number or like "100gb"; the least recently used
+    are removed. None: no limit.
+    """
+
+    cache_dir: str | None = None
+    """
+    Directory for locks, computed orders and downloads without a `local`, on a local disk. None: the
+    loader chooses one.
+    """
+
+    download_retry: int = field(default=2, metadata={"least": 0})
+    """
+    Further attempts after a failed download that may succeed later, after pauses that grow from 1 s
+    to 30 s. What is missing or denied fails at once.
+    """
+
+    download_timeout: float = field(default=60.0, metadata={"above": 0, "most": 604800})
+    """Seconds that one attempt to download a shard may take, from its first to its last byte."""
+
+    validate_hash: str | None = None
+    """
+    Hash algorithm that shards are checked with, such as "xxh64"; one of those that they were
+    written with. Each process also checks once what it finds in the cache. None: the fastest of
+    those in the index; shards that are read in place are not hashed then.
+    """
+
+    keep_zip: bool = False
+    """Whether compressed shards are kept after decompression."""
+
+    allow_unsafe_types: bool = False
+    """Whether columns in Python's pickle format, which can run code when read, are accepted."""
+
+    on_data_change: Literal["error", "restart_epoch", "new_stage"] = "error"
+    """
+    What a resume does when the data, the mixture or an option that changes the order differs from
+    the checkpoint's. "error": stop and name it. "restart_epoch": begin the epoch again.
+    "new_stage", with stages: begin a new stage with the present ones, in which every stream
+    continues where it is.
+    """
+
+    weights_in: Literal["samples", "tokens"] = "samples"
+    """
+    What the weights of stages count. "tokens": by the mean length of each stream's samples,
+    estimated from the index when the stream comes into the run.
+    """
+
+    max_seq_len: int | None = field(default=None, metadata={"least": 1})
+    """
+    Tokens in a row. Kept for configurations written for llm-foundry: if given, it must equal
+    training.seq_len (validation.seq_len in [mosaic_validation_dataloader]). None: take that.
+    """
+
+    partition_algo: Literal["relaxed"] = "relaxed"
+    """mosaicml-streaming's name for an order that fits any number of ranks; it always does here."""
+
+
+@dataclass
+class MosaicDataloader:
+    """How batches are built. Batch size and row length are TorchTitan's own `[training]` keys."""
+
+    name: Literal["text"] = "text"
+    """Kind of loader. "text" (rows of tokens for a language model) is the only one."""
+
+    num_workers: int = field(default=0, metadata={"least": 0})
+    """
+    Worker processes per rank. 0: a thread of the training process builds the batches, which is the
+    faster choice for tokenized data.
+    """
+
+    prefetch_factor: int | None = field(default=None, metadata={"least": 1})
+    """
+    Batches that each worker builds ahead, or the thread where there are no workers; at least 1.
+    None: 2 for each worker; for the thread as many as fit into 16 MiB, but 2 to 16.
+    """
+
+    pin_memory: bool = False
+    """Whether batches are put in page-locked memory, from which copies to a GPU are faster."""
+
+    persistent_workers: bool = False
+    """Whether workers stay between iterations. Needs num_workers > 0."""
+
+    drop_last: bool = True
+    """
+    Whether a finite training iteration leaves out a last batch that is not full. Training itself
+    does not end with an epoch, and validation always uses every sample.
+    """
+
+    skip_samples: int = field(default=0, metadata={"least": 0})
+    """
+    Samples of the order that a new run leaves out at its start, over all ranks together. It is for
+    runs without a checkpoint: a loaded data position counts from the beginning of the order and
+    wins, so that nothing is skipped twice. With packing, these are documents. Not for validation.
+    """
+
+    dataset: MosaicDataset = field(default_factory=MosaicDataset)
+    """Which samples, and in which order."""
+
+
+@dataclass
+class MosaicTokenizer:
+    """The tokenizer for text columns; rows stored as tokens need none."""
+
+    name: str | None = None
+    """Name on the Hugging Face Hub, or a local directory. None: the data holds tokens already."""
+
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """
+    Keyword arguments for AutoTokenizer.from_pretrained. On the command line a value is read as TOML
+    (2048, true, 0.5, [1, 2]) and, if it is none, as a string.
+    """

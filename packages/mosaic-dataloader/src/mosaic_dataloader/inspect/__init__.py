@@ -1,0 +1,32 @@
+"""What a data set holds, and what a run trains on: printed and drawn, for every trainer.
+
+`print_run` shows the streams, the run and the rows of a step; `preview` yields the rows that a
+loader will hand out; on the command line, `mosaic-inspect`
+shows any MDS data set. The names are loaded when first used, so that the command starts fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
+    from mosaic_dataloader.inspect.run import print_run
+    from mosaic_dataloader.inspect.steps import Steps
+    from mosaic_dataloader.inspect.tables import run_facts
+
+__all__ = ["Steps", "origins", "preview", "print_run", "run_facts", "stream_counts"]
+
+_HOME = {
+    "Steps": "steps",
+    "origins": "previews",
+    "preview": "previews",
+    "print_run": "run",
+    "run_facts": "tables",
+    "stream_counts": "previews",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,226 @@
+"""`mosaic-inspect`: what an MDS data set holds, on this machine or in an object store."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mosaic_dataloader.errors import MosaicDataError
+
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
+
+# Longer than any sample: none is cut.
+_NO_END = 1 << 40
+# Samples of a stream whose lengths are read, and bytes of shards that are fetched for that.
+_SAMPLES, _FETCHED_BYTES = 1000, 256 << 20
+# Folders below the given one in which streams are looked for.
+_DEPTH = 3
+_HEADER = ("stream", "shards", "samples", "tokens", "size", "median", "90 %", "longest")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: The command line without the program; by default this process's.
+
+    Returns:
+        0 on success, 2 for a mistake, which is reported in one line on stderr.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        _inspect(arguments)
+    except MosaicDataError as error:
+        print(f"mosaic-inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def command() -> None:
+    """Entry point of the command."""
+    raise SystemExit(main())
+
+
+def find_streams(place: str) -> dict[str, dict[str, str]]:
+    """Streams of a data set, by name, with the options that `StreamingTextDataset` takes.
+
+    Args:
+        place: Address in an object store, a directory with an `index.json`, or one with such
+            directories in it.
+
+    Raises:
+        MosaicDataError: There is no data set.
+    """
+    if "://" in place:
+        return {place.rstrip("/").rpartition("/")[2] or place: {"remote": place}}
+    if not os.path.isdir(place):
+        raise MosaicDataError(
+            f"{place} is not a directory, nor an address such as s3://BUCKET/PATH"
+        )
+    root = Path(place)
+    if (root / "index.json").is_file():
+        return {root.resolve().name or place: {"local": place}}
+    found = {
+        str(index.parent.relative_to(root)): {"local": str(index.parent)}
+        for depth in range(1, _DEPTH + 1)
+        for index in sorted(root.glob("*/" * depth + "index.json"))
+    }
+    if not found:
+        raise MosaicDataError(
+            f"{place} has no index.json, nor has any directory in it: give the directory of an MDS "
+            f"data set"
+        )
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mosaic-inspect",
+        description="Show what an MDS data set holds: its streams, how long their samples are, and "
+        "some of the samples.",
+    )
+    parser.add_argument(
+        "place",
+        metavar="REMOTE_OR_DIR",
+        help="an address such as s3://BUCKET/PATH, a directory with an index.json, or a directory "
+        "with such directories in it",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="directory or Hugging Face name of the tokenizer that decodes tokens, and encodes "
+        "text; without one, token ids are shown",
+    )
+    parser.add_argument(
+        "--rows", metavar="N", type=_count, default=4, help="samples of each stream to show (4)"
+    )
+    parser.add_argument(
+        "--picture", metavar="FILE", type=Path, help="a PNG file to draw the lengths in"
+    )
+    parser.add_argument(
+        "--token-encoding-type",
+        metavar="TYPE",
+        default="int64",
+        help="type of the token ids in a bytes column (int64)",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where fetched shards are cached; by default a folder of this user's in the temporary "
+        "directory",
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number of rows, got {text!r}")
+    return int(text)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    streams = find_streams(arguments.place)
+
+    # Late: `--help` and a mistyped directory need none of it.
+    from mosaic_dataloader.dataset import StreamingTextDataset
+    from mosaic_dataloader.inspect.picture import save_lengths
+    from mosaic_dataloader.inspect.run import readable_output
+    from mosaic_dataloader.inspect.tables import aligned
+    from mosaic_dataloader.reading.pretrained import load_pretrained
+
+    # All of its warnings are about training.
+    logging.getLogger("mosaic_dataloader").setLevel(logging.ERROR)
+    tokenizer = None
+    if arguments.tokenizer:
+        try:
+            tokenizer = load_pretrained(arguments.tokenizer, {})
+        except MosaicDataError as error:
+            raise MosaicDataError(
+                f"--tokenizer {arguments.tokenizer!r} cannot be loaded ({error})"
+            ) from error
+    try:
+        dataset = StreamingTextDataset(
+            tokenizer=tokenizer,
+            seq_len=_NO_END,
+            streams=streams,
+            token_encoding_type=arguments.token_encoding_type,
+            cache_dir=arguments.cache_dir,
+        )
+    except MosaicDataError as error:
+        if tokenizer is None and "holds text" in str(error):
+            raise MosaicDataError(f"{arguments.place} holds text: give --tokenizer NAME") from error
+        raise
+    try:
+        with readable_output():
+            lengths = {
+                stream.name: _lengths(dataset, number)
+                for number, stream in enumerate(dataset.streams)
+            }
+            table = [_HEADER, *(_row(dataset, n, lengths) for n in range(len(dataset.streams)))]
+            print(aligned(table, left={0}))
+            print(f"lengths are tokens of a sample, from up to {_SAMPLES:,} samples of each stream")
+            if arguments.picture:
+                save_lengths(arguments.picture, lengths)
+                print(f"picture: {arguments.picture}")
+            for number in range(len(dataset.streams)):
+                _print_samples(dataset, number, arguments.rows, tokenizer)
+    finally:
+        dataset.close()
+
+
+def _row(
+    dataset: "StreamingTextDataset", number: int, lengths: dict[str, list[int]]
+) -> tuple[str, ...]:
+    from mosaic_dataloader.inspect.tables import in_bytes, stored_bytes
+    from mosaic_dataloader.reading.manifest import prepared_tokens
+
+    stream = dataset.streams[number]
+    own = sorted(lengths[stream.name])
+    samples = dataset.mixture.streams[number].samples
+    tokens = prepared_tokens(stream)
+    about = f"about {sum(own) / len(own) * samples:,.0f}"
+    total = about if tokens is None else f"{tokens:,}"
+    quantiles = (own[len(own) // 2], own[min(len(own) - 1, len(own) * 9 // 10)], own[-1])
+    return (
+        *(stream.name, f"{len(stream.readers):,}", f"{samples:,}", total),
+        in_bytes(stored_bytes(stream)),
+        *(f"{length:,}" for length in quantiles),
+    )
+
+
+def _lengths(dataset: "StreamingTextDataset", number: int) -> list[int]:
+    """Tokens of samples that lie evenly in the shards that are here, or are fetched for that."""
+    stream = dataset.streams[number]
+    near: list[int] = []
+    may_fetch = _FETCHED_BYTES
+    sample = int(dataset.mixture.stream_offsets[number])
+    for reader in stream.readers:
+        file = os.path.join(stream.directory, reader.file_pairs[-1][0].basename)
+        size = 0 if os.path.exists(file) else int(reader.get_raw_size())
+        # The first one in any case.
+        if size <= may_fetch or not near:
+            may_fetch -= size
+            near += range(sample, sample + len(reader))
+        sample += len(reader)
+    step = -(-len(near) // _SAMPLES)
+    return [len(dataset[index]) for index in near[::step]]
+
+
+def _print_samples(
+    dataset: "StreamingTextDataset", number: int, count: int, tokenizer: Any
+) -> None:
+    from mosaic_dataloader.inspect.text import row_lines
+
+    first = int(dataset.mixture.stream_offsets[number])
+    name = dataset.streams[number].name
+    for place in range(min(count, dataset.mixture.streams[number].samples)):
+        ids = dataset[first + place].tolist()
+        print(f'\nstream "{name}", sample {place:,}: {len(ids):,} tokens')
+        # Every token is shown as one with a label.
+        print(*row_lines(ids, [0] * len(ids), tokenizer), sep="\n")

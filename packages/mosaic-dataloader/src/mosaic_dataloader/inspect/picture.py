@@ -1,0 +1,171 @@
+"""The picture: how long rows are, and what the batches are mixed of."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mosaic_dataloader.errors import MosaicDataError
+
+# Bars that can be distinguished; beyond that, each is a thin line.
+_BATCHES = 100
+
+
+def save_run(
+    path: Path,
+    *,
+    lengths: Mapping[str, Sequence[int]],
+    shares: Any,
+    configured: Sequence[float],
+    seq_len: int,
+    first_step: int,
+    packed_rows: int = 0,
+) -> None:
+    """Draw row lengths and the streams' shares of global batches, and save them as PNG.
+
+    Args:
+        path: The file; its folder is made.
+        lengths: Tokens of the rows that were read, by stream; names in the streams' order. If rows
+            are packed, of the documents in them.
+        shares: float[steps, streams], the streams' shares of each step.
+        configured: Their shares of an epoch.
+        seq_len: Tokens of a full row.
+        first_step: The step of the first line of ``shares``.
+        packed_rows: How many rows the documents are packed in; 0 where each is a row.
+
+    Raises:
+        MosaicDataError: matplotlib is missing, or the file cannot be written.
+    """
+    figure = _figure(12)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+    colors = _colors(len(configured))
+    _draw_lengths(left, lengths, colors)
+    tokens = [length for own in lengths.values() for length in own]
+    mean = sum(tokens) / len(tokens)
+    if packed_rows:
+        left.set_title(
+            f"tokens in a document: {len(tokens):,} documents, {mean:,.0f} on average, in "
+            f"{packed_rows:,} full rows",
+            fontsize=10,
+        )
+        left.set_xlabel(f"tokens (dashed: a row, seq_len = {seq_len:,})")
+        left.set_ylabel("share of the stream's documents with at most so many")
+        left.axvline(seq_len, color="black", linewidth=1, linestyle="--")
+        left.set_xlim(0, 1.03 * max(seq_len, *tokens))
+    else:
+        full = sum(length == seq_len for length in tokens)
+        left.set_title(
+            f"tokens in a row: {len(tokens)} rows, {full / len(tokens):.0%} of them full, "
+            f"{1 - mean / seq_len:.1%} padding",
+            fontsize=10,
+        )
+        left.set_xlabel(f"tokens (seq_len = {seq_len:,})")
+        left.set_ylabel("share of the stream's rows with at most so many")
+        # Room for the line that stands where rows are full.
+        left.set_xlim(0, 1.03 * seq_len)
+    _draw_shares(right, list(lengths), shares, configured, first_step, colors)
+    if packed_rows:
+        right.set_ylabel("share of the global batch's targets")
+    _save(figure, path)
+
+
+def save_lengths(path: Path, lengths: Mapping[str, Sequence[int]]) -> None:
+    """Draw how long the samples of each stream are, and save it as PNG.
+
+    Args:
+        path: The file; its folder is made.
+        lengths: Tokens of the samples that were read, by stream.
+
+    Raises:
+        MosaicDataError: matplotlib is missing, or the file cannot be written.
+    """
+    figure = _figure(8)
+    axes = figure.subplots()
+    _draw_lengths(axes, lengths, _colors(len(lengths)), labelled=True)
+    axes.set_title("tokens in a sample", fontsize=10)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("share of the stream's samples with at most so many")
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside lower center", ncols=min(3, len(lengths)), fontsize=9)
+    _save(figure, path)
+
+
+def _figure(width: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MosaicDataError(
+            f"the picture needs matplotlib, which cannot be imported ({error}): install "
+            f"mosaic-dataloader[inspect]"
+        ) from error
+    # No pyplot: it would look for a display.
+    figure = Figure(figsize=(width, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120, format="png")
+    except OSError as error:
+        raise MosaicDataError(
+            f"cannot write the picture {path} ({error.strerror}): choose another folder"
+        ) from error
+
+
+def _colors(count: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    table = colormaps["tab10" if count <= 10 else "tab20"]
+    return [table(number % table.N) for number in range(count)]
+
+
+def _draw_lengths(
+    axes: Any,
+    lengths: Mapping[str, Sequence[int]],
+    colors: list[Any],
+    *,
+    labelled: bool = False,
+) -> None:
+    # Not a histogram: full rows are often most of all, and would leave nothing of the others.
+    for (name, own), color in zip(lengths.items(), colors, strict=True):
+        if own:
+            axes.ecdf(own, color=color, linewidth=2, label=name if labelled else None)
+    axes.set_ylim(0, 1.03)
+    axes.grid(alpha=0.3)
+
+
+def _draw_shares(
+    axes: Any,
+    names: list[str],
+    shares: Any,
+    configured: Sequence[float],
+    first_step: int,
+    colors: list[Any],
+) -> None:
+    steps = [first_step + number for number in range(len(shares))]
+    below = [0.0] * len(steps)
+    for number, name in enumerate(names):
+        own = [float(share) for share in shares[:, number]]
+        mean = sum(own) / len(own)
+        axes.bar(
+            steps,
+            own,
+            bottom=below,
+            width=1.0 if len(steps) > _BATCHES // 2 else 0.9,
+            color=colors[number],
+            label=f"{name}: {mean:.1%} ({configured[number]:.1%} of an epoch)",
+        )
+        below = [low + share for low, share in zip(below, own, strict=True)]
+    border = 0.0
+    for share in configured[:-1]:
+        border += share
+        axes.axhline(border, color="black", linewidth=1, linestyle="--")
+    axes.set_title("streams in each step (dashed: as in an epoch)", fontsize=10)
+    axes.set_xlabel("step")
+    axes.set_ylabel("share of the global batch")
+    axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)
+    axes.set_ylim(0, 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.figure.legend(loc="outside lower center", ncols=min(3, len(names)), fontsize=9)

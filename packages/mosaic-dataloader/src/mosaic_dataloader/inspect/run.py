@@ -1,0 +1,127 @@
+"""The look at a run: its streams, what it makes of them, and the rows of a step."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
+from mosaic_dataloader.inspect.picture import save_run
+from mosaic_dataloader.inspect.previews import preview
+from mosaic_dataloader.inspect.steps import Steps
+from mosaic_dataloader.inspect.tables import run_lines, stream_table
+from mosaic_dataloader.inspect.text import real_tokens, row_lines
+from mosaic_dataloader.reading.document_length import tokens_per_stream
+
+# For the picture: steps whose mixture is shown, rows whose length is read, and shards that are
+# fetched for it beyond those of the rows that are printed.
+_STEPS, _ROWS, _SHARDS = 100, 512, 4
+
+
+def print_run(
+    steps: Steps,
+    *,
+    step: int,
+    rows: int,
+    tokenizer: Any,
+    picture: Path,
+    resumes_from: str | None = None,
+) -> None:
+    """Print the streams, what the run makes of them, and rows of a step; save the picture.
+
+    Args:
+        steps: The steps of the run.
+        step: The step whose rows to print.
+        rows: How many of them.
+        tokenizer: Of transformers, or what `build_mosaic_tokenizer` returned; None prints token
+            ids.
+        picture: A PNG file for row lengths and shares of the streams; its folder is made.
+        resumes_from: The checkpoint that the run resumes from, for the print.
+
+    Raises:
+        MosaicDataError: The step lies before the order begins, the data cannot be read, or
+            matplotlib is missing.
+    """
+    with readable_output():
+        position = steps.position_of(step)
+        print(stream_table(steps), "", sep="\n")
+        print(*run_lines(steps, resumes_from), sep="\n")
+        packed = look_at_packed(steps, step, position, rows) if steps.packing else None
+        _draw(steps, step, position, rows, picture, packed)
+        print(f"picture: {picture}\n", flush=True)
+        _print_rows(steps, step, position, rows, tokenizer, packed)
+
+
+@contextmanager
+def readable_output() -> Iterator[None]:
+    """Print any text inside, and end quietly when the reader of the output has seen enough."""
+    if hasattr(sys.stdout, "reconfigure"):
+        # Texts have characters that a terminal's encoding may lack.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except BrokenPipeError:
+        # `| head` has closed its end; what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_rows(
+    steps: Steps, step: int, position: int, rows: int, tokenizer: Any, packed: PackedLook | None
+) -> None:
+    count = min(rows, steps.rows)
+    what = "row" if packed else "sample"
+    print(f"step {step}: {count} of its {steps.rows:,} rows, {what} {position:,} and on")
+    if packed:
+        print_packed_rows(steps, packed.rows, tokenizer)
+        return
+    batch = steps.loader.batch_size * steps.loader.dp_world_size
+    for number, row in enumerate(islice(preview(steps.loader, position), count), 1):
+        (origin,) = row.origins
+        inputs, labels = (part.tolist() for part in row.read())
+        targets = sum(label >= 0 for label in labels)
+        micro = (number - 1) // batch + 1
+        print(
+            f"\nrow {number}: micro-batch {micro}, rank {origin.rank}, row {origin.row + 1}; "
+            f'stream "{origin.stream}", {os.path.basename(origin.shard)}, place {origin.place:,} '
+            f"(sample {origin.sample:,} of the stream); epoch {origin.epoch}; "
+            f"{real_tokens(labels):,} tokens, {targets:,} targets, "
+            f"{len(labels) - targets:,} labels ignored"
+        )
+        print(*row_lines(inputs, labels, tokenizer), sep="\n")
+
+
+def _draw(
+    steps: Steps, step: int, position: int, rows: int, path: Path, packed: PackedLook | None
+) -> None:
+    dataset = steps.loader.dataset
+    if packed:
+        drawn = tokens_per_stream(dataset.streams, dataset.mixture)
+    else:
+        drawn = [float(size.choose) for size in dataset.mixture.streams]
+    save_run(
+        path,
+        lengths=packed.lengths if packed else _lengths(steps, position, rows),
+        shares=packed.shares if packed else steps.shares(position, _STEPS),
+        configured=[own / sum(drawn) for own in drawn],
+        seq_len=dataset.seq_len,
+        first_step=step,
+        packed_rows=packed.read if packed else 0,
+    )
+
+
+def _lengths(steps: Steps, position: int, rows: int) -> dict[str, list[int]]:
+    """Tokens of the first rows by stream; those of shards that are far away are passed over."""
+    lengths: dict[str, list[int]] = {s.name: [] for s in steps.loader.dataset.streams}
+    fetched = 0
+    for number, row in enumerate(islice(preview(steps.loader, position), max(rows, _ROWS))):
+        (origin,) = row.origins
+        if number >= min(rows, steps.rows) and not os.path.exists(origin.shard):
+            if fetched == _SHARDS:
+                continue
+            fetched += 1
+        _, labels = row.read()
+        lengths[origin.stream].append(real_tokens(labels.tolist()))
+    return lengths

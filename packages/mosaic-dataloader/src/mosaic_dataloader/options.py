@@ -1,0 +1,296 @@
+"""Every option of streams, data sets, loaders and tokenizers: default, type, bounds and text.
+
+This is the only definition. The loader checks values against it, and the TOML sections of
+mosaic-config are generated from it by ``tools/generate_sections.py``.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mosaic_dataloader.order.options import OrderOptions
+from mosaic_dataloader.util.arguments import check_options, option
+
+TOKEN_ENCODING_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+# A week in seconds.
+LONGEST_TIMEOUT = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """One MDS directory of a mixture, and its weight in it.
+
+    Give at most one of `proportion`, `repeat` and `choose`. If one stream has a `proportion`, all
+    must. Options left out (None) take the value of `[mosaic_dataloader.dataset]`.
+    """
+
+    remote: str | None = option(
+        None,
+        "Object-store URL or directory that holds the shards. None: the data is already "
+        "complete in `local`. One of `remote` and `local` is needed.",
+        path=True,
+    )
+    local: str | None = option(
+        None,
+        "Directory that shards are downloaded to, or read from when there is no `remote`. "
+        "None: the loader chooses one.",
+        path=True,
+    )
+    split: str | None = option(
+        None,
+        'Subdirectory of `remote` and `local` to read, such as "train". None: the dataset\'s.',
+    )
+    proportion: float | None = option(
+        None,
+        "Relative weight: this stream's share of the samples of an epoch, divided by the sum "
+        "over all streams. Not negative. None: not weighted by proportion.",
+        least=0,
+    )
+    repeat: float | None = option(
+        None,
+        "Absolute weight: how often this stream's samples appear in an epoch. 0.5 is half of "
+        "them, 2.0 each twice. Not negative. None: not weighted by repetition.",
+        least=0,
+    )
+    choose: int | None = option(
+        None,
+        "Absolute weight: number of samples drawn from this stream in an epoch. Not negative."
+        " None: not weighted by a count.",
+        least=0,
+    )
+    download_retry: int | None = option(
+        None,
+        "Further attempts after a failed download. None: the dataset's.",
+        least=0,
+    )
+    download_timeout: float | None = option(
+        None,
+        "Seconds that one attempt to download a shard may take. None: the dataset's.",
+        above=0,
+        most=LONGEST_TIMEOUT,
+    )
+    validate_hash: str | None = option(
+        None,
+        "Hash algorithm that downloaded shards are checked with, one of those that they were "
+        "written with. None: the dataset's.",
+    )
+    keep_zip: bool | None = option(
+        None,
+        "Whether compressed shards are kept after decompression. None: the dataset's.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions(OrderOptions):
+    """The options of `StreamingTextDataset`, those of the order among them.
+
+    Raises:
+        MosaicDataError: A value is not one that its option takes.
+    """
+
+    remote: str | None = option(
+        None,
+        "Object-store URL or directory of a single data set, in place of `streams`.",
+        path=True,
+    )
+    local: str | None = option(
+        None,
+        "Directory that the single data set is downloaded to, or read from when there is no "
+        "`remote`. None: the loader chooses one.",
+        path=True,
+    )
+    split: str | None = option(
+        None,
+        'Subdirectory of `remote` and `local` to read, such as "train". None: read them directly.',
+    )
+    token_encoding_type: str = option(
+        "int64",
+        'NumPy dtype of the tokens in `bytes` columns, such as "uint16" (llm-foundry\'s '
+        "meaning). `ndarray` columns carry their own.",
+        choices=TOKEN_ENCODING_TYPES,
+    )
+    packing: bool = option(
+        False,
+        "Whether documents (text, or stored tokens of one document each) are joined into full"
+        " rows, with EOS between them. False: each document is one row, cut or padded. Needs "
+        'batching_method = "random".',
+    )
+    packing_lanes: int | None = option(
+        None,
+        "Sequences in which documents are joined side by side; the number of data-parallel "
+        "ranks must divide it. None: the smallest multiple of 960 that is at least 4 times "
+        "the data-parallel ranks of the first run; kept when resuming.",
+        least=1,
+    )
+    epoch_size: int | str | None = option(
+        None,
+        'Samples in an epoch, as a number or like "100k" or "64M". None: the size of the '
+        "data. Not together with `repeat` or `choose`.",
+        least=1,
+    )
+    predownload: int | None = option(
+        None,
+        "Samples ahead of training for which shards are fetched. None: 8 times the batch "
+        "size, at least 64, and at least 16 shards, or 2 where 16 are more than 256 MiB.",
+        least=0,
+    )
+    cache_limit: int | str | None = option(
+        None,
+        'Most bytes that downloaded shards may take, as a number or like "100gb"; the least '
+        "recently used are removed. None: no limit.",
+        least=1,
+    )
+    cache_dir: str | None = option(
+        None,
+        "Directory for locks, computed orders and downloads without a `local`, on a local "
+        "disk. None: the loader chooses one.",
+        path=True,
+    )
+    download_retry: int = option(
+        2,
+        "Further attempts after a failed download that may succeed later, after pauses that "
+        "grow from 1 s to 30 s. What is missing or denied fails at once.",
+        least=0,
+    )
+    download_timeout: float = option(
+        60.0,
+        "Seconds that one attempt to download a shard may take, from its first to its last byte.",
+        above=0,
+        most=LONGEST_TIMEOUT,
+    )
+    validate_hash: str | None = option(
+        None,
+        'Hash algorithm that shards are checked with, such as "xxh64"; one of those that they'
+        " were written with. Each process also checks once what it finds in the cache. None: "
+        "the fastest of those in the index; shards that are read in place are not hashed "
+        "then.",
+    )
+    keep_zip: bool = option(
+        False,
+        "Whether compressed shards are kept after decompression.",
+    )
+    allow_unsafe_types: bool = option(
+        False,
+        "Whether columns in Python's pickle format, which can run code when read, are accepted.",
+    )
+    on_data_change: str = option(
+        "error",
+        "What a resume does when the data, the mixture or an option that changes the order "
+        'differs from the checkpoint\'s. "error": stop and name it. "restart_epoch": begin the'
+        ' epoch again. "new_stage", with stages: begin a new stage with the present ones, in '
+        "which every stream continues where it is.",
+        choices=("error", "restart_epoch", "new_stage"),
+    )
+    weights_in: str = option(
+        "samples",
+        'What the weights of stages count. "tokens": by the mean length of each stream\'s samples, '
+        "estimated from the index when the stream comes into the run.",
+        choices=("samples", "tokens"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSection(DatasetOptions):
+    """The data and its order. Names and meanings are mosaicml-streaming's where it has them.
+
+    Give either `streams` or `remote` / `local`.
+    """
+
+    streams: dict[str, StreamOptions] = field(
+        default_factory=dict,
+        metadata={
+            "text": "The mixture: one table [mosaic_dataloader.dataset.streams.NAME] for each "
+            "stream. NAME is your own; progress is reported and checkpointed under it."
+        },
+    )
+    max_seq_len: int | None = option(
+        None,
+        "Tokens in a row. Kept for configurations written for llm-foundry: if given, it must "
+        "equal training.seq_len (validation.seq_len in [mosaic_validation_dataloader]). None:"
+        " take that.",
+        least=1,
+    )
+    partition_algo: str = option(
+        "relaxed",
+        "mosaicml-streaming's name for an order that fits any number of ranks; it always does"
+        " here.",
+        choices=("relaxed",),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """The options of `MosaicParallelAwareDataloader` that a configuration sets.
+
+    Raises:
+        MosaicDataError: A value is not one that its option takes.
+    """
+
+    num_workers: int = option(
+        0,
+        "Worker processes per rank. 0: a thread of the training process builds the batches, "
+        "which is the faster choice for tokenized data.",
+        least=0,
+    )
+    prefetch_factor: int | None = option(
+        None,
+        "Batches that each worker builds ahead, or the thread where there are no workers; at "
+        "least 1. None: 2 for each worker; for the thread as many as fit into 16 MiB, but 2 "
+        "to 16.",
+        least=1,
+    )
+    pin_memory: bool = option(
+        False,
+        "Whether batches are put in page-locked memory, from which copies to a GPU are faster.",
+    )
+    persistent_workers: bool = option(
+        False,
+        "Whether workers stay between iterations. Needs num_workers > 0.",
+    )
+    drop_last: bool = option(
+        True,
+        "Whether a finite training iteration leaves out a last batch that is not full. "
+        "Training itself does not end with an epoch, and validation always uses every sample.",
+    )
+    skip_samples: int = option(
+        0,
+        "Samples of the order that a new run leaves out at its start, over all ranks "
+        "together. It is for runs without a checkpoint: a loaded data position counts from "
+        "the beginning of the order and wins, so that nothing is skipped twice. With packing,"
+        " these are documents. Not for validation.",
+        least=0,
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderSection(LoaderOptions):
+    """How batches are built. Batch size and row length are TorchTitan's own `[training]` keys."""
+
+    name: str = option(
+        "text",
+        'Kind of loader. "text" (rows of tokens for a language model) is the only one.',
+        choices=("text",),
+    )
+    dataset: DatasetSection = field(
+        default_factory=DatasetSection,
+        metadata={"text": "Which samples, and in which order."},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """The tokenizer for text columns; rows stored as tokens need none."""
+
+    name: str | None = option(
+        None,
+        "Name on the Hugging Face Hub, or a local directory. None: the data holds tokens already.",
+    )
+    kwargs: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "text": "Keyword arguments for AutoTokenizer.from_pretrained. On the command line a "
+            "value is read as TOML (2048, true, 0.5, [1, 2]) and, if it is none, as a string."
+        },
+    )

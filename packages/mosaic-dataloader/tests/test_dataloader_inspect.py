@@ -1,0 +1,124 @@
+"""`mosaic-inspect`: any MDS data set, without a trainer."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streaming import MDSWriter
+
+from mosaic_dataloader.inspect.cli import main
+
+LENGTHS = [10 + n for n in range(100)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two streams of the same lengths, one in a folder of a folder."""
+    for name, encoding in (("web", "ndarray:int32"), ("more/books", "bytes")):
+        columns = {"tokens": encoding}
+        with MDSWriter(out=str(tmp_path / "data" / name), columns=columns, size_limit=4000) as out:
+            for number, length in enumerate(LENGTHS):
+                row = np.full(length, 1000 + number, np.int32 if name == "web" else np.int64)
+                out.write({"tokens": row if name == "web" else row.tobytes()})
+    return tmp_path / "data"
+
+
+def test_streams_lengths_rows_and_picture(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "new" / "lengths.png"
+    assert main([str(data), "--rows", "2", "--picture", str(picture)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    header, web, books, *_ = out.splitlines()
+    assert header.split()[:4] == ["stream", "shards", "samples", "tokens"]
+    for line, name in ((web, "web"), (books, "more/books")):
+        words = line.split()
+        assert words[0] == name
+        assert words[2] == "100"
+        assert f"about {sum(LENGTHS):,}" in line
+        assert words[-3:] == ["60", "100", "109"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert re.findall(r'^stream "(.*)", sample (\d): (\d+) tokens$', out, re.M) == [
+        *(("web", "0", "10"), ("web", "1", "11")),
+        *(("more/books", "0", "10"), ("more/books", "1", "11")),
+    ]
+    assert "  | " + " ".join(["1001"] * 11) in out
+
+
+def test_one_stream_read_from_elsewhere_fetches_what_it_shows(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaic_dataloader.inspect.cli._FETCHED_BYTES", 1)
+    cache = tmp_path / "cache"
+    place = (data / "web").as_uri()
+    assert main([place, "--rows", "1", "--cache-dir", str(cache)]) == 0
+    out, _ = capsys.readouterr()
+    assert out.splitlines()[1].split()[0] == "web"
+    assert len(list(cache.rglob("shard.*.mds"))) == 1
+
+
+def test_text_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: number for number, word in enumerate(("[UNK]", "alpha", "beta"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    name = str(tmp_path / "tokenizer")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(name)
+    with MDSWriter(out=str(tmp_path / "text"), columns={"text": "str"}) as out:
+        out.write({"text": "alpha beta alpha"})
+    assert main([str(tmp_path / "text")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"mosaic-inspect: error: {tmp_path}/text holds text: give --tokenizer NAME"
+    ]
+    assert main([str(tmp_path / "text"), "--tokenizer", name]) == 0
+    assert "  | alpha beta alpha" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "index.json").write_text("{")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for arguments, expected in [
+        ([str(tmp_path / "none")], "is not a directory, nor an address"),
+        ([str(tmp_path / "empty")], "has no index.json, nor has any directory in it"),
+        ([str(tmp_path / "broken")], "broken"),
+        ([(tmp_path / "none").as_uri()], "none"),
+        ([str(data / "web"), "--tokenizer", str(tmp_path / "none")], "--tokenizer .* cannot be"),
+        ([str(data / "web"), "--token-encoding-type", "int3"], "token_encoding_type = 'int3'"),
+        ([str(data / "web"), "--picture", str(tmp_path / "x.png")], "mosaic-dataloader.inspect."),
+    ]:
+        assert main(arguments) == 2, arguments
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(f"^mosaic-inspect: error: .*{expected}", line), line
+    with pytest.raises(SystemExit) as ended:
+        main([str(data), "--rows", "x"])
+    assert ended.value.code == 2
+
+
+def test_the_command(data: Path) -> None:
+    """In a process of its own, whose reader soon has enough."""
+    code = "from mosaic_dataloader.inspect.cli import command; command()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(data), "--rows", "100"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("stream ")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=300) == 0

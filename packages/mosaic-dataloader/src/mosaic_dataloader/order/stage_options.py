@@ -149,7 +149,7 @@ def _weights(where: str, given: Any, names: Sequence[str]) -> dict[str, float]:
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
     weights = {
-        name: arguments.number(f"{where}: the weight of {name!r}", weight)
+        name: arguments.number(f"{where}: the weight of {name!r}", weight, least=0)
         for name, weight in given.items()
     }
     if not any(weights.values()):

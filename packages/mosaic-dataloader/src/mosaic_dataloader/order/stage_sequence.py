@@ -156,7 +156,8 @@ class StageSequence:
     def epochs(self, start: int, stop: int) -> Int64Array:
         """For each position its own stream's epoch, int64[n]."""
         with self._lock:
-            return self._order.draws(np.arange(start, stop, dtype=np.int64)).epochs
+            found: Int64Array = self._order.draws(np.arange(start, stop, dtype=np.int64)).epochs
+        return found
 
     def ids_at(self, positions: Int64Array) -> Int64Array:
         """Sample ids, int64[n], at positions, int64[n].

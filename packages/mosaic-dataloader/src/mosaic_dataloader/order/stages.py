@@ -200,8 +200,9 @@ class StageOrder:
             within = (positions[left] >= first) & (positions[left] < after)
             own, left = left[within], left[~within]
             found, offset = self._draws_of(stage, number)[0], positions[own] - first
-            for target, values in zip((streams, epochs, places), found, strict=True):
-                target[own] = values[offset]
+            streams[own] = found.streams[offset]
+            epochs[own] = found.epochs[offset]
+            places[own] = found.places[offset]
         return Draws(streams, epochs, places)
 
     def taken(self, position: int) -> Int64Array:

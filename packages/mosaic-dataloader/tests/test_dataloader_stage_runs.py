@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
+from mosaic_dataloader.inspect.previews import origins
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.permute import Permutations, keys
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.order.stages import BLOCK, draws_per_block
-from mosaic_dataloader.inspect.previews import origins
 from mosaic_dataloader.state.json_form import sealed, unsealed
 from mosaic_dataloader.validation import ValidationDataloader
 
@@ -116,6 +116,10 @@ def check_ledger(rows: list[int]) -> None:
 def read(ranks: Ranks, batches: int) -> list[int]:
     """The rows of so many global batches, each in the order of positions as far as ranks tell."""
     return [row for batch in ranks.batches(batches) for row in joined(batch)]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
 
 
 def in_batches(rows: list[int], size: int) -> list[int]:
@@ -231,7 +235,7 @@ def test_three_stages_are_resumed_and_edited_on_other_layouts(
         "the stages after sample 320 changed: from sample 600 on web 90%, code 10%" in caplog.text
     )
     iterator = iter(one)
-    rows += sum(take(iterator, 4), [])
+    rows += flat(take(iterator, 4))
     dcp.save({"dataloader": one}, checkpoint_id=tmp_path / "two", no_dist=True)
     one.close()
     # The second one while in it.
@@ -244,12 +248,12 @@ def test_three_stages_are_resumed_and_edited_on_other_layouts(
     ):
         resumed(edited, "two")
     one = resumed(edited, "two", on_data_change="new_stage")
-    rows += sum(take(iter(one), 20), [])
+    rows += flat(take(iter(one), 20))
     state = one.state_dict()
     one.close()
     again = loader(data, batch_size=16, stages=edited)
     again.load_state_dict(state)
-    rows += sum(take(iter(again), 10), [])
+    rows += flat(take(iter(again), 10))
     assert again.samples_per_stream == {name: Counter(map(stream_of, rows))[name] for name in data}
     again.close()
 
@@ -271,14 +275,14 @@ def test_a_change_in_mid_run_repeats_nothing_that_is_left(data: Streams) -> None
     """From 0.5 and 0.5 to 0.9 and 0.1: 320 samples before, 320 after, of streams of 700 and 211."""
     streams = {name: data[name] for name in ("web", "math")}
     one = loader(streams, stages=[stage(web=0.5, math=0.5)])
-    before = sum(take(iter(one), 40), [])
+    before = flat(take(iter(one), 40))
     state = one.state_dict()
     one.close()
     # In the other order, too: what a stream gave does not depend on its place in the file.
     turned = dict(reversed(streams.items()))
     changed = loader(turned, stages=[stage(web=0.9, math=0.1)], on_data_change="new_stage")
     changed.load_state_dict(state)
-    after = sum(take(iter(changed), 40), [])
+    after = flat(take(iter(changed), 40))
     assert Counter(map(stream_of, after))["web"] > 280
     math = Counter(map(stream_of, before + after))["math"]
     assert len(set(before + after)) == 640 - max(0, math - 211)
@@ -296,7 +300,7 @@ def test_streams_are_removed_added_and_return(data: Streams) -> None:
         )
         if state is not None:
             one.load_state_dict(state)
-        rows = sum(take(iter(one), batches), [])
+        rows = flat(take(iter(one), batches))
         kept = one.state_dict(), one.samples_per_stream, one.tokens_per_stream
         one.close()
         return rows, *kept
@@ -352,7 +356,7 @@ def test_a_change_inside_a_round_of_the_nodes_begins_with_the_next(data: Streams
     options |= {"stages": [stage(math=1)], "on_data_change": "new_stage"}
     changed = loader(data, **options)
     changed.load_state_dict(state)
-    rows = sum(take(iter(changed), 2), [])
+    rows = flat(take(iter(changed), 2))
     assert [stream_of(row) for row in rows] == ["web"] * 3 + ["math"] * 3
     changed.close()
     with pytest.raises(
@@ -429,7 +433,7 @@ def test_weights_of_streams_and_validation_are_refused(data: Streams) -> None:
 
 def test_a_stage_of_tokens_and_weights_in_tokens(data: Streams, tmp_path: Path) -> None:
     one = loader(data, stages=[{"tokens": "3.2k", "weights": {"web": 1}}, stage(code=1)])
-    rows = sum(take(iter(one), 30), [])
+    rows = flat(take(iter(one), 30))
     one.close()
     # Rows of 16 tokens each.
     assert [stream_of(row) for row in rows] == ["web"] * 200 + ["code"] * 40

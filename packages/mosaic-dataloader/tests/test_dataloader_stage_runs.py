@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_dataloader.inspect.previews import origins
+from mosaic_dataloader.inspect.steps import Steps
+from mosaic_dataloader.inspect.tables import stream_table
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.permute import Permutations, keys
@@ -163,7 +165,7 @@ legs = st.lists(
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(legs=legs, nodes=st.sampled_from([1, 2, 3]), choice=st.data())
 def test_any_layouts_resume_and_change_in_mid_run(
@@ -449,6 +451,19 @@ def test_previews_name_the_streams_own_epochs(data: Streams) -> None:
     assert [o.epoch for o in origins(ranks.loaders[0], 136)] != []
     assert {o.epoch for o in origins(ranks.loaders[0], 300)} == {2}
     ranks.close()
+
+
+def test_the_mixture_is_printed_as_a_tree(data: Streams) -> None:
+    one = loader(data, stages=[stage(100, web=0.5, code=0.5), stage(code=1)])
+    tree = stream_table(Steps(one, rows=8, total=25)).splitlines()
+    assert tree[0] == "stage from sample 0, 100 samples until the next one"
+    assert tree[4] == "stage from sample 100, 100 samples until the run ends"
+    drawn = Counter(map(stream_of, flat(take(iter(one), 25))))
+    assert tree[-1].split() == [
+        *("code", "100.00%", "100", "90", "1,600"),
+        f"{drawn['code'] / 90:.2f}",
+    ]
+    one.close()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,11 @@ def _validation_is_whole(loader: MosaicDataloader) -> Iterator[str]:
             f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
             "pass is always the whole one; remove it"
         )
+    if loader.dataset.stages:
+        yield (
+            f"[{VALIDATION}.dataset] stages are for training: a validation pass reads every sample "
+            "once; remove them"
+        )
 
 
 def _dataset(place: str, dataset: MosaicDataset) -> Iterator[str]:

@@ -202,6 +202,15 @@ class DatasetSection(DatasetOptions):
             "stream. NAME is your own; progress is reported and checkpointed under it."
         },
     )
+    stages: list[dict[str, Any]] = field(
+        default_factory=list,
+        metadata={
+            "text": "A mixture that changes during the run, in place of epochs: one table "
+            "[[mosaic_dataloader.dataset.stages]] for each stage, with `weights` of streams by "
+            'name, and its length in `samples` or `tokens` (a number or "2T"), which the last '
+            "one leaves out. Not for validation. Set in the file alone."
+        },
+    )
     max_seq_len: int | None = option(
         None,
         "Tokens in a row. Kept for configurations written for llm-foundry: if given, it must "

@@ -213,6 +213,14 @@ class MosaicDataset:
     estimated from the index when the stream comes into the run.
     """
 
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """
+    A mixture that changes during the run, in place of epochs: one table
+    [[mosaic_dataloader.dataset.stages]] for each stage, with `weights` of streams by name, and its
+    length in `samples` or `tokens` (a number or "2T"), which the last one leaves out. Not for
+    validation. Set in the file alone.
+    """
+
     max_seq_len: int | None = field(default=None, metadata={"least": 1})
     """
     Tokens in a row. Kept for configurations written for llm-foundry: if given, it must equal

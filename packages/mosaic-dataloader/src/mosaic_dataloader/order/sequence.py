@@ -105,6 +105,9 @@ class SampleSequence(Protocol):
             positions: int64[lists, n], each list ascending.
         """
 
+    def draws(self, start: int, stop: int) -> Int64Array:
+        """How often ``[start, stop)`` draws from each stream that the run ever had, int64[n]."""
+
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams]."""
 
@@ -302,6 +305,10 @@ class EpochSequence:
         """The epochs, int64[stop - start], of the positions ``[start, stop)`` of the run."""
         positions = np.arange(start, stop, dtype=np.int64)
         return self.origin.epoch + (positions - self.origin.samples) // self.epoch_length
+
+    def draws(self, start: int, stop: int) -> Int64Array:
+        """How often positions ``[start, stop)`` draw from each stream, int64[streams]."""
+        return self.count_per_stream(start, stop - start, 1)[0]
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

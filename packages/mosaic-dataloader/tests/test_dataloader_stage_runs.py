@@ -349,6 +349,22 @@ def test_a_new_stage_that_was_saved_at_once_is_kept(data: Streams) -> None:
         each.close()
 
 
+def test_an_edit_ahead_keeps_a_new_stage_that_was_saved_at_once(data: Streams) -> None:
+    """The stage that a change began is not one of the file, and has not begun either."""
+    one = loader(data, stages=[stage(80, web=1), stage(web=1)])
+    take(iter(one), 4)
+    state = one.state_dict()
+    options: dict[str, Any] = {"on_data_change": "new_stage"}
+    changed = loader(data, stages=[stage(80, math=1), stage(web=1)], **options)
+    changed.load_state_dict(state)
+    again = loader(data, stages=[stage(80, math=1), stage(code=1)], **options)
+    again.load_state_dict(changed.state_dict())
+    found = [stream_of(row) for row in flat(take(iter(again), 8))]
+    assert found == ["math"] * 48 + ["code"] * 16
+    for each in (one, changed, again):
+        each.close()
+
+
 def test_a_change_inside_a_round_of_the_nodes_begins_with_the_next(data: Streams) -> None:
     options: dict[str, Any] = {"num_canonical_nodes": 4, "batch_size": 3}
     one = loader(data, stages=[stage(web=1)], **options)

@@ -1,5 +1,6 @@
 """The order of stages, against what must hold of it, counted with plain lists."""
 
+import time
 import tracemalloc
 from collections import Counter, defaultdict
 from fractions import Fraction
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from order_helpers import mixture, resolved
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order import stages as stages_module
+from mosaic_dataloader.order.stage_sequence import StageSequence
 from mosaic_dataloader.order.stages import BLOCK, Stage, StageOrder, draws_per_block
 
 
@@ -150,6 +153,34 @@ def test_draws_at_depth_take_little_time_and_memory() -> None:
     assert peak < 100e6
     assert order.taken(400_000_000).sum() == 400_000_000
     assert len({(s, e, p) for s, e, p in zip(*map(np.ndarray.tolist, found), strict=True)}) == 512
+
+
+def test_the_first_batch_at_depth_takes_little_time_and_memory() -> None:
+    """As above, with the sample ids: within 2 s and 100 MB."""
+    samples = [500_000_000 // 8 + number for number in range(8)]
+    data = mixture([[1000] * 62_500 + [number] * (number > 0) for number in range(8)])
+    options = resolved(shuffle=True, shuffle_algo="feistel", num_canonical_nodes=4)
+    even, rising = draws_per_block([1] * 8), draws_per_block([1, 2, 3, 4, 5, 6, 7, 8])
+    begin = time.perf_counter()
+    tracemalloc.start()
+    sequence = StageSequence(
+        data,
+        options,
+        samples=samples,
+        names=[f"s{number}" for number in range(8)],
+        digests=[f"s{number}" for number in range(8)],
+        present=range(8),
+        stages=[Stage(0, rising), Stage(100_000_008, even), Stage(300_000_000, rising)],
+    )
+    ids, nodes = sequence.rows(400_000_000, 400_000_512)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    taken = time.perf_counter() - begin
+    assert peak < 100e6
+    assert len(set(ids.tolist())) == 512
+    assert nodes.tolist() == [0, 1, 2, 3] * 128
+    # Tracing makes it slower by far; a machine under load even more.
+    assert taken < 20
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40).filter(any))

@@ -113,7 +113,7 @@ def _value(field: "dataclasses.Field[Any]") -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the sections, or compare them; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args(arguments).check
     text = source()

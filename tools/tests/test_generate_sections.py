@@ -50,6 +50,8 @@ def test_bounds_hold_everywhere(
             checked(field, field.name, value)
     place = PLACES[cls]
     file = tmp_path / "job.toml"
+    if "float" in str(field.type):
+        value = float(value)
     written = f'"{value}"' if isinstance(value, str) else str(value)
     head = f'[{DATASET}]\nremote = "data"\n'
     table = f"[{place}]\n" if place != DATASET else ""

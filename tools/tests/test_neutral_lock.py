@@ -57,7 +57,7 @@ def locks(draw: st.DrawFn) -> str:
     return "\n".join(lines) + "\n"
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(locks())
 def test_the_neutral_form_keeps_everything_but_the_addresses(lock: str) -> None:
     neutral = neutralize(lock)
@@ -72,7 +72,7 @@ def test_the_neutral_form_keeps_everything_but_the_addresses(lock: str) -> None:
     assert neutralize(lock.replace(INDEX, "http://mirror.invalid:3141/root")) == neutral
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(locks(), st.data())
 def test_any_changed_version_hash_or_dependency_is_a_difference(
     lock: str, data: st.DataObject
@@ -125,7 +125,7 @@ def test_a_lock_that_cannot_be_neutral_is_refused(text: str, message: str) -> No
         neutralize(text)
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(locks())
 def test_check_accepts_only_the_neutral_form(lock: str) -> None:
     neutral_lock.check(neutralize(lock))

@@ -81,7 +81,7 @@ def expected(
     return config
 
 
-@settings(max_examples=settings.default.max_examples // 10)
+@settings(max_examples=settings().max_examples // 10)
 @given(streams(), dataset_options, st.dictionaries(text, literal, max_size=3))
 def test_toml_holds_what_was_written(
     parse: Any, streams: dict[str, Any], options: dict[str, Any], kwargs: dict[str, Any]
@@ -99,7 +99,7 @@ def test_toml_holds_what_was_written(
         assert type(stream.download_timeout) in (float, type(None)), "an int became a float"
 
 
-@settings(max_examples=settings.default.max_examples // 10)
+@settings(max_examples=settings().max_examples // 10)
 @given(streams(), st.data())
 def test_command_line_wins_over_toml_and_leaves_the_rest(
     parse: Any, streams: dict[str, Any], data: st.DataObject

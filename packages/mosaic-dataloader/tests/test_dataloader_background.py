@@ -21,7 +21,7 @@ def ahead(source: Iterator[int], depth: int) -> PrefetchIterator[int, None]:
     return prefetch(((item, None) for item in source), depth, on_taken=lambda progress: None)
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     depth=st.integers(1, 9),
     count=st.integers(0, 300),

@@ -25,7 +25,7 @@ def write(out: Path, rows: list[list[int]], encoding: str, **options: Any) -> st
     return str(out)
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     length=st.integers(1, 600),
     samples=st.integers(1, 60),

@@ -32,7 +32,7 @@ class Trainer:
         return len(self.trained) - before
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     legs=st.lists(
         st.tuples(st.integers(0, 7), st.sampled_from([1, 2, 4, 8]), st.integers(0, 40)),

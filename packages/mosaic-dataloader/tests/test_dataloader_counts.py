@@ -50,7 +50,7 @@ def summed(ranks: Ranks | packing_helpers.Ranks) -> list[Callable[[torch.Tensor]
     return [lambda _: total for _ in ranks.loaders]
 
 
-@settings(max_examples=settings.default.max_examples // 10)
+@settings(max_examples=settings().max_examples // 10)
 @given(
     legs=st.lists(
         st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=4

@@ -23,13 +23,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_stores(tmp_path_factory.mktemp("stores"))
 
 
-@settings(max_examples=settings.default.max_examples // 20)
+@settings(max_examples=settings().max_examples // 20)
 @given(run=runs)
 def test_layouts_and_evictions_change_no_sample(stores: tuple[Path, Path], run: Run) -> None:
     go_through(run, stores, Figures())
 
 
-@settings(max_examples=settings.default.max_examples // 33)
+@settings(max_examples=settings().max_examples // 33)
 @given(run=unit_runs())
 def test_nor_do_they_in_units_of_a_batch(stores: tuple[Path, Path], run: Run) -> None:
     go_through(run, stores, Figures())

@@ -204,7 +204,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings().max_examples // 2)
 @given(data=st.data(), value=json_values, version=st.sampled_from([1, 2]))
 def test_no_state_raises_anything_else(
     numbered: str, data: st.DataObject, value: Any, version: int

@@ -96,13 +96,13 @@ def test_any_changes_of_layout_hand_out_the_epoch_lists(
     check_layouts(sequence, changes)
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(drawn=grouped_sequences())
 def test_batches_in_units_too(drawn: tuple[EpochSequence, list[Leg]]) -> None:
     check_layouts(*drawn)
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings().max_examples // 2)
 @given(sequence=sequences(), world_size=st.integers(1, 5), batch_size=st.integers(1, 7))
 def test_a_finite_pass_is_equally_long_on_all_ranks(
     sequence: EpochSequence, world_size: int, batch_size: int

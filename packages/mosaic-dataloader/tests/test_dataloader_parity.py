@@ -168,7 +168,7 @@ def test_draws_per_shard_are_the_librarys(
     assert np.array_equal(choose_per_shard(samples, choose, granularity, seed), theirs)
 
 
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=settings().max_examples // 2)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4),
     repeats=st.lists(st.floats(0.1, 3.2), min_size=4, max_size=4),

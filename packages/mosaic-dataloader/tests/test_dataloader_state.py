@@ -66,7 +66,7 @@ layouts = st.tuples(
 )
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     steps=st.lists(layouts, min_size=2, max_size=5),
     algo=st.sampled_from(["py1e", "py1s", "py1br", "naive", "feistel"]),

@@ -19,7 +19,7 @@ from mosaic_dataloader.util.store_errors import CorruptShardError
 BOMB = 48 << 20
 
 
-@settings(max_examples=settings.default.max_examples // 4)
+@settings(max_examples=settings().max_examples // 4)
 @given(
     st.sampled_from(sorted(get_compressions())),
     st.binary(max_size=2000),

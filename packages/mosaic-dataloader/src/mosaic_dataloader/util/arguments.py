@@ -171,7 +171,7 @@ def number(
 def _check_limits(
     name: str, value: float, least: float | None, above: float | None, most: float | None
 ) -> None:
-    shown = f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+    shown = f"{name} = {value}" if isinstance(value, int) else f"{name} = {value:g}"
     if above is not None and value <= above:
         raise MosaicDataError(f"{shown} must be above {above}")
     if least is not None and value < least:

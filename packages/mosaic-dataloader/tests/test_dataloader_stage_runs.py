@@ -181,6 +181,8 @@ def test_any_layouts_resume_and_change_in_mid_run(
     for world_size, batch_size, batches in legs:
         names = choice.draw(st.lists(st.sampled_from(list(ROWS)), min_size=1, unique=True))
         weights = {name: choice.draw(st.sampled_from([1.0, 2.0, 5.0])) for name in names}
+        # As shares: twice the weights are no change.
+        weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}
         position = len(rows)
         if position % nodes:
             # What is left of the round is drawn with the old weights.
@@ -193,7 +195,7 @@ def test_any_layouts_resume_and_change_in_mid_run(
             world_size,
             batch_size=batch_size,
             num_canonical_nodes=nodes,
-            stages=[stage(**weights)],
+            stages=[stage(None, **weights)],
             on_data_change="new_stage",
         )
         if state is not None:
@@ -297,7 +299,7 @@ def test_streams_are_removed_added_and_return(data: Streams) -> None:
     def run(state: dict[str, str] | None, batches: int, **weights: float) -> Any:
         one = loader(
             {name: data[name] for name in weights},
-            stages=[stage(**weights)],
+            stages=[stage(None, **weights)],
             on_data_change="new_stage",
         )
         if state is not None:

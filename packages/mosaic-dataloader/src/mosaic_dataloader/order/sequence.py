@@ -308,7 +308,8 @@ class EpochSequence:
 
     def draws(self, start: int, stop: int) -> Int64Array:
         """How often positions ``[start, stop)`` draw from each stream, int64[streams]."""
-        return self.count_per_stream(start, stop - start, 1)[0]
+        counts: Int64Array = self.count_per_stream(start, stop - start, 1)[0]
+        return counts
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

@@ -171,7 +171,9 @@ class StageSequence:
 
     def next_ids(self, position: int, count: int) -> Int64Array:
         """What identifies the samples from a position on; see ``probe_ids``."""
-        return self.probe_ids(np.arange(position, position + count, dtype=np.int64)[None])[0]
+        positions = np.arange(position, position + count, dtype=np.int64)
+        found: Int64Array = self.probe_ids(positions[None])[0]
+        return found
 
     def probe_ids(self, positions: Int64Array) -> Int64Array:
         """What identifies the samples at positions, whatever the streams' order in the data.

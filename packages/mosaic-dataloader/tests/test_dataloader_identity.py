@@ -56,7 +56,7 @@ def test_states_of_all_versions_continue_exactly(
     for one in loaders:
         one.load_state_dict(WRITTEN[version][name]["state"])
     state = make_states.joined_state(loaders)
-    assert json.loads(state["mosaic"])["version"] == 2
+    assert json.loads(state["mosaic"])["version"] == 3
     again = make_states.open_case(case, fixed, tmp_path, ranks)
     for one in again:
         one.load_state_dict(state)

@@ -12,6 +12,8 @@ from order_helpers import mixture, resolved
 
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.order.stage_sequence import StageSequence
+from mosaic_dataloader.order.stages import Stage, draws_per_block
 from mosaic_dataloader.state.identity import sampled
 
 ALGOS = ["py1e", "py1s", "py2s", "py1br", "feistel"]
@@ -117,3 +119,33 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
         # A shard that lies across a border belongs to both sides.
         assert len(fetched) <= count // 2 + 2
     assert sorted(rows) == list(range(480))
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 8])
+def test_machines_keep_to_their_shards_in_stages(nodes: int) -> None:
+    """As in an order of epochs, through the end of a stream's epoch and a change of stage."""
+    data = mixture([[100] * 96, [100] * 192])
+    options = resolved(shuffle=True, num_canonical_nodes=nodes)
+    even, rare = draws_per_block([0.5, 0.5]), draws_per_block([0.1, 0.9])
+    sequence = StageSequence(
+        data,
+        options,
+        samples=[9_600, 19_200],
+        names=["a", "b"],
+        digests=["a", "b"],
+        present=[0, 1],
+        stages=[Stage(0, even), Stage(4_000, rare)],
+    )
+    length = 16_000
+    read = []
+    for node in range(nodes):
+        ids = []
+        for rank in range(2 * node, 2 * node + 2):
+            requests = endless_batches(sequence, Layout(rank, 2 * nodes, 4), 0)
+            ids += [i for _ in range(length // (8 * nodes)) for i in next(requests).ids.tolist()]
+        shards = set(data.locate(np.array(ids, np.int64))[0].tolist())
+        # 96 and 192 shards in parts that begin with a shard: no machine reads another's.
+        assert len(shards) <= (96 + 192) // nodes
+        read += ids
+    assert sorted(read) == sorted(sequence.rows(0, length)[0].tolist())
+    assert len(set(read)) == length

@@ -131,7 +131,7 @@ def test_damaged_and_foreign_states_are_refused(numbered: str) -> None:
         ({"mosaic": text[:-20]}, ["no JSON", "truncated"]),
         ({"mosaic": text.encode()}, ["bytes", "another loader"]),
         (changed(state, samples_seen=16), ["checksum", "edited"]),
-        (changed(state, version=3), ["version 3", "newer"]),
+        (changed(state, version=4), ["version 4", "newer"]),
         ({"mosaic": "[1]"}, ["no version"]),
         ({"dp_rank_0": b"", "world_size": 2}, ["dp_rank_0", "another loader", "exclude"]),
     ]:

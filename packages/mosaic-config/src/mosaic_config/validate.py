@@ -59,6 +59,11 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
             f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
             "pass always uses every sample; remove it"
         )
+    if section == VALIDATION and loader.dataset.stages:
+        yield (
+            f"[{VALIDATION}.dataset] stages are for training: a validation pass reads every sample "
+            "once; remove them"
+        )
     yield from _dataset(f"{section}.dataset", loader.dataset)
 
 

@@ -219,6 +219,12 @@ def build_dataset(
             f'[{name}.dataset] partition_algo must be "relaxed": the order never depends on the '
             f"number of machines"
         )
+    stages = options.pop("stages", None)
+    if stages and name == VALIDATION:
+        raise MosaicDataError(
+            f"[{name}.dataset] stages are for training: a validation pass reads every sample once; "
+            f"remove them"
+        )
     known = {field.name for field in dataclasses.fields(DatasetOptions)}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -227,6 +233,7 @@ def build_dataset(
         tokenizer=tokenizer,
         seq_len=seq_len,
         streams=streams or None,
+        stages=stages or None,
         vocab_size=vocab_size,
         **options,
     )

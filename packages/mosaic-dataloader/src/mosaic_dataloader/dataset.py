@@ -12,7 +12,9 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
+from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
+from mosaic_dataloader.reading.document_length import tokens_per_stream
 from mosaic_dataloader.reading.documents import DocumentReader
 from mosaic_dataloader.reading.manifest import check_prepared
 from mosaic_dataloader.reading.positions import Boundaries
@@ -85,7 +87,9 @@ class StreamingTextDataset:
         keep_zip: Keep the compressed form of fetched shards.
         allow_unsafe_types: Accept shards with pickled columns.
         on_data_change: What to do when a checkpoint was written with other data, mixture or
-            options: ``"error"``, or ``"restart_epoch"`` to begin its epoch anew with what is now.
+            options: ``"error"``, or ``"restart_epoch"`` to restart its epoch with the present ones.
+            With ``stages`` it is ``"new_stage"``: to begin a new stage with the present stages and
+            streams, in which every stream continues where it is.
         shuffle: Shuffle the samples.
         shuffle_algo: ``py1e``, ``py1s``, ``py2s``, ``py1br`` or ``naive`` (mosaicml-streaming's
             own), or ``feistel``: for any number of samples without a list of them in memory or on
@@ -107,6 +111,15 @@ class StreamingTextDataset:
             token ends them. With ``packing`` the documents are the ones that were packed.
         mask_boundaries: Ignore the label that would predict the first token of the next document
             from the last one of this. Documents end where ``positions`` says.
+        stages: A mixture that changes during the run, in place of an order of epochs: a list of
+            mappings, each with ``weights``, the weight of each stream by its name, and, but for the
+            last one, its length as ``samples`` or ``tokens``, a number or ``"2T"``. With
+            ``packing`` samples are documents. A length is rounded up to a multiple of the canonical
+            nodes. In every 65,536 samples of a canonical node, each stream has exactly its share. A
+            stream is drawn from epoch by epoch, and continues in later stages where it was. Needs
+            ``batching_method = "random"``, and no other weights.
+        weights_in: What weights of stages count: ``"samples"`` or ``"tokens"``, by the mean length
+            of each stream's samples when it came into the run.
         vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
             one, raises an error that names stream, shard, sample and id, in place of an index error
             in the model. None, where the model is not known, refuses only negative ids.
@@ -147,6 +160,8 @@ class StreamingTextDataset:
         packing_lanes: int | None = DatasetOptions.packing_lanes,
         positions: bool = DatasetOptions.positions,
         mask_boundaries: bool = DatasetOptions.mask_boundaries,
+        stages: Sequence[Mapping[str, Any]] | None = None,
+        weights_in: str = DatasetOptions.weights_in,
         vocab_size: int | None = None,
     ):
         seq_len = arguments.integer("seq_len", seq_len, 1)
@@ -179,8 +194,10 @@ class StreamingTextDataset:
             packing_lanes=packing_lanes,
             positions=positions,
             mask_boundaries=mask_boundaries,
+            weights_in=weights_in,
         )
         _check_packing(options)
+        _check_stage_options(stages, options)
         if bool(streams) == bool(remote or local):
             raise MosaicDataError("give either streams, or remote and/or local")
         self.order_options = options
@@ -207,6 +224,8 @@ class StreamingTextDataset:
             ),
         )
         size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
+        if stages is not None:
+            _refuse_weights(opened)
         self.mixture = _weigh(opened, size, self.order_options.shuffle_seed)
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
@@ -229,6 +248,11 @@ class StreamingTextDataset:
             if positions or mask_boundaries
             else None
         )
+        self.stage_config: StageConfig | None = None
+        if stages is not None:
+            parsed = parse_stages(stages, [stream.name for stream in opened])
+            sizes = _tokens_per_sample(opened, self.mixture, None if packing else seq_len)
+            self.stage_config = StageConfig(parsed, weights_in, sizes)
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self.store = ShardStore(
             opened,
@@ -343,6 +367,62 @@ def _check_packing(options: DatasetOptions) -> None:
             f'row may hold documents of several streams; set batching_method = "random", or '
             f"packing = false"
         )
+
+
+def _check_stage_options(stages: object, options: DatasetOptions) -> None:
+    """See that the options go together with stages, or with an order of epochs."""
+    if stages is None:
+        if options.on_data_change == "new_stage":
+            raise MosaicDataError(
+                'on_data_change = "new_stage" has no meaning without stages; give stages, or use '
+                '"restart_epoch"'
+            )
+        if options.weights_in != "samples":
+            raise MosaicDataError(
+                f"weights_in = {options.weights_in!r} has no meaning without stages; give stages, "
+                f"or leave it out"
+            )
+        return
+    for name in ("epoch_size", "sampling_method", "sampling_granularity"):
+        value = getattr(options, name)
+        if value != getattr(DatasetOptions, name):
+            raise MosaicDataError(
+                f"{name} = {value!r} has no meaning with stages, in which every sample of a stream "
+                f"is seen; leave it out"
+            )
+    if options.batching_method != "random":
+        raise MosaicDataError(
+            f'stages need batching_method = "random", not {options.batching_method!r}'
+        )
+    if options.on_data_change == "restart_epoch":
+        raise MosaicDataError(
+            'on_data_change = "restart_epoch" has no meaning with stages; use "new_stage"'
+        )
+
+
+def _refuse_weights(opened: list[DataStream]) -> None:
+    for stream in opened:
+        for weight in _weights(stream):
+            raise MosaicDataError(
+                f'stream "{stream.name}" has {weight}, and stages give the weights; remove it'
+            )
+
+
+def _tokens_per_sample(
+    opened: list[DataStream], mixture: Mixture, seq_len: int | None
+) -> tuple[int, ...]:
+    """Tokens of a sample of each stream, about, in thousandths.
+
+    Args:
+        opened: The streams.
+        mixture: Their sizes.
+        seq_len: Tokens of a row, which a sample gives at the most; None with packing.
+    """
+    drawn = tokens_per_stream(opened, mixture)
+    means = [tokens / size.choose for tokens, size in zip(drawn, mixture.streams, strict=True)]
+    if seq_len is not None:
+        means = [min(mean, float(seq_len)) for mean in means]
+    return tuple(max(1, round(1000 * mean)) for mean in means)
 
 
 def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixture:

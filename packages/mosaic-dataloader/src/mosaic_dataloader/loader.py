@@ -15,6 +15,7 @@ from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
 from mosaic_dataloader.state.run import EpochPass, RunOrder, RunState
 from mosaic_dataloader.state.saved import KEY
+from mosaic_dataloader.state.stages import first_stages
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
 
@@ -107,7 +108,15 @@ class MosaicParallelAwareDataloader:
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        run = RunOrder(order, skipped=self.skip_samples)
+        stages = None
+        if dataset.stage_config is not None:
+            if not infinite:
+                raise MosaicDataError(
+                    "stages have no epoch at whose end an iteration could end; set infinite to true"
+                )
+            nodes = order.num_canonical_nodes
+            stages = first_stages(dataset.stage_config, dataset.identity.streams, nodes)
+        run = RunOrder(order, skipped=self.skip_samples, stages=stages)
         self.run = RunState(open_source(dataset, layout, run))
         if not infinite and dp_world_size > 1 and not self.run.source.length_known:
             raise MosaicDataError(
@@ -146,7 +155,7 @@ class MosaicParallelAwareDataloader:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next sample belongs to, from 0.
+        """The epoch that the next sample belongs to, from 0; ``epochs_seen`` with stages.
 
         With ``packing``: that of the slowest of this rank's lanes.
         """
@@ -156,7 +165,8 @@ class MosaicParallelAwareDataloader:
     def epochs_seen(self) -> float:
         """The position in epochs: 1.25 is a quarter of the way through the second one.
 
-        With ``packing``: of the documents that this rank's lanes have read.
+        With ``packing``: of the documents that this rank's lanes have read. With stages: samples
+        drawn from all streams, over the samples that all streams have.
         """
         return self.run.source.epochs(self.run.progress)[1]
 
@@ -211,7 +221,10 @@ class MosaicParallelAwareDataloader:
 
     @property
     def epoch_samples(self) -> int:
-        """Samples in an epoch, with ``packing`` documents; the same in all of them."""
+        """Samples in an epoch, with ``packing`` documents; the same in all of them.
+
+        With stages: samples of all streams.
+        """
         return self.run.source.sequence.epoch_length
 
     @property
@@ -345,8 +358,7 @@ class MosaicParallelAwareDataloader:
                 f"beginning"
             )
         self.close()
-        restart = self.dataset.on_data_change == "restart_epoch"
-        self.run = self.run.resumed(state_dict, restart_epoch=restart)
+        self.run = self.run.resumed(state_dict, on_change=self.dataset.on_data_change)
         if self._pending is not None:
             self._pending.reset()
         self._new = False

@@ -188,8 +188,15 @@ class DatasetOptions(OrderOptions):
         "error",
         "What a resume does when the data, the mixture or an option that changes the order "
         'differs from the checkpoint\'s. "error": stop and name it. "restart_epoch": begin the'
-        " epoch again.",
-        choices=("error", "restart_epoch"),
+        ' epoch again. "new_stage", with stages: begin a new stage with the present ones, in '
+        "which every stream continues where it is.",
+        choices=("error", "restart_epoch", "new_stage"),
+    )
+    weights_in: str = option(
+        "samples",
+        'What the weights of stages count. "tokens": by the mean length of each stream\'s samples, '
+        "estimated from the index when the stream comes into the run.",
+        choices=("samples", "tokens"),
     )
 
 
@@ -205,6 +212,15 @@ class DatasetSection(DatasetOptions):
         metadata={
             "text": "The mixture: one table [mosaic_dataloader.dataset.streams.NAME] for each "
             "stream. NAME is your own; progress is reported and checkpointed under it."
+        },
+    )
+    stages: list[dict[str, Any]] = field(
+        default_factory=list,
+        metadata={
+            "text": "A mixture that changes during the run, in place of epochs: one table "
+            "[[mosaic_dataloader.dataset.stages]] for each stage, with `weights` of streams by "
+            'name, and its length in `samples` or `tokens` (a number or "2T"), which the last '
+            "one leaves out. Not for validation. Set in the file alone."
         },
     )
     max_seq_len: int | None = option(

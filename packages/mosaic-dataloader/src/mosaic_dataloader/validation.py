@@ -47,6 +47,10 @@ class ValidationDataloader:
             raise MosaicDataError(
                 "skip_samples is for training: a validation pass is always the whole one; remove it"
             )
+        if dataset.stage_config is not None:
+            raise MosaicDataError(
+                "stages are for training: a validation pass reads every sample once; remove them"
+            )
         layout = checked_layout(dp_rank, dp_world_size, batch_size, num_nodes)
         self.dataset = dataset
         self.dp_rank = dp_rank

@@ -182,6 +182,10 @@ class MosaicDataLoader(BaseDataLoader):
 
         packing_lanes: int | None = None
 
+        stages: Annotated[list[dict[str, Any]] | None, tyro.conf.Suppress] = None
+        """A mixture that changes during the run: weights of the streams, and a length, by stage."""
+
+        weights_in: str = "samples"
         mask_boundaries: bool = False
         """Ignore the label that would predict the next document's first token."""
 

@@ -213,10 +213,26 @@ class MosaicDataset:
     allow_unsafe_types: bool = False
     """Whether columns in Python's pickle format, which can run code when read, are accepted."""
 
-    on_data_change: Literal["error", "restart_epoch"] = "error"
+    on_data_change: Literal["error", "restart_epoch", "new_stage"] = "error"
     """
     What a resume does when the data, the mixture or an option that changes the order differs from
     the checkpoint's. "error": stop and name it. "restart_epoch": begin the epoch again.
+    "new_stage", with stages: begin a new stage with the present ones, in which every stream
+    continues where it is.
+    """
+
+    weights_in: Literal["samples", "tokens"] = "samples"
+    """
+    What the weights of stages count. "tokens": by the mean length of each stream's samples,
+    estimated from the index when the stream comes into the run.
+    """
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """
+    A mixture that changes during the run, in place of epochs: one table
+    [[mosaic_dataloader.dataset.stages]] for each stage, with `weights` of streams by name, and its
+    length in `samples` or `tokens` (a number or "2T"), which the last one leaves out. Not for
+    validation. Set in the file alone.
     """
 
     max_seq_len: int | None = field(default=None, metadata={"least": 1})

@@ -48,7 +48,8 @@ def mixture_shares(
         MosaicDataError: The order cannot be built.
     """
     mixture = loader.dataset.mixture
-    if len(mixture.streams) < 2 or steps < 1:
+    # Blocks of stages hold exactly what the weights ask for.
+    if len(mixture.streams) < 2 or steps < 1 or loader.dataset.stage_config is not None:
         return []
     weights = np.array([size.choose for size in mixture.streams]) / mixture.epoch_samples
     packing = loader.dataset.packing

@@ -16,6 +16,8 @@ _HEADER = (
 def stream_table(steps: Steps) -> str:
     """One line for each stream: what it holds, and what an epoch and the whole run take of it."""
     dataset = steps.loader.dataset
+    if dataset.stage_config is not None:
+        return _stage_tree(steps)
     epochs = run_epochs(steps)
     whole = sum(size.choose for size in dataset.mixture.streams)
     rows: list[Sequence[str]] = [_HEADER]
@@ -30,6 +32,49 @@ def stream_table(steps: Steps) -> str:
             )
         )
     return aligned(rows, left={0, _HEADER.index("weight")})
+
+
+def _stage_tree(steps: Steps) -> str:
+    """The stages, and below each what it draws from every stream until the run ends.
+
+    Positions of documents are estimates: how many a packed row holds is known when it is read.
+    """
+    source = steps.loader.run.source
+    stages = source.order.stages
+    assert stages is not None
+    end = steps.position_of(max(steps.total, steps.done) + 1)
+    about = ""
+    if steps.packing:
+        dataset, about = steps.loader.dataset, "about "
+        rows = rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
+        end = end * dataset.mixture.num_samples // rows
+    lines: list[str] = []
+    for number, stage in enumerate(stages.stages):
+        following = [one.start for one in stages.stages[number + 1 : number + 2]]
+        stop = min([end, *following])
+        if stop <= stage.start:
+            lines.append(f"stage from {source.unit} {stage.start:,}: after the end of the run")
+            continue
+        lines.append(
+            f"stage from {source.unit} {stage.start:,}, {about}{stop - stage.start:,} "
+            f"{source.unit}s until {'the next one' if following == [stop] else 'the run ends'}"
+        )
+        drawn, total = source.sequence.draws(stage.start, stop), source.sequence.draws(0, stop)
+        rows_of_table: list[Sequence[str]] = [
+            ("stream", "weight", "drawn", "of samples", "tokens", "epochs by then")
+        ]
+        for own, stream in enumerate(stages.streams):
+            if drawn[own]:
+                tokens = int(drawn[own]) * stages.millitokens[own] / 1000
+                rows_of_table.append(
+                    (
+                        *(stream.name, f"{stage.counts[own] / sum(stage.counts):.2%}"),
+                        *(f"{drawn[own]:,}", f"{stream.samples:,}", f"{tokens:,.0f}"),
+                        f"{total[own] / stream.samples:.2f}",
+                    )
+                )
+        lines += [f"  {line}" for line in aligned(rows_of_table, left={0}).splitlines()]
+    return "\n".join(lines)
 
 
 def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from mosaic_dataloader.order.assign import (
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import LOOKED_UP, EpochSequence
+from mosaic_dataloader.order.sequence import LOOKED_UP, SampleSequence
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.
@@ -64,7 +64,7 @@ class Layout:
 
 
 def endless_batches(
-    sequence: EpochSequence, layout: Layout, position: int
+    sequence: SampleSequence, layout: Layout, position: int
 ) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
     count = 1
@@ -77,7 +77,7 @@ def endless_batches(
 
 
 def one_pass(
-    sequence: EpochSequence,
+    sequence: SampleSequence,
     layout: Layout,
     position: int,
     *,
@@ -117,7 +117,7 @@ def one_pass(
 
 
 def _full_batches(
-    sequence: EpochSequence, layout: Layout, position: int, count: int
+    sequence: SampleSequence, layout: Layout, position: int, count: int
 ) -> Iterator[BatchRequest]:
     """``count`` batches, looked up together."""
     size = layout.global_batch
@@ -144,7 +144,7 @@ def _full_batches(
         )
 
 
-def own_rows(sequence: EpochSequence, layout: Layout, position: int, count: int) -> Int64Array:
+def own_rows(sequence: SampleSequence, layout: Layout, position: int, count: int) -> Int64Array:
     """The rank's rows within each of ``count`` batches, int64[1 or count, batch_size]."""
     rank, world_size, size = layout.rank, layout.world_size, layout.global_batch
     if sequence.options.batching_method == "device_per_stream":
@@ -161,7 +161,7 @@ def own_rows(sequence: EpochSequence, layout: Layout, position: int, count: int)
     return rows_of_rank(nodes, canonical, rank, world_size)
 
 
-def _count_streams(sequence: EpochSequence, position: int, size: int, count: int) -> Int64Array:
+def _count_streams(sequence: SampleSequence, position: int, size: int, count: int) -> Int64Array:
     """Samples of each stream in ``count`` batches, int64[count, streams]."""
     at_once = max(1, _COUNTED // size)
     return np.concatenate(

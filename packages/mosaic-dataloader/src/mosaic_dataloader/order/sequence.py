@@ -21,6 +21,8 @@ _SHORT = 1 << 15
 LOOKED_UP = 1 << 16
 # Epochs of a few samples are many; then some are built again.
 _MOST_KEPT = 1024
+# In place of a sample id: its stream was removed from the data.
+REMOVED = -2
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,66 @@ class StoredEpochs(Protocol):
 
     def release(self, order: ListedEpoch) -> None:
         """Free what a loaded order takes, in the background; it is not used again."""
+
+
+class SampleSequence(Protocol):
+    """The samples of a run at any of its positions.
+
+    Attributes:
+        mixture: The data.
+        options: The resolved order.
+        epoch_length: Samples in an epoch.
+    """
+
+    mixture: Mixture
+    options: ResolvedOrder
+
+    @property
+    def epoch_length(self) -> int:
+        """Samples in an epoch."""
+
+    def check(self) -> None:
+        """Raise MosaicDataError unless the order can be built, as far as that is cheap."""
+
+    def require_streams(self, position: int) -> None:
+        """Raise MosaicDataError if, from a position on, a removed stream is still drawn from."""
+
+    def prepare_next(self, position: int) -> None:
+        """Order in the background what follows the epoch of a position, before it is needed."""
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Epoch and place within it of a position of the run."""
+
+    def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
+        """Sample ids and canonical nodes, both int64[n], at the positions ``[start, stop)``."""
+
+    def canonical_nodes(self, start: int, stop: int) -> Int64Array:
+        """Canonical nodes, int64[n], at the positions ``[start, stop)``."""
+
+    def phase(self, start: int, stop: int) -> int | None:
+        """The canonical node of ``start``, if the nodes follow one another until ``stop``."""
+
+    def epochs(self, start: int, stop: int) -> Int64Array:
+        """The epochs, int64[n], that the samples at the positions ``[start, stop)`` belong to."""
+
+    def ids_at(self, positions: Int64Array) -> Int64Array:
+        """Sample ids, int64[n], at positions, int64[n]."""
+
+    def next_ids(self, position: int, count: int) -> Int64Array:
+        """What identifies up to ``count`` samples from a position on; see ``probe_ids``."""
+
+    def probe_ids(self, positions: Int64Array) -> Int64Array:
+        """What identifies the samples at positions, as far as no further epoch is needed for it.
+
+        Args:
+            positions: int64[lists, n], each list ascending.
+        """
+
+    def draws(self, start: int, stop: int) -> Int64Array:
+        """How often ``[start, stop)`` draws from each stream that the run ever had, int64[n]."""
+
+    def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
+        """Samples of each stream in consecutive batches, int64[count, streams]."""
 
 
 class EpochSequence:
@@ -86,6 +148,11 @@ class EpochSequence:
         reset_in_child(self)
         self._prepared = -1
 
+    @property
+    def stores(self) -> bool:
+        """Whether epochs are long enough to be kept outside of this process's memory."""
+        return self._stored is not None
+
     @cached_property
     def epoch_length(self) -> int:
         """Samples in an epoch; the same in all of them."""
@@ -104,6 +171,9 @@ class EpochSequence:
         else:
             # Only building an epoch shows whether the data fill a batch; its length is kept.
             _ = self.epoch_length
+
+    def require_streams(self, position: int) -> None:
+        """Nothing: an order of epochs is one of the streams in the data."""
 
     def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
@@ -220,6 +290,26 @@ class EpochSequence:
         number, place = self.locate(position)
         order = self._orders.get(number) or self.epoch(number)
         return order.ids_at(np.arange(place, min(place + count, len(order)), dtype=np.int64))
+
+    def probe_ids(self, positions: Int64Array) -> Int64Array:
+        """Sample ids at positions; the first one's in place of those of a later epoch.
+
+        Args:
+            positions: int64[lists, n], each list ascending.
+        """
+        epochs = (positions - self.origin.samples) // self.epoch_length
+        here = np.where(epochs == epochs[:, :1], positions, positions[:, :1])
+        return self.ids_at(here.ravel()).reshape(positions.shape)
+
+    def epochs(self, start: int, stop: int) -> Int64Array:
+        """The epochs, int64[stop - start], of the positions ``[start, stop)`` of the run."""
+        positions = np.arange(start, stop, dtype=np.int64)
+        return self.origin.epoch + (positions - self.origin.samples) // self.epoch_length
+
+    def draws(self, start: int, stop: int) -> Int64Array:
+        """How often positions ``[start, stop)`` draw from each stream, int64[streams]."""
+        counts: Int64Array = self.count_per_stream(start, stop - start, 1)[0]
+        return counts
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].

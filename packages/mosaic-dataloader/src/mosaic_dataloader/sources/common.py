@@ -1,7 +1,50 @@
 """What both sources take from a data set in the same way."""
 
+from functools import partial
+
 from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.order.sequence import EpochSequence, EpochStart, SampleSequence
+from mosaic_dataloader.order.stage_sequence import StageSequence
+from mosaic_dataloader.state.run import RunOrder
 from mosaic_dataloader.storage.cache import largest_shard
+from mosaic_dataloader.storage.stored_orders import StoredOrders
+
+
+def open_sequence(
+    dataset: StreamingTextDataset,
+    order: RunOrder,
+    start: EpochStart,
+    *,
+    kept_epochs: int = 2,
+    kept_positions: int = 0,
+) -> SampleSequence:
+    """The samples at the positions of a run.
+
+    Args:
+        dataset: The data.
+        order: The order of the run.
+        start: Where an order of epochs begins.
+        kept_epochs: See `EpochSequence`.
+        kept_positions: See `StageOrder`.
+    """
+    open_stored = partial(StoredOrders, dataset.orders_dir)
+    stages = order.stages
+    if stages is None:
+        stored = open_stored(dataset.mixture, order.options)
+        return EpochSequence(dataset.mixture, order.options, start, stored, kept_epochs)
+    place_of = {number: place for place, number in enumerate(stages.present)}
+    return StageSequence(
+        dataset.mixture,
+        order.options,
+        samples=[stream.samples for stream in stages.streams],
+        names=[stream.name for stream in stages.streams],
+        digests=[stream.digest for stream in stages.streams],
+        present=[place_of.get(number) for number in range(len(stages.streams))],
+        stages=stages.stages,
+        open_stored=open_stored,
+        kept_epochs=kept_epochs,
+        kept_positions=kept_positions,
+    )
 
 
 def samples_ahead(dataset: StreamingTextDataset, batch_size: int) -> int:

@@ -12,7 +12,7 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.packing.batches import Arrival, BatchSpec, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
 from mosaic_dataloader.packing.lanes import (
@@ -27,7 +27,12 @@ from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
 from mosaic_dataloader.reading.vocabulary import outside_error
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
-from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
+from mosaic_dataloader.sources.common import (
+    open_options,
+    open_sequence,
+    samples_ahead,
+    shards_ahead,
+)
 from mosaic_dataloader.sources.documents import (
     DocumentRequests,
     fetch_documents,
@@ -38,11 +43,15 @@ from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
+from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.lookahead import LaneLookAhead
-from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 # Epochs of few documents are passed quickly, and not by all lanes at once.
 _KEPT_SAMPLES = 1 << 21
+# With stages, positions between the slowest lane and the fastest, at the most.
+_KEPT_POSITIONS = 1 << 22
+# With stages, a run is one epoch that never ends: of so many documents.
+_ENDLESS = 1 << 48
 # Tokens in a request, more or less: enough documents for all of a tokenizer's threads, and few
 # enough that a batch does not wait for long.
 _BLOCK_TOKENS = 1 << 17
@@ -68,6 +77,7 @@ class PackedRows:
     """
 
     length_known = False
+    unit = "document"
 
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
@@ -87,13 +97,14 @@ class PackedRows:
         self.open_options: Collection[str] = [*open_options(dataset), *left_open]
         length = dataset.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
-        self.sequence = EpochSequence(
-            dataset.mixture,
-            order.options,
+        self.sequence = open_sequence(
+            dataset,
+            order,
             EpochStart(0, order.start.epoch),
-            StoredOrders(dataset.orders_dir, dataset.mixture, order.options),
-            kept=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
+            kept_epochs=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
+            kept_positions=_KEPT_POSITIONS,
         )
+        self.stage_config = dataset.stage_config
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -102,7 +113,10 @@ class PackedRows:
     def _lanes(self) -> Lanes:
         """The lanes of the run."""
         nodes = self.order.options.num_canonical_nodes
-        return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
+        if self.order.stages is None:
+            return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
+        # So that lane l takes the positions that are l modulo the lanes.
+        return Lanes(self._lane_count, _ENDLESS // nodes * nodes, nodes)
 
     @cached_property
     def _own_lanes(self) -> list[int]:
@@ -127,8 +141,8 @@ class PackedRows:
         none = np.zeros(len(self.mixture.streams), np.int64)
         return Progress(0, none, none, {})
 
-    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
-        """The progress that was saved; None where the order gives other documents than it did.
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress:
+        """The progress that was saved.
 
         Args:
             saved: The run's entry.
@@ -144,15 +158,31 @@ class PackedRows:
         own = {n: self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes}
         none = np.zeros(len(self.mixture.streams), np.int64)
         lanes = {n: self._lane_position(n, lane) for n, lane in own.items()}
-        progress = Progress(saved.samples_seen, np.array(saved.seen, np.int64), none, lanes)
         keys = map(lane_key, range(self._lane_count))
         self._loaded = {key: state[key] for key in keys if key in state}
         self._loaded_at = saved.samples_seen
-        probes = [lane.probe for lane in own.values()]
-        known = [number for number, one in enumerate(probes) if one is not None]
-        present = self._probes(self._positions(progress)) if known else []
-        follows = all(present[number] == probes[number] for number in known)
-        return progress if follows else None
+        return Progress(saved.samples_seen, np.array(saved.seen, np.int64), none, lanes)
+
+    def follows(self, saved: SavedState, state: Mapping[str, Any], progress: Progress) -> bool:
+        """Whether the order gives the documents that the saved run would have seen next."""
+        lanes = [self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes]
+        if all(lane.probe is None for lane in lanes):
+            return True
+        present = self._probes(self._positions(progress))
+        return all(
+            None in (lane.probe, own) or lane.probe == own
+            for lane, own in zip(lanes, present, strict=True)
+        )
+
+    def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached | None:
+        """Where the slowest and the fastest lane are; None unless those of all ranks are there."""
+        if len(self._loaded) < self._lane_count:
+            return None
+        lanes = [self._saved_lane(state, n, saved.samples_seen) for n in range(self._lane_count)]
+        return Reached(
+            min(lane.position for lane in lanes),
+            max(lane.position + (lane.offset > 0) for lane in lanes),
+        )
 
     def fetch(self) -> Fetch:
         """What reads documents in a worker process."""
@@ -211,6 +241,12 @@ class PackedRows:
         share = len(self._own_lanes) / self._lane_count
         begin = self.order.start.epoch
         mean = begin + read / (share * self.mixture.epoch_samples)
+        if self.order.stages is not None:
+            # Of the whole run: a run with stages is one epoch to its lanes.
+            own = np.array(self._own_lanes, np.int64)
+            documents = np.array([p.document for p in self._positions(progress)], np.int64)
+            slowest = int(self._lanes.positions(own, documents).min())
+            return self.sequence.locate(slowest)[0], mean
         return begin + self._slowest_epoch(progress), mean
 
     def describe(self, position: int) -> str:
@@ -227,10 +263,15 @@ class PackedRows:
 
     def save_lanes(self, progress: Progress) -> dict[str, str]:
         """The entries of a checkpoint that hold this rank's lanes."""
+        begun = progress.samples_seen > self.first_position
+        if self.order.stages is not None and not begun and self._layout.world_size > 1:
+            # Those of all ranks, which are at their beginnings. torch loads what is saved here:
+            # a change of stages takes that every rank knows how far all lanes are.
+            walk = PackedRows(self._dataset, Layout(0, 1, 1), self.order)
+            return walk.save_lanes(progress)
         own = self._positions(progress)
         lanes = np.array(self._own_lanes, np.int64)
         places = self._lanes.positions(lanes, np.array([p.document for p in own], np.int64))
-        begun = progress.samples_seen > self.first_position
         probes = self._probes(own) if begun else [None] * len(own)
         none = (0,) * len(self.mixture.streams)
         return {
@@ -406,12 +447,15 @@ class PackedRows:
         documents = np.array([segment.document for segment in segments], np.int64)
         fields = sample_fields(self._dataset.streams, self.mixture, self._locate(lanes, documents))
         positions = self._lanes.positions(lanes, documents).tolist()
-        for segment, sample, position in zip(segments, fields, positions, strict=True):
+        epochs = [int(self.sequence.epochs(at, at + 1)[0]) for at in positions]
+        for segment, sample, position, epoch in zip(
+            segments, fields, positions, epochs, strict=True
+        ):
             yield DocumentOrigin(
                 number,
                 rank,
                 row,
-                epoch=self.order.start.epoch + self._lanes.epoch(lane, segment.document),
+                epoch=epoch,
                 document=position,
                 begin=segment.begin,
                 offset=segment.offset,
@@ -483,26 +527,30 @@ class PackedRows:
         self.sequence.prepare_next(int(positions.max()))
         return self.sequence.ids_at(positions)
 
-    def _probes(self, positions: Sequence[LanePosition]) -> list[str]:
+    def _probes(self, positions: Sequence[LanePosition]) -> list[str | None]:
         """The probes of this rank's lanes, where they stand at ``positions``."""
         lanes = np.repeat(np.array(self._own_lanes, np.int64), PROBED_IN_LANE)
         first = np.array([position.document for position in positions], np.int64)[:, None]
         documents = first + np.arange(PROBED_IN_LANE)
         found = self._lanes.positions(lanes, documents.ravel()).reshape(documents.shape)
-        # The first one again in place of those of a later epoch, whose order may not exist yet.
-        length = self.mixture.epoch_samples
-        found = np.where(found // length == found[:, :1] // length, found, found[:, :1])
-        return lane_probes(self.sequence.ids_at(found.ravel()).reshape(found.shape))
+        return lane_probes(self.sequence.probe_ids(found))
 
     def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
         key = _require_lane(state, lane)
-        saved = SavedLane.from_json(key, state[key], len(self.mixture.streams))
+        stages = self.order.stages
+        carried = stages.carried if stages else ()
+        counted = stages.carried_from if stages and carried else len(self.mixture.streams)
+        saved = SavedLane.from_json(key, state[key], counted)
         if saved.samples_seen != samples_seen:
             raise MosaicDataError(
                 f"the saved data state's {key} was saved after {saved.samples_seen:,} rows and its "
                 f'"{KEY}" after {samples_seen:,}; take both from the same checkpoint'
             )
-        return saved
+        if not carried:
+            return saved
+        # By the streams that are in the data now.
+        finished = (0 if n is None else saved.finished[n] for n in carried)
+        return replace(saved, finished=tuple(finished))
 
     def _lane_position(self, lane: int, saved: SavedLane) -> LanePosition:
         document = self._lanes.document(lane, saved.position)

@@ -19,18 +19,23 @@ from mosaic_dataloader.order.batches import (
     own_rows,
 )
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
 from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
-from mosaic_dataloader.sources.common import open_options, samples_ahead, shards_ahead
+from mosaic_dataloader.sources.common import (
+    open_options,
+    open_sequence,
+    samples_ahead,
+    shards_ahead,
+)
 from mosaic_dataloader.state.identity import probe
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
 from mosaic_dataloader.state.saved import SavedState
+from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.cache import largest_shard
 from mosaic_dataloader.storage.lookahead import LookAhead
-from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 # Enough documents for all of a tokenizer's threads.
 _ENCODED_ROWS = 128
@@ -53,6 +58,7 @@ class SampleRows:
 
     length_known = True
     counts_all_ranks = True
+    unit = "sample"
 
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self._dataset = dataset
@@ -60,8 +66,8 @@ class SampleRows:
         self.order = order
         self.mixture = dataset.mixture
         self.identity = dataset.identity
-        stored = StoredOrders(dataset.orders_dir, dataset.mixture, order.options)
-        self.sequence = EpochSequence(dataset.mixture, order.options, order.start, stored)
+        self.sequence = open_sequence(dataset, order, order.start)
+        self.stage_config = dataset.stage_config
         self.first_position = max(order.start.samples, order.skipped)
         self.open_options: Collection[str] = open_options(dataset)
 
@@ -97,17 +103,24 @@ class SampleRows:
         none = np.zeros(len(self.mixture.streams), np.int64)
         return Progress(self.order.skipped, none, none, {})
 
-    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
-        """The progress that was saved; None where the order gives other samples than it did.
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress:
+        """The progress that was saved."""
+        seen = np.array(saved.seen, np.int64)
+        return Progress(saved.samples_seen, seen, np.zeros_like(seen), {})
+
+    def follows(self, saved: SavedState, state: Mapping[str, Any], progress: Progress) -> bool:
+        """Whether the order gives the samples that the saved run would have seen next.
 
         The order is built for it, a moment before the first batch would have it built.
         """
-        if saved.probe is not None:
-            self.sequence.check()
-            if probe(self.sequence, saved.samples_seen) != saved.probe:
-                return None
-        seen = np.array(saved.seen, np.int64)
-        return Progress(saved.samples_seen, seen, np.zeros_like(seen), {})
+        if saved.probe is None:
+            return True
+        self.sequence.check()
+        return probe(self.sequence, saved.samples_seen) in (None, saved.probe)
+
+    def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached:
+        """The position: samples are drawn one after another."""
+        return Reached(saved.samples_seen, saved.samples_seen)
 
     def fetch(self) -> Fetch:
         """What reads a batch in a worker process."""
@@ -236,14 +249,13 @@ class SampleRows:
     def _preview_batch(self, position: int) -> Iterator[PreviewRow]:
         ids, _ = self.sequence.rows(position, position + self._layout.global_batch)
         fields = sample_fields(self._dataset.streams, self.mixture, ids)
+        epochs = self.sequence.epochs(position, position + self._layout.global_batch).tolist()
         counts = np.eye(len(self.mixture.streams), dtype=np.int64)[self.mixture.stream_of(ids)]
         for rank in range(self._layout.world_size):
             own = own_rows(self.sequence, replace(self._layout, rank=rank), position, 1)[0]
             for row, index in enumerate(own.tolist()):
                 at = position + index
-                origin = RowOrigin(
-                    at, rank, row, epoch=self.sequence.locate(at)[0], **fields[index]
-                )
+                origin = RowOrigin(at, rank, row, epoch=epochs[index], **fields[index])
                 read = partial(self._read_origin, origin)
                 yield PreviewRow(at, rank, row, (origin,), counts[index], read)
 

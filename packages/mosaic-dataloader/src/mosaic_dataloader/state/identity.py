@@ -24,7 +24,7 @@ import numpy as np
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
-from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.order.sequence import REMOVED, SampleSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
     definition_digest,
@@ -39,7 +39,7 @@ from mosaic_dataloader.util.threads import map_concurrent, run_async
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 # Sample ids that stand for the order from a position on; and those of each lane, of which a run has
 # hundreds.
 PROBED, PROBED_IN_LANE = 64, 8
@@ -174,7 +174,7 @@ def compare(saved: Identity, present: Identity, open_options: Collection[str] = 
     ]
 
 
-def probe(sequence: EpochSequence, position: int) -> str:
+def probe(sequence: SampleSequence, position: int) -> str | None:
     """Digest of the sample ids that come next in an order, as far as their epoch goes.
 
     The epoch that follows is not asked for: its order may not exist yet.
@@ -182,12 +182,15 @@ def probe(sequence: EpochSequence, position: int) -> str:
     Args:
         sequence: The order.
         position: Position of the run.
+
+    Returns:
+        None where the order draws from a stream that was removed from the data.
     """
     return _id_digest(sequence.next_ids(position, PROBED))
 
 
-def lane_probes(ids: Int64Array) -> list[str]:
-    """Digests of the sample ids that come next in lanes.
+def lane_probes(ids: Int64Array) -> list[str | None]:
+    """Digests of the sample ids that come next in lanes; see ``probe``.
 
     Args:
         ids: int64[lanes, n].
@@ -303,7 +306,10 @@ class DataIdentity:
         rows: RowIdentity,
         contents: Sequence[str | None],
     ) -> Identity:
-        streams = tuple(
+        return Identity(order, rows, self._streams(contents), lanes, library_versions())
+
+    def _streams(self, contents: Sequence[str | None]) -> tuple[StreamIdentity, ...]:
+        return tuple(
             StreamIdentity(
                 name=size.name,
                 samples=size.samples,
@@ -316,7 +322,11 @@ class DataIdentity:
                 self._mixture.streams, self._digests, contents, strict=True
             )
         )
-        return Identity(order, rows, streams, lanes, library_versions())
+
+    @property
+    def streams(self) -> tuple[StreamIdentity, ...]:
+        """The streams, without what has to be read from shards."""
+        return self._streams([None] * len(self._store.streams))
 
     @cached_property
     def _digests(self) -> list[str]:
@@ -427,9 +437,17 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "rows": rows}
 
 
+def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knew no stages: its orders are those of runs that have none."""
+    return content
+
+
 # What makes a state of the next version out of one of each older version. The values are as they
 # were read: nothing is known of their types.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_version_1}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _from_version_1,
+    2: _from_version_2,
+}
 
 
 def _order_differences(
@@ -482,27 +500,30 @@ def _stream_differences(
     if len(saved) != len(present):
         before, after = (_named([s.name for s in streams]) for streams in (saved, present))
         return [f"the streams were {before} and are now {after}"]
-    found = []
-    for old, new in zip(saved, present, strict=True):
-        if old.digest != new.digest:
-            found.append(
-                f'the data of stream "{new.name}" changed ({old.samples:,} samples in '
-                f"{old.shards:,} shards before, {new.samples:,} in {new.shards:,} now)"
-                if (old.samples, old.shards) != (new.samples, new.shards)
-                else f'the data of stream "{new.name}" changed (as many samples and shards as '
-                f"before, other content)"
-            )
-        elif old.content and new.content and old.content != new.content:
-            found.append(
-                f'the data of stream "{new.name}" changed (samples and shards of the same sizes as '
-                f"before, other tokens or text)"
-            )
-        elif old.choose != new.choose:
-            found.append(
-                f'stream "{new.name}" gave {old.choose:,} samples an epoch and now gives '
-                f"{new.choose:,}"
-            )
-    return found
+    found = (stream_difference(old, new) for old, new in zip(saved, present, strict=True))
+    return [one for one in found if one is not None]
+
+
+def stream_difference(old: StreamIdentity, new: StreamIdentity) -> str | None:
+    """What differs between a stream as it was and as it is, in words; None if nothing does."""
+    if old.digest != new.digest:
+        return (
+            f'the data of stream "{new.name}" changed ({old.samples:,} samples in '
+            f"{old.shards:,} shards before, {new.samples:,} in {new.shards:,} now)"
+            if (old.samples, old.shards) != (new.samples, new.shards)
+            else f'the data of stream "{new.name}" changed (as many samples and shards as '
+            f"before, other content)"
+        )
+    if old.content and new.content and old.content != new.content:
+        return (
+            f'the data of stream "{new.name}" changed (samples and shards of the same sizes as '
+            f"before, other tokens or text)"
+        )
+    if old.choose != new.choose:
+        return (
+            f'stream "{new.name}" gave {old.choose:,} samples an epoch and now gives {new.choose:,}'
+        )
+    return None
 
 
 def _named(names: Sequence[str]) -> str:
@@ -515,7 +536,9 @@ def _known(part: RowIdentity | StreamIdentity) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if value is not None}
 
 
-def _id_digest(ids: Int64Array) -> str:
+def _id_digest(ids: Int64Array) -> str | None:
+    if (ids == REMOVED).any():
+        return None
     return _digest([np.ascontiguousarray(ids, "<i8").tobytes()])
 
 

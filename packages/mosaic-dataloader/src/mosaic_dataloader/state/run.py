@@ -12,12 +12,19 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
-from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
+from mosaic_dataloader.order.sequence import EpochStart, SampleSequence
+from mosaic_dataloader.order.stage_options import StageConfig
 from mosaic_dataloader.reading.origins import PreviewRow
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
-from mosaic_dataloader.state.identity import DataIdentity, compare, order_difference
+from mosaic_dataloader.state.identity import DataIdentity, Identity, compare, order_difference
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
+from mosaic_dataloader.state.stages import (
+    Reached,
+    RunStages,
+    continued_stages,
+    with_present_data,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +54,14 @@ class RunOrder:
         skipped: Samples of the order that the run left out at its start.
         lanes: Packing lanes; None where documents are not packed, or where the data set's options
             and the layout are to decide.
+        stages: The mixture of a run with stages; None where the order is one of epochs.
     """
 
     options: ResolvedOrder
     start: EpochStart = field(default_factory=EpochStart)
     skipped: int = 0
     lanes: int | None = None
+    stages: RunStages | None = None
 
 
 @dataclass(frozen=True)
@@ -77,23 +86,27 @@ class BatchSource(Protocol):
 
     Attributes:
         order: The order.
-        sequence: Its epochs.
+        sequence: The samples at its positions.
         mixture: The streams.
         identity: What identifies the data.
         length_known: Whether the rows of an epoch are known before they are read.
         counts_all_ranks: Whether ``samples`` counts those of all ranks.
         first_position: Where the run's position was before the first batch of the present order.
         open_options: Options that the user left open; a saved value stands for them.
+        stage_config: What the user says of stages; None where the order is one of epochs.
+        unit: What positions of the order count.
     """
 
     order: RunOrder
-    sequence: EpochSequence
+    sequence: SampleSequence
     mixture: Mixture
     identity: DataIdentity
     length_known: bool
     counts_all_ranks: bool
     first_position: int
     open_options: Collection[str]
+    stage_config: StageConfig | None
+    unit: str
 
     def of_run(self, order: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
@@ -104,8 +117,14 @@ class BatchSource(Protocol):
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
 
-    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress | None:
-        """The progress that was saved; None where the order gives other samples than it did."""
+    def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress:
+        """The progress that was saved."""
+
+    def follows(self, saved: SavedState, state: Mapping[str, Any], progress: Progress) -> bool:
+        """Whether the order gives the samples that the saved run would have seen next."""
+
+    def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached | None:
+        """How far the saved run has drawn from its order; None where that is not known."""
 
     def fetch(self) -> Fetch:
         """What worker processes call to read what the source asks of them; can be pickled."""
@@ -241,15 +260,17 @@ class RunState:
             skipped=order.skipped,
             tokens_at=tokens.at,
             probe=source.probe(progress) if begun else None,
+            stages=order.stages,
         )
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
-    def resumed(self, state: Mapping[str, Any], *, restart_epoch: bool) -> "RunState":
+    def resumed(self, state: Mapping[str, Any], *, on_change: str) -> "RunState":
         """The run that a saved state belongs to, for the present data.
 
         Args:
             state: The entries of a checkpoint.
-            restart_epoch: Restart the checkpoint's epoch where data or options are others.
+            on_change: What to do where data or options are others: ``error``; ``restart_epoch`` to
+                restart the checkpoint's epoch; or ``new_stage`` to begin a new stage.
 
         Raises:
             MosaicDataError: The state cannot be read, or its run had other data or options.
@@ -259,19 +280,18 @@ class RunState:
         present = source.identity.to_compare(
             source.order.options, source.order.lanes, saved.identity
         )
+        if saved.stages is not None or source.stage_config is not None:
+            return self._resumed_stages(saved, state, present, new_stage=on_change == "new_stage")
         found = compare(saved.identity, present, source.open_options)
         if not found:
-            order = RunOrder(
-                saved.identity.order, saved.origin, saved.skipped, saved.identity.packing_lanes
-            )
-            again = source.of_run(order)
+            again = source.of_run(_saved_order(saved))
             progress = again.resume(saved, state)
-            if progress is not None:
+            if again.follows(saved, state, progress):
                 # The streams are the same in their order, and may have other names by now.
                 return RunState(again, progress, _token_count(saved, saved.tokens))
             found = [order_difference(saved.identity, saved.samples_seen)]
         what = "; ".join(found)
-        if not restart_epoch:
+        if on_change != "restart_epoch":
             raise MosaicDataError(
                 f"the checkpoint does not fit the present data or options: {what}. Restore what "
                 f'changed, or set on_data_change = "restart_epoch" in [mosaic_dataloader.dataset] '
@@ -290,11 +310,75 @@ class RunState:
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})
         return RunState(again, progress, _token_count(saved, tokens))
 
+    def _resumed_stages(
+        self, saved: SavedState, state: Mapping[str, Any], present: Identity, *, new_stage: bool
+    ) -> "RunState":
+        """The run with stages that a saved state belongs to; see `resumed`."""
+        source, config = self.source, self.source.stage_config
+        if saved.stages is None:
+            raise MosaicDataError(
+                "the checkpoint's run has an order of epochs, which cannot be continued by stages: "
+                "remove the stages, or start a new run"
+            )
+        if config is None:
+            raise MosaicDataError(
+                "the checkpoint's run has stages, and the present options have none: restore "
+                "stages, or start a new run"
+            )
+        found = compare(
+            replace(saved.identity, streams=()),
+            replace(present, streams=()),
+            source.open_options,
+        )
+        if found:
+            raise MosaicDataError(
+                f"the checkpoint does not fit the present options: {'; '.join(found)}. Restore "
+                f"what changed, or start a new run"
+            )
+        before = with_present_data(
+            saved.stages, present.streams, config.millitokens, saved.seen, saved.tokens
+        )
+        order = replace(_saved_order(saved), stages=before)
+        old = source.of_run(order)
+        if not old.follows(saved, state, old.resume(saved, state)):
+            raise MosaicDataError(
+                f"{order_difference(saved.identity, saved.samples_seen)}: use the versions that "
+                f"wrote it, or start a new run"
+            )
+        reached = old.reached(saved, state)
+        stages = continued_stages(
+            config,
+            before,
+            nodes=order.options.num_canonical_nodes,
+            reached=reached,
+            new_stage=new_stage,
+            unit=source.unit,
+        )
+        again = source.of_run(replace(order, stages=stages))
+        if reached is not None:
+            again.sequence.require_streams(reached.low)
+        seen, tokens = (
+            [counts[number] for number in stages.present] for counts in (stages.seen, stages.tokens)
+        )
+        # Of those that are in the data, the run itself counts from here on.
+        progress = again.resume(replace(saved, seen=tuple(seen)), state)
+        return RunState(again, progress, _token_count(saved, tokens))
+
     def _carried_over(self, saved: SavedState, counts: Sequence[int]) -> list[int]:
         """Counts of streams that still have the same name; others start at 0."""
         names = [stream.name for stream in saved.identity.streams]
         before = dict(zip(names, counts, strict=True))
         return [before.get(s.name, 0) for s in self.source.mixture.streams]
+
+
+def _saved_order(saved: SavedState) -> RunOrder:
+    return RunOrder(
+        saved.identity.order,
+        saved.origin,
+        saved.skipped,
+        saved.identity.packing_lanes,
+        saved.stages,
+    )
 
 
 def _token_count(saved: SavedState, total: Sequence[int]) -> TokenCount:

@@ -16,6 +16,7 @@ from mosaic_dataloader.state.json_form import (
     shown,
     unsealed,
 )
+from mosaic_dataloader.state.stages import RunStages
 
 KEY = "mosaic"
 
@@ -60,6 +61,7 @@ class SavedState:
         tokens_at: The position up to which ``tokens`` are counted.
         probe: Digest of the sample ids that come next (see ``identity.probe``); None before the
             first batch, and in states of version 1. If documents are packed, each lane has its own.
+        stages: The mixture of a run with stages; None where the order is one of epochs.
     """
 
     samples_seen: int
@@ -71,6 +73,7 @@ class SavedState:
     skipped: int = 0
     tokens_at: int = 0
     probe: str | None = None
+    stages: RunStages | None = None
 
     @property
     def epoch(self) -> int:
@@ -103,6 +106,8 @@ class SavedState:
         }
         if self.probe is not None:
             content["probe"] = self.probe
+        if self.stages is not None:
+            content["stages"] = self.stages.to_content(self.identity.streams)
         return sealed(content)
 
     @classmethod
@@ -117,15 +122,21 @@ class SavedState:
         while (version := content.pop("version")) < VERSION:
             content = {**MIGRATIONS[version](content), "version": version + 1}
         own, origin = _picked(_Numbers, content), content.pop("origin", None)
+        stages = content.pop("stages", None)
         numbers = read_fields(_Numbers, own, "it")
         counts = [
             read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
             for number, stream in enumerate(read_list(content.get("streams"), "streams"))
             if isinstance(stream, dict)
         ]
+        identity = Identity.from_content(content)
+        nodes = identity.order.num_canonical_nodes
         read = cls(
             origin=read_fields(EpochStart, origin, "origin"),
-            identity=Identity.from_content(content),
+            identity=identity,
+            stages=None
+            if stages is None
+            else RunStages.from_content(stages, nodes, len(identity.streams)),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
             **vars(numbers),

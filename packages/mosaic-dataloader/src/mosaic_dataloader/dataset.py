@@ -254,16 +254,16 @@ class StreamingTextDataset:
             sizes = _tokens_per_sample(opened, self.mixture, None if packing else seq_len)
             self.stage_config = StageConfig(parsed, weights_in, sizes)
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
-        self.store = ShardStore(
-            opened,
-            self.mixture,
-            seq_len + 1,
-            self.cache_limit,
-            reads_ends=self.boundaries is not None and not packing,
-        )
-        self._open_readers()
+        self._open(opened, self.cache_limit)
 
-    def _open_readers(self) -> None:
+    def _open(
+        self, opened: list[DataStream], cache_limit: int | None = None, keeps_open: bool = True
+    ) -> None:
+        """Open the shards and what reads them; see `ShardStore`."""
+        reads_ends = self.boundaries is not None and not self.packing
+        self.store = ShardStore(
+            opened, self.mixture, self.seq_len + 1, cache_limit, keeps_open, reads_ends
+        )
         self.rows = RowReader(
             self.store,
             self.mixture,
@@ -322,14 +322,7 @@ class StreamingTextDataset:
         opened = state.pop("opened")
         self.__dict__.update(state)
         # The limit stays noted by the process that this one works for.
-        self.store = ShardStore(
-            [replace(s) for s in opened],
-            self.mixture,
-            self.seq_len + 1,
-            keeps_open=False,
-            reads_ends=self.boundaries is not None and not self.packing,
-        )
-        self._open_readers()
+        self._open([replace(s) for s in opened], keeps_open=False)
 
     def close(self) -> None:
         """Unmap all shards and let all locks go."""

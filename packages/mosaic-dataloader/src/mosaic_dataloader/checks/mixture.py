@@ -6,9 +6,7 @@ import numpy as np
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.document_length import mean_tokens
-from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 if TYPE_CHECKING:
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
@@ -89,9 +87,7 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
     Whole epochs are known without being looked at.
     """
     mixture = loader.dataset.mixture
-    sequence = EpochSequence(
-        mixture, loader.order, stored=StoredOrders(loader.dataset.orders_dir, mixture, loader.order)
-    )
+    sequence = loader.run.source.sequence
     begin = loader.samples_skipped
     end = begin + samples
     length = sequence.epoch_length

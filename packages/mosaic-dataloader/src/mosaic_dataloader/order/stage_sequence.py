@@ -143,7 +143,7 @@ class StageSequence:
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
         """Sample ids and canonical nodes, both int64[n], at the positions ``[start, stop)``."""
         positions = np.arange(start, stop, dtype=np.int64)
-        return self.ids_at(positions), positions % self._nodes
+        return self.ids_at(positions), self.canonical_nodes(start, stop)
 
     def canonical_nodes(self, start: int, stop: int) -> Int64Array:
         """Canonical nodes, int64[n], at the positions ``[start, stop)``."""
@@ -167,7 +167,19 @@ class StageSequence:
         """
         with self._lock:
             streams, epochs, places = self._order.draws(positions)
-        return self._ids(streams.astype(np.int64), epochs, places)
+        ids = np.empty_like(epochs)
+        own_positions = epochs * self._samples[streams] + places
+        for stream in np.unique(streams).tolist():
+            sequence = self._epochs[stream]
+            if sequence is None:
+                raise MosaicDataError(
+                    f'stream "{self._names[stream]}" was removed, and the order still draws from '
+                    f"it; restore it"
+                )
+            own = np.flatnonzero(streams == stream)
+            offset = self.mixture.stream_offsets[self._present[stream]]
+            ids[own] = sequence.ids_at(own_positions[own]) + offset
+        return ids
 
     def next_ids(self, position: int, count: int) -> Int64Array:
         """What identifies the samples from a position on; see ``probe_ids``."""
@@ -229,21 +241,6 @@ class StageSequence:
             streams = self._order.streams(position - rest, position)
             taken = taken + np.bincount(streams, minlength=len(taken))
         return taken
-
-    def _ids(self, streams: Int64Array, epochs: Int64Array, places: Int64Array) -> Int64Array:
-        ids = np.empty_like(epochs)
-        own_positions = epochs * self._samples[streams] + places
-        for stream in np.unique(streams).tolist():
-            sequence = self._epochs[stream]
-            if sequence is None:
-                raise MosaicDataError(
-                    f'stream "{self._names[stream]}" was removed, and the order still draws from '
-                    f"it; restore it"
-                )
-            own = np.flatnonzero(streams == stream)
-            offset = self.mixture.stream_offsets[self._present[stream]]
-            ids[own] = sequence.ids_at(own_positions[own]) + offset
-        return ids
 
 
 def _seed(run: int, digest: str) -> int:

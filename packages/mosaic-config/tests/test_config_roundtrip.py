@@ -50,7 +50,7 @@ dataset_options = st.fixed_dictionaries(
         "shuffle": st.booleans(),
         "shuffle_algo": st.sampled_from(["py1e", "py1s", "py2s", "py1br", "naive", "feistel"]),
         "shuffle_seed": st.integers(0, 2**31),
-        "shuffle_block_size": st.integers(1, 2**20),
+        "shuffle_block_size": st.integers(2, 2**20),
         "predownload": st.integers(0, 99),
         "cache_limit": st.one_of(st.integers(1, 2**40), st.just("10gb")),
         "token_encoding_type": st.sampled_from(["uint16", "int64"]),

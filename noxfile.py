@@ -40,6 +40,8 @@ PYTEST = (sys.executable, "-m", "pytest")
 NO_TESTS_COLLECTED = 5
 # With what a package's unit tests run where nothing else of this workspace is.
 TEST_TOOLS = ("hypothesis", "moto[server]", "pytest", "pytest-timeout", "pytest-xdist")
+# What mosaicml-streaming's metadata keeps below numpy 2.2 and transformers 5.
+ABOVE_CAPS = ("numpy>=2.2", "transformers>=5")
 # `uv run` names its own executable in UV; it need not be on PATH.
 UV = os.environ.get("UV", "uv")
 
@@ -124,9 +126,7 @@ def lock(session: nox.Session) -> None:
 def gpu_integration(session: nox.Session) -> None:
     """Train on the GPUs of this machine (NCCL); skipped where there is none."""
     _require_environment(session)
-    probe = "import torch; raise SystemExit(not torch.cuda.is_available())"
-    if _run(session, sys.executable, "-c", probe):
-        session.skip("PyTorch finds no CUDA device on this machine")
+    _need_gpu(session)
     folders = _existing((INTEGRATION_TESTS, *UNIT_TESTS))
     # -rs: what was skipped for want of GPUs, and how many it takes.
     command = (*PYTEST, "-rs", "-m", "gpu", *(session.posargs or folders))
@@ -160,6 +160,16 @@ def bench(session: nox.Session) -> None:
     command = ("--group", "bench", "python", "-m", "benchmarks", *session.posargs)
     if _run_in(session, ".venv-bench", *command):
         session.error("a benchmark failed")
+
+
+@nox.session
+def bench_gpu(session: nox.Session) -> None:
+    """Measure training on one GPU of this machine, beside TorchTitan's own loader."""
+    _require_environment(session)
+    _need_gpu(session)
+    command = (sys.executable, "-m", "benchmarks", "gpu", *session.posargs)
+    if _run(session, *command):
+        session.error("the benchmark failed")
 
 
 @nox.session
@@ -229,6 +239,39 @@ def min_versions(session: nox.Session) -> None:
             shutil.rmtree(python.parent.parent)
     if failed:
         session.error(f"tests failed: {', '.join(failed)}")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Run mosaic-dataloader's tests with numpy and transformers above mosaicml-streaming's caps."""
+    name = "mosaic-dataloader"
+    venv = Path(session.create_tmp(), "newest").resolve()
+    overrides = venv.with_suffix(".txt")
+    overrides.write_text("\n".join(ABOVE_CAPS))
+    session.run(
+        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
+    )
+    python = venv / "bin" / "python"
+    session.run(
+        *(UV, "pip", "install", "--quiet", "--python", str(python), "--override", str(overrides)),
+        *("--editable", _with_extras(f"packages/{name}"), *TEST_TOOLS),
+        external=True,
+    )
+    shown = "import numpy, transformers as t; print('numpy', numpy.__version__, t.__version__)"
+    session.run(str(python), "-c", shown, external=True)
+    workers = min(os.cpu_count() or 1, 8)
+    chosen = ("-m", "not gpu and not soak", "-o", "pythonpath=", "-n", str(workers))
+    folders = session.posargs or [f"packages/{name}/tests"]
+    code = _run(session, str(python), "-m", "pytest", *chosen, *folders, env=_test_env(workers))
+    shutil.rmtree(venv)
+    if code:
+        session.error("tests failed")
+
+
+def _need_gpu(session: nox.Session) -> None:
+    probe = "import torch; raise SystemExit(not torch.cuda.is_available())"
+    if _run(session, sys.executable, "-c", probe):
+        session.skip("PyTorch finds no CUDA device on this machine")
 
 
 def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> Path:

@@ -16,10 +16,12 @@ HERE = Path(__file__).resolve().parent
 # In this order; one that is not there (yet) is left out of `--list`. To add one, write a module
 # with `main(arguments)` that takes `common.arguments`' options and calls `common.report`.
 BENCHMARKS = ("hot", "text", "boundary", "depth", "remote", "prepare", "lean", "train", "scale")
+# Only by its name (`nox -s bench_gpu`): it takes one GPU.
+ON_GPU = "gpu"
 
 
 def main() -> int:
-    known = {name: _headline(name) for name in BENCHMARKS if _exists(name)}
+    known = {name: _headline(name) for name in (*BENCHMARKS, ON_GPU) if _exists(name)}
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=_first_line(__doc__))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}")
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
@@ -43,7 +45,7 @@ def main() -> int:
     # What was measured before stays, so that a single one can be repeated.
     results = json.loads(given.json.read_text()) if given.json.exists() else {}
     failed = []
-    for name in given.names or known:
+    for name in given.names or [name for name in known if name != ON_GPU]:
         found = _run(name, options)
         if found is None:
             failed.append(name)

@@ -42,10 +42,10 @@ def main(arguments_given: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     given = parser.parse_args(arguments_given)
     where = machine()
-    texts = _documents()
-    tokenizer = once(given.work / "tokenizer", lambda folder: _train(folder, texts))
-    shards = once(given.work / "text", lambda folder: _write(folder, texts))
-    backend = _backend(tokenizer)
+    texts = documents()
+    tokenizer = once(given.work / "tokenizer", lambda folder: train_tokenizer(folder, texts))
+    shards = once(given.work / "text", lambda folder: write_text(folder, texts))
+    backend = backend_of(tokenizer)
     tokens = sum(len(e.ids) for e in backend.encode_batch_fast(texts))
     passes = {
         BARE: lambda: _bare(backend, texts),
@@ -83,7 +83,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     report(given, "text", text, {"rates": rates}, where)
 
 
-def _documents() -> list[str]:
+def documents() -> list[str]:
     root = Path(sysconfig.get_path("stdlib"))
     found: list[str] = []
     for path in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
@@ -96,7 +96,7 @@ def _documents() -> list[str]:
     return found[:DOCUMENTS]
 
 
-def _train(folder: Path, texts: list[str]) -> None:
+def train_tokenizer(folder: Path, texts: list[str]) -> None:
     from tokenizers import ByteLevelBPETokenizer
 
     trained = ByteLevelBPETokenizer()
@@ -108,7 +108,7 @@ def _train(folder: Path, texts: list[str]) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def _write(folder: Path, texts: list[str]) -> None:
+def write_text(folder: Path, texts: list[str]) -> None:
     from streaming import MDSWriter
 
     with MDSWriter(out=str(folder), columns={"text": "str"}) as writer:
@@ -116,7 +116,7 @@ def _write(folder: Path, texts: list[str]) -> None:
             writer.write({"text": text})
 
 
-def _backend(tokenizer: Path) -> Any:
+def backend_of(tokenizer: Path) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(tokenizer / "tokenizer.json"))

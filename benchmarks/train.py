@@ -55,7 +55,11 @@ def main(arguments_given: list[str] | None = None) -> None:
     ]
     figures: dict[str, Any] = {}
     bare = _simulated(given.work, given.rounds, iter, lambda own: _waits(own, given.simulated))
-    with _trainer(given.work) as trainer:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        app_trainer(_debug_options(given.work, folder)) as trainer,
+    ):
         counted = _simulated(
             given.work,
             given.rounds,
@@ -160,8 +164,8 @@ def _waits_as_counted(trainer: Any, batches: Iterator[Any], steps: int) -> float
 
 
 @contextmanager
-def _trainer(work: Path) -> Iterator[Any]:
-    """TorchTitan's own Trainer, of `debug.toml`."""
+def app_trainer(options: list[str]) -> Iterator[Any]:
+    """TorchTitan's own Trainer of one rank, as the app makes it from a command line."""
     import sys
 
     sys.path.insert(0, str(APP))
@@ -172,7 +176,6 @@ def _trainer(work: Path) -> Iterator[Any]:
         ("LOCAL_WORLD_SIZE", "1"),
         ("MASTER_ADDR", "127.0.0.1"),
         ("MASTER_PORT", "0"),
-        ("CUDA_VISIBLE_DEVICES", ""),
     ):
         os.environ[name] = value
     from mosaic_config import MosaicConfigManager
@@ -180,31 +183,33 @@ def _trainer(work: Path) -> Iterator[Any]:
     from mosaic_train.spec import register_spec, registered_spec
     from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
 
-    data = work.resolve() / "train"
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = str(data / "tokenizer")
-        config = MosaicConfigManager().parse_args(
-            [
-                *("--config-path", str(APP / "configs" / "debug.toml")),
-                *("--job.dump_folder", folder, "--checkpoint.no-enable"),
-                *("--mosaic_prepare.output", str(data / "rows")),
-                *("--mosaic_prepare.train_tokenizer", tokenizer),
-                *("--mosaic_tokenizer.name", tokenizer),
-                *("--mosaic_dataloader.dataset.streams.stdlib.local", str(data / "rows")),
-                *("--metrics.log_freq", "1000000"),
-            ]
-        )
-        prepare_and_check(config, world_size=1, ranks_here=1)
-        patch_torchtitan()
-        config.model.name = register_spec(config)
-        patch_spec(registered_spec(config.model.name))
-        from torchtitan.train import Trainer
+    config = MosaicConfigManager().parse_args(options)
+    prepare_and_check(config, world_size=1, ranks_here=1)
+    patch_torchtitan()
+    config.model.name = register_spec(config)
+    patch_spec(registered_spec(config.model.name))
+    from torchtitan.train import Trainer
 
-        trainer: Any = Trainer(config)
-        try:
-            yield trainer
-        finally:
-            trainer.close()
+    trainer: Any = Trainer(config)
+    try:
+        yield trainer
+    finally:
+        trainer.close()
+
+
+def _debug_options(work: Path, folder: str) -> list[str]:
+    """Those of `debug.toml`, with its data where benchmarks keep theirs."""
+    data = work.resolve() / "train"
+    tokenizer = str(data / "tokenizer")
+    return [
+        *("--config-path", str(APP / "configs" / "debug.toml")),
+        *("--job.dump_folder", folder, "--checkpoint.no-enable"),
+        *("--mosaic_prepare.output", str(data / "rows")),
+        *("--mosaic_prepare.train_tokenizer", tokenizer),
+        *("--mosaic_tokenizer.name", tokenizer),
+        *("--mosaic_dataloader.dataset.streams.stdlib.local", str(data / "rows")),
+        *("--metrics.log_freq", "1000000"),
+    ]
 
 
 def _measured(

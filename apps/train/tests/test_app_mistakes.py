@@ -270,6 +270,29 @@ def test_what_needs_a_gpu(
     assert_one_line(err, expected)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.name", "gpt_oss", "--training.seq_len", "96"], r"training\.seq_len 96.*128 or"),
+        (["--model.name", "compiler_toolkit.llama3"], "tensor_parallel_degree to 2 or more"),
+    ],
+)
+def test_what_a_gpu_cannot_run(
+    app: Any,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    app.config()
+    more = ["--training.mixed_precision_param", "bfloat16"]
+    code, err = outcome(app, capfd, *arguments, *more)
+    assert code == 2
+    assert_one_line(err, expected)
+
+
 def test_attention_between_documents(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

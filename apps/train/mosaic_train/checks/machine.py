@@ -11,17 +11,23 @@ from mosaic_train.torchtitan_patches.cpu import no_accelerator
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# Its modules start a CUDA graph when they are imported.
-_CUDA_ONLY = "compiler_toolkit."
+# Its modules start a CUDA graph when they are imported, and lay their inputs out over the mesh of
+# tensor parallelism, whether there is one or not.
+_COMPILER_TOOLKIT = "compiler_toolkit."
+# Its attention asks flex for the sums of weights, too, which the kernel that torch takes for rows
+# of less than a block does not return.
+_GPT_OSS = "torchtitan.models.gpt_oss."
+_FLEX_BLOCK = 128
 
 
 def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """On a machine without a GPU, refuse what has no CPU implementation.
+    """Refuse what this machine's kind of device cannot run.
 
     Raises:
-        TrainError: The configuration needs a GPU.
+        TrainError: The configuration needs a GPU, or has what fails on one.
     """
     if not no_accelerator():
+        _check_on_gpu(config, model)
         return
     parallelism = config.parallelism
     if parallelism.context_parallel_degree > 1:
@@ -34,10 +40,10 @@ def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
             "expert parallelism sorts its tokens with a GPU kernel: set "
             "parallelism.expert_parallel_degree = 1, or use a machine with GPUs"
         )
-    if config.model.name.startswith(_CUDA_ONLY):
+    if config.model.name.startswith(_COMPILER_TOOLKIT):
         raise TrainError(
             f"{model.name} captures CUDA graphs: choose the same model without "
-            f"{_CUDA_ONLY!r} in its name, or use a machine with NVIDIA GPUs"
+            f"{_COMPILER_TOOLKIT!r} in its name, or use a machine with NVIDIA GPUs"
         )
     attention = getattr(model.args, "attn_type", "sdpa")
     if attention != "sdpa":
@@ -52,6 +58,31 @@ def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
             "TorchTitan's profiler records GPU activity only: set profiling.enable_profiling and "
             "profiling.enable_memory_snapshot to false, or use a machine with GPUs"
         )
+
+
+def _check_on_gpu(config: "MosaicJobConfig", model: ChosenModel) -> None:
+    """Seen on an H200 with torch 2.11."""
+    if (
+        config.model.name.startswith(_COMPILER_TOOLKIT)
+        and config.parallelism.tensor_parallel_degree < 2
+    ):
+        raise TrainError(
+            f"{model.name} runs with tensor parallelism only: set "
+            "parallelism.tensor_parallel_degree to 2 or more, or choose the same model without "
+            f"{_COMPILER_TOOLKIT!r} in its name"
+        )
+    if not model.spec.model_cls.__module__.startswith(_GPT_OSS):
+        return
+    lengths = {"training": config.training.seq_len}
+    if config.validation.enable:
+        lengths["validation"] = config.validation.seq_len
+    for section, length in lengths.items():
+        if length < _FLEX_BLOCK:
+            raise TrainError(
+                f"{section}.seq_len {length} is too short for the attention of {model.name}, which "
+                f"has no GPU kernel for rows of less than {_FLEX_BLOCK} tokens: use "
+                f"{_FLEX_BLOCK} or more"
+            )
 
 
 def _runs_on_cpu(args: object) -> bool:

@@ -2,7 +2,8 @@
 
 One trainer of TorchTitan 0.2.2 is fed by each loader in turn, so that model, compilation and
 memory are the same for all: token rows, documents packed on the fly, and TorchTitan's own loader
-of the same text. `--flavor debugmodel --seq-len 128` tries it on a CPU.
+of the same text. To try it on a CPU:
+`--flavor debugmodel --vocabulary 2048 --seq-len 128`.
 """
 
 import argparse
@@ -41,16 +42,20 @@ def main(arguments_given: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--model", default="qwen3")
     parser.add_argument("--flavor", default="0.6B")
+    parser.add_argument("--vocabulary", type=int, default=text.VOCABULARY, help="of the tokenizer")
     parser.add_argument("--seq-len", type=int, default=4096, help="tokens of a row")
     parser.add_argument("--batch", type=int, default=8, help="rows of a step")
     parser.add_argument("--steps", type=int, default=20, help="of each loader, per round")
     given = parser.parse_args(arguments_given)
     where = machine()
     texts = text.documents()
-    tokenizer = once(given.work / "tokenizer", lambda folder: text.train_tokenizer(folder, texts))
+    tokenizer = once(
+        given.work / f"gpu-tokenizer-{given.vocabulary}",
+        lambda folder: text.train_tokenizer(folder, texts, given.vocabulary),
+    )
     shards = once(given.work / "text", lambda folder: text.write_text(folder, texts))
     rows = once(
-        given.work / f"gpu-rows-{given.seq_len}",
+        given.work / f"gpu-rows-{given.seq_len}-{given.vocabulary}",
         lambda folder: _write_rows(folder, texts, tokenizer, given.seq_len),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -96,12 +96,12 @@ def documents() -> list[str]:
     return found[:DOCUMENTS]
 
 
-def train_tokenizer(folder: Path, texts: list[str]) -> None:
+def train_tokenizer(folder: Path, texts: list[str], vocabulary: int = VOCABULARY) -> None:
     from tokenizers import ByteLevelBPETokenizer
 
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(
-        texts, vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"], show_progress=False
+        texts, vocab_size=vocabulary, special_tokens=["<s>", "</s>"], show_progress=False
     )
     trained.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}

@@ -5,16 +5,18 @@ Written as text, without a drawing library, so that the file is the same on ever
 
 from pathlib import Path
 
-RANKS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2")
-CELL, LEFT, WIDTH = 26, 150, 800
+RANKS = ("#4c78a8", "#d9730d", "#3f8f3c", "#a0568f")
+CELL, LEFT, WIDTH = 22, 176, 900
+# Numbers of samples as a shuffle might give them: all different, and the same in every drawing.
+ORDER = [pow(5, position, 97) for position in range(32)]
 
 
 def box(x: float, y: float, number: int, color: str) -> str:
     """One sample."""
     return (
         f'<rect x="{x}" y="{y}" width="{CELL - 2}" height="{CELL - 2}" rx="3" fill="{color}"/>'
-        f'<text x="{x + CELL / 2 - 1}" y="{y + 16}" text-anchor="middle" fill="white">'
-        f"{number}</text>"
+        f'<text x="{x + CELL / 2 - 1}" y="{y + 14}" text-anchor="middle" font-size="11" '
+        f'fill="white">{number}</text>'
     )
 
 
@@ -23,54 +25,78 @@ def words(x: float, y: float, text: str, anchor: str = "start", color: str = "#3
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{color}">{text}</text>'
 
 
-def strip(y: float, legs: list[tuple[int, int, int]]) -> str:
-    """The order, its samples coloured by the rank that reads them.
+def strip(y: float, title: str, legs: list[tuple[int, int, int, str]]) -> str:
+    """One run: the order, each sample colored by the data-parallel rank that trains on it.
 
     Args:
         y: Top of the strip.
-        legs: First and last sample of each part of the run, and the ranks that it has.
+        title: What stands to the left of it.
+        legs: For each part of the run, between two stops: its first position, its ranks,
+            the rows of its global batches, and its name.
     """
-    parts = []
-    for first, stop, ranks in legs:
-        rows = 8 // ranks
-        for number in range(first, stop):
-            rank = number % 8 // rows
-            parts.append(box(LEFT + number * CELL, y, number, RANKS[rank]))
+    parts = [words(LEFT - 14, y + 15, title, "end")]
+    stops = [start for start, *_ in legs[1:]] + [len(ORDER)]
+    for (start, ranks, batch, name), stop in zip(legs, stops, strict=True):
+        for position in range(start, stop):
+            rank = (position - start) % batch // (batch // ranks)
+            parts.append(box(LEFT + position * CELL, y, ORDER[position], RANKS[rank]))
+        for position in range(start, stop, batch):
+            middle = LEFT + (position + batch / 2) * CELL
+            parts.append(f'<path d="{bracket(position, batch, y)}" fill="none" stroke="#999"/>')
+            if position == start:
+                parts.append(words(middle, y + 42, name, "middle", "#666"))
+        if start:
+            x = LEFT + start * CELL - 1
+            parts.append(
+                f'<line x1="{x}" x2="{x}" y1="{y - 8}" y2="{y + CELL + 6}" stroke="#d62728" '
+                'stroke-width="3"/>'
+                + words(
+                    x,
+                    y - 13,
+                    f"killed; its checkpoint holds samples_seen = {start}",
+                    "middle",
+                    "#d62728",
+                )
+            )
     return "".join(parts)
+
+
+def bracket(position: int, batch: int, y: float) -> str:
+    """The path below a global batch."""
+    left, right = LEFT + position * CELL + 1, LEFT + (position + batch) * CELL - 3
+    top, bottom = y + CELL + 1, y + CELL + 5
+    return f"M{left} {top}V{bottom}H{right}V{top}"
 
 
 def svg() -> str:
     """The whole figure."""
-    end = LEFT + 24 * CELL
     parts = [
-        words(LEFT, 24, "the order: one list of samples, cut into global batches of 8"),
-        *(
-            f'<line x1="{LEFT + k * 8 * CELL - 1}" x2="{LEFT + k * 8 * CELL - 1}" y1="34" '
-            'y2="148" stroke="#999" stroke-dasharray="4 3"/>'
-            for k in range(4)
+        words(LEFT, 22, "One shuffled order of samples, the same in every run"),
+        strip(40, "never stopped", [(0, 4, 8, "4 ranks, batches of 8")]),
+        strip(
+            128,
+            "another layout",
+            [
+                (0, 4, 8, "4 ranks, batches of 8"),
+                (16, 2, 8, "resumed on 2 ranks with TP 2, batches of 8"),
+            ],
         ),
-        *(
-            words(LEFT + (8 * k + 4) * CELL, 48, f"batch {k + 1}", "middle", "#777")
-            for k in range(3)
+        strip(
+            216,
+            "another batch size",
+            [(0, 4, 8, "4 ranks, batches of 8"), (8, 3, 12, "resumed on 3 ranks, batches of 12")],
         ),
-        words(LEFT - 12, 76, "4 ranks", "end"),
-        strip(58, [(0, 24, 4)]),
-        words(LEFT - 12, 120, "stopped after 16,", "end"),
-        words(LEFT - 12, 138, "goes on with 2 ranks", "end"),
-        strip(112, [(0, 16, 4), (16, 24, 2)]),
-        f'<line x1="{LEFT + 16 * CELL - 1}" x2="{LEFT + 16 * CELL - 1}" y1="104" y2="146" '
-        'stroke="#d62728" stroke-width="3"/>',
-        words(LEFT + 16 * CELL, 168, "the checkpoint holds samples_seen = 16", "middle", "#d62728"),
     ]
     x: float = LEFT
+    parts.append(words(LEFT - 14, 298, "trained on by", "end"))
     for rank, color in enumerate(RANKS):
         parts.append(
-            f'<rect x="{x}" y="190" width="14" height="14" rx="3" fill="{color}"/>'
-            + words(x + 20, 202, f"dp_rank {rank}")
+            f'<rect x="{x}" y="286" width="14" height="14" rx="3" fill="{color}"/>'
+            + words(x + 20, 298, f"dp_rank {rank}")
         )
         x += 110
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(WIDTH, end + 20)} 220" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 314" '
         'font-family="sans-serif" font-size="13">'
         '<rect width="100%" height="100%" fill="white"/>' + "\n".join(parts) + "</svg>\n"
     )

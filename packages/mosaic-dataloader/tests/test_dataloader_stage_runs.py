@@ -461,6 +461,18 @@ def test_a_stage_of_tokens_and_weights_in_tokens(data: Streams, tmp_path: Path) 
     # Rows of 16 tokens each.
     assert [stream_of(row) for row in rows] == ["web"] * 200 + ["code"] * 40
 
+    lengths = {"short": 30, "long": 300}
+    streams = {
+        name: {"local": packing.write_tokens(tmp_path / name, [[7] * length] * 20)}
+        for name, length in lengths.items()
+    }
+    for weights_in, share in (("samples", 30 / 330), ("tokens", 0.5)):
+        one = packing.packed(streams, stages=[stage(short=1, long=1)], weights_in=weights_in)
+        ids = one.run.source.sequence.ids_at(np.arange(BLOCK, dtype=np.int64))
+        short, long = (np.bincount(ids // 20) * list(lengths.values())).tolist()
+        assert short / (short + long) == pytest.approx(share, abs=0.02), weights_in
+        one.close()
+
 
 def test_previews_name_the_streams_own_epochs(data: Streams) -> None:
     stages = [stage(100, web=0.5, code=0.5), stage(code=1.0)]

@@ -148,8 +148,8 @@ def soak(session: nox.Session) -> None:
     _require_environment(session)
     folders = _existing((INTEGRATION_TESTS, *UNIT_TESTS))
     # They know themselves how long they may take.
-    command = (*PYTEST, "-m", "soak", "--timeout", "0", "--hypothesis-profile", "soak")
-    command += tuple(session.posargs or folders)
+    options = ("-m", "soak", "--timeout", "0", "--hypothesis-profile", "soak")
+    command = (*PYTEST, *options, *(session.posargs or folders))
     _fail_unless_passed(session, _run(session, *command, env=_test_env(2, gpus=True)), "soak")
 
 

@@ -102,6 +102,8 @@ class ForkServer:
     def start(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> "ForkedRun":
         """Start the app with these arguments; wait for it before the next one is started."""
         out, errors = (self._folder / f"{next(self._numbers)}-{n}" for n in ("out", "errors"))
+        for path in (out, errors):
+            path.touch()
         request = {"arguments": arguments, "cwd": str(cwd), "env": env}
         assert self._process.stdin is not None
         paths = {"log": str(out), "errors": str(errors)}

@@ -60,10 +60,8 @@ def tests(session: nox.Session) -> None:
         if _run(session, *PYTEST, *chosen, *session.posargs, env=_test_env(1)):
             session.error("tests failed")
         return
-    # One gloo test starts several processes of its own, which mostly wait for one another: at most
-    # two at a time. Where two workers are all there are, they import everything only once.
-    unit, integration = _existing(UNIT_TESTS), _existing((INTEGRATION_TESTS,))
-    groups = [(unit, workers), (integration, 2)] if workers > 2 else [(unit + integration, workers)]
+    # One gloo test starts several processes of its own, which mostly wait for one another.
+    groups = ((_existing(UNIT_TESTS), workers), (_existing((INTEGRATION_TESTS,)), min(workers, 2)))
     codes = [
         _run(
             session,

@@ -2,11 +2,12 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from integration_support.client import SEQ_LEN, Numbered, RankServer, command_line
-from integration_support.hosts import Host, Job, hosts
+from integration_support.hosts import Host, Job, TorchrunServer, hosts
 from integration_support.ledger import RankLedger, cut
 
 BATCH = 12
@@ -52,9 +53,16 @@ def saved(out: Path) -> list[int]:
     return sorted(int(p.parent.name.split("-")[1]) for p in out.glob("checkpoint/*/.metadata"))
 
 
+@pytest.fixture
+def server() -> Iterator[TorchrunServer]:
+    server = TorchrunServer()
+    yield server
+    server.close()
+
+
 @pytest.mark.slow
 def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
-    ranks: RankServer, numbered: Numbered, tmp_path: Path
+    ranks: RankServer, numbered: Numbered, server: TorchrunServer, tmp_path: Path
 ) -> None:
     listed = ranks.run(
         "order",
@@ -81,7 +89,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
             ]
             for h in both
         }
-        job = Job(both, 2, folders[0], given)
+        job = Job(server, both, 2, folders[0], given)
         try:
             _until_read(job, folders[0], numbered.size // BATCH + 1)
             job.kill(1)
@@ -91,6 +99,8 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
             job.close()
         assert codes[0] > 0, job.logs()
         assert codes[1] < 0
+        logs = [(folders[0] / f"host{host.number}.log").read_text() for host in both]
+        assert [log.count("step:  3 ") for log in logs] == [1, 0], "one rank of all logs"
         ledgers = [RankLedger.read(folders[0], rank) for rank in range(4)]
         # Under torchrun every rank also builds the loader to check it; the last one is read from.
         built = [ledger.of("built")[-1] for ledger in ledgers]
@@ -111,7 +121,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
         assert len((shards(both[0]) & shards(both[1])) - looked_at) <= 1
         step = saved(out)[-1]
         alone = [*options(folders[1], both[0], numbered.local, step + 3, BATCH), *shared]
-        job = Job(both[:1], 1, folders[1], {0: alone})
+        job = Job(server, both[:1], 1, folders[1], {0: alone})
         try:
             assert job.wait(300) == [0], job.logs()
         finally:

@@ -6,7 +6,7 @@ import pytest
 from integration_support.client import Numbered, Outcome, RankServer, stream
 from integration_support.ledger import cut, global_batches
 
-SAVED, NEXT = 6, 20
+SAVED, NEXT = 6, 8
 STEPS = SAVED + NEXT
 BATCH = 12
 

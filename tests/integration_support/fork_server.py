@@ -1,15 +1,18 @@
-"""A process that has imported everything and forks launchers of the app.
+"""A process that has imported everything and forks launchers of the app, or torchruns.
 
 Importing takes far longer than most runs. Launcher, ranks and workers are processes of their own
 all the same, started by the app's own code: only where torch's elastic launcher would start a new
 interpreter per rank, it forks instead.
 
 Reads one line of JSON per run, `{"arguments": [...], "env": {...}, "log": path}`, perhaps with
-`errors` (a path for stderr, which otherwise goes to the log) and `cwd`; writes `started PID` and,
-when a launcher has ended, `ended PID CODE`. Ends its whole process group when its input ends, so
-start it in a session of its own.
+`errors` (a path for stderr, which otherwise goes to the log), `cwd`, `torchrun` (true: the
+arguments are torchrun's) and `namespace` (the name of a network namespace to run in); writes
+`started PID` and, when a launcher has ended, `ended PID CODE`. Ends its whole process group when
+its input ends, so start it in a session of its own.
 """
 
+import ctypes
+import gc
 import json
 import os
 import select
@@ -26,6 +29,7 @@ import torch.distributed.elastic.multiprocessing
 import torch.distributed.fsdp
 import torch.distributed.launcher.api as launcher
 import torch.distributed.pipelining
+import torch.distributed.run as torchrun
 import torch.distributed.tensor.parallel  # noqa: F401
 import torchtitan.models.llama3
 import torchtitan.train  # noqa: F401
@@ -56,7 +60,7 @@ def run_rank(arguments: list[str]) -> int:
     return code
 
 
-def forking_launch(config: Any, executable: str) -> Any:
+def forking_launch(config: Any, entrypoint: str) -> Any:
     """In place of torch's: ranks are forked from the launcher."""
     config.start_method = "fork"
 
@@ -77,15 +81,26 @@ def become_launcher(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     sys.path[1:1] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
     os.chdir(request.get("cwd", os.curdir))
-    launcher.elastic_launch = forking_launch
+    launcher.elastic_launch = torchrun.elastic_launch = forking_launch
     code = 1
     try:
-        code = main(request["arguments"])
+        if "namespace" in request:
+            enter_network(request["namespace"])
+        start = torchrun.main if request.get("torchrun") else main
+        code = start(request["arguments"]) or 0
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(code)
+
+
+def enter_network(namespace: str) -> None:
+    """What `ip netns exec` does before it starts a program."""
+    new_network = 0x40000000
+    with open(f"/run/netns/{namespace}") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), new_network):
+            raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
 
 
 def report(*words: object) -> None:
@@ -97,6 +112,8 @@ def serve() -> None:
     """Fork a launcher for each line until the input ends."""
     # What is read for this, every section's docstrings above all, the forks then have.
     MosaicConfigManager().parse_args(["--mosaic_dataloader.dataset.local", os.curdir])
+    # Else a collection in a fork would look at, and so copy, all that is imported.
+    gc.freeze()
     report("ready")
     alive: set[int] = set()
     pending = b""

@@ -3,8 +3,10 @@
 Elsewhere (no root, no `ip`) hosts are groups of processes on loopback, apart only by their folders.
 """
 
+import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -45,11 +47,8 @@ class Host:
         return self.folder / "shards"
 
     def torchrun(self, first: "Host", port: int, hosts: int, ranks: int) -> list[str]:
-        """The beginning of the command that starts its ranks, as a user types it."""
-        enter = ["ip", "netns", "exec", self.namespace] if self.namespace else []
+        """Arguments of the torchrun that starts its ranks, as a user types them."""
         return [
-            *enter,
-            *(sys.executable, "-m", "torch.distributed.run"),
             *("--nnodes", str(hosts), "--node-rank", str(self.number)),
             *("--nproc-per-node", str(ranks), "--max-restarts", "0"),
             *("--master-addr", first.address, "--master-port", str(port)),
@@ -58,46 +57,96 @@ class Host:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its processes have in their environment besides."""
+        """What else its processes have in their environment."""
         # gloo looks the host's name up otherwise, and finds the machine's address.
         return {"GLOO_SOCKET_IFNAME": INTERFACE if self.namespace else "lo"}
+
+
+class TorchrunServer:
+    """torchruns and their ranks, as forks of one process that has imported everything."""
+
+    def __init__(self) -> None:
+        self.codes: dict[int, int] = {}
+        self._started: list[int] = []
+        self._unread = b""
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment() | {"CUDA_VISIBLE_DEVICES": ""},
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+        self._requests, self._answers = self._process.stdin, self._process.stdout.fileno()
+
+    def start(self, host: Host, arguments: list[str], log: Path, env: dict[str, str]) -> int:
+        """Start a torchrun on a host; its process id."""
+        request = {"arguments": arguments, "log": str(log), "env": env, "torchrun": True}
+        if host.namespace is not None:
+            request["namespace"] = host.namespace
+        self._requests.write(json.dumps(request).encode() + b"\n")
+        self._requests.flush()
+        while not self._started:
+            self.listen(60)
+        return self._started.pop()
+
+    def listen(self, seconds: float) -> None:
+        """Note which torchruns have ended, once one does or that much time is over."""
+        if not select.select([self._answers], [], [], seconds)[0]:
+            return
+        data = os.read(self._answers, 65536)
+        assert data, "the fork server is gone"
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            word, pid, *code = line.decode().split()
+            if word == "started":
+                self._started.append(int(pid))
+            else:
+                self.codes[int(pid)] = int(code[0])
+
+    def close(self) -> None:
+        """End it, and whatever still runs in it."""
+        self._requests.close()
+        self._process.wait(30)
 
 
 class Job:
     """One run over several hosts; every rank writes to the ledger in `folder`."""
 
     def __init__(
-        self, hosts: list[Host], ranks: int, folder: Path, options: dict[int, list[str]]
+        self,
+        server: TorchrunServer,
+        hosts: list[Host],
+        ranks: int,
+        folder: Path,
+        options: dict[int, list[str]],
     ) -> None:
         port = free_port()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._server = server
+        self._pids: list[int] = []
         self._folder = folder
         for host in hosts:
-            command = host.torchrun(hosts[0], port, len(hosts), ranks)
-            with open(folder / f"host{host.number}.log", "wb") as log:
-                process = subprocess.Popen(
-                    [*command, *options[host.number]],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment()
-                    | host.environment
-                    | {LEDGER: str(folder), "CUDA_VISIBLE_DEVICES": ""},
-                )
-            self._processes.append(process)
+            arguments = host.torchrun(hosts[0], port, len(hosts), ranks) + options[host.number]
+            log, env = folder / f"host{host.number}.log", {LEDGER: str(folder)}
+            self._pids.append(server.start(host, arguments, log, env | host.environment))
 
     def kill(self, number: int) -> None:
         """Kill all processes of one host, as a power cut does."""
-        for pid in _with_descendants(self._processes[number].pid):
+        for pid in _with_descendants(self._pids[number]):
             os.kill(pid, signal.SIGKILL)
 
     def wait(self, seconds: float) -> list[int]:
         """The exit codes of the hosts' torchruns."""
         end = time.monotonic() + seconds
-        return [process.wait(max(0.0, end - time.monotonic())) for process in self._processes]
+        while missing := [pid for pid in self._pids if pid not in self._server.codes]:
+            assert time.monotonic() < end, f"{missing} still run\n{self.logs()}"
+            self._server.listen(1)
+        return [self._server.codes[pid] for pid in self._pids]
 
     def running(self) -> bool:
-        return all(process.poll() is None for process in self._processes)
+        self._server.listen(0)
+        return not any(pid in self._server.codes for pid in self._pids)
 
     def logs(self) -> str:
         """The ends of all hosts' output."""
@@ -106,10 +155,10 @@ class Job:
 
     def close(self) -> None:
         """Leave nothing running."""
-        for number, process in enumerate(self._processes):
-            if process.poll() is None:
+        for number, pid in enumerate(self._pids):
+            if pid not in self._server.codes:
                 self.kill(number)
-                process.wait()
+        self.wait(30)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ process as any. Nothing of torch is used in this process before the fork but its
 """
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -55,6 +56,8 @@ def main() -> None:
             if error.name not in {"tensorboard"}:
                 raise
     parse_options_once()
+    # Else a collection in a rank would look at, and so copy, all that is imported.
+    gc.freeze()
     for line in sys.stdin:
         print(json.dumps({"codes": run(**json.loads(line))}), file=answers, flush=True)
     os._exit(0)  # taking everything down again takes seconds

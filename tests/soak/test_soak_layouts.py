@@ -23,7 +23,6 @@ pytestmark = [
 ]
 # Examples are not kept between runs: a soak is to find new ones.
 LONG = {
-    "deadline": None,
     "database": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much],
 }

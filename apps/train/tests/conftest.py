@@ -67,6 +67,15 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
+@dataclass(frozen=True)
+class ForkedRun:
+    """A launcher that was forked, and the files that hold its output and its errors."""
+
+    pid: int
+    out: Path
+    errors: Path
+
+
 class ForkServer:
     """Runs of the app without the seconds that imports take: launcher and ranks are forks."""
 
@@ -90,22 +99,25 @@ class ForkServer:
         assert self._process.stdout is not None
         return self._process.stdout.readline().split()
 
-    def run(
-        self, arguments: list[str], cwd: Path, env: dict[str, str]
-    ) -> "subprocess.CompletedProcess[str]":
-        """Run the app with these arguments to its end."""
+    def start(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> "ForkedRun":
+        """Start the app with these arguments; wait for it before the next one is started."""
         out, errors = (self._folder / f"{next(self._numbers)}-{n}" for n in ("out", "errors"))
+        for path in (out, errors):
+            path.touch()
         request = {"arguments": arguments, "cwd": str(cwd), "env": env}
         assert self._process.stdin is not None
         paths = {"log": str(out), "errors": str(errors)}
         self._process.stdin.write(json.dumps(request | paths) + "\n")
         self._process.stdin.flush()
         _, pid = self._read()
-        word, ended, code = self._read()
-        assert (word, ended) == ("ended", pid)
-        return subprocess.CompletedProcess(
-            arguments, int(code), out.read_text(), errors.read_text()
-        )
+        return ForkedRun(int(pid), out, errors)
+
+    def wait(self, run: "ForkedRun") -> "subprocess.CompletedProcess[str]":
+        """Wait for the end of the run that was started."""
+        word, pid, code = self._read()
+        assert (word, int(pid)) == ("ended", run.pid)
+        out, errors = run.out.read_text(), run.errors.read_text()
+        return subprocess.CompletedProcess([], int(code), out, errors)
 
     def processes(self) -> list[int]:
         """What still runs of all that it forked."""
@@ -176,7 +188,13 @@ class App:
         self, *arguments: str | Path, cwd: Path | None = None, **env: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run the app to its end, as forks of a process that has imported everything."""
-        return self.server.run([str(each) for each in arguments], cwd or Path.cwd(), env)
+        return self.server.wait(self.start_forked(*arguments, cwd=cwd, **env))
+
+    def start_forked(
+        self, *arguments: str | Path, cwd: Path | None = None, **env: str
+    ) -> ForkedRun:
+        """Start the app in the same way; `server.wait` waits for it."""
+        return self.server.start([str(each) for each in arguments], cwd or Path.cwd(), env)
 
     def command(self, *arguments: str | Path) -> list[str]:
         """The command line."""

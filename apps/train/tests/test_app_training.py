@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,9 @@ from mosaic_train.run_lock import lock_folder
 TWO = ("--nproc-per-node", "2")
 
 
-def wait_until_gone(app: Any) -> None:
+def wait_until_gone(processes: Callable[[], list[int]]) -> None:
     deadline = time.monotonic() + 60
-    while left := app.processes():
+    while left := processes():
         if time.monotonic() > deadline:
             for process in left:
                 os.kill(process, signal.SIGKILL)
@@ -31,35 +33,29 @@ def wait_until_gone(app: Any) -> None:
 def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> None:
     """FSDP on two ranks: the losses after a kill and a resume are the uninterrupted run's."""
     config = app.config(("interval = 1000", "interval = 2"))
-    process = app.start(app.command("--config-path", config, *TWO, "--training.steps", "9999"))
-    assert process.stdout is not None
-    seen: dict[int, float] = {}
-    log = []
-    for line in process.stdout:
-        log.append(line)
-        seen |= app.losses(line)
-        if 4 in seen:
-            break
-    assert 4 in seen, "".join(log)
-    assert "Applied FSDP to the model" in "".join(log)
-    assert len(app.processes()) >= 3
+    run = app.start_forked("--config-path", config, *TWO, "--training.steps", "9999")
+    deadline = time.monotonic() + 300
+    while 4 not in (seen := app.losses(run.out.read_text())):
+        assert Path(f"/proc/{run.pid}").exists(), run.errors.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     # Rank 0 holds the dump folder while it trains.
     with pytest.raises(TrainError, match="in use by another run"):
         lock_folder(str(app.folder / "out"))
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    wait_until_gone(app)
-    process.stdout.close()
+    os.kill(run.pid, signal.SIGKILL)
+    log = app.server.wait(run).stdout
+    wait_until_gone(app.server.processes)
+    assert "Applied FSDP to the model" in log
+    assert log.count("step:  3") == 1, "only one rank logs"
     assert (app.folder / "out" / "checkpoint" / "step-2" / ".metadata").is_file()
 
-    # From step 2, with another way to start the ranks.
+    # From step 2, with another way to start ranks: torchrun itself and a new interpreter.
     resume = ["--config-path", config, "--training.steps", "4", "--checkpoint.load_step", "2"]
-    result = app.run(app.torchrun(2, *resume))
+    result = app.run(app.torchrun(1, *resume, "--training.local_batch_size", "4"))
     assert result.returncode == 0, result.stdout + result.stderr
     resumed = app.losses(result.stdout)
     assert set(resumed) == {3, 4}
-    assert resumed == {step: seen[step] for step in resumed}
-    assert result.stdout.count("step:  3") == 1, "only one rank logs"
+    assert resumed == pytest.approx({step: seen[step] for step in resumed}, rel=1e-4)
     assert seen[1] > seen[4]
 
 
@@ -104,17 +100,17 @@ def test_a_failing_rank(app: Any, statement: str, code: int, told: str, tracebac
 
 
 def test_sigterm_ends_the_ranks(app: Any) -> None:
-    process = app.start(app.command("--config-path", app.config(), *TWO))
-    deadline = time.monotonic() + 300
-    while len(app.processes()) < 3:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    """Of the command as a user starts it, once it trains."""
+    process = app.start(app.command("--config-path", app.config(), "--training.steps", "9999"))
+    assert process.stdout is not None
+    log = list(takewhile(lambda line: not app.losses(line), process.stdout))
+    assert process.poll() is None, "".join(log)
+    assert len(app.processes()) == 2
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "Traceback" not in output
-    wait_until_gone(app)
+    assert "Traceback" not in "".join(log) + output
+    wait_until_gone(app.processes)
     assert not list(Path(app.folder).glob("out/checkpoint/*"))
 
 

@@ -10,6 +10,7 @@ set), environment, mounts (arguments of mount(8), in a mount namespace of its ow
 """
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -96,6 +97,8 @@ def serve() -> None:
     """Fork a reader per line, and tell its process id."""
     # Readers that end leave no zombie: /proc tells whether one lives.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Else a collection in a reader would look at, and so copy, all that is imported.
+    gc.freeze()
     print("serving", flush=True)
     for line in sys.stdin:
         pid = os.fork()

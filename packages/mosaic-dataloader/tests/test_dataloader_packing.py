@@ -334,11 +334,11 @@ def test_states_name_what_is_wrong_with_them(local: str) -> None:
     follows.load_state_dict(state)
     assert follows.state_dict() == two.loaders[1].state_dict()
     # What torch asks a checkpoint for before it is loaded, is what the rank needs after that.
+    saved = Ranks(local, 4, batch_size=3, num_nodes=3).state
     for rank, nodes in ((0, 2), (3, 4)):
-        first = Ranks(local, 4, batch_size=3, num_nodes=3)
         late = packed(local, dp_rank=rank, dp_world_size=4, num_nodes=nodes)
         keys = set(late.state_dict())
-        late.load_state_dict({key: first.state[key] for key in keys})
+        late.load_state_dict({key: saved[key] for key in keys})
         assert set(late.state_dict()) == keys
     with pytest.raises(MosaicDataError, match=r"5 data-parallel ranks .* with 4 or 6"):
         packed(local, dp_world_size=5).load_state_dict(state)

@@ -116,7 +116,7 @@ def test_global_batches_hold_the_same_samples(algo: str | None, samples: int, we
         batch = 4
         size = batch * nodes * ranks
         resolved = options.resolve(num_nodes=nodes, global_batch=size, local_batch=batch)
-        for epoch in (0, 1, 3):
+        for epoch in (0, 3):
             theirs = their_batches(data, options, canonical, (nodes, ranks, batch), epoch)
             mine = EpochSequence(mixture, resolved).epoch(epoch)
             assert len(mine) == mixture.epoch_samples

@@ -13,7 +13,7 @@ import packing_helpers as packing
 import pytest
 import torch.distributed.checkpoint as dcp
 from dataloader_helpers import Ranks, joined, loader, take, write_rows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
@@ -164,9 +164,7 @@ legs = st.lists(
 )
 
 
-@settings(
-    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=settings().max_examples // 16)
 @given(legs=legs, nodes=st.sampled_from([1, 2, 3]), choice=st.data())
 def test_any_layouts_resume_and_change_in_mid_run(
     data: Streams, legs: list[tuple[int, int, int]], nodes: int, choice: st.DataObject

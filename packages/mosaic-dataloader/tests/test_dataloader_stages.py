@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from order_helpers import mixture, resolved
 
@@ -41,7 +41,6 @@ def replayed(order: StageOrder, stop: int) -> list[tuple[int, int, int]]:
 
 
 @given(orders(), st.data())
-@settings(deadline=None)
 def test_no_sample_comes_again_before_all_of_its_stream(
     case: tuple[list[int], int, int, list[Stage], int], data: st.DataObject
 ) -> None:
@@ -184,7 +183,6 @@ def test_the_first_batch_at_depth_takes_little_time_and_memory() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40).filter(any))
-@settings(deadline=None)
 def test_weights_become_whole_draws(weights: list[float]) -> None:
     draws = draws_per_block(weights)
     assert sum(draws) == BLOCK

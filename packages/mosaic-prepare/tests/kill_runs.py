@@ -8,6 +8,7 @@ point, and how many units it made.
 """
 
 import ctypes
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,8 @@ _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
 def main(job: dict[str, Any]) -> None:
     run.bytes_of_unit = lambda total: job["unit_bytes"]
+    # Else a collection in a run would look at, and so copy, all that is imported.
+    gc.freeze()
     ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
     for one in job["preparations"]:
         for point, count, processes in [*one["kills"], [None, 0, 1]]:

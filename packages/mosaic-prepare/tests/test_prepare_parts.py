@@ -407,13 +407,13 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = 96 << 10
-    line = json.dumps({"text": "0123456789abcdef" * 64}).encode() + b"\n"
+    rows = 12 << 10
+    line = json.dumps({"text": "0123456789abcdef" * 512}).encode() + b"\n"
     kinds = ["jsonl", "jsonl.gz", "parquet"]
     for name, count in (("small", 16), ("large", rows)):
         (tmp_path / f"{name}.jsonl").write_bytes(line * count)
         (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(line * count, 1))
-        column = pa.array([f"{number:01024}" for number in range(count)], pa.large_string())
+        column = pa.array([f"{number:08192}" for number in range(count)], pa.large_string())
         # One row group.
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"text": column}), path, row_group_size=count)

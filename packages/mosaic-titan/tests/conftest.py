@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(folder / name, numbers, numbers.start + 1)
     rng = np.random.default_rng(5)
     with MDSWriter(out=str(folder / "documents"), columns={"tokens": "bytes"}) as writer:
-        for length in rng.integers(3, 200, 60):
+        for length in rng.integers(3, 200, 24):
             writer.write({"tokens": rng.integers(2, 1000, length).astype(np.int64).tobytes()})
     (folder / "data.toml").write_text(
         f"""

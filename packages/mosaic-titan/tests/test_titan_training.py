@@ -27,30 +27,32 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
     ),
 }
 MODELS = {
+    # As it is shipped.
     "qwen3": ("qwen3", "qwen3_debugmodel"),
-    "qwen3_moe": ("qwen3", "qwen3_moe_debug"),
-    "deepseek_v3": ("deepseek_v3", "deepseek_v3_debugmodel"),
+    # Fewer layers.
+    "qwen3_moe": ("titan_configs", "qwen3_moe"),
+    "deepseek_v3": ("titan_configs", "deepseek_v3"),
 }
 
 
-def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
-    """All runs, in the order in which they need one another's checkpoints."""
+def jobs(data: Path, work: Path) -> list[list[dict[str, Any]]]:
+    """All runs: two lists beside each other, each in the order in which its runs need another's."""
     common = [
         *("--training.seq-len", str(SEQ_LEN), "--debug.seed", "7", "--validator.steps", "-1"),
     ]
     own = f"mosaic_titan.use_mosaic={json.dumps({'config_file': str(data / 'data.toml')})}"
     streams = ["--override.imports", own]
     validated = [*streams, "--validator.enable", "--validator.freq", "4"]
-    found: list[dict[str, Any]] = []
+    found: list[list[dict[str, Any]]] = [[]]
 
     def job(
         name: str, world: int, model: tuple[str, str], *args: str, folder: str = "", **more: Any
     ) -> None:
         start = ["--module", model[0], "--config", model[1], *common]
         place = ["--dump-folder", str(work / (folder or name))]
-        found.append({"name": name, "world": world, "args": [*start, *place, *args], **more})
+        found[-1].append({"name": name, "world": world, "args": [*start, *place, *args], **more})
 
-    llama = ("llama3", "llama3_debugmodel")
+    llama = ("titan_configs", "llama3")
     batch = ["--training.local-batch-size", "4"]
     saved = ["--checkpoint.enable", "--training.steps", "4", "--checkpoint.interval", "2"]
     loaded = [*saved, "--checkpoint.load-only", "--checkpoint.load-step"]
@@ -64,6 +66,7 @@ def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
             folder="full",
             examine=True,
         )
+    found.append([])
     for name, model in MODELS.items():
         job(name, 1, model, *streams, *batch, "--training.steps", "1")
     packed = ("titan_configs", "packed")
@@ -82,17 +85,18 @@ def jobs(data: Path, work: Path) -> list[dict[str, Any]]:
 def seen(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each rank saw, by run."""
     work = tmp_path_factory.mktemp("runs")
-    wanted = jobs(data, work)
+    lists = jobs(data, work)
+    wanted = [one for each in lists for one in each]
     for one in wanted:
         one["port"] = _free_port()
     plan = work / "jobs.json"
-    plan.write_text(json.dumps(wanted))
+    plan.write_text(json.dumps(lists))
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "TITAN_TEST_DATA": str(data), "OMP_NUM_THREADS": "1"}
     env |= {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     # Where it is set, each process compiles torch and all else anew.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, str(HERE / "titan_worker.py"), str(plan), "3"]
+    command = [sys.executable, str(HERE / "titan_worker.py"), str(plan)]
     # A group of its own, so that no rank outlives one that failed.
     ranks = subprocess.Popen(command, cwd=work, env=env, start_new_session=True)
     try:

@@ -1,16 +1,36 @@
-"""A config function of a user's own, with the components in it."""
+"""Config functions of a user's own: one with the components in it, and shorter shipped models."""
 
 import os
 
+from torchtitan.models.deepseek_v3.config_registry import deepseek_v3_debugmodel
 from torchtitan.models.llama3.config_registry import llama3_debugmodel
+from torchtitan.models.qwen3.config_registry import qwen3_moe_debug
 from torchtitan.trainer import Trainer
 
 from mosaic_titan import MosaicDataLoader, MosaicMetricsProcessor, MosaicTokenizer, MosaicValidator
 
 
+def _two_layers(config: Trainer.Config) -> Trainer.Config:
+    model = config.model_spec.model
+    model.layers = model.layers[:2]
+    return config
+
+
+def llama3() -> Trainer.Config:
+    return _two_layers(llama3_debugmodel())
+
+
+def qwen3_moe() -> Trainer.Config:
+    return _two_layers(qwen3_moe_debug())
+
+
+def deepseek_v3() -> Trainer.Config:
+    return _two_layers(deepseek_v3_debugmodel())
+
+
 def packed() -> Trainer.Config:
     documents = os.environ["TITAN_TEST_DATA"] + "/documents"
-    config = llama3_debugmodel()
+    config = llama3()
     config.tokenizer = MosaicTokenizer.Config()
     config.metrics = MosaicMetricsProcessor.Config(log_freq=1)
     config.dataloader = MosaicDataLoader.Config(

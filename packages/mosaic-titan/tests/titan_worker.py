@@ -1,17 +1,24 @@
 """Ranks that run torchtitan's command for one job after the other, and write what they saw.
 
-`python titan_worker.py JOBS RANKS`: JOBS is a JSON file with a list of jobs, each with `name`,
-`world`, `port` and `args`. All share the imports, which take longer than any of them.
+`python titan_worker.py JOBS`: JOBS is a JSON file with lists of jobs, each with `name`, `world`,
+`port` and `args`. Each list has ranks of its own, beside those of the others. All share the
+imports, which take longer than any of the jobs.
 """
 
+import contextlib
+import gc
 import json
 import os
+import socket
 import sys
+import time
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchtitan.trainer
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torchtitan.trainer import Trainer
 
@@ -48,6 +55,8 @@ def _observe() -> None:
     def trained(self: Trainer) -> None:
         if not _seen["examine"]:
             run(self)
+            # In place of the two seconds that rank 0 gives the others.
+            torch.distributed.barrier()
             return
         self.checkpointer.load(step=self.config.checkpoint.load_step)
         self.validator.validate(self.model_parts, 0)
@@ -58,6 +67,9 @@ def _observe() -> None:
     MosaicMetricsProcessor.log = logged  # type: ignore[method-assign]
     MosaicMetricsProcessor.log_validation = validated  # type: ignore[method-assign]
     Trainer.train = trained  # type: ignore[method-assign]
+    impatient = types.ModuleType("time")
+    impatient.__dict__.update(time.__dict__, sleep=lambda seconds: None)
+    torchtitan.trainer.time = impatient  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -93,11 +105,13 @@ def _examine(trainer: Trainer) -> None:
     _seen["isolated"] = changed.tolist() == [place <= n < end for n in range(len(changed))]
 
 
-def _run(jobs: Path, rank: int) -> None:
+def _run(jobs: list[dict[str, Any]], rank: int, folder: Path) -> None:
     """All jobs that have this rank, one after the other."""
-    for job in json.loads(jobs.read_text()):
+    for job in jobs:
         if rank >= job["world"]:
             continue
+        if rank:
+            _wait_for_port(job["port"])
         _seen.clear()
         _seen["examine"] = job.get("examine", False)
         layout = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": job["world"]}
@@ -106,29 +120,41 @@ def _run(jobs: Path, rank: int) -> None:
         cpu.main(job["args"])
         # Its entries hold meshes of the job that is over.
         _clear_sharding_prop_cache()
-        (jobs.parent / f"{job['name']}.{rank}.json").write_text(json.dumps(_seen))
+        (folder / f"{job['name']}.{rank}.json").write_text(json.dumps(_seen))
 
 
-def main(jobs: Path, world: int) -> int:
+def _wait_for_port(port: int) -> None:
+    """Wait until rank 0 has come to the job: torch's store is asked again after seconds only."""
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("localhost", port)).close()
+            return
+        time.sleep(0.02)
+
+
+def main(path: Path) -> int:
     """Fork the ranks, which saves them the imports; ends with the first that fails."""
     _observe()
+    # Else a collection in a rank would look at, and so copy, all that is imported.
+    gc.freeze()
     ranks = set()
-    for rank in range(world):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                log = os.open(jobs.parent / f"log.{rank}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                _run(jobs, rank)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        ranks.add(child)
+    for number, jobs in enumerate(json.loads(path.read_text())):
+        for rank in range(max(job["world"] for job in jobs)):
+            child = os.fork()
+            if not child:
+                code = 1
+                try:
+                    log = os.open(path.parent / f"log.{number}.{rank}", os.O_CREAT | os.O_WRONLY)
+                    os.dup2(log, 1)
+                    os.dup2(log, 2)
+                    _run(jobs, rank, path.parent)
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    os._exit(code)
+            ranks.add(child)
     while ranks:
         child, status = os.wait()
         ranks.discard(child)
@@ -138,4 +164,4 @@ def main(jobs: Path, world: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1])))

@@ -6,6 +6,7 @@ TorchTitan takes longer than all the cases.
 """
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import random
@@ -398,6 +399,8 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 
 def main() -> None:
     fork = multiprocessing.get_context("fork")
+    # Else a collection in a rank would look at, and so copy, all that is imported.
+    gc.freeze()
     merged: dict[str, list[Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for world in LAYOUTS:

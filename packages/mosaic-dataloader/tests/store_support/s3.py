@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def s3_server() -> Iterator[int]:
             server.kill()
 
 
+@cache
 def client(port: int) -> Any:
     """A client with the server's credentials, which leaves no checksums beside its objects."""
     import boto3

@@ -36,7 +36,7 @@ def in_lockstep(
     if getattr(loader, "uneven_batches", False):
         yield from _padded_to_longest(itertools.islice(loader, limit), device)
         return
-    length = known_length(loader)
+    length = _length(loader)
     if length is not None and limit is not None:
         length = min(length, limit)
     _require_same(-1 if length is None else length, device)
@@ -71,9 +71,8 @@ def _padded_to_longest(batches: Iterator[Any], device: torch.device) -> Iterator
         yield batch
 
 
-def known_length(loader: Iterable[object]) -> int | None:
-    """Batches of a loader on every rank; ``None`` where it does not know, or ranks may differ."""
-    if getattr(loader, "uneven_batches", False) or not isinstance(loader, Sized):
+def _length(loader: Iterable[object]) -> int | None:
+    if not isinstance(loader, Sized):
         return None
     try:
         return len(loader)

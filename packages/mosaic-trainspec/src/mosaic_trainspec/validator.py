@@ -22,7 +22,7 @@ from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.lockstep import in_lockstep, known_length
+from mosaic_trainspec.lockstep import in_lockstep
 from mosaic_trainspec.model_inputs import ModelInputs, prepare_model_inputs
 from mosaic_trainspec.preserve_training_state import (
     evaluation_mode,
@@ -149,12 +149,13 @@ class MosaicValidator(BaseValidator):
         given = self.validation_dataloader
         loaders = given if isinstance(given, Mapping) else {"": given}
         steps = self.job_config.validation.steps
-        limits = _shares(steps, [known_length(loader) for loader in loaders.values()])
         # Loss sum and targets in one tensor, so that one all-reduce per mesh does; float64 counts
         # targets exactly up to 2**53. It stays on the device: no synchronization per batch.
         totals = torch.zeros(len(loaders), 2, dtype=torch.float64, device=device)
         batches = [0] * len(loaders)
-        for stream, (loader, limit) in enumerate(zip(loaders.values(), limits, strict=True)):
+        for stream, loader in enumerate(loaders.values()):
+            share = steps // len(loaders) + (stream < steps % len(loaders))
+            limit = None if steps == -1 else share
             for input_dict, labels in in_lockstep(loader, limit=limit, device=device):
                 self.metrics_processor.ntokens_since_last_log += labels.numel()
                 batches[stream] += 1
@@ -234,29 +235,6 @@ class MosaicValidator(BaseValidator):
                 return_outputs=False,
             )
             return None if losses is None else _whole(torch.stack(losses).sum())
-
-
-def _shares(steps: int, lengths: list[int | None]) -> list[int | None]:
-    """Divide a number of batches among streams, equally as far as the streams reach.
-
-    What a short stream leaves goes to the others.
-
-    Args:
-        steps: Batches of all streams together; -1 for all that there are.
-        lengths: Batches that each stream has; ``None`` where that is not known.
-
-    Returns:
-        The most batches that are taken of each stream; ``None`` for all.
-    """
-    if steps == -1:
-        return [None] * len(lengths)
-    most = [steps if length is None else length for length in lengths]
-    shares: dict[int, int] = {}
-    # Ascending, so that what the short ones leave is known before the long ones get theirs.
-    for stream in sorted(range(len(most)), key=most.__getitem__):
-        fair = -(-(steps - sum(shares.values())) // (len(most) - len(shares)))
-        shares[stream] = min(most[stream], fair)
-    return [shares[stream] for stream in range(len(most))]
 
 
 def _whole(loss: torch.Tensor) -> torch.Tensor:

@@ -424,7 +424,8 @@ class MosaicValidator(Validator):
 
     def validate(self, model_parts: list[torch.nn.Module], step: int) -> None:
         """Log the mean loss; all ranks call it together."""
-        steps, count = self.config.steps, len(self._passes)
+        config: Any = self.config
+        steps, count = config.steps, len(self._passes)
         means: dict[str, float] = {}
         targets: dict[str, int] = {}
         with _kept_buffers(model_parts), _stopped_training_clock(self.metrics_processor):
@@ -444,7 +445,8 @@ class MosaicValidator(Validator):
 
     def _mean(self, model_parts: list[torch.nn.Module], step: int, name: str, limit: int) -> float:
         """The mean loss of a stream, which torchtitan's validation logs and does not return."""
-        config, processor = self.config, self.metrics_processor
+        config: Any = self.config
+        processor = self.metrics_processor
         logged: list[float] = []
         recorder: Any = types.SimpleNamespace(
             ntokens_since_last_log=0, log_validation=lambda loss, step: logged.append(loss)

@@ -201,8 +201,11 @@ def leg(
     dist.destroy_process_group()
 
 
-def mean_loss(checkpoint: str, rows: list[list[int]], seq_len: int) -> None:
-    """Note a checkpoint's mean loss per target over rows, with nothing of the project in it."""
+def loss_sums(checkpoint: str, streams: dict[str, list[list[int]]], seq_len: int) -> None:
+    """Note a checkpoint's loss, summed, and the targets, of each stream's rows.
+
+    Nothing of the project is in it.
+    """
     import torch.distributed.checkpoint as dcp
 
     args = tiny_args()
@@ -213,11 +216,14 @@ def mean_loss(checkpoint: str, rows: list[list[int]], seq_len: int) -> None:
     state = model.state_dict()
     dcp.load(state, checkpoint_id=checkpoint, no_dist=True)
     model.load_state_dict(state)
-    total, targets = 0.0, 0
-    with torch.no_grad():
-        for row in rows:
-            tokens = torch.tensor(row[: seq_len + 1])
-            logits = model(tokens[None, :seq_len]).double()[0, : len(tokens) - 1]
-            picked = logits.log_softmax(-1).gather(1, tokens[1:, None])
-            total, targets = total - float(picked.sum()), targets + len(picked)
-    note("mean_loss", loss=total / targets, targets=targets)
+    found: dict[str, tuple[float, int]] = {}
+    for name, rows in streams.items():
+        total, targets = 0.0, 0
+        with torch.no_grad():
+            for row in rows:
+                tokens = torch.tensor(row[: seq_len + 1])
+                logits = model(tokens[None, :seq_len]).double()[0, : len(tokens) - 1]
+                picked = logits.log_softmax(-1).gather(1, tokens[1:, None])
+                total, targets = total - float(picked.sum()), targets + len(picked)
+        found[name] = (total, targets)
+    note("loss_sums", streams=found)

@@ -135,10 +135,12 @@ class _Builders:
         return loader
 
     def build_validation_dataloader(self, **options: Any) -> Any:
-        """Build the validation loader."""
+        """Build the validation loader, or those of the streams by name if there are several."""
         from mosaic_dataloader import build_mosaic_validation_dataloader
 
-        return build_mosaic_validation_dataloader(**options, vocab_size=self.vocab_size)
+        loader = build_mosaic_validation_dataloader(**options, vocab_size=self.vocab_size)
+        streams = loader.by_stream()
+        return streams if len(streams) > 1 else loader
 
     def build_metrics_processor(
         self, job_config: Any, parallel_dims: Any, *others: Any, **more: Any

@@ -129,16 +129,20 @@ def test_noted_row_lengths_are_warned_of_once(app: Any, outcome: Any) -> None:
 
 def test_too_few_samples_and_too_long_validation(app: Any, outcome: Any) -> None:
     small = write_rows(app.folder / "small", [[1] * 33] * 5, "ndarray:int32")
-    extra = f"[mosaic_validation_dataloader.dataset.streams.v]\nlocal = '{small}'\n"
+    extra = "".join(
+        f"[mosaic_validation_dataloader.dataset.streams.{name}]\nlocal = '{small}'\n"
+        for name in ("v", "w")
+    )
     app.config(extra=extra)
     code, _, lines = outcome(
         *("--mosaic_dataloader.dataset.streams.words.local", str(small)),
         *("--nproc-per-node", "3"),
-        *("--validation.enable", "--validation.seq_len", "64"),
+        *("--validation.enable", "--validation.seq_len", "64", "--validation.steps", "1"),
     )
-    assert (code, len(lines)) == (2, 2), lines
+    assert (code, len(lines)) == (2, 3), lines
     assert "an epoch has 5 samples, fewer than one global batch of 6" in lines[1]
     assert "validation.seq_len 64 exceeds training.seq_len 32" in lines[0]
+    assert "validation.steps 1 is too few for a batch of each of the 2 streams" in lines[2]
 
 
 def test_tokens_of_a_row_by_the_index_alone(tmp_path: Path) -> None:

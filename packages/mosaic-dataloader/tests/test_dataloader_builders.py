@@ -84,6 +84,51 @@ def test_validation_passes_are_finite_equal_and_without_trace(tmp_path: Path) ->
         next(iter(loaders[0]))
 
 
+def test_each_stream_of_a_validation_set_is_read_as_if_it_were_the_only_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On three ranks of four machines, more machines than the second stream has samples."""
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "4")
+    a = {"local": write_rows(tmp_path / "a", range(50))}
+    b = {"local": write_rows(tmp_path / "b", range(100, 102))}
+    order = {"shuffle": True, "shuffle_block_size": 1000}
+
+    def loaders(streams: dict[str, Any], **options: Any) -> list[Any]:
+        job = config({"streams": streams, **order, **options})
+        return [
+            build_mosaic_validation_dataloader(
+                dp_world_size=3, dp_rank=rank, tokenizer=None, job_config=job
+            )
+            for rank in range(3)
+        ]
+
+    def rows(loader: Any) -> list[list[int]]:
+        assert not loader.uneven_batches
+        batches = [numbers(batch) for batch in loader]
+        assert len(batches) == len(loader)
+        return batches
+
+    weighted = {"a": {**a, "choose": 30}, "none": {**b, "choose": 0}, "b": {**b, "repeat": 1.5}}
+    for streams, samples, options in (
+        ({"a": a, "b": b}, {"a": 50, "b": 2}, {}),
+        ({"a": a, "b": b}, {"a": 50, "b": 2}, {"batching_method": "per_stream"}),
+        (weighted, {"a": 30, "b": 3}, {}),
+    ):
+        ranks = [one.by_stream() for one in loaders(streams, **options)]
+        for name, count in samples.items():
+            alone = loaders({name: streams[name]}, num_canonical_nodes=min(4, count))
+            expected = [rows(one) for one in alone]
+            for _ in range(2):
+                assert [rows(one[name]) for one in ranks] == expected
+            assert sum(n >= 0 for rank in expected for batch in rank for n in batch) == count
+        assert list(ranks[0]) == list(samples)
+    (stratified, *_) = loaders({"a": a, "b": b}, batching_method="stratified")
+    with pytest.raises(MosaicDataError, match="reads one stream after another; remove it"):
+        stratified.by_stream()
+    (single, *_) = loaders({"a": a}, batching_method="stratified")
+    assert list(single.by_stream()) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("dataset", "parts"),
     [

@@ -496,6 +496,38 @@ def test_a_validation_pass_gives_every_row_once_on_any_ranks(local: str) -> None
     assert [] in [rows_of(batches[0]) for batches in many]
 
 
+def test_each_stream_of_a_validation_pass_is_packed_as_if_it_were_the_only_one(
+    local: str, tmp_path: Path
+) -> None:
+    from mosaic_dataloader import StreamingTextDataset
+    from mosaic_dataloader.validation import ValidationDataloader
+
+    streams = {
+        "a": {"local": local},
+        "b": {"local": helpers.write_tokens(tmp_path / "b", B)},
+    }
+
+    def loader(chosen: dict[str, Any], rank: int, world_size: int) -> ValidationDataloader:
+        dataset = StreamingTextDataset(
+            seq_len=SEQ_LEN,
+            streams=chosen,
+            token_encoding_type="int32",
+            shuffle=True,
+            packing=True,
+            packing_lanes=12,
+        )
+        return ValidationDataloader(dataset, dp_rank=rank, dp_world_size=world_size, batch_size=4)
+
+    ranks = [loader(streams, rank, 3).by_stream() for rank in range(3)]
+    for name in streams:
+        alone = loader({name: streams[name]}, 0, 1)
+        expected = Counter(row for batch in alone for row in rows_of(batch))
+        for _ in range(2):
+            found = Counter(row for one in ranks for batch in one[name] for row in rows_of(batch))
+            assert found == expected
+        assert all(one[name].uneven_batches for one in ranks)
+
+
 # ----------------------------------------------------------------------------------------- locality
 
 

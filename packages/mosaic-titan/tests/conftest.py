@@ -20,11 +20,13 @@ collect_ignore_glob = [] if _FITS else ["test_*.py"]
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Streams `web` and `code`, validation rows, documents to pack, and `data.toml`."""
+    """Streams `web` and `code`, the same for validation, documents to pack, and `data.toml`."""
     from streaming import MDSWriter
 
     folder = tmp_path_factory.mktemp("data")
-    for name, numbers in (("web", range(300)), ("code", range(300, 400)), ("val", range(21))):
+    rows = {"web": range(300), "code": range(300, 400)}
+    rows |= {"val_web": range(13), "val_code": range(13, 21)}
+    for name, numbers in rows.items():
         write_rows(folder / name, numbers, numbers.start + 1)
     rng = np.random.default_rng(5)
     with MDSWriter(out=str(folder / "documents"), columns={"tokens": "bytes"}) as writer:
@@ -44,8 +46,11 @@ proportion = 0.7
 local = "{folder}/code"
 proportion = 0.3
 
-[mosaic_validation_dataloader.dataset]
-local = "{folder}/val"
+[mosaic_validation_dataloader.dataset.streams.web]
+local = "{folder}/val_web"
+
+[mosaic_validation_dataloader.dataset.streams.code]
+local = "{folder}/val_code"
 """
     )
     return folder

@@ -149,6 +149,7 @@ def test_a_resume_under_another_layout_goes_on_exactly(seen: Any, layout: str) -
     for step, loss in losses.items():
         assert loss == pytest.approx(expected[step], rel=1e-4)
     assert ranks[-1]["validation"]["4"] == pytest.approx(full[0]["validation"]["4"], rel=1e-4)
+    assert ranks[-1]["by_stream"]["4"] == pytest.approx(full[0]["by_stream"]["4"], rel=1e-4)
     # What was counted before the checkpoint counts on.
     assert ranks[-1]["data"] == full[0]["data"]
     assert full[0]["data"]["data/samples_seen"] == 16
@@ -157,12 +158,17 @@ def test_a_resume_under_another_layout_goes_on_exactly(seen: Any, layout: str) -
 
 @pytest.mark.slow
 def test_validation_is_the_exact_mean_for_any_number_of_ranks(seen: Any) -> None:
-    (alone,) = seen["validate_1"]
-    assert alone["targets"] == 21 * SEQ_LEN
+    exact = seen["validate_1"][0]["exact"]
+    assert [targets for _, targets in exact.values()] == [13 * SEQ_LEN, 8 * SEQ_LEN]
+    by_stream = {
+        f"validation_metrics/loss/{name}": loss / targets for name, (loss, targets) in exact.items()
+    }
+    mean = sum(loss for loss, _ in exact.values()) / (21 * SEQ_LEN)
     for world in (1, 2, 3):
         for rank in seen[f"validate_{world}"]:
-            assert rank["validation"]["0"] == pytest.approx(alone["exact"], rel=1e-5)
-    assert seen["full"][0]["validation"]["4"] == pytest.approx(alone["exact"], rel=1e-5)
+            assert rank["validation"]["0"] == pytest.approx(mean, rel=1e-5)
+            assert rank["by_stream"]["0"] == pytest.approx(by_stream, rel=1e-5)
+    assert seen["full"][0]["validation"]["4"] == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -186,6 +192,7 @@ def test_packed_rows_of_a_users_own_config(seen: Any) -> None:
         assert ranks[0]["losses"][step] == pytest.approx(full["losses"][step], rel=1e-4)
     # Ranks have different numbers of rows to validate, and end together.
     assert ranks[0]["validation"]["4"] == pytest.approx(full["validation"]["4"], rel=1e-4)
+    assert full["by_stream"]["4"] == {}  # of the only stream, nothing more is logged
     # The epoch is that of the lanes of one's own.
     counts = {name: value for name, value in full["data"].items() if name != "data/epoch"}
     for rank in ranks:

@@ -48,9 +48,10 @@ def _observe() -> None:
         log(self, step, loss, *more, **options)
         _seen["data"] = self._data_metrics()
 
-    def validated(self: Any, loss: float, step: int, **options: Any) -> None:
+    def validated(self: Any, loss: float, step: int, extra_metrics: dict[str, float]) -> None:
         _seen.setdefault("validation", {})[step] = loss
-        log_validation(self, loss, step, **options)
+        _seen.setdefault("by_stream", {})[step] = extra_metrics
+        log_validation(self, loss, step, extra_metrics)
 
     def trained(self: Trainer) -> None:
         if not _seen["examine"]:
@@ -83,17 +84,20 @@ def _examine(trainer: Trainer) -> None:
         masks = model.get_attention_masks(positions=positions)
         return model(inputs, positions=positions, attention_masks=masks).float()
 
-    total, count = 0.0, 0
-    for batch, labels in trainer.validator.dl_config.build():
-        for row in range(len(labels)):
-            wanted = labels[row] >= 0
-            if wanted.any():
-                out = logits(batch["input"][row : row + 1], batch["positions"][row : row + 1])
-                losses = torch.nn.functional.cross_entropy(
-                    out[0][wanted].double(), labels[row][wanted], reduction="sum"
-                )
-                total, count = total + float(losses), count + int(wanted.sum())
-    _seen["exact"], _seen["targets"] = total / count, count
+    exact: dict[str, tuple[float, int]] = {}
+    for name, one in trainer.validator._passes.items():
+        total, count = 0.0, 0
+        for batch, labels in one.build():
+            for row in range(len(labels)):
+                wanted = labels[row] >= 0
+                if wanted.any():
+                    out = logits(batch["input"][row : row + 1], batch["positions"][row : row + 1])
+                    losses = torch.nn.functional.cross_entropy(
+                        out[0][wanted].double(), labels[row][wanted], reduction="sum"
+                    )
+                    total, count = total + float(losses), count + int(wanted.sum())
+        exact[name] = total, count
+    _seen["exact"] = exact
     # Another token in one of a row's documents changes that one from there on, and no other.
     inputs, positions = batch["input"][:1].clone(), batch["positions"][:1]
     begins = (positions[0] == 0).nonzero().flatten().tolist()

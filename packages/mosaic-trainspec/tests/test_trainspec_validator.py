@@ -15,7 +15,8 @@ import pytest
 
 pytestmark = pytest.mark.timeout(400)
 
-# ranks of each layout, and batches per rank for 10 rows in batches of 2 per data parallel rank
+# ranks of each layout, and batches per rank for 10 rows in batches of 2 per data parallel rank; the
+# same number for these rows as two streams of 4 and 6
 LAYOUTS = {
     "single": (1, 5),
     "fsdp2": (2, 3),
@@ -30,6 +31,7 @@ LAYOUTS = {
     "pp2_fsdp2": (4, 3),
     "pp2_tp2": (4, 5),
 }
+BY_STREAM = "validation_metrics/loss/"
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,17 @@ def test_every_rank_of_every_layout_logs_the_exact_mean(
             assert entry["validation_metrics/n_targets"] == targets
             assert entry["validation_metrics/n_batches"] == batches
             assert entry["validation_metrics/perplexity"] == pytest.approx(math.exp(entry["loss"]))
+        alone, by_stream = (loss_by_stream(entry) for entry in rank["logged"])
+        assert alone == {}
+        assert by_stream == pytest.approx(rank["by_stream"], rel=1e-6)
+
+
+def loss_by_stream(entry: dict[str, Any]) -> dict[str, float]:
+    return {
+        name.removeprefix(BY_STREAM): value
+        for name, value in entry.items()
+        if name.startswith(BY_STREAM)
+    }
 
 
 def test_validation_leaves_the_training_run_as_it_was(results: dict[str, list[Any]]) -> None:
@@ -94,12 +107,22 @@ def test_steps_masks_and_loaders_without_length(results: dict[str, list[Any]]) -
     assert [entry["validation_metrics/n_batches"], targets] == [5, 65]
 
 
+def test_steps_are_divided_among_streams(results: dict[str, list[Any]]) -> None:
+    (details,) = results["details"]
+    assert details["shares"] == {"2": [1, 1], "3": [2, 1], "5": [3, 2], "9": [3, 2]}
+
+
 def test_what_cannot_be_validated_says_so_in_one_line(results: dict[str, list[Any]]) -> None:
     (details,) = results["details"]
     # An error inside the model's mask builder is not swallowed.
     assert details["type_error"] == "TypeError: inside the model"
     for case in ("no_target", "no_batch"):
         assert details[case].startswith("TrainSpecError: the validation set has no target")
+    assert details["stream_without_target"].startswith(
+        'TrainSpecError: validation stream "empty" has no target to predict in 1 batches'
+    )
+    assert "validation.steps is 1, too few for a batch of each of the 2" in details["too_few_steps"]
+    assert "returned an empty mapping" in details["no_stream"]
     assert len(results["failures"]) == 2
     for rank in results["failures"]:
         for case in ("sized", "unsized"):
@@ -113,4 +136,6 @@ def test_what_cannot_be_validated_says_so_in_one_line(results: dict[str, list[An
         assert logged["loss"] == pytest.approx(loss, rel=1e-6)
         assert logged["validation_metrics/n_targets"] == targets
         assert logged["validation_metrics/n_batches"] == 3
+        logged, by_stream = rank.pop("evened_out_by_stream")
+        assert loss_by_stream(logged) == pytest.approx(by_stream, rel=1e-6)
         assert not any("\n" in message for message in rank.values())

@@ -42,6 +42,8 @@ for _name, _module in list(sys.modules.items()):
         _module.device_type, _module.device_module = "cpu", torch.cpu
 
 VOCAB, SEQ, ROWS, BATCH = 64, 16, 10, 2
+# So that with two ranks the last batch of the second one is padding, with more ranks all of it.
+STREAMS = {"large": range(4, ROWS), "small": range(4)}
 CPU = torch.device("cpu")
 BASE: dict[str, Any] = {"dp_replicate": 1, "dp_shard": 1, "cp": 1, "tp": 1, "pp": 1}
 LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
@@ -84,27 +86,42 @@ class Loader:
         drop: int = 0,
         hide: bool = False,
         uneven: bool = False,
+        rows: range = range(ROWS),
     ) -> None:
         self.world, self.rank, self.drop, self.hide = dp_world_size, dp_rank, drop, hide
         self.uneven_batches = uneven
+        self.rows = rows
         self.taken = 0
 
     def __len__(self) -> int:
         if self.hide:
             raise TypeError("no length")
-        return -(-ROWS // (BATCH * self.world)) - self.drop
+        return self.batches
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.rows) // (BATCH * self.world)) - self.drop
+
+    def by_stream(self) -> dict[str, "Loader"]:
+        return {
+            name: Loader(
+                self.world, self.rank, hide=self.hide, uneven=self.uneven_batches, rows=rows
+            )
+            for name, rows in STREAMS.items()
+        }
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         # What a torch DataLoader does when it starts.
         torch.empty((), dtype=torch.int64).random_()
         tokens, labels = data_set()
-        for index in range(-(-ROWS // (BATCH * self.world)) - self.drop):
-            first = (index * self.world + self.rank) * BATCH
+        end = self.rows.stop
+        for index in range(self.batches):
+            first = self.rows.start + (index * self.world + self.rank) * BATCH
             rows = range(first, first + BATCH)
             self.taken += 1
             yield (
                 {"input": torch.stack([tokens[r % ROWS] for r in rows])},
-                torch.stack([labels[r] if r < ROWS else torch.full((SEQ,), -100) for r in rows]),
+                torch.stack([labels[r] if r < end else torch.full((SEQ,), -100) for r in rows]),
             )
 
 
@@ -168,9 +185,9 @@ def build_model(positionwise: bool) -> tuple[nn.Module, TransformerModelArgs]:
     return model, args
 
 
-def reference(model: nn.Module, rows: int = ROWS) -> tuple[float, int]:
-    """The plain mean over all targets of the set, summed in float64, without the package."""
-    tokens, labels = (part[:rows] for part in data_set())
+def reference(model: nn.Module, rows: range = range(ROWS)) -> tuple[float, int]:
+    """The plain mean over all targets of rows, summed in float64, without the package."""
+    tokens, labels = (part[rows.start : rows.stop] for part in data_set())
     model.eval()
     with torch.no_grad():
         logits = model(tokens).double().reshape(-1, VOCAB)
@@ -215,6 +232,7 @@ def setup(layout: dict[str, Any], *, positionwise: bool = False, **loader: Any) 
     model, args = build_model(positionwise)
     args.attn_type = loader.pop("attn_type", args.attn_type)
     expected = reference(model)
+    by_stream = {name: reference(model, rows)[0] for name, rows in STREAMS.items()}
     loss_fn = build_cross_entropy_loss(config)
     schedule, parts, first, last = None, [model], None, None
     if dims.pp_enabled:
@@ -237,7 +255,9 @@ def setup(layout: dict[str, Any], *, positionwise: bool = False, **loader: Any) 
                 loader.get("uneven", False),
             )
         )
-        return loaders[0]
+        if loader.get("no_stream"):
+            return {}
+        return loaders[0].by_stream() if loader.get("by_stream") else loaders[0]
 
     validator = build_mosaic_validator(
         job_config=config,
@@ -263,6 +283,7 @@ def setup(layout: dict[str, Any], *, positionwise: bool = False, **loader: Any) 
         parts=parts,
         metrics=metrics,
         expected=expected,
+        by_stream=by_stream,
         loader=loaders[0],
         schedule=schedule,
         first=first,
@@ -278,8 +299,13 @@ def run_layout(layout: dict[str, Any]) -> dict[str, Any]:
     run.validator.validate(run.parts, step=1)
     if run.schedule is not None and layout.get("dp_shard", 1) == 1:
         train_step(run)
+    run.validator.validation_dataloader = run.loader.by_stream()
     run.validator.validate(run.parts, step=2)
-    return {"logged": run.metrics.logged, "expected": run.expected}
+    return {
+        "logged": run.metrics.logged,
+        "expected": run.expected,
+        "by_stream": run.by_stream,
+    }
 
 
 def train_step(run: SimpleNamespace) -> None:
@@ -319,7 +345,10 @@ def details() -> dict[str, Any]:
     out["counts"] = [model.tokens_per_expert.item(), model.tokens_per_expert is counts]
     out["modes"] = [model.training, model.dropout.training, model.frozen.training]
     out["seen"] = [(training, str(masks)) for training, masks in model.seen if masks]
-    out["first_two"] = {"logged": run.metrics.logged, "expected": reference(model, 2 * BATCH)}
+    out["first_two"] = {
+        "logged": run.metrics.logged,
+        "expected": reference(model, range(2 * BATCH)),
+    }
     out["taken"] = run.loader.taken
     out["clock"] = [run.metrics.ntokens_since_last_log, run.metrics.time_last_log]
     out["clock"][1] = time.perf_counter() - out["clock"][1]
@@ -336,6 +365,33 @@ def details() -> dict[str, Any]:
     out["no_target"] = error_of(no_target)
     no_target.validator.validation_dataloader = []
     out["no_batch"] = error_of(no_target)
+
+    out["shares"] = steps_by_stream()
+    run = setup({}, positionwise=True)
+    run.validator.validation_dataloader = {
+        "large": run.loader,
+        "empty": Loader(1, 0, rows=range(1)),
+    }
+    out["stream_without_target"] = error_of(run)
+    for name, loaders in (
+        ("too_few_steps", {"steps": 1, "by_stream": True}),
+        ("no_stream", {"no_stream": True}),
+    ):
+        try:
+            setup({}, positionwise=True, **loaders)
+        except TrainSpecError as error:
+            out[name] = str(error)
+    return out
+
+
+def steps_by_stream() -> dict[str, Any]:
+    """Batches taken of a stream that has 3 and one that has 2, under limits for both together."""
+    out: dict[str, Any] = {}
+    for steps in (2, 3, 5, 9):
+        run = setup({}, positionwise=True, steps=steps, by_stream=True)
+        run.validator.validate(run.parts, step=1)
+        loaders = run.validator.validation_dataloader
+        out[str(steps)] = [loaders[name].taken for name in ("large", "small")]
     return out
 
 
@@ -355,6 +411,10 @@ def failures_of_two() -> dict[str, Any]:
     run.validator.validate(run.parts, step=1)
     (logged,) = run.metrics.logged
     out["evened_out"] = [logged, run.expected]
+    run.validator.validation_dataloader = run.loader.by_stream()
+    run.validator.validation_dataloader["large"].drop = dist.get_rank()
+    run.validator.validate(run.parts, step=2)
+    out["evened_out_by_stream"] = [run.metrics.logged[1], run.by_stream]
     out["none_on_one"] = error_of(setup({"dp_shard": 2}, drop=3, dropper=1, hide=True, uneven=True))
     # What only the batches after the limit would show is no error.
     out["beyond_limit"] = error_of(setup({"dp_shard": 2}, drop=1, steps=2))

@@ -57,6 +57,7 @@ def check_datasets(
     with _opened(_VALIDATION, validate, config, layout, tokenizer, report) as validation:
         if validation is not None:
             report.attempt(validation.check)
+            report.attempt(_check_validation_steps, config, validation)
             _check_data(validation, _names(_VALIDATION, "validation"), vocab_size, report)
 
 
@@ -96,6 +97,15 @@ def _start(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
     # A checkpoint brings the order of its first run's layout with it.
     loader.check()
     return resumed
+
+
+def _check_validation_steps(config: "MosaicJobConfig", loader: Any) -> None:
+    steps, streams = config.validation.steps, len(loader.by_stream())
+    if steps != -1 and steps < streams:
+        raise TrainError(
+            f"validation.steps {steps} is too few for a batch of each of the {streams} streams in "
+            f"[{_VALIDATION}]: set it to {streams} or more, or to -1 for all batches"
+        )
 
 
 def _check_data(

@@ -163,7 +163,8 @@ def build_mosaic_validation_dataloader(
     """Build the validation loader from ``[mosaic_validation_dataloader]`` and ``[validation]``.
 
     Every iteration is the same finite pass, with equally many batches on all ranks; the last one
-    is padded with rows whose labels are all ignored.
+    is padded with rows whose labels are all ignored. Its ``by_stream()`` gives a loader of each
+    stream alone.
 
     Raises:
         MosaicDataError: The section is missing, or an option or the data cannot be used.

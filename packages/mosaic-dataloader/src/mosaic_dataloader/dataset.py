@@ -311,6 +311,21 @@ class StreamingTextDataset:
         twin.__setstate__(self.__getstate__())
         return twin
 
+    def of_stream(self, number: int) -> "StreamingTextDataset":
+        """The same open data set, of whose samples an epoch holds those of one stream alone.
+
+        Args:
+            number: Which stream; it gives as many samples as in an epoch of all streams.
+        """
+        alone = object.__new__(type(self))
+        alone.__dict__.update(self.__dict__)
+        sizes = [
+            size if place == number else replace(size, choose=0)
+            for place, size in enumerate(self.mixture.streams)
+        ]
+        alone.mixture = Mixture(tuple(sizes))
+        return alone
+
     def __getstate__(self) -> dict[str, Any]:
         """Without open files and threads' locks; ``__setstate__`` opens it anew."""
         opened = ("store", "rows", "documents", "identity")

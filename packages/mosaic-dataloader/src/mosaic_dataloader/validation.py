@@ -1,11 +1,14 @@
 """The dataloader of validation passes."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
+from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Progress
@@ -57,12 +60,59 @@ class ValidationDataloader:
         self.dp_world_size = dp_world_size
         self.batch_size = batch_size
         self._layout = layout
-        self._reader = BatchReader(dataset, layout, LoaderOptions(**reading))
-        order = dataset.order_options.resolve(
+        self._options = LoaderOptions(**reading)
+        self._order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        self._source = open_source(dataset, layout, RunOrder(order))
-        warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
+        self._open(self._order)
+        warn_of_thrashing(dataset.streams, dataset.mixture, self._order, dataset.cache_limit)
+
+    def _open(self, order: ResolvedOrder) -> None:
+        self._reader = BatchReader(self.dataset, self._layout, self._options)
+        self._source = open_source(self.dataset, self._layout, RunOrder(order))
+
+    def by_stream(self) -> dict[str, "ValidationDataloader"]:
+        """A loader of each stream alone, so that a trainer can tell their losses apart.
+
+        Together their passes give each stream as many samples as this loader's pass does; without
+        weights each sample once. They read through this loader's data set, and their ranks get
+        equally many batches under the same conditions. Each pads its own last batch, and with
+        ``packing`` each stream's documents fill the lanes by themselves, so that no row holds
+        documents of two streams.
+
+        Returns:
+            By the stream's name, in the order of the streams. Streams that give no sample to an
+            epoch are left out.
+
+        Raises:
+            MosaicDataError: ``batching_method = "stratified"`` asks for batches of all streams.
+        """
+        sizes = self.dataset.mixture.streams
+        numbers = [number for number, size in enumerate(sizes) if size.choose]
+        if len(numbers) > 1 and self._order.batching_method == "stratified":
+            raise MosaicDataError(
+                'batching_method = "stratified" puts all streams into each batch, and validation '
+                "reads one stream after another; remove it"
+            )
+        return {sizes[number].name: self._of_stream(number) for number in numbers}
+
+    def _of_stream(self, number: int) -> "ValidationDataloader":
+        alone = copy.copy(self)
+        alone.dataset = self.dataset.of_stream(number)
+        # A small stream may have fewer samples than the run has machines. The methods that group
+        # batches by stream have nothing to group, and would drop what does not fill a batch.
+        canonical = min(self._order.num_canonical_nodes, alone.dataset.mixture.epoch_samples)
+        alone._open(
+            replace(
+                self._order,
+                num_canonical_nodes=canonical,
+                batching_method="random",
+                order_batch=0,
+                device_batch=0,
+                nodes=0,
+            )
+        )
+        return alone
 
     def check(self) -> None:
         """See that the data suffice for the layout; iterating does the same.

@@ -373,9 +373,11 @@ def _reduced(values: torch.Tensor, parallel_dims: ParallelDims, how: Any) -> tor
 class MosaicValidator(Validator):
     """torchtitan's validation over a finite pass, which is the same in each validation.
 
-    The loss is the exact mean over all targets, the same for any number of ranks. With
-    `steps = -1` every sample counts once; otherwise the first `steps` batches of the pass do. The
-    training run is not disturbed: it goes on as if there had been no validation.
+    The loss is the exact mean over all targets, the same for any number of ranks. With several
+    streams they are read one after another, and the exact mean of each is logged as well, as
+    `validation_metrics/loss/<stream>`. With `steps = -1` every sample counts once; otherwise the
+    first batches of each stream do, `steps` in all. The training run is not disturbed: it continues
+    as if there had been no validation.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -393,47 +395,114 @@ class MosaicValidator(Validator):
         # torchtitan warns of ranks that end at different batches, which here they do not.
         super().__init__(replace(config, steps=max(config.steps, 1)), **options)
         self.config = config
-        micro_batches = 1
+        rows, micro_batches = self.local_batch_size, 1
         if self.parallel_dims.pp_enabled:
-            size = self.parallelism.pipeline_parallel_microbatch_size
-            micro_batches = self.local_batch_size // size
+            rows = self.parallelism.pipeline_parallel_microbatch_size
+            micro_batches = self.local_batch_size // rows
         # What torchtitan builds anew in each validation is built once, here.
-        self.dl_config: Any = _BuiltOnce(config.dataloader, self.parallel_dims, micro_batches)
+        loader = MosaicDataLoader(
+            config.dataloader,
+            dp_world_size=self.dp_world_size,
+            dp_rank=self.dp_rank,
+            tokenizer=self.tokenizer,
+            seq_len=self.seq_len,
+            local_batch_size=rows,
+            validation=True,
+        ).loader
+        streams = loader.by_stream()
+        if len(streams) == 1:
+            streams = dict.fromkeys(streams, loader)
+        if config.steps != -1 and config.steps < len(streams):
+            raise MosaicDataError(
+                f"validator.steps is {config.steps}, too few for a batch of each of the "
+                f"{len(streams)} validation streams; set it to {len(streams)} or more, or to -1"
+            )
+        self._passes = {
+            name: _StreamPass(one, self.parallel_dims, micro_batches)
+            for name, one in streams.items()
+        }
 
     def validate(self, model_parts: list[torch.nn.Module], step: int) -> None:
         """Log the mean loss; all ranks call it together."""
+        config: Any = self.config
+        steps, count = config.steps, len(self._passes)
+        means: dict[str, float] = {}
+        targets: dict[str, int] = {}
         with _kept_buffers(model_parts), _stopped_training_clock(self.metrics_processor):
-            try:
-                super().validate(model_parts, step)
-            except ZeroDivisionError:
-                raise MosaicDataError(
-                    "the validation set has no target to predict; check its streams, and that "
-                    "their rows hold at least two tokens"
-                ) from None
+            for number, (name, one) in enumerate(self._passes.items()):
+                share = steps // count + (number < steps % count)
+                limit = -1 if steps == -1 else share
+                means[name] = self._mean(model_parts, step, name, limit)
+                targets[name] = one.targets()
+            metrics = {}
+            if count > 1:
+                metrics = {f"validation_metrics/loss/{name}": loss for name, loss in means.items()}
+                each = "  ".join(f"{name}: {loss:.4f}" for name, loss in means.items())
+                logger.info("validation loss by stream:  %s", each)
+            loss_sum = sum(means[name] * targets[name] for name in means)
+            loss = loss_sum / sum(targets.values())
+            self.metrics_processor.log_validation(loss=loss, step=step, extra_metrics=metrics)
+
+    def _mean(self, model_parts: list[torch.nn.Module], step: int, name: str, limit: int) -> float:
+        """The mean loss of a stream, which torchtitan's validation logs and does not return."""
+        config: Any = self.config
+        processor = self.metrics_processor
+        logged: list[float] = []
+        recorder: Any = types.SimpleNamespace(
+            ntokens_since_last_log=0, log_validation=lambda loss, step: logged.append(loss)
+        )
+        batches: Any = self._passes[name]
+        self.dl_config, self.config = batches, replace(config, steps=limit)
+        self.metrics_processor = recorder
+        try:
+            super().validate(model_parts, step)
+        except ZeroDivisionError:
+            what = f'validation stream "{name}"' if len(self._passes) > 1 else "the validation set"
+            raise MosaicDataError(
+                f"{what} has no target to predict; check its streams, and that their rows hold at "
+                "least two tokens"
+            ) from None
+        finally:
+            self.config, self.metrics_processor = config, processor
+        processor.ntokens_since_last_log += recorder.ntokens_since_last_log
+        return logged[0]
 
 
-class _BuiltOnce:
-    """Stands for a loader's configuration, and builds the validation loader the first time."""
+class _StreamPass:
+    """Stands for a loader's configuration, which torchtitan builds in each validation.
 
-    def __init__(
-        self, config: MosaicDataLoader.Config, parallel_dims: ParallelDims, micro_batches: int
-    ):
-        self._config = config
+    Args:
+        loader: Gives the batches of a stream.
+        parallel_dims: The layout.
+        micro_batches: Batches of a step.
+    """
+
+    def __init__(self, loader: Any, parallel_dims: ParallelDims, micro_batches: int):
+        self._loader = loader
         self._parallel_dims = parallel_dims
         self._micro_batches = micro_batches
-        self._loader: MosaicDataLoader | None = None
+        self._targets = 0
 
-    def build(self, **options: Any) -> Iterable[Batch]:
-        if self._loader is None:
-            self._loader = MosaicDataLoader(self._config, validation=True, **options)
-        return self._batches(self._loader)
+    def build(self, **_: Any) -> Iterable[Batch]:
+        """Batches from the stream's beginning."""
+        self._targets = 0
+        return self._batches()
 
-    def _batches(self, loader: MosaicDataLoader) -> Iterator[Batch]:
+    def targets(self) -> int:
+        """Targets in the batches taken since the last call of `build`, over all ranks.
+
+        All ranks call it together.
+        """
+        own = torch.tensor(self._targets)
+        return int(_reduced(own, self._parallel_dims, torch.distributed.ReduceOp.SUM))
+
+    def _batches(self) -> Iterator[Batch]:
         """Batches, equally many on each rank and a multiple of a step's micro-batches.
 
         Those that are added are the last one again with every label ignored.
         """
-        uneven = loader.loader.uneven_batches and loader.loader.dp_world_size > 1
+        loader = self._loader
+        uneven = loader.uneven_batches and loader.dp_world_size > 1
         batches, last, given = iter(loader), None, 0
         while True:
             batch = next(batches, None)
@@ -450,6 +519,7 @@ class _BuiltOnce:
             # The Validator replaces what the dictionary holds.
             last = dict(batch[0]), batch[1]
             given += 1
+            self._targets += int((batch[1] != IGNORE_INDEX).sum())
             yield batch
 
 

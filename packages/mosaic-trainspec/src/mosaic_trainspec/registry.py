@@ -14,6 +14,7 @@ from torchtitan.protocols.train_spec import (
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.text_only import NON_TEXT_SPECS
 from mosaic_trainspec.transform import get_mosaic_train_spec
+from mosaic_trainspec.validator import ValidationDataLoaderBuilder
 
 _SUFFIX = "_mosaic"
 
@@ -27,7 +28,7 @@ def register_mosaic_train_spec(
     *,
     build_dataloader_fn: DataLoaderBuilder,
     build_tokenizer_fn: TokenizerBuilder,
-    build_validation_dataloader_fn: DataLoaderBuilder | None = None,
+    build_validation_dataloader_fn: ValidationDataLoaderBuilder | None = None,
     build_metrics_processor_fn: MetricsProcessorBuilder | None = None,
 ) -> str:
     """Register the Mosaic variant of a TorchTitan spec and return its name, ``"<name>_mosaic"``.

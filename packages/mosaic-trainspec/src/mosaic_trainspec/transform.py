@@ -14,6 +14,7 @@ from torchtitan.protocols.train_spec import (
 
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.text_only import refuse_non_text_spec
+from mosaic_trainspec.validator import ValidationDataLoaderBuilder
 from mosaic_trainspec.validator_builder import build_mosaic_validator
 
 
@@ -22,7 +23,7 @@ def get_mosaic_train_spec(
     *,
     build_dataloader_fn: DataLoaderBuilder,
     build_tokenizer_fn: TokenizerBuilder,
-    build_validation_dataloader_fn: DataLoaderBuilder | None = None,
+    build_validation_dataloader_fn: ValidationDataLoaderBuilder | None = None,
     build_metrics_processor_fn: MetricsProcessorBuilder | None = None,
 ) -> TrainSpec:
     """Return a copy of ``base_spec`` that reads its data through the given builders.
@@ -38,8 +39,9 @@ def get_mosaic_train_spec(
             ``dp_world_size``, ``dp_rank``, ``tokenizer`` and ``job_config``.
         build_tokenizer_fn: Called with the job config.
         build_validation_dataloader_fn: As ``build_dataloader_fn``, for a finite loader that gives
-            equally many batches on every rank. Without it, ``validation.enable`` is refused when
-            the validator is built.
+            equally many batches on every rank, or for a mapping of streams' names to such loaders:
+            then the loss of each stream is logged beside that of all. Without a builder,
+            ``validation.enable`` is refused when the validator is built.
         build_metrics_processor_fn: Replaces the base's, which is kept if this is ``None``.
 
     Returns:

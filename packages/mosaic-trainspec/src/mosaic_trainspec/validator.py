@@ -1,7 +1,9 @@
 """Validation whose loss is the exact mean over the set's targets, whatever the layout."""
 
 import math
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -29,9 +31,13 @@ from mosaic_trainspec.preserve_training_state import (
     stopped_training_clock,
 )
 
+#: A finite loader, or one for each stream whose loss is to be logged, by the stream's name.
+ValidationDataLoader: TypeAlias = BaseDataLoader | Mapping[str, BaseDataLoader]
+ValidationDataLoaderBuilder: TypeAlias = Callable[..., ValidationDataLoader]
+
 
 class MosaicValidator(BaseValidator):
-    """Validates on a finite loader and logs the mean loss per target.
+    """Validates on finite loaders and logs the mean loss per target, of each and of all.
 
     The loss is ``sum of the losses of all targets / number of targets`` over every batch,
     micro-batch and rank, summed in float64. It does not depend on the number of ranks, the batch
@@ -42,7 +48,7 @@ class MosaicValidator(BaseValidator):
         self,
         job_config: JobConfig,
         *,
-        validation_dataloader: BaseDataLoader,
+        validation_dataloader: ValidationDataLoader,
         model_args: BaseModelArgs,
         tokenizer: BaseTokenizer,
         parallel_dims: ParallelDims,
@@ -60,7 +66,8 @@ class MosaicValidator(BaseValidator):
             job_config: Its ``validation.freq`` and ``validation.steps`` are used.
             validation_dataloader: Yields ``({"input": int64 [B, T]}, labels int64 [B, T])``, with
                 -100 where there is no target; every ``iter()`` starts at the set's beginning and
-                gives equally many batches on every rank.
+                gives equally many batches on every rank. Or several such loaders by the names of
+                their streams, the same on every rank: they are read one after another.
             model_args: Of the trained flavor.
             tokenizer: For attention masks of documents.
             parallel_dims: The layout.
@@ -90,7 +97,9 @@ class MosaicValidator(BaseValidator):
         """Run over the set (or its first ``validation.steps`` batches) and log the mean loss.
 
         Every rank must call it. All ranks end up with the same loss, so that the one that logs
-        has it, also under pipeline parallelism.
+        has it, also under pipeline parallelism. With several loaders the mean loss of each is
+        logged as well, as ``validation_metrics/loss/<stream>`` and in the console, and
+        ``validation.steps`` is divided equally among them.
 
         Args:
             model_parts: This rank's model, or its pipeline stages. Their train or eval modes are
@@ -98,8 +107,8 @@ class MosaicValidator(BaseValidator):
             step: The training step to log under.
 
         Raises:
-            TrainSpecError: No target in the set, unequal numbers of batches on the ranks, or rows
-                that do not fit the pipeline schedule.
+            TrainSpecError: No target in the set or in one of its streams, unequal numbers of
+                batches on the ranks, or rows that do not fit the pipeline schedule.
         """
         device = self._compute_device(model_parts)
         with (
@@ -109,16 +118,20 @@ class MosaicValidator(BaseValidator):
             forked_rng(device),
             stopped_training_clock(self.metrics_processor),
         ):
-            loss, targets, batches = self._mean_loss(model_parts, device)
-            self.metrics_processor.log_validation(
-                loss=loss,
-                step=step,
-                extra_metrics={
-                    "validation_metrics/perplexity": _perplexity(loss),
-                    "validation_metrics/n_targets": targets,
-                    "validation_metrics/n_batches": batches,
-                },
-            )
+            totals, batches = self._totals(model_parts, device)
+            loss_sum, targets = (sum(column) for column in zip(*totals.values(), strict=True))
+            loss = loss_sum / targets
+            metrics = {
+                "validation_metrics/perplexity": _perplexity(loss),
+                "validation_metrics/n_targets": int(targets),
+                "validation_metrics/n_batches": batches,
+            }
+            if len(totals) > 1:
+                means = {name: total / count for name, (total, count) in totals.items()}
+                metrics |= {f"validation_metrics/loss/{name}": mean for name, mean in means.items()}
+                each = "  ".join(f"{name}: {mean:.4f}" for name, mean in means.items())
+                logger.info("validation loss by stream:  %s", each)
+            self.metrics_processor.log_validation(loss=loss, step=step, extra_metrics=metrics)
 
     def _compute_device(self, model_parts: list[nn.Module]) -> torch.device:
         # Offloaded parameters lie on the CPU, while the model computes on the accelerator.
@@ -126,38 +139,44 @@ class MosaicValidator(BaseValidator):
             return torch.device(utils.device_type)
         return next(model_parts[0].parameters()).device
 
-    def _mean_loss(
+    def _totals(
         self, model_parts: list[nn.Module], device: torch.device
-    ) -> tuple[float, int, int]:
-        """Return the mean loss, the number of targets (both global) and of batches (per rank)."""
+    ) -> tuple[dict[str, list[float]], int]:
+        """Return each stream's loss sum and targets, both global, and all batches, per rank.
+
+        A single loader is a stream without a name.
+        """
+        given = self.validation_dataloader
+        loaders = given if isinstance(given, Mapping) else {"": given}
         steps = self.job_config.validation.steps
         # Loss sum and targets in one tensor, so that one all-reduce per mesh does; float64 counts
         # targets exactly up to 2**53. It stays on the device: no synchronization per batch.
-        totals = torch.zeros(2, dtype=torch.float64, device=device)
-        batches = 0
-        for input_dict, labels in in_lockstep(
-            self.validation_dataloader, limit=None if steps == -1 else steps, device=device
-        ):
-            self.metrics_processor.ntokens_since_last_log += labels.numel()
-            batches += 1
-            inputs = prepare_model_inputs(
-                input_dict,
-                labels,
-                model_parts=model_parts,
-                model_args=self.model_args,
-                tokenizer=self.tokenizer,
-                parallel_dims=self.parallel_dims,
-                job_config=self.job_config,
-                device=device,
-            )
-            loss_sum = (
-                self._pipeline_loss_sum(inputs, labels.shape)
-                if self.parallel_dims.pp_enabled
-                else self._loss_sum(model_parts, inputs)
-            )
-            if loss_sum is not None:
-                totals[0] += loss_sum.to(device=device, dtype=torch.float64)
-                totals[1] += (inputs.labels != IGNORE_INDEX).sum()
+        totals = torch.zeros(len(loaders), 2, dtype=torch.float64, device=device)
+        batches = [0] * len(loaders)
+        for stream, loader in enumerate(loaders.values()):
+            share = steps // len(loaders) + (stream < steps % len(loaders))
+            limit = None if steps == -1 else share
+            for input_dict, labels in in_lockstep(loader, limit=limit, device=device):
+                self.metrics_processor.ntokens_since_last_log += labels.numel()
+                batches[stream] += 1
+                inputs = prepare_model_inputs(
+                    input_dict,
+                    labels,
+                    model_parts=model_parts,
+                    model_args=self.model_args,
+                    tokenizer=self.tokenizer,
+                    parallel_dims=self.parallel_dims,
+                    job_config=self.job_config,
+                    device=device,
+                )
+                loss_sum = (
+                    self._pipeline_loss_sum(inputs, labels.shape)
+                    if self.parallel_dims.pp_enabled
+                    else self._loss_sum(model_parts, inputs)
+                )
+                if loss_sum is not None:
+                    totals[stream, 0] += loss_sum.to(device=device, dtype=torch.float64)
+                    totals[stream, 1] += (inputs.labels != IGNORE_INDEX).sum()
         # "loss" spans the ranks with different rows or parts of rows (data and context parallel);
         # tensor parallel ranks hold the same loss. Only a last stage has added anything, and the
         # sum over "pp" brings it to every stage.
@@ -165,19 +184,24 @@ class MosaicValidator(BaseValidator):
             mesh = self.parallel_dims.get_optional_mesh(name)
             if mesh is not None:
                 dist.all_reduce(totals, group=mesh.get_group())
-        loss_total, targets = totals.tolist()
-        if targets == 0:
-            raise TrainSpecError(
-                f"the validation set has no target to predict in {batches} batches: check the "
-                "validation streams and that their rows hold at least two tokens"
-            )
-        if batches < steps:
+        found = dict(zip(loaders, totals.tolist(), strict=True))
+        for (name, (_, targets)), count in zip(found.items(), batches, strict=True):
+            if targets == 0:
+                what = f'validation stream "{name}"' if len(found) > 1 else "the validation set"
+                raise TrainSpecError(
+                    f"{what} has no target to predict in {count} batches: check the validation "
+                    "streams and that their rows hold at least two tokens"
+                )
+        if sum(batches) < steps:
             logger.warning(
-                "validation.steps is %d, but the validation set has only %d batches: all were used",
+                "validation.steps is %d, but the validation set has only %d batches: all were used"
+                if len(found) == 1
+                else "validation.steps is %d, but only %d batches were used: some streams have "
+                "fewer than their share",
                 steps,
-                batches,
+                sum(batches),
             )
-        return loss_total / targets, int(targets), batches
+        return found, sum(batches)
 
     def _loss_sum(self, model_parts: list[nn.Module], inputs: ModelInputs) -> torch.Tensor:
         (model,) = model_parts

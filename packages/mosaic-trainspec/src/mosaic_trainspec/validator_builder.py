@@ -15,10 +15,9 @@ from torchtitan.components.validate import ValidationContext
 from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.protocols import BaseModelArgs
-from torchtitan.protocols.train_spec import DataLoaderBuilder
 
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.validator import MosaicValidator
+from mosaic_trainspec.validator import MosaicValidator, ValidationDataLoaderBuilder
 
 
 def build_mosaic_validator(
@@ -36,7 +35,7 @@ def build_mosaic_validator(
     pp_has_last_stage: bool | None = None,
     *,
     model_args: Mapping[str, BaseModelArgs],
-    build_validation_dataloader_fn: DataLoaderBuilder | None,
+    build_validation_dataloader_fn: ValidationDataLoaderBuilder | None,
 ) -> MosaicValidator:
     """Build the validator; TorchTitan calls this only if ``validation.enable`` is set.
 
@@ -57,11 +56,12 @@ def build_mosaic_validator(
         pp_has_last_stage: With pipeline parallelism, whether this rank holds the last stage.
         model_args: The spec's flavors. ``get_mosaic_train_spec`` binds it, as the next one.
         build_validation_dataloader_fn: Called with ``dp_world_size``, ``dp_rank``, ``tokenizer``
-            and ``job_config``.
+            and ``job_config``; returns a finite loader, or several by the names of their streams.
 
     Raises:
-        TrainSpecError: No builder for a validation loader, ``validation.freq`` below 1, a pipeline
-            schedule that cannot run forward only, or a validation batch that it cannot take.
+        TrainSpecError: No builder for a validation loader, a builder that returns none, fewer
+            ``validation.steps`` than streams, ``validation.freq`` below 1, a pipeline schedule that
+            cannot run forward only, or a validation batch that it cannot take.
     """
     if build_validation_dataloader_fn is None:
         raise TrainSpecError(
@@ -79,14 +79,17 @@ def build_mosaic_validator(
     if dp_world_size != mesh_size:
         dp_world_size = mesh_size
         dp_rank = 0 if batch_mesh is None else batch_mesh.get_local_rank()
+    loader = build_validation_dataloader_fn(
+        dp_world_size=dp_world_size,
+        dp_rank=dp_rank,
+        tokenizer=tokenizer,
+        job_config=job_config,
+    )
+    if isinstance(loader, Mapping):
+        _check_streams(list(loader), job_config.validation.steps)
     return MosaicValidator(
         job_config,
-        validation_dataloader=build_validation_dataloader_fn(
-            dp_world_size=dp_world_size,
-            dp_rank=dp_rank,
-            tokenizer=tokenizer,
-            job_config=job_config,
-        ),
+        validation_dataloader=loader,
         model_args=model_args[job_config.model.flavor],
         tokenizer=tokenizer,
         parallel_dims=parallel_dims,
@@ -98,6 +101,19 @@ def build_mosaic_validator(
         pp_has_first_stage=pp_has_first_stage,
         pp_has_last_stage=pp_has_last_stage,
     )
+
+
+def _check_streams(names: list[str], steps: int) -> None:
+    if not names:
+        raise TrainSpecError(
+            "build_validation_dataloader_fn returned an empty mapping: let it return a loader for "
+            "each stream by its name, or set validation.enable to false"
+        )
+    if steps != -1 and steps < len(names):
+        raise TrainSpecError(
+            f"validation.steps is {steps}, too few for a batch of each of the {len(names)} "
+            f"validation streams: set it to {len(names)} or more, or to -1 for all batches"
+        )
 
 
 def _check_schedule(pp_schedule: _PipelineSchedule, job_config: JobConfig) -> None:

@@ -86,7 +86,7 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     app.config()
     code, out, errors = outcome("--training.global_batch_size", "8")
     assert (code, errors) == (0, [])
-    (line,) = [line for line in out.splitlines() if "mosaic_train" in line]
+    (line,) = [line for line in out.splitlines() if "checked " in line]
     assert "INFO - checked llama3 debugmodel, " in line
     dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
     of_them = f"train on 16 of them, {2 * 8 / len(dataset):.3g} epochs"

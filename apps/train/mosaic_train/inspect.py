@@ -67,9 +67,7 @@ def show_run(
 
 
 @contextmanager
-def _opened(
-    config: "MosaicJobConfig", world_size: int
-) -> Iterator[tuple["Steps", Resumed, Any]]:
+def _opened(config: "MosaicJobConfig", world_size: int) -> Iterator[tuple["Steps", Resumed, Any]]:
     """The steps of the run, where it starts, and its tokenizer."""
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
 
@@ -89,9 +87,7 @@ def _opened(
         loader.dataset.close()
 
 
-def _look_at_data(
-    config: "MosaicJobConfig", world_size: int, rows: int, step: int | None
-) -> None:
+def _look_at_data(config: "MosaicJobConfig", world_size: int, rows: int, step: int | None) -> None:
     """Print the streams, what the run makes of them and rows of a step; save the picture."""
     from mosaic_dataloader.inspect import print_run
 

@@ -130,7 +130,7 @@ def test_what_replaces_an_older_torchtitan_s_key_is_a_key() -> None:
     present = {
         ".".join((*path, key)) for path, cls in tables(MosaicJobConfig) for key in keys_of(cls)
     }
-    for old, text in _RENAMED.items():
+    for text in _RENAMED.values():
         assert text.partition(" =")[0].partition(",")[0] in present, text
     assert not present & {*_RENAMED, *_DROPPED}
 

@@ -84,9 +84,9 @@ _DROPPED = {
     "checkpoint.interval_type": "checkpoint.interval counts steps",
     "experimental.enable_compiled_autograd": "TorchTitan has no such option any more",
     "job.use_for_integration_test": "TorchTitan has no such option any more",
-    "model.attn_mask_type": "the flavor decides, as in model.flavor = \"debugmodel_flex_attn\"",
+    "model.attn_mask_type": 'the flavor decides, as in model.flavor = "debugmodel_flex_attn"',
     "model.norm_type": "the model decides",
-    "model.use_flex_attn": "the flavor decides, as in model.flavor = \"debugmodel_flex_attn\"",
+    "model.use_flex_attn": 'the flavor decides, as in model.flavor = "debugmodel_flex_attn"',
     "parallelism.enable_compiled_autograd": "TorchTitan has no such option any more",
     "training.data_parallel_type": (
         "parallelism.data_parallel_shard_degree makes it FSDP, data_parallel_replicate_degree DDP"

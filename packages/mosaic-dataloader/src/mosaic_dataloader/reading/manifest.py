@@ -139,8 +139,8 @@ def _compare(
     if own.eos_id is not None and made.eos_id != own.eos_id:
         logger.warning(
             'stream "%s": documents end with token %s there, but the tokenizer\'s end-of-text '
-            "token is %s; set its eos_token (in a configuration, mosaic_tokenizer.kwargs.eos_token) "
-            "if documents are to be told apart",
+            "token is %s; set its eos_token (in a configuration, "
+            "mosaic_tokenizer.kwargs.eos_token) if documents are to be told apart",
             name,
             made.eos_id,
             own.eos_id,

@@ -18,7 +18,6 @@ from mosaic_config import MosaicJobConfig
 from mosaic_config.schema import Path as TablePath
 from mosaic_config.schema import describe, keys_of, named_value, place, show, table_in, tables
 
-
 PAGE = Path(__file__).parent / "configuration.md"
 MARK = "<!-- Written by config_reference.py from here on. -->\n\n"
 

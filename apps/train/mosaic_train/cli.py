@@ -268,7 +268,8 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.help:
         print_help(arguments)
         return 0
-    config = _parse_config(arguments, tell=True)
+    _announce(arguments)
+    config = _parse_config(arguments)
 
     from mosaic_train.launch import launch, ranks_on_this_machine
     from mosaic_train.logs import init_launcher_logs
@@ -320,25 +321,34 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
             f"without {rank.source}, with the number of ranks as --nproc-per-node"
         )
     os.environ.update(rank.variables)
+    if not rank.rank and not rank.launched_by_us:
+        # Its end makes the launcher end the others, which are still importing.
+        _announce(arguments)
 
     from mosaic_train.rank import run_rank
 
-    tell = rank.rank == 0 and not rank.launched_by_us
-    return run_rank(rank, lambda: _parse_config(arguments, tell=tell))
+    return run_rank(rank, lambda: _parse_config(arguments))
 
 
-def _parse_config(arguments: Arguments, *, tell: bool) -> "MosaicJobConfig":
-    """Read the configuration; `tell` says so before the imports that it takes."""
+def _announce(arguments: Arguments) -> None:
+    """Report what needs no TorchTitan, and say what happens, before it is imported.
+
+    Raises:
+        ConfigError: The configuration is not a TOML file.
+    """
     path = config_file(arguments.config_args)
-    if path is None:
-        raise TrainError("give a configuration: --config-path FILE (see --help)")
-    if path and not path.startswith("--"):
-        from mosaic_config.toml_file import read_toml
+    if not path or path.startswith("--"):
+        return  # the parser reports it
 
-        # What needs no TorchTitan is reported before it is imported.
-        read_toml(os.path.expanduser(path))
-        if tell:
-            print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
+    from mosaic_config.toml_file import read_toml
+
+    read_toml(os.path.expanduser(path))
+    print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
+
+
+def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
+    if config_file(arguments.config_args) is None:
+        raise TrainError("give a configuration: --config-path FILE (see --help)")
 
     from mosaic_config import MosaicConfigManager
     from mosaic_train.torchtitan_patches import check_torchtitan

@@ -1,6 +1,8 @@
-"""The reference of the configuration, written from mosaic-config's dataclasses.
+"""Write the reference in `configuration.md` from mosaic-config's dataclasses.
 
-python docs/config_reference.py prints it.
+    python docs/config_reference.py
+
+A test compares, so that the committed page is always that of the dataclasses.
 """
 
 import ast
@@ -16,13 +18,13 @@ from mosaic_config import MosaicJobConfig
 from mosaic_config.schema import Path as TablePath
 from mosaic_config.schema import describe, keys_of, named_value, place, show, table_in, tables
 
+PAGE = Path(__file__).parent / "configuration.md"
+MARK = "<!-- Written by config_reference.py from here on. -->\n\n"
 
-def write(path: Path) -> None:
-    """Write the reference as a Markdown file, unless it is there as it should be."""
-    text = reference()
-    if not path.exists() or path.read_text() != text:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+
+def page() -> str:
+    """The page as it should be: what precedes the mark, and the reference."""
+    return f"{PAGE.read_text().partition(MARK)[0]}{MARK}{reference()}\n"
 
 
 def reference() -> str:
@@ -62,12 +64,13 @@ def _section(where: TablePath, cls: type) -> Iterator[str]:
         if table_in(annotation) or table_in(named_value(annotation)):
             continue  # it has a section of its own
         text = re.sub(r"\s*\n\s*\n\s*", "\n\n", docs[field.name]).replace("\n\n", "\n\n  ")
-        yield f"`{field.name}` ({describe(annotation)}; {_default(field)})\n: {_escaped(text)}"
+        yield f"- `{field.name}` ({describe(annotation)}; {_default(field)}): {_escaped(text)}"
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
     if field.default_factory is not dataclasses.MISSING:
-        return "default: empty" if not field.default_factory() else "default: see below"
+        default = field.default_factory()
+        return f"default: `{show(default)}`" if default else "default: empty"
     return "no default" if field.default is None else f"default: `{show(field.default)}`"
 
 
@@ -78,4 +81,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    print(reference())
+    PAGE.write_text(page())

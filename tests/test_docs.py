@@ -98,7 +98,14 @@ def test_the_reference_of_the_configuration_has_every_key_with_its_text() -> Non
     nested = len(list(reference.mosaic_tables())) - len(
         [where for where, _ in reference.mosaic_tables() if len(where) == 1]
     )
-    assert len(re.findall(r"^`\w+` \(.+\)\n: \S", text, re.M)) == count - nested
+    assert len(re.findall(r"^- `\w+` \(.+\): \S", text, re.M)) == count - nested
+    assert reference.PAGE.read_text() == reference.page(), "run python docs/config_reference.py"
+
+
+def test_the_index_lists_each_page_once() -> None:
+    trees = re.findall(r"^```\{toctree\}\n(.*?)^```", (DOCS / "index.md").read_text(), re.M | re.S)
+    listed = re.findall(r"^\w+$", "\n".join(trees), re.M)
+    assert sorted(listed) == sorted(p.stem for p in DOCS.glob("*.md") if p.stem != "index")
 
 
 def test_the_reference_of_the_python_api_has_every_public_name() -> None:

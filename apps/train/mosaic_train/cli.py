@@ -7,7 +7,7 @@ import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mosaic_train.environment import RankEnvironment, find_rank_environment
 from mosaic_train.errors import (
@@ -18,6 +18,7 @@ from mosaic_train.errors import (
     naming_file,
     print_error,
 )
+from mosaic_train.logs import print_log_line
 from mosaic_train.parent_death import end_with_launcher
 
 if TYPE_CHECKING:
@@ -25,18 +26,26 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: apps/train --config-path FILE [--nproc-per-node N] [--section.key VALUE ...]
+       apps/train --config-path FILE --check [...]
        apps/train --config-path FILE --inspect-data [N] [--at-step K] [...]
+       apps/train --config-path FILE --export DIR [--at-step K] [...]
 
 Train a TorchTitan model on MosaicML streams.
 
   --config-path FILE    TOML file with the configuration (the same as --job.config_file)
   --nproc-per-node N    processes to start on this machine; default: one per GPU, or one without.
                         Under torchrun or srun this process is itself a rank, and N is not allowed
-  --inspect-data [N]    train nothing: print the streams, what the run makes of them and N rows (4)
-                        of a step, decoded; save a picture of row lengths and stream shares. Here
-                        --nproc-per-node may be any number of ranks
+  --check               train nothing: check all that is checked before the first step (and make
+                        the data that [mosaic_prepare] asks for), and print the plan. Here and with
+                        --inspect-data, --nproc-per-node may be any number of ranks
+  --inspect-data [N]    train nothing: check likewise, print the streams, what the run makes of them
+                        and N rows (4) of a step, decoded; save a picture of row lengths and stream
+                        shares
+  --export DIR          train nothing: write the last checkpoint as a Hugging Face folder (weights,
+                        config, tokenizer), load it with transformers and print a sample
   --at-step K           the step to look at; default: the first that would be trained. With packing,
-                        all rows between the checkpoint, or the beginning, and it are read
+                        all rows between the checkpoint, or the beginning, and it are read. With
+                        --export: the step of the checkpoint
   --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
                         --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
                         --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
@@ -55,8 +64,10 @@ class Arguments:
         help: Whether to print how to use the command, and stop.
         help_section: The section whose options to list for help.
         help_all: Whether to list those of all sections for help.
-        inspect_rows: Rows to look at in place of training; None: train.
-        at_step: The step to look at; None: the first.
+        instead: The option that asks for something else than training; None: train.
+        inspect_rows: Rows to look at, for `--inspect-data`.
+        export: The folder to write a checkpoint to, for `--export`.
+        at_step: The step to look at, or whose checkpoint to write; None: the first, or the last.
     """
 
     config_args: list[str]
@@ -64,18 +75,22 @@ class Arguments:
     help: bool
     help_section: str | None = None
     help_all: bool = False
+    instead: str | None = None
     inspect_rows: int | None = None
+    export: str | None = None
     at_step: int | None = None
 
 
 _HELP = ("-h", "--help", "--help-all")
 ROWS = 4
-# What each of the app's own options is, and what it is worth without a number.
+# What each of the app's own options with a number is, and what it is worth without one.
 _COUNTS: dict[str, tuple[str, str | None]] = {
     "--nproc-per-node": ("a number of processes", None),
     "--inspect-data": ("a number of rows", str(ROWS)),
     "--at-step": ("the number of a step", None),
 }
+# What the app can do in place of training.
+_INSTEAD = ("--check", "--inspect-data", "--export")
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -85,7 +100,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         TrainError: One of the own options has no value, a wrong one, comes twice, or without the
             one that it belongs to.
     """
-    found: dict[str, int] = {}
+    found: dict[str, Any] = {}
     rest: list[str] = []
     helping = everything = False
     section: str | None = None
@@ -101,25 +116,43 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 value = tokens.pop(0)
             section = value or section
             continue
-        if flag not in _COUNTS:
+        if flag not in (*_COUNTS, *_INSTEAD):
             rest.append(token)
             continue
         if flag in found:
             raise TrainError(f"{written} is given twice")
-        what, default = _COUNTS[flag]
+        if flag == "--check":
+            if joined:
+                raise TrainError(f"--check takes no value, got {value!r}")
+            found[flag] = True
+            continue
+        what, default = _COUNTS.get(flag, ("", None))
         if not joined:
             follows = bool(tokens) and (default is None or tokens[0].isdecimal())
             value = tokens.pop(0) if follows else default or ""
+        if flag == "--export":
+            if not value or value.startswith("--"):
+                raise TrainError("--export needs a folder to write to: --export DIR")
+            found[flag] = value
+            continue
         found[flag] = _number(flag, what, value)
-    if "--at-step" in found and "--inspect-data" not in found:
-        raise TrainError("--at-step belongs to --inspect-data: add it, or leave --at-step out")
+    instead = [flag for flag in _INSTEAD if flag in found]
+    if len(instead) > 1:
+        raise TrainError(f"{' and '.join(instead)} are given: give one of them")
+    if "--at-step" in found and not found.keys() & {"--inspect-data", "--export"}:
+        raise TrainError(
+            "--at-step belongs to --inspect-data and --export: add one of them, or leave --at-step "
+            "out"
+        )
     return Arguments(
         config_args=rest,
         nproc_per_node=found.get("--nproc-per-node"),
         help=helping,
         help_section=section,
         help_all=everything,
+        instead=next(iter(instead), None),
         inspect_rows=found.get("--inspect-data"),
+        export=found.get("--export"),
         at_step=found.get("--at-step"),
     )
 
@@ -130,10 +163,16 @@ def _number(flag: str, what: str, text: str) -> int:
     return int(text)
 
 
-def names_config_file(config_args: Sequence[str]) -> bool:
-    """Whether the command line says which TOML file to read."""
-    flags = {argument.partition("=")[0].replace("-", "_") for argument in config_args}
-    return bool(flags & {"__config_path", "__job.config_file"})
+def config_file(config_args: Sequence[str]) -> str | None:
+    """The TOML file that the command line names; None without one.
+
+    What is wrong with the option itself, the parser reports.
+    """
+    for number, argument in enumerate(config_args):
+        flag, joined, value = argument.partition("=")
+        if flag.replace("-", "_") in ("__config_path", "__job.config_file"):
+            return value if joined else next(iter(config_args[number + 1 :]), "")
+    return None
 
 
 # TorchTitan does not say what its sections are for.
@@ -169,12 +208,15 @@ def print_help(arguments: Arguments) -> None:
     Raises:
         ConfigError: There is no such section, or the file has a mistake.
     """
+    if not arguments.help_section:
+        # Before the imports, which take seconds.
+        print(USAGE, flush=True)
+
     from mosaic_config import MosaicConfigManager, MosaicJobConfig
 
     if arguments.help_section:
         MosaicConfigManager().print_section(arguments.help_section, arguments.config_args)
         return
-    print(USAGE, flush=True)
     if arguments.help_all:
         with contextlib.suppress(SystemExit):  # the parser ends with that
             MosaicConfigManager().parse_args([*arguments.config_args, "--help"])
@@ -226,27 +268,44 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
     if arguments.help:
         print_help(arguments)
         return 0
+    _announce(arguments)
     config = _parse_config(arguments)
 
     from mosaic_train.launch import launch, ranks_on_this_machine
     from mosaic_train.logs import init_launcher_logs
-    from mosaic_train.setup import prepare_and_check
 
     init_launcher_logs()
-    if arguments.inspect_rows is not None:
-        from mosaic_train.inspect import inspect_data
-
-        # Any number: no rank is started.
-        ranks = arguments.nproc_per_node or ranks_on_this_machine(None)
-        with naming_file(config.job.config_file):
-            inspect_data(
-                config, world_size=ranks, rows=arguments.inspect_rows, step=arguments.at_step
-            )
-        return 0
-    count = ranks_on_this_machine(arguments.nproc_per_node)
     with naming_file(config.job.config_file):
+        if arguments.export:
+            from mosaic_train.export import export
+
+            export(config, arguments.export, arguments.at_step)
+            return 0
+        if arguments.instead:
+            from mosaic_train.inspect import show_run
+
+            # Any number: no rank is started.
+            here = ranks_on_this_machine(None)
+            ranks = arguments.nproc_per_node or here
+            show_run(
+                config,
+                world_size=ranks,
+                ranks_here=ranks if here == 1 else min(ranks, here),
+                rows=arguments.inspect_rows,
+                step=arguments.at_step,
+            )
+            return 0
+
+        from mosaic_train.setup import prepare_and_check
+
+        count = ranks_on_this_machine(arguments.nproc_per_node)
         prepare_and_check(config, world_size=count, ranks_here=count)
-    return launch(count, argv)
+
+    from mosaic_train.ending import tell_end_of_run
+
+    code = launch(count, argv)
+    tell_end_of_run(config, argv)
+    return code
 
 
 def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
@@ -256,20 +315,39 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
             f"--nproc-per-node is given, but {rank.source} has already started this rank; "
             f"remove it here and set the number of processes in {rank.source}"
         )
-    if arguments.inspect_rows is not None:
+    if arguments.instead:
         raise TrainError(
-            f"--inspect-data starts no ranks, but {rank.source} has started this one: run it "
+            f"{arguments.instead} starts no ranks, but {rank.source} has started this one: run it "
             f"without {rank.source}, with the number of ranks as --nproc-per-node"
         )
     os.environ.update(rank.variables)
+    if not rank.rank and not rank.launched_by_us:
+        # Its end makes the launcher end the others, which are still importing.
+        _announce(arguments)
 
     from mosaic_train.rank import run_rank
 
     return run_rank(rank, lambda: _parse_config(arguments))
 
 
+def _announce(arguments: Arguments) -> None:
+    """Report what needs no TorchTitan, and say what happens, before it is imported.
+
+    Raises:
+        ConfigError: The configuration is not a TOML file.
+    """
+    path = config_file(arguments.config_args)
+    if not path or path.startswith("--"):
+        return  # the parser reports it
+
+    from mosaic_config.toml_file import read_toml
+
+    read_toml(os.path.expanduser(path))
+    print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
+
+
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
-    if not names_config_file(arguments.config_args):
+    if config_file(arguments.config_args) is None:
         raise TrainError("give a configuration: --config-path FILE (see --help)")
 
     from mosaic_config import MosaicConfigManager

@@ -1,36 +1,94 @@
-"""`--inspect-data`: the loader's look at a run, with the configuration's data and checkpoint."""
+"""`--check` and `--inspect-data`: what a run would do, without starting a rank."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import check_checkpoint
-from mosaic_train.checks.compatibility import check_vocabulary
-from mosaic_train.checks.model import find_model
+from mosaic_train.checks.model import build_meta_model, find_model
 from mosaic_train.checks.parallel import check_batches, find_layout
 from mosaic_train.checks.report import Report
-from mosaic_train.checks.resume import resume_from_checkpoint, steps_of
-from mosaic_train.errors import TrainError
-from mosaic_train.setup import prepare_data
+from mosaic_train.checks.resume import Resumed, resume_from_checkpoint, steps_of
+from mosaic_train.ending import next_save
+from mosaic_train.errors import TrainError, is_user_error
+from mosaic_train.setup import check_run, log_findings
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
+    from mosaic_dataloader.inspect import Steps
 
 
-def inspect_data(
-    config: "MosaicJobConfig", *, world_size: int, rows: int, step: int | None
+def show_run(
+    config: "MosaicJobConfig",
+    *,
+    world_size: int,
+    ranks_here: int,
+    rows: int | None = None,
+    step: int | None = None,
 ) -> None:
-    """Print the streams, what the run makes of them and rows of a step; save the picture.
+    """Check a run, and print its plan or some of its data.
+
+    Data can be looked at whatever else is wrong, and after the last step too.
 
     Args:
         config: The configuration.
         world_size: Ranks that the run would have.
-        rows: Rows to print.
+        ranks_here: Ranks that this machine would have.
+        rows: Rows to print; None prints the plan.
         step: Whose rows; None for the first one that would be trained.
 
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
     """
+    start, report, looks = time.monotonic(), Report(), rows is not None
+    check_run(
+        config,
+        report,
+        world_size=world_size,
+        ranks_here=ranks_here,
+        owns_folder=not looks,
+        trains=not looks,
+    )
+    if rows is None:
+        report.stop_on_errors()
+        log_findings(report, start)
+        _print_plan(config, world_size)
+        return
+    log_findings(report, start)
+    try:
+        _look_at_data(config, world_size, rows, step)
+    except Exception as error:
+        # With mistakes the data may be out of reach, which those say already.
+        if not report.errors or not is_user_error(error):
+            raise
+    report.stop_on_errors()
+
+
+@contextmanager
+def _opened(config: "MosaicJobConfig", world_size: int) -> Iterator[tuple["Steps", Resumed, Any]]:
+    """The steps of the run, where it starts, and its tokenizer."""
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
+
+    layout = find_layout(config, world_size)
+    check_batches(config, layout)
+    check_checkpoint(config)
+    tokenizer = build_mosaic_tokenizer(config)
+    loader = build_mosaic_dataloader(
+        dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
+    )
+    try:
+        # The checks have given the warnings.
+        resumed = resume_from_checkpoint(config, loader, Report())
+        loader.check()
+        yield steps_of(config, loader, resumed.steps_done), resumed, tokenizer
+    finally:
+        loader.dataset.close()
+
+
+def _look_at_data(config: "MosaicJobConfig", world_size: int, rows: int, step: int | None) -> None:
+    """Print the streams, what the run makes of them and rows of a step; save the picture."""
     from mosaic_dataloader.inspect import print_run
 
     folder = Path(config.job.dump_folder)
@@ -40,29 +98,70 @@ def inspect_data(
         raise TrainError(
             f"cannot write a picture to {folder} ({error.strerror}): choose another job.dump_folder"
         ) from error
-    model = find_model(config)
-    layout = find_layout(config, world_size)
-    check_batches(config, layout)
-    check_checkpoint(config)
-    prepare_data(config)
-    tokenizer = build_mosaic_tokenizer(config)
-    if tokenizer is not None:
-        check_vocabulary(config, model, tokenizer)
-    loader = build_mosaic_dataloader(
-        dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
-    )
-    try:
-        # The run itself repeats the warnings.
-        resumed = resume_from_checkpoint(config, loader, Report())
-        loader.check()
+    with _opened(config, world_size) as (steps, resumed, tokenizer):
         step = resumed.steps_done + 1 if step is None else step
         print_run(
-            steps_of(config, loader, resumed.steps_done),
+            steps,
             step=step,
             rows=rows,
             tokenizer=tokenizer,
             picture=folder / f"inspect-data-step-{step}.png",
-            resumes_from=None if resumed.checkpoint is None else str(resumed.checkpoint),
+            resumes_from=_resumes_from(resumed),
         )
-    finally:
-        loader.dataset.close()
+
+
+def _resumes_from(resumed: Resumed) -> str | None:
+    return None if resumed.checkpoint is None else str(resumed.checkpoint)
+
+
+def _print_plan(config: "MosaicJobConfig", world_size: int) -> None:
+    from mosaic_dataloader.inspect import run_lines, stream_table
+
+    with _opened(config, world_size) as (steps, resumed, _):
+        print(stream_table(steps), "", sep="\n")
+        print(*run_lines(steps, _resumes_from(resumed)), sep="\n")
+    print(*_plan_lines(config, world_size, resumed.steps_done), sep="\n", flush=True)
+
+
+def _plan_lines(config: "MosaicJobConfig", world_size: int, done: int) -> Iterator[str]:
+    """What the run does besides reading data."""
+    model = find_model(config)
+    meta_model = build_meta_model(config, model)
+    size = f", {meta_model.parameters:,} parameters" if meta_model else ""
+    yield f"model: {model.name}{size}"
+    parallelism, checkpoint = config.parallelism, config.checkpoint
+    replicas = parallelism.data_parallel_replicate_degree
+    degrees = {
+        "replicas": replicas,
+        "FSDP": find_layout(config, world_size).dp_world_size // replicas,
+        "TP": parallelism.tensor_parallel_degree,
+        "PP": parallelism.pipeline_parallel_degree,
+        "CP": parallelism.context_parallel_degree,
+    }
+    factors = " * ".join(f"{kind} {degree}" for kind, degree in degrees.items() if degree > 1)
+    experts = parallelism.expert_parallel_degree
+    yield (
+        f"ranks: {world_size}"
+        + (f" = {factors}" if factors else "")
+        + (f"; experts on {experts} ranks" if experts > 1 else "")
+    )
+    if checkpoint.enable and not checkpoint.load_only:
+        last = "; the last one holds the weights alone" if checkpoint.last_save_model_only else ""
+        yield (
+            f"saves: {Path(config.job.dump_folder, checkpoint.folder)}, first after step "
+            f"{next_save(config, done):,}, then every {checkpoint.interval:,} steps and at the "
+            f"end{last}"
+        )
+    else:
+        yield "saves: no checkpoint"
+    if config.validation.enable:
+        amount = config.validation.steps
+        how_much = "all of its data" if amount < 0 else f"{amount:,} batches on each rank"
+        yield f"validates: every {config.validation.freq:,} steps, on {how_much}"
+    metrics = config.metrics
+    places = [f"every {metrics.log_freq:,} steps"]
+    if metrics.enable_tensorboard:
+        places.append(f"TensorBoard in {Path(config.job.dump_folder, metrics.save_tb_folder)}")
+    if metrics.enable_wandb:
+        places.append("Weights & Biases")
+    yield f"logs:  {', '.join(places)}"

@@ -21,6 +21,12 @@ def init_launcher_logs() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def print_log_line(text: str) -> None:
+    """Print a line as the log has it, before there is a log or whatever its level is."""
+    record = logging.LogRecord("mosaic_train", logging.INFO, __file__, 0, text, None, None)
+    print(logging.Formatter(_FORMAT).format(record), flush=True)
+
+
 def loss_rank(config: Any, world_size: int) -> int:
     """The rank that logs the loss: the first of the last pipeline stage."""
     stages: int = config.parallelism.pipeline_parallel_degree

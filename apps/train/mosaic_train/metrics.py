@@ -1,8 +1,11 @@
 """A metrics processor around another one, which adds what the data loader counts."""
 
 import logging
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +50,7 @@ class DataMetricsProcessor:
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
             _synced_at=-1,
+            _first_logged=None,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -76,7 +80,8 @@ class DataMetricsProcessor:
         self._sync()
         metrics = self._data_metrics()
         streams = [stream.name for stream in self._loader.dataset.streams]
-        with _appended(_in_words(metrics, streams, self._loader.dataset.packing)):
+        words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
+        with _appended(words, steps=self._config.training.steps):
             self._base.log(
                 step,
                 global_avg_loss,
@@ -95,6 +100,23 @@ class DataMetricsProcessor:
             **{f"data/{name}/samples": count for name, count in samples.items()},
             **{f"data/{name}/tokens": count for name, count in tokens.items()},
         }
+
+    def _time_left(self, step: int) -> str:
+        """How long the steps to come take at the mean speed since the first one that was logged.
+
+        That mean has everything in it that the steps to come will take: validation, checkpoints.
+        The first step, which compiles, is not in it.
+        """
+        now = time.monotonic()
+        if self._first_logged is None:
+            vars(self)["_first_logged"] = (step, now)
+            return ""
+        left = self._config.training.steps - step
+        if not left:
+            return ""
+        first, began = self._first_logged
+        seconds = (now - began) / (step - first) * left
+        return f"  time left: {timedelta(seconds=round(seconds))}"
 
     def _sync(self) -> None:
         """Sum the tokens; a collective, at a moment that all ranks share."""
@@ -142,17 +164,22 @@ def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> s
 
 
 @contextmanager
-def _appended(text: str) -> Iterator[None]:
+def _appended(text: str, steps: int) -> Iterator[None]:
     """Append a text to the next line about a step; where there is none, make it a line.
 
     TorchTitan puts its line together and logs it in one function.
+
+    Args:
+        text: What to append.
+        steps: Steps of the whole run, which the line names beside its own.
     """
     lines: list[logging.LogRecord] = []
 
     def append(record: logging.LogRecord) -> bool:
         if not lines and "step: " in str(record.msg):
             lines.append(record)
-            record.msg = f"{record.msg}  {text}"
+            line = re.sub(r"(step: +\d+)", rf"\1/{steps}", str(record.msg), count=1)
+            record.msg = f"{line}  {text}"
         return True
 
     logger.addFilter(append)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import keep_lanes
+from mosaic_train.ending import tell_end_of_run
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -56,6 +57,8 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         # What fails from here on lies in the data and not in the file.
         _train(config)
     except BaseException as error:  # torch's checkpoint errors are not of type `Exception`
+        if isinstance(error, KeyboardInterrupt) and config is not None:
+            _tell_end(config, rank)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         if config is not None and not is_user_error(error):
@@ -72,7 +75,14 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             code = EXIT_FAILURE
         sys.stderr.flush()
         os._exit(code)
+    _tell_end(config, rank)
     return 0
+
+
+def _tell_end(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
+    """Say what was kept, where no launcher of ours does."""
+    if not rank.rank and not rank.launched_by_us:
+        tell_end_of_run(config, None)
 
 
 def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:

@@ -55,6 +55,55 @@ def prepare_and_check(
     """
     start = time.monotonic()
     report = Report()
+    check_run(config, report, world_size=world_size, ranks_here=ranks_here, owns_folder=tell)
+    report.stop_on_errors()
+    if tell:
+        log_findings(report, start)
+
+
+def log_findings(report: Report, start: float) -> None:
+    """Log the warnings, and one line that sums up the whole.
+
+    Args:
+        report: What was found.
+        start: When the checks began, by `time.monotonic`.
+    """
+    for line in report.warnings:
+        logger.warning("%s", line)
+    # Apart from the facts, so that this does not read as the duration of the steps.
+    took = f"(checks took {time.monotonic() - start:.1f} s)"
+    found = [
+        f"{len(lines)} {word}{'s' if len(lines) > 1 else ''}"
+        for word, lines in (("mistake", report.errors), ("warning", report.warnings))
+        if lines
+    ]
+    summary = " and ".join(found) or "all is well"
+    logger.info("checked %s: %s %s", ", ".join(report.facts), summary, took)
+
+
+def check_run(
+    config: "MosaicJobConfig",
+    report: Report,
+    *,
+    world_size: int,
+    ranks_here: int,
+    owns_folder: bool = True,
+    trains: bool = True,
+) -> None:
+    """Check everything that is known before the first step, and prepare the data.
+
+    Args:
+        config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
+        report: Takes mistakes, warnings and facts.
+        world_size: Ranks of the whole run.
+        ranks_here: Ranks on this machine.
+        owns_folder: Whether the dump folder must not be another run's.
+        trains: Whether the run is to be trained, for which steps must be left; else its data are
+            only looked at.
+
+    Raises:
+        TrainError: The run is to be trained, there are mistakes, and data is to be prepared.
+    """
     model = report.attempt(find_model, config)
     layout = report.attempt(find_layout, config, world_size)
     if model is not None:
@@ -68,25 +117,16 @@ def prepare_and_check(
     check_options(run, report)
     report.attempt(check_schedule, run, report)
     check_unused(config, report)
-    if tell:
+    if owns_folder:
         report.attempt(check_dump_folder, config)
     resume = _check_configuration(run, ranks_here, report)
-    if config.mosaic_prepare.input:
+    if trains and config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
     before = len(report.errors)
     report.attempt(prepare_data, config)
     if len(report.errors) == before:
-        _check_data(run, report, resume=resume)
-    report.stop_on_errors()
-    if tell:
-        for line in report.warnings:
-            logger.warning("%s", line)
-        # Apart from the facts, so that this does not read as the duration of the steps.
-        took = f"(checks took {time.monotonic() - start:.1f} s)"
-        count = len(report.warnings)
-        found = f"{count} warning{'s' if count > 1 else ''}" if count else "all is well"
-        logger.info("checked %s: %s %s", ", ".join(report.facts), found, took)
+        _check_data(run, report, resume=resume, trains=trains)
 
 
 def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
@@ -124,7 +164,7 @@ def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
     return len(report.errors) == before
 
 
-def _check_data(run: Run, report: Report, *, resume: bool) -> None:
+def _check_data(run: Run, report: Report, *, resume: bool, trains: bool) -> None:
     from mosaic_dataloader import build_mosaic_tokenizer
 
     config, model = run.config, run.model
@@ -151,6 +191,7 @@ def _check_data(run: Run, report: Report, *, resume: bool) -> None:
         tokenizer,
         report,
         resume=resume,
+        trains=trains,
         vocab_size=vocab_size,
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,7 +87,7 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     app.config()
     code, out, errors = outcome("--training.global_batch_size", "8")
     assert (code, errors) == (0, [])
-    (line,) = [line for line in out.splitlines() if "mosaic_train" in line]
+    (line,) = [line for line in out.splitlines() if "checked " in line]
     assert "INFO - checked llama3 debugmodel, " in line
     dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
     of_them = f"train on 16 of them, {2 * 8 / len(dataset):.3g} epochs"
@@ -322,6 +323,54 @@ def test_a_checkpoint_folder_of_each_models_own(app: Any, outcome: Any) -> None:
     assert "{model.size} is not known, only {model.name}, {model.flavor}" in errors[0]
     debug = (Path(cli.__file__).parents[1] / "configs" / "debug.toml").read_text()
     assert "{model.name}-{model.flavor}" in debug
+
+
+def test_the_end_of_a_run_names_what_was_kept_and_how_to_resume(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch.distributed.checkpoint import save
+
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train.ending import end_of_run
+
+    path, folder = str(app.config()), app.folder / "out" / "checkpoint"
+    monkeypatch.setenv("UV", "uv")
+    monkeypatch.setattr("sys.argv", ["apps/train"])
+
+    def ended(*arguments: str) -> list[str]:
+        argv = ["--config-path", path, *arguments]
+        return end_of_run(MosaicConfigManager().parse_args(argv), argv)
+
+    def write(step: int, *keys: str) -> None:
+        state = {key: torch.zeros(1) for key in ("norm.weight", *keys)}
+        save(state, checkpoint_id=str(folder / f"step-{step}"), no_dist=True)
+
+    assert ended("--checkpoint.no-enable") == ["no checkpoint was kept: checkpoint.enable = false"]
+    first = "no checkpoint was kept: the first one is saved after step"
+    assert ended() == [f"{first} 2"]
+    assert ended("--training.steps", "9", "--checkpoint.interval", "4") == [f"{first} 4"]
+
+    full = ("optimizer.x", "lr_scheduler.x", "train_state", "dataloader.mosaic")
+    write(1, *full)
+    kept = f"the last checkpoint is of step 1 of 2: {folder / 'step-1'}"
+    command = f"uv run apps/train --config-path {path}"
+    assert ended() == [kept, f"resume with: {command}"]
+    excluded = ("--checkpoint.exclude_from_loading", "dataloader", "--checkpoint.load_step=1")
+    lines = ended(*excluded, "--job.description", "two words")
+    resumes = f"{command} --job.description 'two words' --checkpoint.load_step -1"
+    assert lines == [kept, f"resume with: {resumes}"]
+    config = MosaicConfigManager().parse_args(shlex.split(resumes)[3:])
+    assert (config.checkpoint.load_step, config.job.description) == (-1, "two words")
+
+    write(2, *full)
+    assert ended()[1] == f"train further with: {command} --training.steps 4"
+    config = MosaicConfigManager().parse_args(["--config-path", path])
+    assert end_of_run(config, None)[1] == (
+        "train further with: the same command and --training.steps 4"
+    )
+    write(3)
+    assert "it holds the weights alone" in ended("--training.steps", "3")[1]
 
 
 def test_another_global_batch_than_before_is_told(app: Any) -> None:

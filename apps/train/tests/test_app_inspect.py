@@ -230,6 +230,35 @@ def test_packed_rows_are_those_of_the_ranks(
         loader.close()
 
 
+def test_the_checks_of_a_run_alone_and_before_its_data(
+    app: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`--check` prints the plan, or every mistake; data is shown whatever else is wrong."""
+    app.config()
+    output = shown(app, capfd, "--check", "--nproc-per-node", "2", "--metrics.enable_tensorboard")
+    assert re.search(r"INFO - checked llama3 debugmodel, .*: all is well", output)
+    for line in (
+        r"words +\d+ +\d[\d,]* ",
+        r"step:  4 rows = 2 data-parallel rank\(s\) \* 2 rows \* 1 micro-batch",
+        r"run:   begins at .*; 2 steps end at sample 8 of",
+        r"model: llama3 debugmodel, \d,\d{3},\d{3} parameters$",
+        r"ranks: 2 = FSDP 2$",
+        rf"saves: {app.folder}/out/checkpoint, first after step 2, then every 1,000 steps and at",
+        rf"logs:  every 1 steps, TensorBoard in {app.folder}/out/tb$",
+    ):
+        assert re.search(f"^{line}", output, re.M), (line, output)
+
+    config = ["--config-path", str(app.folder / "config.toml")]
+    # The data can be read all the same.
+    wrong = ["--training.seq_len", "31", "--lr_scheduler.warmup_steps", "-1"]
+    for look, rows in (("--check", 0), ("--inspect-data", 2)):
+        capfd.readouterr()
+        assert cli.main([*config, look, *wrong]) == 2
+        captured = capfd.readouterr()
+        assert len(app.error_lines(captured.err)) == 2, captured.err
+        assert len(re.findall(r"^row \d:", captured.out, re.M)) == rows
+
+
 def test_mistakes(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_train.cli import names_config_file, parse_arguments
+from mosaic_train.cli import config_file, parse_arguments
 from mosaic_train.environment import find_rank_environment, first_host, tasks_on_node
 from mosaic_train.errors import TrainError
 from mosaic_train.logs import loss_rank
@@ -116,10 +116,13 @@ def test_arguments() -> None:
     arguments = parse_arguments(["--config-path", "a", "--nproc_per_node=2", "--x.y", "1"])
     assert arguments.config_args == ["--config-path", "a", "--x.y", "1"]
     assert arguments.nproc_per_node == 2
-    assert names_config_file(arguments.config_args)
-    assert names_config_file(["--job.config-file=a"])
-    assert not names_config_file(["--job.dump_folder", "a"])
-    for wrong in (["--nproc-per-node"], ["--nproc-per-node=-1"], ["--nproc-per-node=2"] * 2):
+    assert config_file(arguments.config_args) == "a"
+    assert config_file(["--x.y", "1", "--job.config-file=b"]) == "b"
+    assert config_file(["--job.dump_folder", "a"]) is None
+    for wrong in (
+        *(["--nproc-per-node"], ["--nproc-per-node=-1"], ["--nproc-per-node=2"] * 2),
+        *(["--export"], ["--export", "--check"], ["--check=x"], ["--check", "--inspect-data"]),
+    ):
         with pytest.raises(TrainError):
             parse_arguments(wrong)
 
@@ -158,7 +161,10 @@ def test_a_rank_whose_launcher_is_gone_already_ends_itself(app: Any) -> None:
 
 
 def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
-    """Neither streaming nor transformers is imported for them, nor for paths that lead nowhere."""
+    """Neither streaming nor transformers is imported for them, nor for paths that lead nowhere.
+
+    For a file that is missing or not TOML, not even torch.
+    """
     app.config(("shuffle = true", "shufle = true"))
     nowhere = app.folder / "nowhere"
     good = app.folder / "good.toml"
@@ -172,11 +178,17 @@ def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
         "from mosaic_train.cli import main\n"
         "for arguments in json.loads(sys.argv[1]):\n"
         "    code = main(arguments)\n"
-        "    for stream in (sys.stdout, sys.stderr): print('code', code, file=stream, flush=True)\n"
+        "    torch = 'torch' in sys.modules\n"
+        "    print('code', code, torch, flush=True)\n"
+        "    print('code', code, file=sys.stderr, flush=True)\n"
         "sys.exit(99 if {'streaming', 'transformers'} & set(sys.modules) else 0)"
     )
     broken = app.folder / "config.toml"
-    runs = [["--help"], ["--config-path", str(broken)], ["--config-path", str(good)]]
+    malformed = app.folder / "malformed.toml"
+    malformed.write_text("[training]\nsteps = \n")
+    files = (app.folder / "none.toml", malformed)
+    early = [["--config-path", str(file)] for file in files]
+    runs = [*early, ["--help"], ["--config-path", str(broken)], ["--config-path", str(good)]]
     result = subprocess.run(
         [sys.executable, "-c", code, json.dumps(runs), app.command()[1]],
         capture_output=True,
@@ -185,7 +197,11 @@ def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
         env=app.environment,
     )
     assert result.returncode == 0, result.stderr
-    assert re.findall(r"^code (\d+)$", result.stdout, re.MULTILINE) == ["0", "2", "2"]
+    ended = re.findall(r"^code (\d+) (\w+)$", result.stdout, re.MULTILINE)
+    assert [code for code, _ in ended] == ["2", "2", "0", "2", "2"]
+    assert [torch for _, torch in ended[:2]] == ["False", "False"]
     assert "--nproc-per-node" in result.stdout.partition("code 0")[0]
+    assert f"reading {broken}; importing" in result.stdout
+    assert f"reading {malformed}" not in result.stdout
     told = result.stderr.replace("code 0", "code 2").split("code 2\n")
-    assert [len(app.error_lines(each)) for each in told] == [0, 1, 3, 0], result.stderr
+    assert [len(app.error_lines(each)) for each in told] == [1, 1, 0, 1, 3, 0], result.stderr

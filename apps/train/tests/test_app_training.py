@@ -56,6 +56,10 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     resumed = app.losses(result.stdout)
     assert set(resumed) == {3, 4}
     assert resumed == pytest.approx({step: seen[step] for step in resumed}, rel=1e-4)
+    assert result.stdout.count("step:  3/4") == 1, "only one rank logs"
+    kept = f"the last checkpoint is of step 4 of 4: {app.folder}/out/checkpoint/step-4"
+    assert result.stdout.count(kept) == 1
+    assert "train further with: the same command and --checkpoint.load_step -1" in result.stdout
     assert seen[1] > seen[4]
 
 
@@ -112,6 +116,64 @@ def test_sigterm_ends_the_ranks(app: Any) -> None:
     assert "Traceback" not in "".join(log) + output
     wait_until_gone(app.processes)
     assert not list(Path(app.folder).glob("out/checkpoint/*"))
+    assert "no checkpoint was kept: the first one is saved after step 2" in output
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen3"])
+def test_an_exported_checkpoint_computes_the_same_in_transformers(
+    app: Any, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run on two ranks, and of a model whose embedding is its output too."""
+    import torch
+    from torch.distributed.checkpoint import save
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mosaic_config import MosaicConfigManager
+    from mosaic_train import cli
+    from mosaic_train.checks.checkpoint import load_entries
+    from mosaic_train.checks.model import find_model
+
+    config = app.config()
+    arguments = ["--config-path", str(config), "--model.name", name]
+    model = find_model(MosaicConfigManager().parse_args(arguments))
+    made = model.spec.model_cls(model.args)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        made.init_weights()
+    folder = app.folder / "out" / "checkpoint"
+    if name == "llama3":
+        run = app.forked(*arguments, *TWO, "--optimizer.lr", "0.01")
+        assert run.returncode == 0, run.stdout + run.stderr
+        state = made.state_dict()
+        load_entries(folder / "step-2", state)
+    else:
+        save(made.state_dict(), checkpoint_id=str(folder / "step-2"), no_dist=True)
+
+    exported = str(app.folder / "exported")
+    assert cli.main([*arguments, "--export", exported]) == 0
+    assert "sample: " in capfd.readouterr().out
+    tokens = torch.arange(5, 35)[None]
+    with torch.no_grad():
+        expected = made(tokens)
+        logits = AutoModelForCausalLM.from_pretrained(exported)(tokens).logits
+    assert logits.std() > 0.1
+    assert torch.allclose(logits, expected, atol=1e-4), (logits - expected).abs().max()
+    tokenizer, original = map(AutoTokenizer.from_pretrained, (exported, f"{app.data}/tokenizer"))
+    assert tokenizer("alpha beta").input_ids == original("alpha beta").input_ids
+
+    if name == "llama3":
+        return
+    for target, options, told in [
+        (exported, [], f"--export {exported}: it exists and is not an empty folder"),
+        ("new", ["--at-step", "7"], "--at-step 7: there is no complete checkpoint of that step"),
+        ("new", ["--model.flavor", "debugmodel_moe"], "qwen3 debugmodel_moe is neither"),
+        ("new", ["--model.flavor", "0.6B"], "holds another model than qwen3 0.6B"),
+        ("new", ["--checkpoint.folder", "none"], "none holds no complete checkpoint"),
+    ]:
+        assert cli.main([*arguments, "--export", target, *options]) == 2
+        (line,) = app.error_lines(capfd.readouterr().err)
+        assert told in line
+    assert not os.path.exists("new")
 
 
 def test_a_later_row_outside_the_vocabulary_is_named_by_the_rank(app: Any) -> None:

@@ -147,6 +147,7 @@ def test_tokenizer_arguments_are_toml_literals(parse: Any, text: str, value: obj
         (["--training.steps"], ["--training.steps needs a value: int"]),
         ([f"{DATASET}.shuffle", "true"], ["takes no value, got true", f"{DATASET}.no-shuffle"]),
         ([f"{DATASET}.shuffle_algo", "py1r"], ['"py1br"', "did you mean py1br?"]),
+        (["--training.batch_size", "4"], ["older TorchTitan's", "training.local_batch_size"]),
         ([f"{DATASET}.replication", "2"], ["replication is not needed", "parallel mesh"]),
         (["--validation.steps", "0"], ["--validation.steps: validation steps must be positive"]),
         (

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from mosaic_config import ConfigError, MosaicConfigManager
+from mosaic_config import ConfigError, MosaicConfigManager, MosaicJobConfig
+from mosaic_config.schema import keys_of, tables
+from mosaic_config.unsupported_keys import _DROPPED, _RENAMED
 
 DATA = '[mosaic_dataloader.dataset]\nremote = "data"\n'
 DATASET = "job.toml: [mosaic_dataloader.dataset]"
@@ -78,6 +80,25 @@ DATASET = "job.toml: [mosaic_dataloader.dataset]"
             '[mosaic_dataloader.dataset.streams] and its keys below, not streams = ["a"]',
         ),
         (
+            "[checkpoint]\nenable_checkpoint = true",
+            "job.toml: [checkpoint] enable_checkpoint is an older TorchTitan's name: write "
+            "checkpoint.enable",
+        ),
+        (
+            "[float8]\nfilter_fqns = ['output']",
+            "job.toml: [float8] is an older TorchTitan's name: write quantize.linear.float8",
+        ),
+        (
+            "[checkpoint]\ninterval_type = 'steps'",
+            "job.toml: [checkpoint] interval_type is an older TorchTitan's: checkpoint.interval "
+            "counts steps; remove it",
+        ),
+        (
+            "[experimental]\npipeline_parallel_degree = 2",
+            'job.toml: [experimental] has no key "pipeline_parallel_degree"; it belongs in '
+            "[parallelism]",
+        ),
+        (
             "[validation]\nsteps = 0",
             "job.toml: [validation]: validation steps must be positive or -1",
         ),
@@ -103,6 +124,15 @@ def test_options_left_out_on_purpose_say_why(error: Any, toml: str, parts: list[
     assert text.startswith(DATASET)
     for part in parts:
         assert part in text
+
+
+def test_what_replaces_an_older_torchtitan_s_key_is_a_key() -> None:
+    present = {
+        ".".join((*path, key)) for path, cls in tables(MosaicJobConfig) for key in keys_of(cls)
+    }
+    for text in _RENAMED.values():
+        assert text.partition(" =")[0].partition(",")[0] in present, text
+    assert not present & {*_RENAMED, *_DROPPED}
 
 
 def test_validation_has_its_own_batch_size(error: Any) -> None:

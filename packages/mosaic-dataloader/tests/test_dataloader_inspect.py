@@ -94,7 +94,7 @@ def test_mistakes_are_one_line(
         ([str(tmp_path / "broken")], "broken"),
         ([(tmp_path / "none").as_uri()], "none"),
         ([str(data / "web"), "--tokenizer", str(tmp_path / "none")], "--tokenizer .* cannot be"),
-        ([str(data / "web"), "--token-encoding-type", "int3"], "token_encoding_type = 'int3'"),
+        ([str(data / "web"), "--token-encoding-type", "int3"], "--token-encoding-type 'int3'"),
         ([str(data / "web"), "--picture", str(tmp_path / "x.png")], "mosaic-dataloader.inspect."),
     ]:
         assert main(arguments) == 2, arguments

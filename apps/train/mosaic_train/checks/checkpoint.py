@@ -47,7 +47,7 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
         _refuse_to_resume(config, folder)
     keys = saved_entries(folder)
     wanted = set(_PARTS) - excluded
-    missing = wanted - {key.partition(".")[0] for key in keys}
+    missing = wanted & missing_parts(folder)
     if missing and missing == wanted:
         raise TrainError(
             f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
@@ -68,6 +68,15 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
                 f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {DATALOADER}))}"
             )
         _check_lanes(config, folder, _lanes(keys))
+
+
+def missing_parts(folder: Path) -> set[str]:
+    """The parts of a full checkpoint, beside the model, that a distributed checkpoint lacks.
+
+    Raises:
+        TrainError: It cannot be read.
+    """
+    return set(_PARTS) - {key.partition(".")[0] for key in saved_entries(folder)}
 
 
 def keep_lanes(config: "MosaicJobConfig") -> None:
@@ -271,10 +280,25 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
     Raises:
         TrainError: The checkpoint cannot be read.
     """
+    values: dict[str, Any] = dict.fromkeys(keys, "")
+    load_entries(folder, values)
+    return values
+
+
+def load_entries(folder: Path, values: dict[str, Any]) -> None:
+    """Load entries of a checkpoint in place.
+
+    Args:
+        folder: The checkpoint.
+        values: By key: tensors of the right shapes, which are filled, or anything else, which is
+            replaced.
+
+    Raises:
+        TrainError: The checkpoint cannot be read.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    values: dict[str, Any] = dict.fromkeys(keys, "")
     try:
         with warnings.catch_warnings():
             # One process reads; torch warns that there is nobody to agree with.
@@ -289,7 +313,6 @@ def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
             f"checkpoint {folder} cannot be read ({type(cause).__name__}: "
             f"{' '.join(str(cause).split())}): choose another with --checkpoint.load_step"
         ) from error
-    return values
 
 
 def saved_entries(folder: Path) -> dict[str, Any]:
@@ -333,6 +356,25 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     folder = checkpoint_to_load(config)
     if folder is None:
         return
+    initial = config.checkpoint.initial_load_path
+    given = initial and folder == Path(initial)
+    compare_weights(
+        folder, model, meta_model, f"checkpoint.{'initial_load_path' if given else 'folder'}"
+    )
+
+
+def compare_weights(folder: Path, model: ChosenModel, meta_model: MetaModel, option: str) -> None:
+    """Compare the weights of a distributed checkpoint with those of a model.
+
+    Args:
+        folder: The checkpoint.
+        model: The model.
+        meta_model: Its weights.
+        option: The option that chooses the checkpoint.
+
+    Raises:
+        TrainError: One is missing there, or has another shape.
+    """
     entries = saved_entries(folder)
     stored = {name: tuple(each.size) for name, each in entries.items() if hasattr(each, "size")}
     found = [
@@ -343,12 +385,9 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     found += [f"it has no {name}" for name in meta_model.shapes if name not in stored]
     if found:
         more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
-        initial = config.checkpoint.initial_load_path
-        given = initial and folder == Path(initial)
         raise TrainError(
             f"checkpoint {folder} holds another model than {model.name} ({found[0]}{more}): "
-            f"choose another checkpoint.{'initial_load_path' if given else 'folder'}, or restore "
-            "model.name and model.flavor"
+            f"choose another {option}, or restore model.name and model.flavor"
         )
 
 

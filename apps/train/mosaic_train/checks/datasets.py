@@ -30,6 +30,7 @@ def check_datasets(
     report: Report,
     *,
     resume: bool = True,
+    trains: bool = True,
     vocab_size: int | None = None,
 ) -> None:
     """Build the loaders as the first rank will, and look at their data.
@@ -42,6 +43,7 @@ def check_datasets(
         tokenizer: Encodes text.
         report: Where mistakes and costs are noted; takes what the run trains on as facts.
         resume: Whether to look at the position in the checkpoint, too.
+        trains: Whether steps must be left to train.
         vocab_size: Token ids that the model embeds; None where that is not known.
     """
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_validation_dataloader
@@ -49,7 +51,7 @@ def check_datasets(
     build = build_mosaic_dataloader
     with _opened(_TRAINING, build, config, layout, tokenizer, report) as training:
         if training is not None:
-            _check_start(config, training, report, resume=resume)
+            _check_start(config, training, report, resume=resume, trains=trains)
             _check_data(training, _names(_TRAINING, "training"), vocab_size, report)
     if not config.validation.enable:
         return
@@ -66,7 +68,9 @@ def _names(section: str, task: str) -> checks.OptionNames:
     return checks.OptionNames(f"{section}.dataset.", f"{task}.seq_len", f"{task}.local_batch_size")
 
 
-def _check_start(config: "MosaicJobConfig", loader: Any, report: Report, *, resume: bool) -> None:
+def _check_start(
+    config: "MosaicJobConfig", loader: Any, report: Report, *, resume: bool, trains: bool
+) -> None:
     """Look at where the run starts, and what it trains on from there."""
     from mosaic_dataloader.inspect import run_facts
 
@@ -77,7 +81,8 @@ def _check_start(config: "MosaicJobConfig", loader: Any, report: Report, *, resu
     report.facts += run_facts(steps)
     if start is None:
         return
-    report.attempt(check_steps_left, config, start.checkpoint, start.steps_done)
+    if trains:
+        report.attempt(check_steps_left, config, start.checkpoint, start.steps_done)
     if start.data:  # a run keeps the order and the lanes that it began with
         return
     report.warn(*checks.machines_per_shard(loader, names=names))

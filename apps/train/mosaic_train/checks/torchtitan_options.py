@@ -257,8 +257,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     )
     yield Conflict(
         config.metrics.enable_wandb and _missing("wandb"),
-        "metrics.enable_wandb = true, but the package wandb is not installed: install it, or set "
-        "metrics.enable_wandb = false",
+        "metrics.enable_wandb = true, but the package wandb is not installed: install it with "
+        '"uv sync --extra wandb", or set metrics.enable_wandb = false',
         "components/metrics.py",
         "Failed to create WandB logger: No module named 'wandb'.",
     )

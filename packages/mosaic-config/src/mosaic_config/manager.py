@@ -5,7 +5,6 @@ import importlib
 import logging
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from typing import Any
@@ -19,14 +18,12 @@ from mosaic_config.job_config import MosaicJobConfig
 from mosaic_config.options import print_help, set_options
 from mosaic_config.schema import place, tables_of
 from mosaic_config.strict import build_strictly
-from mosaic_config.validate import validate
+from mosaic_config.toml_file import read_toml
+from mosaic_config.validation import validate
 
 CONFIG_PATH = "config_path"
 CONFIG_FILE = "job.config_file"
 CUSTOM_MODULE = "job.custom_config_module"
-
-# tomllib's own words for a repeated key or table do not say so.
-_REPEATED = ("Cannot overwrite", "Cannot declare", "Duplicate", "Cannot mutate")
 
 
 class MosaicConfigManager(ConfigManager):
@@ -88,7 +85,7 @@ class MosaicConfigManager(ConfigManager):
         path = single_value(given, file_options)
         # A shell does not expand the `~` of `--config-path=~/job.toml`.
         path = os.path.expanduser(path) if path else path
-        data = _read_toml(path) if path else {}
+        data = read_toml(path) if path else {}
         root = self._class_for(given, data)
         base = build_strictly(root, data, path)
         if path:
@@ -165,25 +162,3 @@ def _expand_home(config: MosaicJobConfig) -> Iterator[str]:
                     f"{place(path)} {key} = {value!r}: there is no home directory for {user!r}; "
                     "write the path in full"
                 )
-
-
-def _read_toml(path: str) -> dict[str, Any]:
-    """Return the tables of a TOML file.
-
-    Raises:
-        ConfigError: the file cannot be read or is not valid TOML.
-    """
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a TOML file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: not UTF-8 text ({error.reason})") from error
-    except tomllib.TOMLDecodeError as error:
-        why = str(error)
-        if why.startswith(_REPEATED):
-            why = f"a key or table is given twice: {why}"
-        raise ConfigError(f"{path}: not valid TOML: {why}") from error

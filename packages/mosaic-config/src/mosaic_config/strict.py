@@ -103,7 +103,7 @@ class _Builder:
 
     def unknown_key(self, cls: type, path: Path, key: str, value: Any) -> str:
         if (reason := reason_for_key(path, key)) is not None:
-            return f"{place(path)} {key} {reason}"
+            return f"{f'{place(path)} {key}' if path else place((key,))} {reason}"
         is_table = isinstance(value, dict)
         here, elsewhere = suggest(self.root, names_hidden(self.root, path), key, is_table=is_table)
         if is_table:

@@ -1,4 +1,4 @@
-"""Keys of mosaicml-streaming and llm-foundry that this loader leaves out on purpose."""
+"""Keys that are left out on purpose, or that TorchTitan has renamed or dropped."""
 
 from typing import Any
 
@@ -53,9 +53,54 @@ _REASONS = {
     "in_order": "is not supported: batches always come in order; remove it",
 }
 
+# Keys of older TorchTitans, and what 0.2.2 has in their place. A key that has only moved to another
+# section is found there by its name.
+_RENAMED = {
+    "checkpoint.enable_checkpoint": "checkpoint.enable",
+    "checkpoint.initial_load_model_weights_only": "checkpoint.initial_load_model_only",
+    "checkpoint.last_save_in_safetensors_format": "checkpoint.last_save_in_hf",
+    "checkpoint.last_save_model_weights_only": "checkpoint.last_save_model_only",
+    "checkpoint.model_weights_only": "checkpoint.last_save_model_only",
+    "experimental.pipeline_parallel_microbatches": "parallelism.pipeline_parallel_microbatch_size",
+    "experimental.pipeline_parallel_split_points": "parallelism.module_fqns_per_model_part",
+    "float8": "quantize.linear.float8",
+    "float8.moe_fqns_prototype": "quantize.grouped_mm.float8.fqns",
+    "job.print_args": "job.print_config",
+    "lr_scheduler.lr_min": "lr_scheduler.min_lr_factor",
+    "metrics.enable_color_printing": "metrics.disable_color_printing, with the opposite value",
+    "metrics.rank_0_only": "metrics.save_for_all_ranks, with the opposite value",
+    "mx": "quantize.linear.mx",
+    "optimizer.fused": 'optimizer.implementation = "fused"',
+    "parallelism.pipeline_parallel_split_points": "parallelism.module_fqns_per_model_part",
+    "training.batch_size": "training.local_batch_size",
+    "training.compile": "compile.enable",
+    "training.data_parallel_degree": "parallelism.data_parallel_shard_degree",
+    "training.debug_moe_force_load_balance": "debug.moe_force_load_balance",
+    "training.enable_float8_linear": 'model.converters = ["quantize.linear.float8"]',
+    "training.enable_loss_parallel": "parallelism.disable_loss_parallel, with the opposite value",
+    "validation.batch_size": "validation.local_batch_size",
+}
+_DROPPED = {
+    "checkpoint.interval_type": "checkpoint.interval counts steps",
+    "experimental.enable_compiled_autograd": "TorchTitan has no such option any more",
+    "job.use_for_integration_test": "TorchTitan has no such option any more",
+    "model.attn_mask_type": 'the flavor decides, as in model.flavor = "debugmodel_flex_attn"',
+    "model.norm_type": "the model decides",
+    "model.use_flex_attn": 'the flavor decides, as in model.flavor = "debugmodel_flex_attn"',
+    "parallelism.enable_compiled_autograd": "TorchTitan has no such option any more",
+    "training.data_parallel_type": (
+        "parallelism.data_parallel_shard_degree makes it FSDP, data_parallel_replicate_degree DDP"
+    ),
+}
+
 
 def reason_for_key(path: Path, key: str) -> str | None:
-    """Return why a known key of mosaicml-streaming is not taken at a path, or None."""
+    """Return why a known key is not taken at a path, and what to do; None for any other key."""
+    name = ".".join((*path, key))
+    if name in _RENAMED:
+        return f"is an older TorchTitan's name: write {_RENAMED[name]}"
+    if name in _DROPPED:
+        return f"is an older TorchTitan's: {_DROPPED[name]}; remove it"
     if not path or path[0] not in _SECTIONS or key not in _REASONS:
         return None
     trainer = "validation" if path[0] == _VALIDATION else "training"

@@ -230,7 +230,10 @@ class StreamingTextDataset:
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
-            raise MosaicDataError(f'stream "{text[0]}" holds text; set mosaic_tokenizer.name')
+            raise MosaicDataError(
+                f'stream "{text[0]}" holds text; give a tokenizer (in a configuration, set '
+                f"mosaic_tokenizer.name)"
+            )
         # Streams of tokens need none, and are not held up by one that cannot encode batches.
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
@@ -240,7 +243,8 @@ class StreamingTextDataset:
         if packing and text and self.eos_id is None:
             logger.warning(
                 "packing: the tokenizer has no EOS token, so that nothing marks where one document "
-                "ends and the next begins; set mosaic_tokenizer.kwargs.eos_token"
+                "ends and the next begins; set its eos_token (in a configuration, "
+                "mosaic_tokenizer.kwargs.eos_token)"
             )
         self.positions = positions
         self.boundaries = (
@@ -357,8 +361,8 @@ def _boundaries(
         if eos_id is None and not stored and stream.column.kind != "text":
             warn_at_start(
                 f'stream "{stream.name}": nothing says where the documents in its rows end, so '
-                f"that each row counts as one; set mosaic_tokenizer.name for its EOS token, or "
-                f"prepare the data with document_ends"
+                f"that each row counts as one; give a tokenizer that has an EOS token (in a "
+                f"configuration, set mosaic_tokenizer.name), or prepare the data with document_ends"
             )
     return Boundaries(positions, mask, eos_id)
 

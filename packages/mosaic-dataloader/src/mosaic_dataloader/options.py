@@ -312,6 +312,6 @@ class TokenizerOptions:
         default_factory=dict,
         metadata={
             "text": "Keyword arguments for AutoTokenizer.from_pretrained. On the command line a "
-            "value is read as TOML (2048, true, 0.5, [1, 2]) and, if it is none, as a string."
+            "value is read as TOML (2048, true, 0.5, [1, 2]), and as a string if it is not TOML."
         },
     )

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, get_type_hints
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.arguments import as_flags
 from mosaic_prepare.options import CHOICES, PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = _run(vars(_parser().parse_args(argv)))
     except MosaicDataError as error:
-        print(f"mosaic-prepare: {str(error).removeprefix('prepare: ')}", file=sys.stderr)
+        line = as_flags(str(error).removeprefix("prepare: "), _option_names())
+        print(f"mosaic-prepare: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mosaic-prepare: interrupted; run the same command to resume", file=sys.stderr)
@@ -78,7 +80,7 @@ def _run(given: dict[str, Any]) -> PrepareReport | None:
     match = re.fullmatch(r"(\d+)/(\d+)", task)
     if match is None or finishes:
         raise MosaicDataError(
-            f"task = {task!r} is not of the form K/N; write for example --task 3/64 for the third "
+            f"--task {task!r} is not of the form K/N; write for example --task 3/64 for the third "
             f"of 64 tasks, and run --finish as a separate command when all of them are done"
         )
     prepare_task(options, int(match[1]), int(match[2]))
@@ -171,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         help="assemble the data set from what the tasks of a job array have prepared",
     )
     return parser
+
+
+def _option_names() -> list[str]:
+    return [field.name for field in fields(PrepareOptions)]
 
 
 def _texts() -> dict[str, str]:

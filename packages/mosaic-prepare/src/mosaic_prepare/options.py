@@ -214,7 +214,7 @@ class PrepareOptions:
         if self.processes is not None and self.engine == "ray":
             yield 'leave out processes with engine = "ray", which starts a process for each core'
         if self.address is not None and self.engine != "ray":
-            yield 'address needs engine = "ray"'
+            yield f'address = {self.address!r} needs engine = "ray"'
         if self.work_dir is not None and not self.remote:
             yield "work_dir is for outputs that are URLs; leave it out"
         if self.form != "rows" and not self.document_ends:

@@ -364,7 +364,7 @@ def _check_names(options: PrepareOptions) -> None:
     for name in options.hashes:
         if name not in get_hashes():
             known = ", ".join(sorted(get_hashes()))
-            raise MosaicDataError(f"prepare: hashes: {name!r} is not one of {known}")
+            raise MosaicDataError(f"prepare: hashes = {name!r} is not one of {known}")
 
 
 def _input_options(options: PrepareOptions) -> dict[str, Any]:

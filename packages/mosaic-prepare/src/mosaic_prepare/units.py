@@ -109,7 +109,7 @@ def pieces_of(options: PrepareOptions) -> list[Piece]:
         if name is None:
             raise MosaicDataError(
                 f"prepare: cannot tell the format of {file.name} from its name; say which with "
-                f"--input-format (text, jsonl, …), or give a glob that leaves it out"
+                f"input_format (text, jsonl, …), or give a glob that leaves it out"
             )
         if file.compression and not FORMATS[name].packed:
             raise MosaicDataError(

@@ -117,7 +117,7 @@ class MosaicDataset:
 
     sampling_method: Literal["balanced", "fixed"] = "balanced"
     """
-    How a stream that is not used whole is subsampled. "balanced": anew in each epoch, evenly over
+    How a stream that is not used whole is subsampled. "balanced": again in each epoch, evenly over
     shards. "fixed": the same samples in every epoch.
     """
 
@@ -297,7 +297,7 @@ class MosaicTokenizer:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """
     Keyword arguments for AutoTokenizer.from_pretrained. On the command line a value is read as TOML
-    (2048, true, 0.5, [1, 2]) and, if it is none, as a string.
+    (2048, true, 0.5, [1, 2]), and as a string if it is not TOML.
     """
 
 

@@ -12,9 +12,18 @@ if TYPE_CHECKING:
     from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
     from mosaic_dataloader.inspect.run import print_run
     from mosaic_dataloader.inspect.steps import Steps
-    from mosaic_dataloader.inspect.tables import run_facts
+    from mosaic_dataloader.inspect.tables import run_facts, run_lines, stream_table
 
-__all__ = ["Steps", "origins", "preview", "print_run", "run_facts", "stream_counts"]
+__all__ = [
+    "Steps",
+    "origins",
+    "preview",
+    "print_run",
+    "run_facts",
+    "run_lines",
+    "stream_counts",
+    "stream_table",
+]
 
 _HOME = {
     "Steps": "steps",
@@ -22,7 +31,9 @@ _HOME = {
     "preview": "previews",
     "print_run": "run",
     "run_facts": "tables",
+    "run_lines": "tables",
     "stream_counts": "previews",
+    "stream_table": "tables",
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.arguments import as_flags
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _inspect(arguments)
     except MosaicDataError as error:
-        print(f"mosaic-inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = as_flags(" ".join(str(error).split()), vars(arguments))
+        print(f"mosaic-inspect: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -14,7 +14,13 @@ _HEADER = (
 
 
 def stream_table(steps: Steps) -> str:
-    """One line for each stream: what it holds, and what an epoch and the whole run take of it."""
+    """One line for each stream: what it holds, and what an epoch and the whole run take of it.
+
+    With stages, one for each stream and stage.
+
+    Args:
+        steps: The steps of the run.
+    """
     dataset = steps.loader.dataset
     if dataset.stage_config is not None:
         return _stage_tree(steps)
@@ -78,7 +84,12 @@ def _stage_tree(steps: Steps) -> str:
 
 
 def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
-    """What the run makes of them."""
+    """What the run makes of the streams: their order, the rows of a step, where it begins and ends.
+
+    Args:
+        steps: The steps of the run.
+        resumes_from: The checkpoint that the run resumes from; None for a new run.
+    """
     loader, order = steps.loader, steps.loader.order
     kind = f"{order.shuffle_algo}, seed {order.shuffle_seed}" if order.shuffle else "not shuffled"
     here = steps.place(loader.samples_seen)

@@ -55,7 +55,7 @@ class OrderOptions:
     )
     sampling_method: str = option(
         "balanced",
-        'How a stream that is not used whole is subsampled. "balanced": anew in each epoch, '
+        'How a stream that is not used whole is subsampled. "balanced": again in each epoch, '
         'evenly over shards. "fixed": the same samples in every epoch.',
         choices=SAMPLING_METHODS,
     )

@@ -124,23 +124,23 @@ def _compare(
 ) -> None:
     if made.fingerprint != own.fingerprint:
         raise MosaicDataError(
-            f'stream "{name}" was prepared with tokenizer {made}, but training uses {own}; set '
-            f"mosaic_tokenizer.name to the one that made the data, or prepare the data with this "
-            f"one"
+            f'stream "{name}" was prepared with tokenizer {made}, but training uses {own}; give '
+            f"the one that made the data (in a configuration, set mosaic_tokenizer.name), or "
+            f"prepare the data with this one"
         )
     largest = note.get("facts", {}).get("largest", -1)
     if largest >= own.vocab_size:
         raise MosaicDataError(
             f'stream "{name}" holds token id {largest}, but tokenizer {own} ends at '
             f"{own.vocab_size - 1}; add the tokens that it had when the data was prepared "
-            f"(mosaic_tokenizer.kwargs), or prepare the data with this one"
+            f"(in a configuration, mosaic_tokenizer.kwargs), or prepare the data with this one"
         )
     # A bare tokenizer knows no end-of-text token.
     if own.eos_id is not None and made.eos_id != own.eos_id:
         logger.warning(
             'stream "%s": documents end with token %s there, but the tokenizer\'s end-of-text '
-            "token is %s; set eos_token in mosaic_tokenizer.kwargs if documents are to be told "
-            "apart",
+            "token is %s; set its eos_token (in a configuration, "
+            "mosaic_tokenizer.kwargs.eos_token) if documents are to be told apart",
             name,
             made.eos_id,
             own.eos_id,

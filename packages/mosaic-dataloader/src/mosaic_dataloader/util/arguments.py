@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -49,6 +49,26 @@ def option(
     limits = {"least": least, "above": above, "most": most}
     metadata = {"text": text, "choices": tuple(choices), "path": path, **limits}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def as_flags(message: str, names: Iterable[str]) -> str:
+    """A message with the names of options as a command line has them: `seq_len` as `--seq-len`.
+
+    A name that is a plain word, such as `form`, is an option only where the message gives its value
+    (`form = "rows"`) or says to change it (`leave out form`).
+
+    Args:
+        message: It has the names that the options have in Python.
+        names: Those of the options that the command has.
+    """
+    for name in names:
+        flag = f"--{name.replace('_', '-')}"
+        # Not within a path, a quoted text or a longer name.
+        word = rf"(?<![\w./'\"-]){name}(?![\w/'\"-]|\.\w)"
+        message = re.sub(rf"{word} ?= ?(?=\S)", f"{flag} ", message)
+        asks = "" if "_" in name else r"\b(?:leave out|set either|choose another|correct) "
+        message = re.sub(rf"({asks}){word}", rf"\1{flag}", message)
+    return message
 
 
 def check_options(options: Any) -> None:

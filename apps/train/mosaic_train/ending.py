@@ -1,0 +1,106 @@
+"""What a run leaves behind when it ends, and the command that resumes it."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mosaic_train.checks.checkpoint import complete_steps, missing_parts
+from mosaic_train.errors import TrainError
+from mosaic_train.logs import print_log_line
+
+if TYPE_CHECKING:
+    from mosaic_config import MosaicJobConfig
+
+# It was for the checkpoint that the run began with.
+_EXCLUDED = "checkpoint.exclude_from_loading"
+
+
+def tell_end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> None:
+    """Print what `end_of_run` says."""
+    try:
+        lines = end_of_run(config, argv)
+    except TrainError as error:  # the checkpoint cannot be read; the run itself has ended
+        lines = [str(error)]
+    for line in lines:
+        print_log_line(line)
+
+
+def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[str]:
+    """Say what was kept of a run that has ended or was interrupted, where, and how to resume it.
+
+    Args:
+        config: The configuration.
+        argv: The app's command line; None where another launcher has started the ranks, whose own
+            command line is not known.
+
+    Returns:
+        Lines for the log; none after a dry run, which keeps nothing.
+    """
+    checkpoint, steps = config.checkpoint, config.training.steps
+    if config.comm.mode != "default":
+        return []
+    if not checkpoint.enable or checkpoint.load_only:
+        option = "load_only = true" if checkpoint.enable else "enable = false"
+        return [f"no checkpoint was kept: checkpoint.{option}"]
+    kept = complete_steps(config)
+    if not kept:
+        first = next_save(config, 0)
+        return [f"no checkpoint was kept: the first one is saved after step {first:,}"]
+    last = kept[-1]
+    folder = Path(config.job.dump_folder, checkpoint.folder, f"step-{last}")
+    lines = [f"the last checkpoint is of step {last:,} of {steps:,}: {folder}"]
+    if not last:  # a seed checkpoint
+        return lines
+    if not (folder / ".metadata").is_file() or missing_parts(folder):
+        lines.append("it holds the weights alone, so that the run cannot be resumed from it")
+        return lines
+    changes = {}
+    if checkpoint.load_step != -1:
+        changes["checkpoint.load_step"] = "-1"
+    if last >= steps:
+        changes["training.steps"] = str(2 * steps)
+    lines.append(
+        f"{'train further' if last >= steps else 'resume'} with: {_command(argv, changes)}"
+    )
+    if checkpoint.exclude_from_loading and _EXCLUDED not in map(_option, argv or ()):
+        lines.append(f"before that, remove {_EXCLUDED}: it would leave parts of the checkpoint out")
+    return lines
+
+
+def next_save(config: "MosaicJobConfig", done: int) -> int:
+    """The step after which the next checkpoint is saved.
+
+    Args:
+        config: The configuration; it saves checkpoints.
+        done: Steps that were trained before.
+    """
+    checkpoint = config.checkpoint
+    if not done and checkpoint.enable_first_step_checkpoint:
+        return 1
+    # The last step is saved in any case.
+    return min(config.training.steps, (done // checkpoint.interval + 1) * checkpoint.interval)
+
+
+def _command(argv: Sequence[str] | None, changes: Mapping[str, str]) -> str:
+    """The command line with some options set anew."""
+    options = [word for name, value in changes.items() for word in (f"--{name}", value)]
+    if argv is None:
+        return " ".join(["the same command", *(["and"] if options else []), *options])
+    kept: list[str] = []
+    dropping = False
+    for word in argv:
+        if word.startswith("--"):
+            dropping = _option(word) in (_EXCLUDED, *changes)
+        if not dropping:
+            kept.append(word)
+    # uv says so to what it runs.
+    program = ["uv", "run"] if "UV" in os.environ else [Path(sys.executable).name]
+    return shlex.join([*program, sys.argv[0], *kept, *options])
+
+
+def _option(word: str) -> str:
+    """The section and key that a word of the command line sets."""
+    return word.partition("=")[0].removeprefix("--").replace("-", "_")

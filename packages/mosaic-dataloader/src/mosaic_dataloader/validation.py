@@ -7,6 +7,7 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.sources import open_source
+from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import EpochPass, RunOrder
@@ -61,7 +62,10 @@ class ValidationDataloader:
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        self._source = open_source(dataset, layout, RunOrder(order))
+        run = new_order(dataset, RunOrder(order))
+        self._source = open_source(dataset, layout, run)
+        if not dp_rank:
+            log_token_means(dataset, run)
         warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,20 @@ class Intervals:
 
 
 Int64Array = NDArray[np.int64]
+
+
+class TokenMean(NamedTuple):
+    """Target tokens that a sample of a stream gives, on average.
+
+    Attributes:
+        millitokens: Thousandths of tokens, at least 1.
+        source: Where the figure comes from, in words.
+        estimated: Whether it is a guess by sizes, good enough where nothing counts tokens.
+    """
+
+    millitokens: int
+    source: str
+    estimated: bool = False
 
 
 @dataclass(frozen=True)

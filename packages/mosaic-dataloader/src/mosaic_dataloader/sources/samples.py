@@ -64,10 +64,11 @@ class SampleRows:
         self._dataset = dataset
         self._layout = layout
         self.order = order
-        self.mixture = dataset.mixture
+        self.mixture = dataset.weighed(order.means)
         self.identity = dataset.identity
-        self.sequence = open_sequence(dataset, order, order.start)
+        self.sequence = open_sequence(dataset, self.mixture, order, order.start)
         self.stage_config = dataset.stage_config
+        self.token_mean, self.weighed = dataset.token_mean, dataset.weighed
         self.first_position = max(order.start.samples, order.skipped)
         self.open_options: Collection[str] = open_options(dataset)
 

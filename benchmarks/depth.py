@@ -258,7 +258,7 @@ def _stages(streams: int, samples: int) -> dict[str, Any]:
     )
     names = [stream.name for stream in mixture.streams]
     rising = draws_per_block([n + 1 for n in range(streams)])
-    third = FEISTEL_POSITION // 3
+    third = FEISTEL_POSITION // 24 * 8
     stages = [
         Stage(0, rising),
         Stage(third, draws_per_block([1] * streams)),

@@ -228,3 +228,28 @@ def test_weights_in_tokens_need_weights(documents: dict[str, str]) -> None:
             MosaicDataError, match='weights_in = "tokens" has no meaning without weights: give'
         ):
             packing.packed(given, **EVEN)
+
+
+def test_shares_of_tokens_are_the_weights_for_documents_of_lognormal_lengths(
+    tmp_path: Path,
+) -> None:
+    """Within 1 % after 20,000 rows in 960 lanes; what remains is said in docs/mixtures.md."""
+    rng = np.random.default_rng(3)
+    streams = {}
+    for name, mean, count in (("short", 30, 12_000), ("long", 120, 3_000)):
+        lengths = np.maximum(1, rng.lognormal(np.log(mean) - 0.5, 1.0, count)).astype(int)
+        written = [[7] * length for length in lengths.tolist()]
+        streams[name] = {
+            "local": packing.write_tokens(tmp_path / name, written, size_limit=1 << 16)
+        }
+    dataset = StreamingTextDataset(
+        seq_len=200,
+        streams=streams,
+        shuffle=True,
+        packing=True,
+        token_encoding_type="int32",
+        stages=[{"weights": {"short": 0.6, "long": 0.4}}],
+        **EVEN,
+    )
+    one = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=200)
+    assert token_shares(one, 20_000)["long"] == pytest.approx(0.4, abs=0.01)

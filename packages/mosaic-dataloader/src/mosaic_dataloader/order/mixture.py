@@ -91,6 +91,9 @@ class Mixture:
     @cached_property
     def samples_per_shard(self) -> Int64Array:
         """int64[total shards], over all streams."""
+        if len(self.streams) == 1:
+            # Not a second time: there are many.
+            return self.streams[0].samples_per_shard
         return np.concatenate([s.samples_per_shard for s in self.streams]).astype(np.int64)
 
     @cached_property

@@ -191,7 +191,7 @@ def test_many_layouts_resume_and_change_in_mid_run(
     nodes: int,
     choice: st.DataObject,
 ) -> None:
-    check_legs(data, tmp_path, legs, nodes, choice)
+    check_legs(data, tmp_path, legs, nodes, choice, workers=(0, 2))
 
 
 def check_legs(
@@ -200,6 +200,7 @@ def check_legs(
     legs: list[tuple[int, int, int]],
     nodes: int,
     choice: st.DataObject,
+    workers: tuple[int, ...] = (0,),
 ) -> None:
     """Real loaders, by torch's distributed checkpoint, against the replay with lists."""
     replay = Replay(data, nodes, num_canonical_nodes=nodes)
@@ -225,6 +226,7 @@ def check_legs(
             streams,
             world_size,
             batch_size=batch_size,
+            num_workers=choice.draw(st.sampled_from(workers)),
             num_canonical_nodes=nodes,
             stages=[stage(None, **weights)],
             on_data_change="new_stage",
@@ -316,7 +318,7 @@ def test_three_stages_are_resumed_and_edited_on_other_layouts(
     rows += flat(take(iter(one), 20))
     state = one.state_dict()
     one.close()
-    again = loader(data, batch_size=16, stages=edited, shuffle_block_size=100)
+    again = loader(data, batch_size=16, stages=edited, shuffle_block_size=100, num_workers=2)
     again.load_state_dict(state)
     rows += flat(take(iter(again), 10))
     assert again.samples_per_stream == {name: Counter(map(stream_of, rows))[name] for name in data}

@@ -341,7 +341,9 @@ class StreamingTextDataset:
             if not self.packing:
                 reader = DocumentReader(self.store, self.mixture, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
-            found = measured_mean(stream, first, self.store, reader, seq_len)
+            # Let go of at the end, not by a thread later: workers may be forked in a moment.
+            with self.store.iterating():
+                found = measured_mean(stream, first, self.store, reader, seq_len)
         self._token_means[number] = found
         return found
 

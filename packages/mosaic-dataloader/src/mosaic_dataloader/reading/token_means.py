@@ -16,7 +16,7 @@ from mosaic_dataloader.storage.streams import DataStream
 # What is read of a stream where nothing else tells: so many samples, or so many bytes of them where
 # they are large, but some in any case; from a few shards, which may have to be downloaded, or from
 # more where each holds little.
-_SAMPLES, _BYTES, _FEWEST = 1024, 32 << 20, 16
+_SAMPLES, _BYTES, _FEWEST = 1024, 16 << 20, 16
 _SHARDS, _MOST_SHARDS = 4, 64
 
 

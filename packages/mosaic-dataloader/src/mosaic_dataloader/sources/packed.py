@@ -11,7 +11,7 @@ import torch
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
-from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.packing.batches import Arrival, BatchSpec, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
@@ -106,7 +106,8 @@ class PackedRows:
             kept_positions=_KEPT_POSITIONS,
         )
         self.stage_config = dataset.stage_config
-        self.token_mean, self.weighed = dataset.token_mean, dataset.weighed
+        self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
+        self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0

@@ -1,4 +1,4 @@
-"""Starting at any depth of a large data set: stored orders, feistel, and mosaicml-streaming's own.
+"""Starting at any depth of a large data set: stored orders, feistel, stages, mosaicml-streaming.
 
 No data are needed: what is measured ends with the first batch's shards and places. Each figure is
 of a process of its own; what it imports is not counted, neither in seconds nor in memory.
@@ -33,6 +33,8 @@ from mosaic_dataloader.order.mixture import Int64Array, Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochSequence
+from mosaic_dataloader.order.stage_sequence import StageSequence
+from mosaic_dataloader.order.stages import Stage, draws_per_block
 from mosaic_dataloader.storage.stored_orders import StoredOrders
 
 SEED = 9176
@@ -42,6 +44,8 @@ STORED_SAMPLES = 50_000_000
 FEISTEL_SAMPLES, FEISTEL_POSITION = 500_000_000, 400_000_000
 # Weights of eight streams, beside what they hold: drawn less than once, about once, and repeatedly.
 WEIGHTS = (0.4, 0.6, 0.8, 0.9, 1.1, 1.2, 1.4, 1.6)
+# With stages, in shards of 1,000 samples: 500,000 of them.
+STAGE_SHARD_SAMPLES = 1000
 RANKS, BATCH = 8, 8
 SECONDS, MEGABYTES = 2.0, 100.0
 
@@ -77,7 +81,17 @@ def main(arguments_given: list[str] | None = None) -> None:
         ]
     figures["feistel"] = _feistel(given.rounds)
     parts += ["", f"feistel, position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,}:", ""]
-    parts += [_feistel_table(figures["feistel"]), "", *_mixing(figures)]
+    parts += [_depth_table(figures["feistel"])]
+    figures["stages"] = _feistel(given.rounds, "stages", (8,))
+    parts += [
+        "",
+        f"Three stages over feistel, position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,} in "
+        f"{FEISTEL_SAMPLES // STAGE_SHARD_SAMPLES:,} shards:",
+        "",
+        _depth_table(figures["stages"]),
+        "",
+        *_mixing(figures),
+    ]
     report(given, "depth", "\n".join(parts), figures, where)
 
 
@@ -112,11 +126,13 @@ def _stored_table(found: list[dict[str, Any]]) -> str:
     return table(["", "streams", "seconds", "MB per process", "MB of the one that builds"], lines)
 
 
-def _feistel(rounds: int) -> list[dict[str, Any]]:
+def _feistel(
+    rounds: int, kind: str = "feistel", numbers: tuple[int, ...] = (1, 8)
+) -> list[dict[str, Any]]:
     found = []
-    for streams in (1, 8):
+    for streams in numbers:
         common = {"streams": streams, "samples": FEISTEL_SAMPLES}
-        runs = [_run({**common, "kind": "feistel"}) for _ in range(rounds)]
+        runs = [_run({**common, "kind": kind}) for _ in range(rounds)]
         found.append(
             {
                 **common,
@@ -124,11 +140,11 @@ def _feistel(rounds: int) -> list[dict[str, Any]]:
                 "megabytes": [run["megabytes"] for run in runs],
             }
         )
-        progress(f"feistel, {streams} streams")
+        progress(f"{kind}, {streams} streams")
     return found
 
 
-def _feistel_table(found: list[dict[str, Any]]) -> str:
+def _depth_table(found: list[dict[str, Any]]) -> str:
     lines = []
     for f in found:
         seconds, megabytes = median(f["seconds"]), median(f["megabytes"])
@@ -215,6 +231,8 @@ def _run(what: dict[str, Any]) -> dict[str, Any]:
 
 
 def _child(what: dict[str, Any]) -> dict[str, Any]:
+    if what["kind"] == "stages":
+        return _stages(what["streams"], what["samples"])
     mixture = _mixture(what["streams"], what["samples"])
     if what["kind"] == "mosaicml":
         return _mosaicml(mixture)
@@ -229,6 +247,36 @@ def _child(what: dict[str, Any]) -> dict[str, Any]:
     next(endless_batches(sequence, Layout(0, RANKS, BATCH), position))
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, **memory.grown()}
+
+
+def _stages(streams: int, samples: int) -> dict[str, Any]:
+    """A third each of rising, equal and rising weights; position in the last stage."""
+    shards = samples // STAGE_SHARD_SAMPLES // streams
+    sizes = np.full(shards, STAGE_SHARD_SAMPLES, np.int64)
+    mixture = Mixture(
+        tuple(StreamSize(f"stream {n}", sizes, int(sizes.sum())) for n in range(streams))
+    )
+    names = [stream.name for stream in mixture.streams]
+    rising = draws_per_block([n + 1 for n in range(streams)])
+    third = FEISTEL_POSITION // 24 * 8
+    stages = [
+        Stage(0, rising),
+        Stage(third, draws_per_block([1] * streams)),
+        Stage(2 * third, rising),
+    ]
+    memory = _Peak()
+    begun = time.perf_counter()
+    sequence = StageSequence(
+        mixture,
+        _resolved("feistel", SEED, None),
+        samples=[stream.samples for stream in mixture.streams],
+        names=names,
+        digests=names,
+        present=range(streams),
+        stages=stages,
+    )
+    next(endless_batches(sequence, Layout(0, RANKS, BATCH), FEISTEL_POSITION))
+    return {"seconds": time.perf_counter() - begun, **memory.grown()}
 
 
 def _mosaicml(mixture: Mixture) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 One process imports everything and forks a reader for each job that it is told on standard input, as
 a line of JSON: importing costs more than most jobs. The readers are real processes, and killed as
-such. A job has remote, local, out (the file to print to), batches, and perhaps seconds (per shard
-of a remote directory), workers, worker_start_seconds (that each worker's start takes), batch_size,
-rank, ranks, state (a file that keeps the position), log (of shards fetched), options (of the data
-set), environment, mounts (arguments of mount(8), in a mount namespace of its own), and start_method
-(of the workers, whose process ids are printed). An error is printed as a line, and ends the job.
+such. A job has remote and local, or streams; out (the file to print to), batches, and perhaps
+seconds (per shard of a remote directory), workers, worker_start_seconds (that each worker's start
+takes), batch_size, rank, ranks, state (a file that keeps the position), hold (stay after the last
+batch, to be killed), log (of shards fetched), options (of the data set), environment, mounts
+(arguments of mount(8), in a mount namespace of its own), and start_method (of the workers, whose
+process ids are printed). An error is printed as a line, and ends the job.
 """
 
 import ctypes
@@ -54,7 +55,7 @@ def read(job: dict[str, Any]) -> None:
     _mount(job.get("mounts", []))
     options = {"cache_limit": job.get("cache_limit"), **job.get("options", {})}
     one = loader(
-        {"slow": {"remote": job["remote"], "local": job["local"]}},
+        job.get("streams") or {"slow": {"remote": job["remote"], "local": job["local"]}},
         num_workers=job.get("workers", 0),
         shuffle_block_size=100,
         batch_size=job.get("batch_size", 8),
@@ -77,6 +78,8 @@ def read(job: dict[str, Any]) -> None:
             partial = state.with_suffix(".partial")
             partial.write_text(one.state_dict()["mosaic"])
             partial.rename(state)
+    while job.get("hold"):
+        time.sleep(1)
     one.close()
     one.dataset.close()
     print("done", flush=True)

@@ -123,7 +123,7 @@ def test_a_machine_fetches_its_own_shards_only(tmp_path: Path, algo: str) -> Non
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 8])
 def test_machines_keep_to_their_shards_in_stages(nodes: int) -> None:
-    """As in an order of epochs, through the end of a stream's epoch and a change of stage."""
+    """As many shards as in an order of epochs of the same data, through a change of stage."""
     data = mixture([[100] * 96, [100] * 192])
     options = resolved(shuffle=True, num_canonical_nodes=nodes)
     even, rare = draws_per_block([0.5, 0.5]), draws_per_block([0.1, 0.9])
@@ -146,6 +146,22 @@ def test_machines_keep_to_their_shards_in_stages(nodes: int) -> None:
         shards = set(data.locate(np.array(ids, np.int64))[0].tolist())
         # 96 and 192 shards in parts that begin with a shard: no machine reads another's.
         assert len(shards) <= (96 + 192) // nodes
+        epochs = EpochSequence(data, options)
+        whole = own_shards(epochs, 0, node, nodes, 8 * nodes)
+        assert len(shards) <= len(whole)
         read += ids
     assert sorted(read) == sorted(sequence.rows(0, length)[0].tolist())
     assert len(set(read)) == length
+    # Later, where epochs end a machine also takes what others have left, which is little.
+    position, foreign = 200_000 // nodes * nodes, []
+    for node in range(nodes):
+        requests = endless_batches(sequence, Layout(node, nodes, 40), position)
+        ids = np.concatenate([next(requests).ids for _ in range(1_000)])
+        own = set[int]()
+        for number, one in enumerate(sequence._epochs):
+            assert one is not None
+            owned, owners = one.epoch(0).rows(0, one.epoch_length)
+            first = int(data.stream_shards[number])
+            own |= {first + n for n in one.mixture.locate(owned[owners == node])[0].tolist()}
+        foreign.append(np.mean([shard not in own for shard in data.locate(ids)[0].tolist()]))
+    assert max(foreign) < 0.02

@@ -3,7 +3,10 @@
 import copy
 import json
 import logging
+import shutil
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import torch.distributed.checkpoint as dcp
 from dataloader_helpers import Ranks, joined, loader, take, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reader_processes import Job
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_dataloader.inspect.previews import origins
@@ -167,9 +171,38 @@ legs = st.lists(
 @settings(max_examples=settings().max_examples // 16)
 @given(legs=legs, nodes=st.sampled_from([1, 2, 3]), choice=st.data())
 def test_any_layouts_resume_and_change_in_mid_run(
-    data: Streams, legs: list[tuple[int, int, int]], nodes: int, choice: st.DataObject
+    data: Streams,
+    tmp_path: Path,
+    legs: list[tuple[int, int, int]],
+    nodes: int,
+    choice: st.DataObject,
 ) -> None:
     """A leg may begin with other weights, without a stream, or with one that returns."""
+    check_legs(data, tmp_path, legs, nodes, choice)
+
+
+@pytest.mark.soak
+@settings(max_examples=50)
+@given(legs=legs, nodes=st.sampled_from([1, 2, 3]), choice=st.data())
+def test_many_layouts_resume_and_change_in_mid_run(
+    data: Streams,
+    tmp_path: Path,
+    legs: list[tuple[int, int, int]],
+    nodes: int,
+    choice: st.DataObject,
+) -> None:
+    check_legs(data, tmp_path, legs, nodes, choice, workers=(0, 2))
+
+
+def check_legs(
+    data: Streams,
+    folder: Path,
+    legs: list[tuple[int, int, int]],
+    nodes: int,
+    choice: st.DataObject,
+    workers: tuple[int, ...] = (0,),
+) -> None:
+    """Real loaders, by torch's distributed checkpoint, against the replay with lists."""
     replay = Replay(data, nodes, num_canonical_nodes=nodes)
     came: list[str] = []
     rows: list[int] = []
@@ -193,12 +226,17 @@ def test_any_layouts_resume_and_change_in_mid_run(
             streams,
             world_size,
             batch_size=batch_size,
+            num_workers=choice.draw(st.sampled_from(workers)),
             num_canonical_nodes=nodes,
             stages=[stage(None, **weights)],
             on_data_change="new_stage",
         )
         if state is not None:
-            ranks.load(state)
+            checkpoint = folder / "checkpoint"
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            dcp.save({"dataloader": state}, checkpoint_id=checkpoint, no_dist=True)
+            for one in ranks.loaders:
+                dcp.load({"dataloader": one}, checkpoint_id=checkpoint, no_dist=True)
         if before is None or before[1] != weights:
             before = (position, weights)
             wanted = ordered.copy()
@@ -216,18 +254,43 @@ def test_any_layouts_resume_and_change_in_mid_run(
 
 
 def test_three_stages_are_resumed_and_edited_on_other_layouts(
-    data: Streams, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: Streams,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    start: Callable[..., Job],
 ) -> None:
-    """Two ranks are killed, one resumes by torch's distributed checkpoint, and stages change."""
+    """Two processes are killed, one resumes by torch's distributed checkpoint; stages change."""
     plan = [stage(200, web=0.5, code=0.5), stage(400, web=0.5, math=0.5), stage(web=1.0)]
-    ranks = Ranks(data, 2, batch_size=8, stages=plan)
-    rows = read(ranks, 20)
-    dcp.save({"dataloader": ranks.loaders[0]}, checkpoint_id=tmp_path / "one", no_dist=True)
-    read(ranks, 3)  # What a killed run read after its checkpoint is read again.
-    ranks.close()
+    # One is further than the other: what it read after the checkpoint is read again.
+    killed = [
+        start(
+            streams=data,
+            options={"stages": plan},
+            rank=rank,
+            ranks=2,
+            batches=20 + 3 * rank,
+            state=tmp_path / f"rank{rank}",
+            hold=True,
+        )
+        for rank in (0, 1)
+    ]
+    states = [tmp_path / f"rank{rank}" for rank in (0, 1)]
+    for job, state, position in zip(killed, states, (320, 368), strict=True):
+        while not state.exists() or json.loads(state.read_text())["samples_seen"] < position:
+            assert job.alive(), job.out.read_text()
+            time.sleep(0.01)
+        job.kill()
+    parts = [job.join()[: 20 * 8] for job in killed]
+    rows = [
+        row
+        for at in range(0, 160, 8)
+        for row in sorted(parts[0][at : at + 8] + parts[1][at : at + 8])
+    ]
+    saved = {"dataloader": {"mosaic": states[0].read_text()}}
+    dcp.save(saved, checkpoint_id=tmp_path / "one", no_dist=True)
 
     def resumed(stages: list[dict[str, Any]], step: str, **options: Any) -> Any:
-        one = loader(data, batch_size=20, stages=stages, **options)
+        one = loader(data, batch_size=20, stages=stages, shuffle_block_size=100, **options)
         dcp.load({"dataloader": one}, checkpoint_id=tmp_path / step, no_dist=True)
         return one
 
@@ -255,13 +318,13 @@ def test_three_stages_are_resumed_and_edited_on_other_layouts(
     rows += flat(take(iter(one), 20))
     state = one.state_dict()
     one.close()
-    again = loader(data, batch_size=16, stages=edited)
+    again = loader(data, batch_size=16, stages=edited, shuffle_block_size=100, num_workers=2)
     again.load_state_dict(state)
     rows += flat(take(iter(again), 10))
     assert again.samples_per_stream == {name: Counter(map(stream_of, rows))[name] for name in data}
     again.close()
 
-    replay, names = Replay(data), list(data)
+    replay, names = Replay(data, shuffle_block_size=100), list(data)
     wanted = [
         *replay.stage(0, 200, names, web=0.5, code=0.5),
         *replay.stage(200, 400, names, web=0.5, math=0.5),
@@ -430,7 +493,6 @@ def test_an_order_that_is_computed_otherwise_is_refused(
         ({"sampling_granularity": 2}, "sampling_granularity = 2 has no meaning"),
         ({"on_data_change": "restart_epoch"}, 'has no meaning with stages; use "new_stage"'),
         ({"stages": None, "on_data_change": "new_stage"}, '"new_stage" has no meaning without'),
-        ({"stages": None, "weights_in": "tokens"}, "has no meaning without stages"),
         ({"infinite": False}, "set infinite to true"),
         ({"num_canonical_nodes": 500}, "at most 256 canonical nodes"),
     ],
@@ -632,3 +694,58 @@ def test_packed_runs_resume_on_other_layouts_and_change(
     fresh.load_state_dict(state)
     assert len(fresh.state_dict()) == 7
     fresh.close()
+
+
+def test_a_stream_stays_until_the_lanes_are_through_its_documents(
+    texts: tuple[Streams, dict[str, list[list[int]]]],
+) -> None:
+    """It needs no weight for that; every row is the one that its lane's documents make."""
+    streams, written = texts
+    lanes, changes = 12, {"stages": [stage(web=1.0)], "on_data_change": "new_stage"}
+    one = packing.packed(streams, packing_lanes=lanes, stages=[stage(web=0.5, code=0.5)])
+    rows = rows_in_batches(one, 12)
+    state = one.state_dict()
+    one.close()
+
+    def unread(state: dict[str, str], ids: list[int], stop: int) -> int:
+        """Documents of the second stream that lanes have not read to their ends."""
+        saved = [json.loads(state[f"lane_{lane:04d}"])["position"] for lane in range(lanes)]
+        return sum(ids[p] >= len(written["web"]) for p in range(stop) if p >= saved[p % lanes])
+
+    while True:
+        kept = packing.packed(streams, packing_lanes=lanes, **changes)
+        kept.load_state_dict(state)
+        source = kept.run.source
+        stages, ids = source.order.stages, source.sequence.ids_at(np.arange(3000)).tolist()
+        assert stages is not None
+        begin = stages.stages[-1].start
+        alone = packing.packed({"web": streams["web"]}, packing_lanes=lanes, **changes)
+        left = unread(state, ids, begin)
+        if not left:
+            break
+        with pytest.raises(
+            MosaicDataError,
+            match=rf'stream "code" was removed, and {left} of its samples come before position '
+            rf"{begin}, where the last stage begins, and are not read yet: keep its table, without "
+            "a weight, until they are",
+        ):
+            alone.load_state_dict(state)
+        rows += rows_in_batches(kept, 3)
+        state = kept.state_dict()
+        kept.close()
+    # It may be gone while the slowest lane is not through: what that reads is of the other one.
+    alone.load_state_dict(state)
+    rows += rows_in_batches(alone, 12)
+    for each in (kept, alone):
+        each.close()
+    every = [document for name in streams for document in written[name]]
+    by_lane = [
+        lane_rows([every[i] for i in ids[lane::lanes]], len(rows) // lanes + 1)
+        for lane in range(lanes)
+    ]
+    assert rows == [by_lane[n % lanes][n // lanes] for n in range(len(rows))]
+
+
+def rows_in_batches(one: Any, batches: int) -> list[tuple[int, ...]]:
+    iterator = iter(one)
+    return [row for _ in range(batches) for row in packing.rows_of(next(iterator))]

@@ -1,8 +1,10 @@
 """The order of stages, against what must hold of it, counted with plain lists."""
 
+import json
 import time
 import tracemalloc
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -13,8 +15,19 @@ from order_helpers import mixture, resolved
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order import stages as stages_module
+from mosaic_dataloader.order.batches import Layout, endless_batches
+from mosaic_dataloader.order.mixture import TokenMean
+from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
 from mosaic_dataloader.order.stage_sequence import StageSequence
 from mosaic_dataloader.order.stages import BLOCK, Stage, StageOrder, draws_per_block
+from mosaic_dataloader.state.identity import StreamIdentity
+from mosaic_dataloader.state.stages import (
+    Reached,
+    RunStages,
+    continued_stages,
+    first_stages,
+    with_present_data,
+)
 
 
 @st.composite
@@ -155,9 +168,9 @@ def test_draws_at_depth_take_little_time_and_memory() -> None:
 
 
 def test_the_first_batch_at_depth_takes_little_time_and_memory() -> None:
-    """As above, with the sample ids: within 2 s and 100 MB."""
+    """As above, with the sample ids, out of 500,000 shards: within 2 s and 100 MB."""
     samples = [500_000_000 // 8 + number for number in range(8)]
-    data = mixture([[4000] * 15_625 + [number] * (number > 0) for number in range(8)])
+    data = mixture([[1000] * 62_500 + [number] * (number > 0) for number in range(8)])
     options = resolved(shuffle=True, shuffle_algo="feistel", num_canonical_nodes=4)
     even, rising = draws_per_block([1] * 8), draws_per_block([1, 2, 3, 4, 5, 6, 7, 8])
     begin = time.perf_counter()
@@ -201,3 +214,211 @@ def test_stages_that_cannot_be() -> None:
         StageOrder([9], 4, 0, [Stage(4, (BLOCK,))])
     with pytest.raises(MosaicDataError, match="weights are all 0"):
         draws_per_block([0.0, 0.0])
+
+
+# ------------------------------------------------------------------------- whole runs, with changes
+
+# Sizes of streams: of a few samples to many for each node.
+SIZES = {"a": 60, "b": 300, "c": 1_900, "d": 7_013, "e": 30_000}
+Weights = dict[str, Fraction]
+
+
+@dataclass
+class Recipe:
+    """What a person wrote into the file: lengths of stages, and shares of streams."""
+
+    lengths: list[int]
+    shares: list[Weights]
+
+    @property
+    def options(self) -> list[dict[str, object]]:
+        """As the option `stages` takes them."""
+        stages: list[dict[str, object]] = [
+            {"weights": {name: float(share) for name, share in shares.items()}}
+            for shares in self.shares
+        ]
+        for one, length in zip(stages, self.lengths, strict=False):
+            one["samples"] = length
+        return stages
+
+    def starts(self, nodes: int) -> list[tuple[int, Weights]]:
+        """Where each stage begins."""
+        found, start = [], 0
+        for length, shares in zip([*self.lengths, 0], self.shares, strict=True):
+            found.append((start, shares))
+            start += -(-length // nodes) * nodes
+        return found
+
+
+@dataclass
+class Plain:
+    """The run once more, with lists: which mixture holds where, and what was handed out.
+
+    Attributes:
+        nodes: Canonical nodes.
+        recipe: The recipe as of the last start.
+        mixtures: Where each mixture begins, ascending.
+        drawn: The streams and samples that were handed out, in the order of positions.
+    """
+
+    nodes: int
+    recipe: list[tuple[int, Weights]] = field(default_factory=list)
+    mixtures: list[tuple[int, Weights]] = field(default_factory=list)
+    drawn: list[tuple[str, int]] = field(default_factory=list)
+
+    def restart(self, recipe: Recipe) -> None:
+        """Continue with a recipe, which may be another one."""
+        new, position = recipe.starts(self.nodes), len(self.drawn)
+        if new == self.recipe:
+            return
+        past = [[one for one in plan if one[0] < position] for plan in (self.recipe, new)]
+        begin = position
+        kept = [m for m in self.mixtures if m[0] < position or m not in self.recipe]
+        if past[0] != past[1]:
+            begin = -(-position // self.nodes) * self.nodes
+            kept = [m for m in self.mixtures if m[0] < begin]
+            kept.append((begin, [shares for start, shares in new if start <= begin][-1]))
+            begin += 1
+        ahead = [m for m in new if m[0] >= begin]
+        taken = {start for start, _ in ahead}
+        self.mixtures = sorted([m for m in kept if m[0] not in taken] + ahead, key=lambda m: m[0])
+        self.recipe = new
+
+    def check_shares(self) -> None:
+        """In each whole block of a mixture each node draws its share, to a 65,536th."""
+        ends = [start for start, _ in self.mixtures[1:]] + [len(self.drawn)]
+        for (start, shares), end in zip(self.mixtures, ends, strict=True):
+            names = [name for name, _ in self.drawn[start:end]]
+            assert set(names) <= {name for name, share in shares.items() if share}
+            for first in range(0, len(names) - BLOCK * self.nodes + 1, BLOCK * self.nodes):
+                for node in range(self.nodes):
+                    counts = Counter(names[first + node : first + BLOCK * self.nodes : self.nodes])
+                    assert sum(counts.values()) == BLOCK
+                    for name, share in shares.items():
+                        assert abs(counts[name] - share * BLOCK) < 1
+
+    def check_repeats(self) -> None:
+        """No sample of a stream comes again before all of it were seen."""
+        for name, size in SIZES.items():
+            own = [sample for stream, sample in self.drawn if stream == name]
+            for first in range(0, len(own), size):
+                part = own[first : first + size]
+                assert len(set(part)) == len(part)
+                assert set(part) <= set(range(size))
+
+
+def identity_of(name: str) -> StreamIdentity:
+    return StreamIdentity(name, SIZES[name], -(-SIZES[name] // 100), SIZES[name], f"digest {name}")
+
+
+def opened(stages: RunStages, names: list[str], nodes: int, algo: str) -> StageSequence:
+    """The order of a run, of the streams that are in the data."""
+    place_of = {number: place for place, number in enumerate(stages.present)}
+    sizes = [[100] * (SIZES[n] // 100) + [SIZES[n] % 100] * (SIZES[n] % 100 > 0) for n in names]
+    return StageSequence(
+        mixture(sizes),
+        resolved(shuffle=True, shuffle_algo=algo, num_canonical_nodes=nodes),
+        samples=[stream.samples for stream in stages.streams],
+        names=[stream.name for stream in stages.streams],
+        digests=[stream.digest for stream in stages.streams],
+        present=[place_of.get(number) for number in range(len(stages.streams))],
+        stages=stages.stages,
+    )
+
+
+def check_run(data: st.DataObject) -> None:
+    """Starts, kills and changes drawn at random, through the functions that a loader uses."""
+    nodes = data.draw(st.integers(1, 3), label="nodes")
+    algo = data.draw(st.sampled_from(["py1e", "feistel", "naive"]), label="algo")
+    lengths = st.one_of(st.integers(1, 3_000), st.sampled_from([BLOCK - 1, BLOCK, 150_000]))
+    mean = TokenMean(1000, "a test")
+    plain, saved, recipe = Plain(nodes), "", Recipe([], [])
+    names: list[str] = []
+    present: list[str] = []
+    for leg in range(data.draw(st.integers(1, 5), label="legs")):
+        kind = data.draw(st.sampled_from(["same", "ahead", "other"]), label="change")
+        if not leg or kind == "other":
+            names = data.draw(
+                st.lists(st.sampled_from(list(SIZES)), min_size=1, unique=True), label="names"
+            )
+        if not leg or kind != "same":
+            count = data.draw(st.integers(1, 3), label="stages")
+            keep = 0
+            if leg and kind == "ahead":
+                # What has begun stays as it is in the file.
+                keep = sum(start < len(plain.drawn) for start, _ in plain.recipe)
+            shares = recipe.shares[:keep]
+            for _ in range(max(count - keep, 0 if keep else 1)):
+                weights = data.draw(
+                    st.lists(st.integers(0, 5), min_size=len(names), max_size=len(names)).filter(
+                        any
+                    ),
+                    label="weights",
+                )
+                own = dict(zip(names, weights, strict=True))
+                shares.append({n: Fraction(w, sum(weights)) for n, w in own.items() if w})
+            kept_lengths = recipe.lengths[: max(0, keep)]
+            more = len(shares) - 1 - len(kept_lengths)
+            new = [data.draw(lengths, label="length") for _ in range(max(0, more))]
+            recipe = Recipe([*kept_lengths, *new][: len(shares) - 1], shares)
+        config = StageConfig(parse_stages(recipe.options, names), "samples")
+        streams = [identity_of(name) for name in names]
+        position = len(plain.drawn)
+        if not leg:
+            stages = first_stages(config, streams, [mean] * len(names), nodes)
+            plain.recipe = plain.mixtures = recipe.starts(nodes)
+        else:
+            before = RunStages.from_content(json.loads(saved), nodes, len(present))
+            zeros = [0] * len(present)
+            stages = continued_stages(
+                config,
+                with_present_data(before, streams, lambda _: mean, zeros, zeros),
+                nodes=nodes,
+                reached=Reached(position, position),
+                new_stage=True,
+                unit="sample",
+            )
+            plain.restart(recipe)
+        present = list(names)
+        sequence = opened(stages, names, nodes, algo)
+        try:
+            sequence.require_streams(position, position)
+        except MosaicDataError:
+            # A stream was removed inside a round of the nodes, whose rest draws from it.
+            assert position % nodes
+            break
+        assert [s.start for s in stages.stages] == [start for start, _ in plain.mixtures]
+        # Batches of any layout hold the positions that follow.
+        world_size, batch = data.draw(st.sampled_from([(1, 7), (2, 3), (3, 8), (4, 1)]))
+        ranks = [
+            endless_batches(sequence, Layout(rank, world_size, batch), position)
+            for rank in range(world_size)
+        ]
+        for number in range(3):
+            ids = np.concatenate([next(rank).ids for rank in ranks])
+            begin = position + number * world_size * batch
+            assert sorted(ids) == sorted(sequence.rows(begin, begin + world_size * batch)[0])
+        # What is read after the state was saved is read again by the next leg.
+        stop = position + data.draw(lengths, label="read")
+        ids = sequence.rows(position, stop)[0]
+        numbers = sequence.mixture.stream_of(ids)
+        samples = ids - sequence.mixture.stream_offsets[numbers]
+        plain.drawn += [
+            (names[n], s) for n, s in zip(numbers.tolist(), samples.tolist(), strict=True)
+        ]
+        saved = json.dumps(stages.to_content(streams))
+    plain.check_shares()
+    plain.check_repeats()
+
+
+@given(st.data())
+@settings(max_examples=10)
+def test_runs_that_change_keep_shares_and_repeat_nothing_early(data: st.DataObject) -> None:
+    check_run(data)
+
+
+@pytest.mark.soak
+@given(st.data())
+@settings(max_examples=500)
+def test_many_runs_that_change(data: st.DataObject) -> None:
+    check_run(data)

@@ -1,5 +1,6 @@
 """Samples by number: token rows out of Mosaic streams."""
 
+import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,14 @@ import torch
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import DatasetOptions
-from mosaic_dataloader.order.mixture import Mixture, StreamSize
+from mosaic_dataloader.order.mixture import Mixture, StreamSize, TokenMean
 from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
-from mosaic_dataloader.reading.document_length import tokens_per_stream
 from mosaic_dataloader.reading.documents import DocumentReader
 from mosaic_dataloader.reading.manifest import check_prepared
 from mosaic_dataloader.reading.positions import Boundaries
 from mosaic_dataloader.reading.rows import RowReader
+from mosaic_dataloader.reading.token_means import estimated_mean, known_mean, measured_mean
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
 from mosaic_dataloader.storage.store import ShardStore, ends_of
@@ -118,8 +119,9 @@ class StreamingTextDataset:
             nodes. In every 65,536 samples of a canonical node, each stream has exactly its share. A
             stream is drawn from epoch by epoch, and continues in later stages where it was. Needs
             ``batching_method = "random"``, and no other weights.
-        weights_in: What weights of stages count: ``"samples"`` or ``"tokens"``, by the mean length
-            of each stream's samples when it came into the run.
+        weights_in: What ``proportion`` and the weights of stages count: ``"samples"`` or
+            ``"tokens"``, by the mean length of each stream's samples. That is resolved when the
+            stream comes into the run, and kept in the state: see ``token_mean``.
         vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
             one, raises an error that names stream, shard, sample and id, in place of an index error
             in the model. None, where the model is not known, refuses only negative ids.
@@ -223,10 +225,15 @@ class StreamingTextDataset:
                 cache_dir=cache_dir,
             ),
         )
-        size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
+        self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         if stages is not None:
             _refuse_weights(opened)
-        self.mixture = _weigh(opened, size, self.order_options.shuffle_seed)
+        elif weights_in == "tokens" and not any("proportion" in _weights(s) for s in opened):
+            raise MosaicDataError(
+                'weights_in = "tokens" has no meaning without weights: give every stream a '
+                "proportion, or give stages; or leave it out"
+            )
+        self.mixture = _weigh(opened, self._epoch_size, self.order_options.shuffle_seed)
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
@@ -255,8 +262,13 @@ class StreamingTextDataset:
         self.stage_config: StageConfig | None = None
         if stages is not None:
             parsed = parse_stages(stages, [stream.name for stream in opened])
-            sizes = _tokens_per_sample(opened, self.mixture, None if packing else seq_len)
-            self.stage_config = StageConfig(parsed, weights_in, sizes)
+            self.stage_config = StageConfig(parsed, weights_in)
+        # Whether the lengths of samples matter for the order.
+        self.counts_tokens = (
+            weights_in == "tokens" if self.stage_config is None else self.stage_config.counts_tokens
+        )
+        self._token_means: dict[int, TokenMean] = {}
+        self._weighed: tuple[tuple[int, ...], Mixture] | None = None
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self._open(opened, self.cache_limit)
 
@@ -293,6 +305,52 @@ class StreamingTextDataset:
         """The opened streams."""
         return self.store.streams
 
+    def weighed(self, means: Sequence[TokenMean]) -> Mixture:
+        """The streams, and how many samples an epoch draws from each.
+
+        Args:
+            means: Of each stream; none where weights count samples.
+        """
+        if not means or self.stage_config is not None:
+            return self.mixture
+        sizes = tuple(mean.millitokens for mean in means)
+        if self._weighed is None or self._weighed[0] != sizes:
+            seed = self.order_options.shuffle_seed
+            self._weighed = (sizes, _weigh(self.streams, self._epoch_size, seed, sizes))
+        return self._weighed[1]
+
+    def token_mean(self, number: int, *, read: bool = True) -> TokenMean:
+        """Target tokens that a sample of a stream gives, on average.
+
+        By the manifest of `mosaic-prepare`, or else by the sizes in the index where they tell it
+        exactly, or else measured on some of its samples. It is the same on every rank.
+
+        Args:
+            number: The stream's.
+            read: Whether samples may be read for it; otherwise it may be an estimate, as it is
+                where nothing counts tokens.
+
+        Raises:
+            MosaicDataError: A sample cannot be read.
+        """
+        if number in self._token_means:
+            return self._token_means[number]
+        stream = self.streams[number]
+        seq_len = None if self.packing else self.seq_len
+        found = known_mean(stream, seq_len, adds_eos=self.eos_id is not None)
+        if found is None and not (read and self.counts_tokens):
+            return estimated_mean(stream, seq_len)
+        if found is None:
+            reader = self.documents
+            if not self.packing:
+                reader = DocumentReader(self.store, self.mixture, self.tokenizer, None)
+            first = int(self.mixture.stream_shards[number])
+            # Let go of at the end, not by a thread later: workers may be forked in a moment.
+            with self.store.iterating():
+                found = measured_mean(stream, first, self.store, reader, seq_len)
+        self._token_means[number] = found
+        return found
+
     def __len__(self) -> int:
         """Samples in all streams, each counted once."""
         return self.mixture.num_samples
@@ -315,17 +373,18 @@ class StreamingTextDataset:
         twin.__setstate__(self.__getstate__())
         return twin
 
-    def of_stream(self, number: int) -> "StreamingTextDataset":
+    def of_stream(self, number: int, mixture: Mixture) -> "StreamingTextDataset":
         """The same open data set, of whose samples an epoch holds those of one stream alone.
 
         Args:
             number: Which stream; it gives as many samples as in an epoch of all streams.
+            mixture: The streams as an epoch of all weighs them.
         """
         alone = object.__new__(type(self))
         alone.__dict__.update(self.__dict__)
         sizes = [
             size if place == number else replace(size, choose=0)
-            for place, size in enumerate(self.mixture.streams)
+            for place, size in enumerate(mixture.streams)
         ]
         alone.mixture = Mixture(tuple(sizes))
         return alone
@@ -389,11 +448,6 @@ def _check_stage_options(stages: object, options: DatasetOptions) -> None:
                 'on_data_change = "new_stage" has no meaning without stages; give stages, or use '
                 '"restart_epoch"'
             )
-        if options.weights_in != "samples":
-            raise MosaicDataError(
-                f"weights_in = {options.weights_in!r} has no meaning without stages; give stages, "
-                f"or leave it out"
-            )
         return
     for name in ("epoch_size", "sampling_method", "sampling_granularity"):
         value = getattr(options, name)
@@ -420,29 +474,27 @@ def _refuse_weights(opened: list[DataStream]) -> None:
             )
 
 
-def _tokens_per_sample(
-    opened: list[DataStream], mixture: Mixture, seq_len: int | None
-) -> tuple[int, ...]:
-    """Tokens of a sample of each stream, about, in thousandths.
+def _weigh(
+    opened: list[DataStream],
+    epoch_size: int | None,
+    seed: int,
+    millitokens: Sequence[int] | None = None,
+) -> Mixture:
+    """Resolve proportion, repeat, choose and epoch_size, by mosaicml-streaming's own rules.
 
     Args:
         opened: The streams.
-        mixture: Their sizes.
-        seq_len: Tokens of a row, which a sample gives at the most; None with packing.
+        epoch_size: Samples of an epoch; None unless given.
+        seed: Decides which streams get the samples that rounding leaves over.
+        millitokens: Mean tokens of a sample of each stream, where proportions count tokens.
     """
-    drawn = tokens_per_stream(opened, mixture)
-    means = [tokens / size.choose for tokens, size in zip(drawn, mixture.streams, strict=True)]
-    if seq_len is not None:
-        means = [min(mean, float(seq_len)) for mean in means]
-    return tuple(max(1, round(1000 * mean)) for mean in means)
-
-
-def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixture:
-    """Resolve proportion, repeat, choose and epoch_size, by mosaicml-streaming's own rules."""
     from streaming import Stream
 
     _check_weights(opened, epoch_size)
-    streams = [s.stream for s in opened]
+    # Copies, in which mosaicml-streaming notes what it derives.
+    streams = [copy.copy(s.stream) for s in opened]
+    for stream, size in zip(streams, millitokens or (), strict=False):
+        stream.proportion = stream.proportion / size
     samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
     try:
         # Of weights that leave no sample, the line below says it; numpy would warn of 0 / 0.
@@ -451,8 +503,8 @@ def _weigh(opened: list[DataStream], epoch_size: int | None, seed: int) -> Mixtu
     except (ValueError, OverflowError) as error:
         raise MosaicDataError(f"the streams' weights do not fit together: {error}") from error
     sizes = [
-        StreamSize(s.name, np.array([len(r) for r in s.readers], np.int64), int(s.stream.choose))
-        for s in opened
+        StreamSize(s.name, np.array([len(r) for r in s.readers], np.int64), int(own.choose))
+        for s, own in zip(opened, streams, strict=True)
     ]
     mixture = Mixture(tuple(sizes))
     if mixture.epoch_samples < 1:

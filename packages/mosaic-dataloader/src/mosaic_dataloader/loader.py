@@ -8,14 +8,15 @@ from typing import Any
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
+from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.sources import open_source
+from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
 from mosaic_dataloader.state.run import EpochPass, RunOrder, RunState
 from mosaic_dataloader.state.saved import KEY
-from mosaic_dataloader.state.stages import first_stages
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
 
@@ -105,26 +106,50 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
+        self._iterated = False
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        stages = None
-        if dataset.stage_config is not None:
-            if not infinite:
-                raise MosaicDataError(
-                    "stages have no epoch at whose end an iteration could end; set infinite to true"
-                )
-            nodes = order.num_canonical_nodes
-            stages = first_stages(dataset.stage_config, dataset.identity.streams, nodes)
-        run = RunOrder(order, skipped=self.skip_samples, stages=stages)
-        self.run = RunState(open_source(dataset, layout, run))
-        if not infinite and dp_world_size > 1 and not self.run.source.length_known:
+        if dataset.stage_config is not None and not infinite:
+            raise MosaicDataError(
+                "stages have no epoch at whose end an iteration could end; set infinite to true"
+            )
+        # Until something is asked of it: samples may have to be read for a new run's order, which
+        # a run that resumes does not need.
+        unread = new_order(dataset, RunOrder(order, skipped=self.skip_samples), read=False)
+        self._run = RunState(open_source(dataset, layout, unread))
+        self._order_is_known = not (
+            dataset.counts_tokens and any(mean.estimated for mean in unread.means)
+        )
+        if not infinite and dp_world_size > 1 and not self._run.source.length_known:
             raise MosaicDataError(
                 f"with packing, how many rows an epoch gives is known only when it has been read, "
                 f"so {dp_world_size} ranks cannot end it together: set infinite to true, or "
                 f"packing to false"
             )
         warn_of_thrashing(dataset.streams, dataset.mixture, order, dataset.cache_limit)
+
+    @property
+    def run(self) -> RunState:
+        """The run.
+
+        Raises:
+            MosaicDataError: It is a new one, and samples whose length decides its order cannot be
+                read.
+        """
+        if not self._order_is_known:
+            before = self._run.source.order
+            order = RunOrder(before.options, skipped=before.skipped)
+            self._run = RunState(
+                open_source(self.dataset, self._layout, new_order(self.dataset, order))
+            )
+            self._order_is_known = True
+        return self._run
+
+    @property
+    def mixture(self) -> Mixture:
+        """The streams, and how many samples an epoch of this run draws from each."""
+        return self.run.source.mixture
 
     def check(self) -> None:
         """See that the data suffice for the layout; iterating does the same.
@@ -135,7 +160,7 @@ class MosaicParallelAwareDataloader:
         Raises:
             MosaicDataError: They do not; the message says what to change.
         """
-        self.run.source.check(self._extent)
+        self._run.source.check(self._extent)
 
     @property
     def samples_seen(self) -> int:
@@ -258,11 +283,14 @@ class MosaicParallelAwareDataloader:
         self.close()
         if self._pending is not None:
             self._pending.reset()
+        run = self.run
         self.check()
+        if not self._iterated and not self.dp_rank:
+            log_token_means(self.dataset, run.source.order)
+        self._iterated = True
         if self._new and self.skip_samples and not self.dp_rank:
             self._log_skipping()
         self._new = False
-        run = self.run
         begun = run.progress
         on_taken, on_end = run.count, partial(_end_pass, run, begun)
         if self._pending is not None:
@@ -328,7 +356,8 @@ class MosaicParallelAwareDataloader:
             takes the batches it is the state before or after one of them. With ``packing`` also one
             entry ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
         """
-        return self.run.save(alone=self.dp_world_size == 1)
+        # torch asks for it before it loads one: nothing is read for that.
+        return self._run.save(alone=self.dp_world_size == 1)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a saved position; the next iteration begins there.
@@ -358,7 +387,8 @@ class MosaicParallelAwareDataloader:
                 f"beginning"
             )
         self.close()
-        self.run = self.run.resumed(state_dict, on_change=self.dataset.on_data_change)
+        self._run = self._run.resumed(state_dict, on_change=self.dataset.on_data_change)
+        self._order_is_known = True
         if self._pending is not None:
             self._pending.reset()
         self._new = False

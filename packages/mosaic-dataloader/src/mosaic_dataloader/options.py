@@ -194,8 +194,9 @@ class DatasetOptions(OrderOptions):
     )
     weights_in: str = option(
         "samples",
-        'What the weights of stages count. "tokens": by the mean length of each stream\'s samples, '
-        "estimated from the index when the stream comes into the run.",
+        'What `proportion` and the weights of stages count. "tokens": by the mean length of each '
+        "stream's samples, by mosaic-prepare's manifest, the sizes in the index, or some samples "
+        "that are read when the stream comes into the run; kept when resuming.",
         choices=("samples", "tokens"),
     )
 

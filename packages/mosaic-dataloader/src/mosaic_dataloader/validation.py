@@ -8,8 +8,8 @@ from typing import Any
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
-from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.sources import open_source
+from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import EpochPass, RunOrder
@@ -64,12 +64,15 @@ class ValidationDataloader:
         self._order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
-        self._open(self._order)
+        run = new_order(dataset, RunOrder(self._order))
+        self._open(run)
+        if not dp_rank:
+            log_token_means(dataset, run)
         warn_of_thrashing(dataset.streams, dataset.mixture, self._order, dataset.cache_limit)
 
-    def _open(self, order: ResolvedOrder) -> None:
+    def _open(self, run: RunOrder) -> None:
         self._reader = BatchReader(self.dataset, self._layout, self._options)
-        self._source = open_source(self.dataset, self._layout, RunOrder(order))
+        self._source = open_source(self.dataset, self._layout, run)
 
     def by_stream(self) -> dict[str, "ValidationDataloader"]:
         """A loader of each stream alone, so that a trainer can tell their losses apart.
@@ -87,7 +90,7 @@ class ValidationDataloader:
         Raises:
             MosaicDataError: ``batching_method = "stratified"`` asks for batches of all streams.
         """
-        sizes = self.dataset.mixture.streams
+        sizes = self._source.mixture.streams
         numbers = [number for number, size in enumerate(sizes) if size.choose]
         if len(numbers) > 1 and self._order.batching_method == "stratified":
             raise MosaicDataError(
@@ -98,20 +101,19 @@ class ValidationDataloader:
 
     def _of_stream(self, number: int) -> "ValidationDataloader":
         alone = copy.copy(self)
-        alone.dataset = self.dataset.of_stream(number)
+        alone.dataset = self.dataset.of_stream(number, self._source.mixture)
         # A small stream may have fewer samples than the run has machines. The methods that group
         # batches by stream have nothing to group, and would drop what does not fill a batch.
         canonical = min(self._order.num_canonical_nodes, alone.dataset.mixture.epoch_samples)
-        alone._open(
-            replace(
-                self._order,
-                num_canonical_nodes=canonical,
-                batching_method="random",
-                order_batch=0,
-                device_batch=0,
-                nodes=0,
-            )
+        order = replace(
+            self._order,
+            num_canonical_nodes=canonical,
+            batching_method="random",
+            order_batch=0,
+            device_batch=0,
+            nodes=0,
         )
+        alone._open(RunOrder(order))
         return alone
 
     def check(self) -> None:

@@ -186,6 +186,8 @@ class MosaicDataLoader(BaseDataLoader):
         """A mixture that changes during the run: weights of the streams, and a length, by stage."""
 
         weights_in: str = "samples"
+        """Whether proportions and weights of stages count samples or tokens."""
+
         mask_boundaries: bool = False
         """Ignore the label that would predict the next document's first token."""
 

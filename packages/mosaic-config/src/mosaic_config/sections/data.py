@@ -223,8 +223,9 @@ class MosaicDataset:
 
     weights_in: Literal["samples", "tokens"] = "samples"
     """
-    What the weights of stages count. "tokens": by the mean length of each stream's samples,
-    estimated from the index when the stream comes into the run.
+    What `proportion` and the weights of stages count. "tokens": by the mean length of each stream's
+    samples, by mosaic-prepare's manifest, the sizes in the index, or some samples that are read
+    when the stream comes into the run; kept when resuming.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)

@@ -61,7 +61,7 @@ def documents_per_lane(
     if documents >= _DOCUMENTS_PER_LANE * lanes or lanes == ranks:
         return []
     # A lane's first row begins with its own document, and all rows together hold an epoch.
-    fresh = min(lanes, documents, rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len))
+    fresh = min(lanes, documents, rows_of_epoch(dataset.streams, loader.mixture, dataset.seq_len))
     repeated = (
         f"about {lanes - fresh:,} of the first {lanes:,} rows repeat earlier ones"
         if fresh < lanes

@@ -45,7 +45,7 @@ def mixture_shares(
     Raises:
         MosaicDataError: The order cannot be built.
     """
-    mixture = loader.dataset.mixture
+    mixture = loader.mixture
     # Blocks of stages hold exactly what the weights ask for.
     if len(mixture.streams) < 2 or steps < 1 or loader.dataset.stage_config is not None:
         return []
@@ -86,7 +86,7 @@ def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array
 
     Whole epochs are known without being looked at.
     """
-    mixture = loader.dataset.mixture
+    mixture = loader.mixture
     sequence = loader.run.source.sequence
     begin = loader.samples_skipped
     end = begin + samples

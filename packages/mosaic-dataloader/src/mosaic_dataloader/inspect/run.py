@@ -98,9 +98,9 @@ def _draw(
 ) -> None:
     dataset = steps.loader.dataset
     if packed:
-        drawn = tokens_per_stream(dataset.streams, dataset.mixture)
+        drawn = tokens_per_stream(dataset.streams, steps.loader.mixture)
     else:
-        drawn = [float(size.choose) for size in dataset.mixture.streams]
+        drawn = [float(size.choose) for size in steps.loader.mixture.streams]
     save_run(
         path,
         lengths=packed.lengths if packed else _lengths(steps, position, rows),

@@ -25,9 +25,10 @@ def stream_table(steps: Steps) -> str:
     if dataset.stage_config is not None:
         return _stage_tree(steps)
     epochs = run_epochs(steps)
-    whole = sum(size.choose for size in dataset.mixture.streams)
+    mixture = steps.loader.mixture
+    whole = sum(size.choose for size in mixture.streams)
     rows: list[Sequence[str]] = [_HEADER]
-    for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
+    for opened, size in zip(dataset.streams, mixture.streams, strict=True):
         tokens = prepared_tokens(opened)
         rows.append(
             (
@@ -71,7 +72,7 @@ def _stage_tree(steps: Steps) -> str:
         ]
         for own, stream in enumerate(stages.streams):
             if drawn[own]:
-                tokens = int(drawn[own]) * stages.millitokens[own] / 1000
+                tokens = int(drawn[own]) * stages.means[own].millitokens / 1000
                 rows_of_table.append(
                     (
                         *(stream.name, f"{stage.counts[own] / sum(stage.counts):.2%}"),
@@ -146,7 +147,7 @@ def run_epochs(steps: Steps) -> float:
     end = steps.position_of(max(steps.total, steps.done) + 1)
     if steps.packing:
         dataset = steps.loader.dataset
-        return end / rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
+        return end / rows_of_epoch(dataset.streams, steps.loader.mixture, dataset.seq_len)
     return (end - steps.loader.samples_skipped) / steps.loader.epoch_samples
 
 

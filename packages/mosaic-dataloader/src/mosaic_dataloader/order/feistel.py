@@ -9,8 +9,10 @@ the samples.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosaic_dataloader.order.assign import node_of, node_starts
 from mosaic_dataloader.order.mixture import Int64Array, Intervals, Mixture
@@ -152,7 +154,7 @@ class FeistelOrder:
         Takes much less than finding the samples: which of a shard's are drawn does not matter.
         """
         span = self._spans.find(self._mixed(self._places(start, stop)))
-        numbers: Int64Array = self._stream[span]
+        numbers: Int64Array = self._stream[span].astype(np.int64)
         return numbers
 
     def listed(self, places: Int64Array) -> Int64Array:
@@ -236,10 +238,12 @@ class FeistelOrder:
             _EPOCH, seed, epoch, segments.shards[segment], segments.copies[segment], first
         )
         by_node = np.lexsort((epoch_keys, node))
-        self._shard = segments.shards[segment][by_node]
-        self._drawn_of = segments.sizes[segment][by_node]
-        self._first = first[by_node]
-        self._stream = np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1
+        self._shard = _narrow(segments.shards[segment][by_node])
+        self._drawn_of = _narrow(segments.sizes[segment][by_node])
+        self._first = _narrow(first[by_node])
+        self._stream = _narrow(
+            np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1
+        )
         spans = np.concatenate([[0], np.cumsum(sizes[by_node])]).astype(np.int64)
         self._spans = Intervals(spans)
         # Each canonical node has equal windows; one begins with the first span that begins in it.
@@ -252,3 +256,8 @@ class FeistelOrder:
         self._windows = Intervals(windows)
         key = keys(_WINDOW, seed, epoch, np.arange(len(windows) - 1))
         self._in_window = Permutations(np.diff(windows), key)
+
+
+def _narrow(values: Int64Array) -> NDArray[np.integer[Any]]:
+    """The same numbers, none negative, in half the bytes if these hold them: there are many."""
+    return values.astype(np.uint32) if int(values.max()) < 1 << 32 else values

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,20 @@ class Intervals:
 Int64Array = NDArray[np.int64]
 
 
+class TokenMean(NamedTuple):
+    """Target tokens that a sample of a stream gives, on average.
+
+    Attributes:
+        millitokens: Thousandths of tokens, at least 1.
+        source: Where the figure comes from, in words.
+        estimated: Whether it is a guess by sizes, good enough where nothing counts tokens.
+    """
+
+    millitokens: int
+    source: str
+    estimated: bool = False
+
+
 @dataclass(frozen=True)
 class StreamSize:
     """One stream as the order sees it.
@@ -76,6 +91,9 @@ class Mixture:
     @cached_property
     def samples_per_shard(self) -> Int64Array:
         """int64[total shards], over all streams."""
+        if len(self.streams) == 1:
+            # Not a second time: there are many.
+            return self.streams[0].samples_per_shard
         return np.concatenate([s.samples_per_shard for s in self.streams]).astype(np.int64)
 
     @cached_property

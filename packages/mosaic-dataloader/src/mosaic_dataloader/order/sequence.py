@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -71,8 +71,15 @@ class SampleSequence(Protocol):
     def check(self) -> None:
         """Raise MosaicDataError unless the order can be built, as far as that is cheap."""
 
-    def require_streams(self, position: int) -> None:
-        """Raise MosaicDataError if, from a position on, a removed stream is still drawn from."""
+    def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
+        """Raise MosaicDataError if a stream that was removed is still to be read from.
+
+        Args:
+            low: Every position before it was read.
+            high: No position from here on was read.
+            lanes: By lane, the next position that it reads; lanes take turns. None are needed where
+                nothing lies between the two.
+        """
 
     def prepare_next(self, position: int) -> None:
         """Order in the background what follows the epoch of a position, before it is needed."""
@@ -172,7 +179,7 @@ class EpochSequence:
             # Only building an epoch shows whether the data fill a batch; its length is kept.
             _ = self.epoch_length
 
-    def require_streams(self, position: int) -> None:
+    def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
         """Nothing: an order of epochs is one of the streams in the data."""
 
     def epoch(self, number: int) -> Order:

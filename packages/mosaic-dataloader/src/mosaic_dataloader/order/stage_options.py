@@ -38,12 +38,15 @@ class StageConfig:
     Attributes:
         stages: The stages.
         weights_in: Whether weights count ``samples`` or ``tokens``.
-        millitokens: Tokens of a sample of each stream in the data, about, in thousandths.
     """
 
     stages: tuple[StageOptions, ...]
     weights_in: str
-    millitokens: tuple[int, ...]
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether weights or lengths count tokens, so that the lengths of samples matter."""
+        return self.weights_in == "tokens" or any(s.tokens is not None for s in self.stages)
 
 
 def parse_stages(given: Any, names: Sequence[str]) -> tuple[StageOptions, ...]:

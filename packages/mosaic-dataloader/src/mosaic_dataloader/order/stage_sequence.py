@@ -104,25 +104,34 @@ class StageSequence:
     def check(self) -> None:
         """Nothing: streams of any size can be drawn from."""
 
-    def require_streams(self, position: int) -> None:
-        """Refuse to continue where a stream that was removed is still drawn from.
+    def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
+        """Refuse to continue where a stream that was removed is still to be read from.
 
         The last stage draws from streams in the data: only the samples up to its beginning are in
         question.
+
+        Worked example: the last stage begins at position 12. Of 4 lanes, the next positions are 8,
+        5, 14 and 11: positions 5, 8, 9 and 11 are not read yet, and 6, 7 and 10 are.
 
         Raises:
             MosaicDataError: It is; the message names it.
         """
         last = self._order.stages[-1].start
-        if position >= last:
-            return
-        drawn = self.draws(position, last)
+        unread = np.zeros(len(self._epochs), np.int64)
+        if low < min(high, last):
+            positions = np.arange(low, min(high, last), dtype=np.int64)
+            with self._lock:
+                streams = self._order.streams(low, min(high, last))
+            left = positions >= np.array(lanes, np.int64)[positions % len(lanes)]
+            unread += np.bincount(streams[left], minlength=len(unread))
+        if high < last:
+            unread += self.draws(high, last)
         for number, one in enumerate(self._epochs):
-            if one is None and drawn[number]:
+            if one is None and unread[number]:
                 raise MosaicDataError(
-                    f'stream "{self._names[number]}" was removed, and {drawn[number]:,} of its '
+                    f'stream "{self._names[number]}" was removed, and {unread[number]:,} of its '
                     f"samples come before position {last:,}, where the last stage begins, and are "
-                    f"not read yet: keep the stream, with a weight of 0, until they are"
+                    f"not read yet: keep its table, without a weight, until they are"
                 )
 
     def locate(self, position: int) -> tuple[int, int]:

@@ -22,15 +22,19 @@ _DESCRIBED = (
 
 def tokens_per_stream(streams: Sequence[DataStream], mixture: Mixture) -> list[float]:
     """Tokens that one epoch draws from each stream, about."""
-    tokens = []
-    for stream, size in zip(streams, mixture.streams, strict=True):
-        stored: Counter[float] = Counter()
-        for reader, column in zip(stream.readers, stream.columns, strict=True):
-            token = BYTES_PER_TOKEN if column.dtype is None else float(column.dtype.itemsize)
-            stored[token] += reader.get_raw_size()
-        drawn = sum(size.choose * count / token for token, count in stored.items())
-        tokens.append(drawn / size.samples)
-    return tokens
+    return [
+        size.choose * stored_tokens(stream) / size.samples
+        for stream, size in zip(streams, mixture.streams, strict=True)
+    ]
+
+
+def stored_tokens(stream: DataStream) -> float:
+    """Tokens in all samples of a stream, about."""
+    stored: Counter[float] = Counter()
+    for reader, column in zip(stream.readers, stream.columns, strict=True):
+        token = BYTES_PER_TOKEN if column.dtype is None else float(column.dtype.itemsize)
+        stored[token] += reader.get_raw_size()
+    return sum(count / token for token, count in stored.items())
 
 
 def mean_tokens(streams: Sequence[DataStream], mixture: Mixture) -> float:

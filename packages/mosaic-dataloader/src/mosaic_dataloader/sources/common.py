@@ -1,17 +1,58 @@
 """What both sources take from a data set in the same way."""
 
+import logging
+from dataclasses import replace
 from functools import partial
 
 from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart, SampleSequence
 from mosaic_dataloader.order.stage_sequence import StageSequence
 from mosaic_dataloader.state.run import RunOrder
+from mosaic_dataloader.state.stages import first_stages
 from mosaic_dataloader.storage.cache import largest_shard
 from mosaic_dataloader.storage.stored_orders import StoredOrders
+
+logger = logging.getLogger(__name__)
+
+
+def new_order(dataset: StreamingTextDataset, order: RunOrder, *, read: bool = True) -> RunOrder:
+    """The order of a new run, with all that it takes from the data.
+
+    Args:
+        dataset: The data.
+        order: Its options, and what it skips.
+        read: Whether samples may be read where nothing else tells how long they are, and weights
+            count tokens. Otherwise the order is good for nothing but to be saved before the first
+            batch.
+
+    Raises:
+        MosaicDataError: A stage is longer than any run, or a sample cannot be read.
+    """
+    config = dataset.stage_config
+    if config is None and not dataset.counts_tokens:
+        return order
+    means = tuple(dataset.token_mean(n, read=read) for n in range(len(dataset.streams)))
+    if config is None:
+        return replace(order, means=means)
+    nodes = order.options.num_canonical_nodes
+    stages = first_stages(config, dataset.identity.streams, means, nodes)
+    return replace(order, means=means, stages=stages)
+
+
+def log_token_means(dataset: StreamingTextDataset, order: RunOrder) -> None:
+    """Say which mean lengths a run goes by, where its weights or stages count tokens."""
+    if dataset.counts_tokens:
+        parts = [
+            f'"{stream.name}" {mean.millitokens / 1000:,.1f} ({mean.source})'
+            for stream, mean in zip(dataset.streams, order.means, strict=True)
+        ]
+        logger.info("mean tokens of a sample by stream: %s", ", ".join(parts))
 
 
 def open_sequence(
     dataset: StreamingTextDataset,
+    mixture: Mixture,
     order: RunOrder,
     start: EpochStart,
     *,
@@ -22,6 +63,7 @@ def open_sequence(
 
     Args:
         dataset: The data.
+        mixture: The streams as the run weighs them.
         order: The order of the run.
         start: Where an order of epochs begins.
         kept_epochs: See `EpochSequence`.
@@ -30,11 +72,11 @@ def open_sequence(
     open_stored = partial(StoredOrders, dataset.orders_dir)
     stages = order.stages
     if stages is None:
-        stored = open_stored(dataset.mixture, order.options)
-        return EpochSequence(dataset.mixture, order.options, start, stored, kept_epochs)
+        stored = open_stored(mixture, order.options)
+        return EpochSequence(mixture, order.options, start, stored, kept_epochs)
     place_of = {number: place for place, number in enumerate(stages.present)}
     return StageSequence(
-        dataset.mixture,
+        mixture,
         order.options,
         samples=[stream.samples for stream in stages.streams],
         names=[stream.name for stream in stages.streams],

@@ -11,7 +11,7 @@ import torch
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
-from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.packing.batches import Arrival, BatchSpec, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
@@ -89,22 +89,25 @@ class PackedRows:
             layout.rank, layout.world_size, dataset.order_options.num_canonical_nodes
         )
         self.order = replace(order, lanes=count)
-        self.mixture = dataset.mixture
+        self.mixture = dataset.weighed(order.means)
         self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
         self.first_position = order.start.samples
         left_open = [] if dataset.packing_lanes else ["packing_lanes"]
         self.open_options: Collection[str] = [*open_options(dataset), *left_open]
-        length = dataset.mixture.epoch_samples
+        length = self.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = open_sequence(
             dataset,
+            self.mixture,
             order,
             EpochStart(0, order.start.epoch),
             kept_epochs=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
             kept_positions=_KEPT_POSITIONS,
         )
         self.stage_config = dataset.stage_config
+        self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
+        self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -182,6 +185,7 @@ class PackedRows:
         return Reached(
             min(lane.position for lane in lanes),
             max(lane.position + (lane.offset > 0) for lane in lanes),
+            tuple(lane.position for lane in lanes),
         )
 
     def fetch(self) -> Fetch:

@@ -1,6 +1,6 @@
 """Rows that are samples, one each."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from mosaic_dataloader.order.batches import (
     one_pass,
     own_rows,
 )
-from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
 from mosaic_dataloader.reading.rows import RowBatch
@@ -64,10 +64,12 @@ class SampleRows:
         self._dataset = dataset
         self._layout = layout
         self.order = order
-        self.mixture = dataset.mixture
+        self.mixture = dataset.weighed(order.means)
         self.identity = dataset.identity
-        self.sequence = open_sequence(dataset, order, order.start)
+        self.sequence = open_sequence(dataset, self.mixture, order, order.start)
         self.stage_config = dataset.stage_config
+        self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
+        self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
         self.first_position = max(order.start.samples, order.skipped)
         self.open_options: Collection[str] = open_options(dataset)
 

@@ -270,18 +270,23 @@ class DataIdentity:
             tokenizer_encoding=encoding_digest(self._tokenizer),
         )
 
-    def to_save(self, order: ResolvedOrder, lanes: int | None, *, begun: bool) -> Identity:
+    def to_save(
+        self, order: ResolvedOrder, mixture: Mixture, lanes: int | None, *, begun: bool
+    ) -> Identity:
         """The run as a checkpoint holds it; the same on all ranks.
 
         Args:
             order: Its order.
+            mixture: The streams as it weighs them.
             lanes: Its packing lanes.
             begun: Whether a batch was handed out. Before that, nothing is waited for.
         """
         contents = self._contents_to_save() if begun else [None] * len(self._store.streams)
-        return self._run(order, lanes, self.rows, contents)
+        return self._run(order, mixture, lanes, self.rows, contents)
 
-    def to_compare(self, order: ResolvedOrder, lanes: int | None, saved: Identity) -> Identity:
+    def to_compare(
+        self, order: ResolvedOrder, mixture: Mixture, lanes: int | None, saved: Identity
+    ) -> Identity:
         """The present run, with all of it that a saved one can be compared with.
 
         Raises:
@@ -292,7 +297,7 @@ class DataIdentity:
             rows = replace(rows, tokenizer_definition=definition_digest(self._tokenizer))
         wanted = any(stream.content for stream in saved.streams)
         contents = self._contents() if wanted else [None] * len(self._store.streams)
-        return self._run(order, lanes, rows, contents)
+        return self._run(order, mixture, lanes, rows, contents)
 
     def read_samples(self) -> None:
         """Begin to read the samples that identify streams without hashes, in the background."""
@@ -302,13 +307,16 @@ class DataIdentity:
     def _run(
         self,
         order: ResolvedOrder,
+        mixture: Mixture,
         lanes: int | None,
         rows: RowIdentity,
         contents: Sequence[str | None],
     ) -> Identity:
-        return Identity(order, rows, self._streams(contents), lanes, library_versions())
+        return Identity(order, rows, self._streams(mixture, contents), lanes, library_versions())
 
-    def _streams(self, contents: Sequence[str | None]) -> tuple[StreamIdentity, ...]:
+    def _streams(
+        self, mixture: Mixture, contents: Sequence[str | None]
+    ) -> tuple[StreamIdentity, ...]:
         return tuple(
             StreamIdentity(
                 name=size.name,
@@ -318,15 +326,13 @@ class DataIdentity:
                 digest=digest,
                 content=content,
             )
-            for size, digest, content in zip(
-                self._mixture.streams, self._digests, contents, strict=True
-            )
+            for size, digest, content in zip(mixture.streams, self._digests, contents, strict=True)
         )
 
     @property
     def streams(self) -> tuple[StreamIdentity, ...]:
         """The streams, without what has to be read from shards."""
-        return self._streams([None] * len(self._store.streams))
+        return self._streams(self._mixture, [None] * len(self._store.streams))
 
     @cached_property
     def _digests(self) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochStart, SampleSequence
 from mosaic_dataloader.order.stage_options import StageConfig
@@ -23,6 +23,7 @@ from mosaic_dataloader.state.stages import (
     Reached,
     RunStages,
     continued_stages,
+    kept_means,
     with_present_data,
 )
 
@@ -55,6 +56,8 @@ class RunOrder:
         lanes: Packing lanes; None where documents are not packed, or where the data set's options
             and the layout are to decide.
         stages: The mixture of a run with stages; None where the order is one of epochs.
+        means: Tokens of a sample of each stream in the data, where proportions count tokens or
+            there are stages; else none.
     """
 
     options: ResolvedOrder
@@ -62,6 +65,7 @@ class RunOrder:
     skipped: int = 0
     lanes: int | None = None
     stages: RunStages | None = None
+    means: tuple[TokenMean, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ class BatchSource(Protocol):
         open_options: Options that the user left open; a saved value stands for them.
         stage_config: What the user says of stages; None where the order is one of epochs.
         unit: What positions of the order count.
+        token_mean: Tokens of a sample of a stream, by its number; samples may be read for it.
+        weighed: The streams as an order of epochs weighs them by such means.
     """
 
     order: RunOrder
@@ -107,6 +113,8 @@ class BatchSource(Protocol):
     open_options: Collection[str]
     stage_config: StageConfig | None
     unit: str
+    token_mean: Callable[[int], TokenMean]
+    weighed: Callable[[Sequence[TokenMean]], Mixture]
 
     def of_run(self, order: RunOrder) -> Self:
         """The source of another run of the same data and rank."""
@@ -254,13 +262,16 @@ class RunState:
             samples_seen=progress.samples_seen,
             origin=order.start,
             epoch_samples=source.epoch_rows() if begun or order.lanes else 0,
-            identity=source.identity.to_save(order.options, order.lanes, begun=begun),
+            identity=source.identity.to_save(
+                order.options, source.mixture, order.lanes, begun=begun
+            ),
             seen=tuple(progress.seen.tolist()),
             tokens=tuple(tokens.total.tolist()),
             skipped=order.skipped,
             tokens_at=tokens.at,
             probe=source.probe(progress) if begun else None,
             stages=order.stages,
+            millitokens=() if order.stages else tuple(mean.millitokens for mean in order.means),
         )
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
@@ -277,14 +288,25 @@ class RunState:
         """
         source = self.source
         saved = SavedState.from_json(state[KEY])
+        kept = kept_means(saved.millitokens)
+        weighs_alike = len(kept) == len(source.order.means)
         present = source.identity.to_compare(
-            source.order.options, source.order.lanes, saved.identity
+            source.order.options,
+            source.weighed(kept if weighs_alike else source.order.means),
+            source.order.lanes,
+            saved.identity,
         )
         if saved.stages is not None or source.stage_config is not None:
             return self._resumed_stages(saved, state, present, new_stage=on_change == "new_stage")
         found = compare(saved.identity, present, source.open_options)
+        if bool(kept) != bool(source.order.means):
+            counted = {True: "tokens", False: "samples"}
+            found.append(f"weights_in was {counted[bool(kept)]!r} and is now {counted[not kept]!r}")
         if not found:
             again = source.of_run(_saved_order(saved))
+            if kept and not saved.begun:
+                # Nothing was read by them: they may be estimates.
+                again = source.of_run(replace(again.order, means=self._present_means()))
             progress = again.resume(saved, state)
             if again.follows(saved, state, progress):
                 # The streams are the same in their order, and may have other names by now.
@@ -304,7 +326,9 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(replace(source.order, start=start, skipped=saved.skipped))
+        again = source.of_run(
+            replace(source.order, start=start, skipped=saved.skipped, means=self._present_means())
+        )
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})
@@ -336,16 +360,22 @@ class RunState:
                 f"what changed, or start a new run"
             )
         before = with_present_data(
-            saved.stages, present.streams, config.millitokens, saved.seen, saved.tokens
+            saved.stages,
+            present.streams,
+            source.token_mean,
+            saved.seen,
+            saved.tokens,
+            begun=saved.begun,
         )
-        order = replace(_saved_order(saved), stages=before)
+        means = tuple(before.means[number] for number in before.present)
+        order = replace(_saved_order(saved), stages=before, means=means)
         old = source.of_run(order)
         if not old.follows(saved, state, old.resume(saved, state)):
             raise MosaicDataError(
                 f"{order_difference(saved.identity, saved.samples_seen)}: use the versions that "
                 f"wrote it, or start a new run"
             )
-        reached = old.reached(saved, state)
+        reached = old.reached(saved, state) if saved.begun else Reached(0, 0)
         stages = continued_stages(
             config,
             before,
@@ -356,13 +386,18 @@ class RunState:
         )
         again = source.of_run(replace(order, stages=stages))
         if reached is not None:
-            again.sequence.require_streams(reached.low)
+            again.sequence.require_streams(reached.low, reached.high, reached.lanes)
         seen, tokens = (
             [counts[number] for number in stages.present] for counts in (stages.seen, stages.tokens)
         )
         # Of those that are in the data, the run itself counts from here on.
         progress = again.resume(replace(saved, seen=tuple(seen)), state)
         return RunState(again, progress, _token_count(saved, tokens))
+
+    def _present_means(self) -> tuple[TokenMean, ...]:
+        """Tokens of a sample of each stream as the data have them now; none where none count."""
+        source = self.source
+        return tuple(map(source.token_mean, range(len(source.order.means))))
 
     def _carried_over(self, saved: SavedState, counts: Sequence[int]) -> list[int]:
         """Counts of streams that still have the same name; others start at 0."""
@@ -378,6 +413,7 @@ def _saved_order(saved: SavedState) -> RunOrder:
         saved.skipped,
         saved.identity.packing_lanes,
         saved.stages,
+        kept_means(saved.millitokens),
     )
 
 

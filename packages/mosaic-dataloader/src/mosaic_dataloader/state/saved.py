@@ -39,6 +39,7 @@ class _Numbers:
 class _Counts:
     seen: int = 0
     tokens: int = 0
+    millitokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class SavedState:
         probe: Digest of the sample ids that come next (see ``identity.probe``); None before the
             first batch, and in states of version 1. If documents are packed, each lane has its own.
         stages: The mixture of a run with stages; None where the order is one of epochs.
+        millitokens: Mean tokens of a sample of each stream, in thousandths, where proportions count
+            tokens; else none.
     """
 
     samples_seen: int
@@ -74,6 +77,13 @@ class SavedState:
     tokens_at: int = 0
     probe: str | None = None
     stages: RunStages | None = None
+    millitokens: tuple[int, ...] = ()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run had handed out a batch."""
+        packed = self.identity.packing_lanes is not None
+        return self.samples_seen > max(self.origin.samples, 0 if packed else self.skipped)
 
     @property
     def epoch(self) -> int:
@@ -104,6 +114,8 @@ class SavedState:
             "skipped": self.skipped,
             "tokens_at": self.tokens_at,
         }
+        for stream, size in zip(content["streams"], self.millitokens, strict=False):
+            stream["millitokens"] = size
         if self.probe is not None:
             content["probe"] = self.probe
         if self.stages is not None:
@@ -139,8 +151,11 @@ class SavedState:
             else RunStages.from_content(stages, nodes, len(identity.streams)),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
+            millitokens=tuple(c.millitokens for c in counts if c.millitokens),
             **vars(numbers),
         )
+        if len(read.millitokens) not in (0, len(counts)):
+            raise damaged("some of its streams have no millitokens")
         for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
             if position > read.samples_seen:
                 raise damaged(f"{name} {position:,} is after samples_seen {read.samples_seen:,}")

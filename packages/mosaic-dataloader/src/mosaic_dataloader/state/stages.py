@@ -1,11 +1,12 @@
 """The stages of a run: planned at its start, kept in its state, and changed under way."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import TokenMean
 from mosaic_dataloader.order.stage_options import StageConfig, plan_stages
 from mosaic_dataloader.order.stages import BLOCK, Stage
 from mosaic_dataloader.state.identity import StreamIdentity, stream_difference
@@ -13,6 +14,8 @@ from mosaic_dataloader.state.json_form import LARGEST, damaged, read_fields, rea
 
 logger = logging.getLogger(__name__)
 
+# Where a mean comes from that a state holds.
+_KEPT = "the checkpoint"
 # What a block can mix.
 _MOST_STREAMS = BLOCK
 # Stages of a run that a person changes again and again.
@@ -28,8 +31,8 @@ class RunStages:
 
     Attributes:
         streams: Every stream that the run ever had, with the number of its samples.
-        millitokens: Tokens of a sample of each, about, in thousandths: as they were estimated when
-            it came into the run.
+        means: Tokens of a sample of each, as they were resolved when it came into the run, or when
+            weights or lengths first counted tokens; estimates until then.
         seen: Samples that each had given when the state was loaded. What those that are in the data
             give after that is counted by the run itself.
         tokens: Target tokens, likewise.
@@ -43,7 +46,7 @@ class RunStages:
     """
 
     streams: tuple[StreamIdentity, ...]
-    millitokens: tuple[int, ...]
+    means: tuple[TokenMean, ...]
     seen: tuple[int, ...]
     tokens: tuple[int, ...]
     present: tuple[int, ...]
@@ -65,12 +68,13 @@ class RunStages:
             "streams": [
                 {
                     **{name: value for name, value in vars(stream).items() if value is not None},
-                    "millitokens": size,
+                    "millitokens": mean.millitokens,
+                    "estimated": mean.estimated,
                     "seen": seen,
                     "tokens": tokens,
                 }
-                for stream, size, seen, tokens in zip(
-                    streams, self.millitokens, self.seen, self.tokens, strict=True
+                for stream, mean, seen, tokens in zip(
+                    streams, self.means, self.seen, self.tokens, strict=True
                 )
             ],
             "present": list(self.present),
@@ -116,7 +120,7 @@ class RunStages:
                 raise damaged(f"stages.present has {shown(number)}, which is not a stream")
         return cls(
             streams=tuple(known),
-            millitokens=tuple(count.millitokens for count in counts),
+            means=tuple(TokenMean(one.millitokens, _KEPT, one.estimated) for one in counts),
             seen=tuple(count.seen for count in counts),
             tokens=tuple(count.tokens for count in counts),
             present=tuple(present),
@@ -128,6 +132,7 @@ class RunStages:
 @dataclass(frozen=True)
 class _Counted:
     millitokens: int
+    estimated: bool = False
     seen: int = 0
     tokens: int = 0
 
@@ -142,14 +147,32 @@ class Reached:
     Attributes:
         low: Every position before it was drawn.
         high: No position from here on was drawn. With packing, lanes lie between the two.
+        lanes: By lane, the next position that it draws; none without packing.
     """
 
     low: int
     high: int
+    lanes: tuple[int, ...] = ()
 
 
-def first_stages(config: StageConfig, streams: Sequence[StreamIdentity], nodes: int) -> RunStages:
+def kept_means(millitokens: Sequence[int]) -> tuple[TokenMean, ...]:
+    """Means that a state holds."""
+    return tuple(TokenMean(size, _KEPT) for size in millitokens)
+
+
+def first_stages(
+    config: StageConfig,
+    streams: Sequence[StreamIdentity],
+    means: Sequence[TokenMean],
+    nodes: int,
+) -> RunStages:
     """The stages of a new run.
+
+    Args:
+        config: The options.
+        streams: The streams in the data.
+        means: Tokens of a sample of each.
+        nodes: Canonical nodes.
 
     Raises:
         MosaicDataError: A stage is longer than any run.
@@ -159,19 +182,21 @@ def first_stages(config: StageConfig, streams: Sequence[StreamIdentity], nodes: 
         config,
         names=[stream.name for stream in streams],
         numbers=numbers,
-        millitokens=config.millitokens,
+        millitokens=[mean.millitokens for mean in means],
         nodes=nodes,
     )
     none = (0,) * len(streams)
-    return RunStages(tuple(streams), config.millitokens, none, none, numbers, planned, planned)
+    return RunStages(tuple(streams), tuple(means), none, none, numbers, planned, planned)
 
 
 def with_present_data(
     saved: RunStages,
     streams: Sequence[StreamIdentity],
-    millitokens: Sequence[int],
+    token_mean: Callable[[int], TokenMean],
     seen: Sequence[int],
     tokens: Sequence[int],
+    *,
+    begun: bool = True,
 ) -> RunStages:
     """The stages of a saved run, with the streams that are in the data now.
 
@@ -181,9 +206,11 @@ def with_present_data(
     Args:
         saved: The stages as they were saved.
         streams: The streams in the data.
-        millitokens: Tokens of a sample of each; what was saved wins.
+        token_mean: Tokens of a sample of one of these, by its number. Asked for those that are new
+            to the run, and for those of which only an estimate was saved.
         seen: Samples of each stream that was in the data when the state was saved.
         tokens: Target tokens of each of these.
+        begun: Whether the saved run had handed out a batch; before that, nothing is resolved.
     """
     all_seen, all_tokens = list(saved.seen), list(saved.tokens)
     for number, one, other in zip(saved.present, seen, tokens, strict=True):
@@ -196,24 +223,26 @@ def with_present_data(
                 if place not in found and _same(known, stream, same_name):
                     found[place] = number
             left.pop(found.get(place, -1), None)
-    known_streams, sizes = list(saved.streams), list(saved.millitokens)
+    known_streams, means = list(saved.streams), list(saved.means)
     for place, stream in enumerate(streams):
         if place not in found:
             found[place] = len(known_streams)
             known_streams.append(stream)
-            sizes.append(millitokens[place])
+            means.append(token_mean(place))
             all_seen.append(0)
             all_tokens.append(0)
         else:
             # It may have another name by now.
             before = known_streams[found[place]]
             known_streams[found[place]] = replace(before, name=stream.name)
+            if means[found[place]].estimated or not begun:
+                means[found[place]] = token_mean(place)
     more = (0,) * (len(known_streams) - len(saved.streams))
     place_of = {number: place for place, number in enumerate(saved.present)}
     present = tuple(found[place] for place in range(len(streams)))
     return RunStages(
         streams=tuple(known_streams),
-        millitokens=tuple(sizes),
+        means=tuple(means),
         seen=tuple(all_seen),
         tokens=tuple(all_tokens),
         present=present,
@@ -251,7 +280,7 @@ def continued_stages(
         config,
         names=[before.streams[number].name for number in before.present],
         numbers=before.present,
-        millitokens=before.millitokens,
+        millitokens=[mean.millitokens for mean in before.means],
         nodes=nodes,
     )
     if planned == before.planned:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -289,6 +290,14 @@ class StreamingTextDataset:
         """The opened streams."""
         return self.store.streams
 
+    @cached_property
+    def millitokens(self) -> tuple[int, ...]:
+        """Tokens of a sample of each stream, about, in thousandths; no more than a row takes."""
+        if self.stage_config is not None:
+            return self.stage_config.millitokens
+        longest = None if self.packing else self.seq_len
+        return _tokens_per_sample(self.streams, self.mixture, longest)
+
     def __len__(self) -> int:
         """Samples in all streams, each counted once."""
         return self.mixture.num_samples
@@ -402,7 +411,7 @@ def _refuse_weights(opened: list[DataStream]) -> None:
 
 
 def _tokens_per_sample(
-    opened: list[DataStream], mixture: Mixture, seq_len: int | None
+    opened: Sequence[DataStream], mixture: Mixture, seq_len: int | None
 ) -> tuple[int, ...]:
     """Tokens of a sample of each stream, about, in thousandths.
 
@@ -411,8 +420,10 @@ def _tokens_per_sample(
         mixture: Their sizes.
         seq_len: Tokens of a row, which a sample gives at the most; None with packing.
     """
-    drawn = tokens_per_stream(opened, mixture)
-    means = [tokens / size.choose for tokens, size in zip(drawn, mixture.streams, strict=True)]
+    # Of all samples, also of a stream that gives none to an epoch.
+    every = Mixture(tuple(replace(size, choose=size.samples) for size in mixture.streams))
+    stored = tokens_per_stream(opened, every)
+    means = [tokens / size.samples for tokens, size in zip(stored, mixture.streams, strict=True)]
     if seq_len is not None:
         means = [min(mean, float(seq_len)) for mean in means]
     return tuple(max(1, round(1000 * mean)) for mean in means)

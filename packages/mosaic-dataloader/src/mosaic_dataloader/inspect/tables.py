@@ -1,80 +1,28 @@
 """The streams and the run, as tables and lines."""
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from mosaic_dataloader.inspect.steps import Steps
-from mosaic_dataloader.reading.document_length import rows_of_epoch
 from mosaic_dataloader.reading.manifest import prepared_tokens
 from mosaic_dataloader.storage.streams import DataStream
 
-_HEADER = (
-    *("stream", "samples", "tokens", "shards", "size"),
-    *("weight", "per epoch", "share", "times in the run"),
-)
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
 
 
-def stream_table(steps: Steps) -> str:
-    """One line for each stream: what it holds, and what an epoch and the whole run take of it."""
-    dataset = steps.loader.dataset
-    if dataset.stage_config is not None:
-        return _stage_tree(steps)
-    epochs = run_epochs(steps)
-    whole = sum(size.choose for size in dataset.mixture.streams)
-    rows: list[Sequence[str]] = [_HEADER]
+def stream_table(dataset: "StreamingTextDataset") -> str:
+    """One line for each stream: what it holds."""
+    rows: list[Sequence[str]] = [("stream", "samples", "tokens", "shards", "size")]
     for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
         tokens = prepared_tokens(opened)
         rows.append(
             (
                 *(opened.name, f"{size.samples:,}", "unknown" if tokens is None else f"{tokens:,}"),
-                *(f"{len(opened.readers):,}", in_bytes(stored_bytes(opened)), _weight(opened)),
-                *(f"{size.choose:,}", f"{size.choose / whole:.1%}"),
-                f"{epochs * size.choose / size.samples:.2f}",
+                *(f"{len(opened.readers):,}", in_bytes(stored_bytes(opened))),
             )
         )
-    return aligned(rows, left={0, _HEADER.index("weight")})
-
-
-def _stage_tree(steps: Steps) -> str:
-    """The stages, and below each what it draws from every stream until the run ends.
-
-    Positions of documents are estimates: how many a packed row holds is known when it is read.
-    """
-    source = steps.loader.run.source
-    stages = source.order.stages
-    assert stages is not None
-    end = steps.position_of(max(steps.total, steps.done) + 1)
-    about = ""
-    if steps.packing:
-        dataset, about = steps.loader.dataset, "about "
-        rows = rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
-        end = end * dataset.mixture.num_samples // rows
-    lines: list[str] = []
-    for number, stage in enumerate(stages.stages):
-        following = [one.start for one in stages.stages[number + 1 : number + 2]]
-        stop = min([end, *following])
-        if stop <= stage.start:
-            lines.append(f"stage from {source.unit} {stage.start:,}: after the end of the run")
-            continue
-        lines.append(
-            f"stage from {source.unit} {stage.start:,}, {about}{stop - stage.start:,} "
-            f"{source.unit}s until {'the next one' if following == [stop] else 'the run ends'}"
-        )
-        drawn, total = source.sequence.draws(stage.start, stop), source.sequence.draws(0, stop)
-        rows_of_table: list[Sequence[str]] = [
-            ("stream", "weight", "drawn", "of samples", "tokens", "epochs by then")
-        ]
-        for own, stream in enumerate(stages.streams):
-            if drawn[own]:
-                tokens = int(drawn[own]) * stages.millitokens[own] / 1000
-                rows_of_table.append(
-                    (
-                        *(stream.name, f"{stage.counts[own] / sum(stage.counts):.2%}"),
-                        *(f"{drawn[own]:,}", f"{stream.samples:,}", f"{tokens:,.0f}"),
-                        f"{total[own] / stream.samples:.2f}",
-                    )
-                )
-        lines += [f"  {line}" for line in aligned(rows_of_table, left={0}).splitlines()]
-    return "\n".join(lines)
+    return aligned(rows, left={0})
 
 
 def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
@@ -89,6 +37,8 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     )
     if steps.packing and loader.samples_skipped:
         begins += f" ({loader.samples_skipped:,} documents skipped)"
+    if loader.stage is not None:
+        begins += f", in {loader.stage}"
     end = steps.position_of(max(steps.total, steps.done) + 1)
     return [
         f"order: {kind}; {order.batching_method} batches; {order.num_canonical_nodes} canonical "
@@ -97,7 +47,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
         f"{loader.batch_size} rows * {steps.micro_batches} micro-batch(es), of "
         f"{loader.dataset.seq_len:,} tokens",
         f"run:   {begins}; {steps.total:,} steps end at {steps.place(end)}, after "
-        f"{'about ' if steps.packing else ''}{run_epochs(steps):.2f} epochs",
+        f"{'about ' if steps.packing else ''}{steps.epochs:.2f} epochs",
     ]
 
 
@@ -127,18 +77,6 @@ def run_facts(steps: Steps) -> list[str]:
     ]
 
 
-def run_epochs(steps: Steps) -> float:
-    """Epochs that all steps together make, those before the checkpoint too.
-
-    With packing this is an estimate by the sizes in the indexes.
-    """
-    end = steps.position_of(max(steps.total, steps.done) + 1)
-    if steps.packing:
-        dataset = steps.loader.dataset
-        return end / rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
-    return (end - steps.loader.samples_skipped) / steps.loader.epoch_samples
-
-
 def stored_bytes(stream: DataStream) -> int:
     """Bytes of a stream's shards, decompressed."""
     return sum(int(raw.bytes) for reader in stream.readers for raw, _ in reader.file_pairs)
@@ -164,12 +102,3 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _weight(stream: DataStream) -> str:
-    for kind in ("proportion", "repeat", "choose"):
-        # mosaicml-streaming keeps what was given apart from what it works out.
-        value = getattr(stream.stream, f"_{kind}")
-        if value is not None:
-            return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
-    return "all of it"

@@ -39,20 +39,23 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
         begins += f" ({loader.samples_skipped:,} documents skipped)"
     if loader.stage is not None:
         begins += f", in {loader.stage}"
-    end = steps.position_of(max(steps.total, steps.done) + 1)
+    end = f"{steps.total:,} steps end at "
+    end += steps.place(steps.position_of(max(steps.total, steps.done) + 1))
+    if loader.stage is None:
+        end += f", after {'about ' if steps.packing else ''}{steps.epochs:.2f} epochs"
     return [
         f"order: {kind}; {order.batching_method} batches; {order.num_canonical_nodes} canonical "
-        f"node(s); {loader.epoch_samples:,} {'documents' if steps.packing else 'samples'} an epoch",
+        f"node(s); {loader.epoch_samples:,} {'documents' if steps.packing else 'samples'} "
+        f"{'an epoch' if loader.stage is None else 'in all streams'}",
         f"step:  {steps.rows:,} rows = {loader.dp_world_size} data-parallel rank(s) * "
         f"{loader.batch_size} rows * {steps.micro_batches} micro-batch(es), of "
         f"{loader.dataset.seq_len:,} tokens",
-        f"run:   {begins}; {steps.total:,} steps end at {steps.place(end)}, after "
-        f"{'about ' if steps.packing else ''}{steps.epochs:.2f} epochs",
+        f"run:   {begins}; {end}",
     ]
 
 
 def run_facts(steps: Steps) -> list[str]:
-    """What a run trains on, in parts of a sentence: samples of an epoch, and rows of the run.
+    """What a run trains on, in parts of a sentence: samples and streams, and rows of the run.
 
     Args:
         steps: The steps of the run.
@@ -65,16 +68,24 @@ def run_facts(steps: Steps) -> list[str]:
         subject = f"{left:,} of {steps.total:,} steps are left and train on"
     else:
         subject = f"{left:,} steps train on" if left != 1 else "1 step trains on"
-    if dataset.packing:  # a row holds many samples, or a part of one
+    stages = steps.loader.run.source.order.stages
+    # A packed row holds many samples, or a part of one.
+    if dataset.packing or stages is not None:
         amount = f"{rows:,} rows"
     elif rows <= samples:
         amount = f"{rows:,} of them, {rows / samples:.3g} epochs"
     else:
         amount = f"each {rows / samples:.3g} times"
+    what = "samples per epoch" if stages is None else "samples"
+    count = "" if stages is None else f" in {_number(len(stages.stages), 'stage')}"
     return [
-        f"{samples:,} samples per epoch from {streams} stream{'s' if streams > 1 else ''}",
+        f"{samples:,} {what} from {_number(streams, 'stream')}{count}",
         f"{subject} {amount}",
     ]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def stored_bytes(stream: DataStream) -> int:

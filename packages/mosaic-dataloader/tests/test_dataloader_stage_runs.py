@@ -528,10 +528,10 @@ def test_metrics_name_the_stage_its_weights_and_shares(
     weights_in: str,
     packed: bool,
 ) -> None:
-    """On two ranks, through a stage that begins inside a batch, and a resume on three."""
+    """On two ranks, through a stage that begins with a batch, and a resume on three."""
     caplog.set_level(logging.INFO)
     # Documents are longer than rows.
-    stages = [stage(20 if packed else 41, web=0.5, code=0.5), stage(web=0.75, code=0.25)]
+    stages = [stage(20 if packed else 40, web=0.5, code=0.5), stage(web=0.75, code=0.25)]
     streams = texts[0] if packed else {name: data[name] for name in ("web", "code")}
     options = {"stages": stages, "weights_in": weights_in, "batch_size": 4}
     options |= {"packing_lanes": 6} if packed else {}
@@ -549,7 +549,7 @@ def test_metrics_name_the_stage_its_weights_and_shares(
         begun = [one.stage_begun() for one in ranks.loaders]
         first, *others = all_metrics(ranks)
         if not packed:
-            # Positions 40 and on are in the sixth batch of eight rows.
+            # Position 40 is the first one of the sixth batch of eight rows.
             assert (begun[0] is not None) == (step == 6)
         if begun[0] is not None:
             assert str(begun[0]) == "stage 2 of 2"

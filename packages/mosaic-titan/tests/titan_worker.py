@@ -5,6 +5,7 @@
 """
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -54,6 +55,13 @@ def _observe() -> None:
         if torch.distributed.get_world_size() == 1:
             _examine(self)
 
+    def line(record: logging.LogRecord) -> bool:
+        if " begins at step " in record.getMessage():
+            _seen.setdefault("begun", []).append(record.getMessage())
+        return True
+
+    # torchtitan removes the handlers.
+    logging.getLogger().addFilter(line)
     MosaicDataLoader.__iter__ = noted  # type: ignore[method-assign]
     MosaicMetricsProcessor.log = logged  # type: ignore[method-assign]
     MosaicMetricsProcessor.log_validation = validated  # type: ignore[method-assign]

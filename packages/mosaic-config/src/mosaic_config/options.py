@@ -77,6 +77,9 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
         else:
             entry = {"KEY": "VALUE"} if named is Any else {}
         setattr(_at(shown, path[:-1]), path[-1], entry)
+    for path in _listed_fields(root):
+        # tyro would number the tables of the file from 0.
+        setattr(_at(shown, path[:-1]), path[-1], [])
     if section is not None:
         types, name = keys_of(root), underscored(section)
         if name not in types:

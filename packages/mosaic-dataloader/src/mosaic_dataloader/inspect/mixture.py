@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ class Part:
         stop: Position after its last one; None where it goes on for an unknown time.
         streams: Names of the streams.
         weights: What was asked of each; empty where the part has no weights of its own.
-        drawn: int64[streams], samples that it draws from each; of a part without a stop, in what
-            proportion.
+        asked: int64[streams], in which proportion samples are to be drawn.
+        drawn: int64[streams], samples that it draws from each; of a part without a stop, ``asked``.
         tokens: float[streams], tokens of a sample of each, about.
         seen: float[streams], how often the run has seen each by the end of the part.
     """
@@ -40,15 +40,20 @@ class Part:
     stop: int | None
     streams: Sequence[str]
     weights: Sequence[str]
+    asked: Int64Array
     drawn: Int64Array
     tokens: NDArray[np.float64]
     seen: NDArray[np.float64]
 
-    def shares(self, *, of_tokens: bool) -> NDArray[np.float64]:
-        """The streams' shares of its samples or tokens, float[streams]; 0 if it draws nothing."""
-        drawn = self.drawn * (self.tokens if of_tokens else 1.0)
-        shares: NDArray[np.float64] = drawn / max(drawn.sum(), 1e-9)
-        return shares
+
+def shares(counts: Int64Array, tokens: NDArray[np.float64] | float = 1.0) -> Any:
+    """The streams' shares of samples or, given the tokens of one of each, of tokens.
+
+    Returns:
+        float[streams]; 0 where nothing is drawn.
+    """
+    drawn = counts * tokens
+    return drawn / max(drawn.sum(), 1e-9)
 
 
 def mixture_parts(
@@ -75,6 +80,7 @@ def mixture_parts(
             stop=begin + loader.epoch_samples if steps is None else steps.end,
             streams=[stream.name for stream in loader.dataset.streams],
             weights=[_weight(stream) for stream in loader.dataset.streams],
+            asked=chosen.astype(np.int64),
             drawn=(epochs * chosen).round().astype(np.int64),
             tokens=np.array(loader.dataset.millitokens) / 1000,
             seen=epochs * chosen / samples,
@@ -92,7 +98,8 @@ def _stages(
         start = max(begin, stage.start)
         ends = [one.start for one in run.stages[number + 1 : number + 2]]
         stop = min(ends if end is None else [*ends, end], default=None)
-        drawn, seen = np.array(stage.counts, np.int64), np.zeros(len(stage.counts))
+        asked, seen = np.array(stage.counts, np.int64), np.zeros(len(stage.counts))
+        drawn = asked
         if stop is not None:
             if start < stop:
                 seen = sequence.draws(begin, stop) / samples
@@ -105,6 +112,7 @@ def _stages(
             stop=stop,
             streams=[stream.name for stream in run.streams],
             weights=[f"{weight:.4g}" for weight in weights],
+            asked=asked,
             drawn=drawn,
             tokens=np.array(run.millitokens) / 1000,
             seen=seen,
@@ -134,14 +142,15 @@ def mixture_tree(loader: "MosaicParallelAwareDataloader", steps: Steps | None = 
 
 def _whole(parts: Sequence[Part]) -> Part:
     """All stages together; streams that a change in mid-run brought are in all of them."""
-    last = parts[-1]
+    last, drawn = parts[-1], np.sum([part.drawn for part in parts], axis=0)
     return Part(
         name="the whole run",
         start=parts[0].start,
         stop=max([p.stop or 0 for p in parts if p.drawn.any()], default=parts[0].start),
         streams=last.streams,
         weights=[""] * len(last.streams),
-        drawn=np.sum([part.drawn for part in parts], axis=0),
+        asked=drawn,
+        drawn=drawn,
         tokens=last.tokens,
         seen=np.max([part.seen for part in parts], axis=0),
     )
@@ -165,7 +174,7 @@ def _place(part: Part, unit: str, steps: Steps | None) -> str:
 
 def _table(part: Part, unit: str) -> list[Sequence[str]]:
     """A header and a line for each stream that a part draws from; empty where it draws nothing."""
-    samples, tokens = part.shares(of_tokens=False), part.shares(of_tokens=True)
+    samples, tokens = shares(part.drawn), shares(part.drawn, part.tokens)
     rows: list[Sequence[str]] = [("stream", "weight", unit, "share", "tokens", "share", "seen")]
     for number in np.flatnonzero(part.drawn).tolist():
         counted = ("…", "…", "…")

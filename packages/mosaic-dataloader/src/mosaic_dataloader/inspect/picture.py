@@ -16,7 +16,7 @@ class PicturedPart(NamedTuple):
     Attributes:
         first: Its first step.
         last: Its last step, which may be the first one of the next part as well.
-        shares: The streams' shares in it, by name.
+        shares: The shares that the streams are to have in it, by name.
     """
 
     first: int

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mosaic_dataloader.inspect.mixture import mixture_parts, mixture_tree
+from mosaic_dataloader.inspect.mixture import mixture_parts, mixture_tree, shares
 from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
 from mosaic_dataloader.inspect.picture import PicturedPart, save_run
 from mosaic_dataloader.inspect.previews import preview
@@ -98,15 +98,12 @@ def _draw(
     steps: Steps, step: int, position: int, rows: int, path: Path, packed: PackedLook | None
 ) -> None:
     # Of the rows' targets where rows are packed, as those of the steps are.
-    parts = [
-        PicturedPart(
-            steps.step_at(part.start),
-            steps.step_at(part.stop - 1),
-            dict(zip(part.streams, part.shares(of_tokens=steps.packing).tolist(), strict=True)),
-        )
-        for part in mixture_parts(steps.loader, steps)
-        if part.stop is not None and part.start < part.stop
-    ]
+    parts = []
+    for part in mixture_parts(steps.loader, steps):
+        if part.stop is not None and part.start < part.stop:
+            asked = shares(part.asked, part.tokens if steps.packing else 1.0).tolist()
+            first, last = steps.step_at(part.start), steps.step_at(part.stop - 1)
+            parts.append(PicturedPart(first, last, dict(zip(part.streams, asked, strict=True))))
     save_run(
         path,
         lengths=packed.lengths if packed else _lengths(steps, position, rows),

@@ -278,8 +278,8 @@ class MosaicParallelAwareDataloader:
 
         Which stage a run begins or resumes in is logged by the loader itself, when it is iterated.
         """
-        stage = self.stage
-        if stage is None or stage.number == self._known_stage:
+        stage, known = self.stage, self._known_stage
+        if stage is None or stage.number == known:
             return None
         self._known_stage = stage.number
         return stage
@@ -441,7 +441,8 @@ class MosaicParallelAwareDataloader:
         source = self.run.source
         # Only stages ask for it.
         self._begin = source.position(self.run.progress) if source.order.stages else 0
-        self._known_stage = None if self.stage is None else self.stage.number
+        stage = self.stage
+        self._known_stage: int | None = stage.number if stage else None
         self._stage_logged = False
         self._shared = self._counted()
 

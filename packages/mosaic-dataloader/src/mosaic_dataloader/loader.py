@@ -108,6 +108,8 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
+        # The number of the stage that a trainer knows of.
+        self._known_stage: int | None = None
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
@@ -278,8 +280,8 @@ class MosaicParallelAwareDataloader:
 
         Which stage a run begins or resumes in is logged by the loader itself, when it is iterated.
         """
-        stage, known = self.stage, self._known_stage
-        if stage is None or stage.number == known:
+        stage = self.stage
+        if stage is None or stage.number == self._known_stage:
             return None
         self._known_stage = stage.number
         return stage
@@ -442,7 +444,7 @@ class MosaicParallelAwareDataloader:
         # Only stages ask for it.
         self._begin = source.position(self.run.progress) if source.order.stages else 0
         stage = self.stage
-        self._known_stage: int | None = stage.number if stage else None
+        self._known_stage = stage.number if stage else None
         self._stage_logged = False
         self._shared = self._counted()
 

@@ -60,8 +60,8 @@ def save_run(
     mean = sum(tokens) / len(tokens)
     if packed_rows:
         left.set_title(
-            f"tokens in a document: {len(tokens):,} documents, {mean:,.0f} on average, in "
-            f"{packed_rows:,} full rows",
+            f"tokens in a document: {len(tokens):,} documents,\n"
+            f"{mean:,.0f} on average, in {packed_rows:,} full rows",
             fontsize=10,
         )
         left.set_xlabel(f"tokens (dashed: a row, seq_len = {seq_len:,})")

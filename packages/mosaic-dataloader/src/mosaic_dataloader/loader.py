@@ -108,8 +108,10 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
-        # The number of the stage that a trainer knows of.
-        self._known_stage: int | None = None
+        # Position of the order at which the first iteration of the run, or of a loaded state,
+        # began; None before it.
+        self._begin: int | None = None
+        self._known_stage = 0
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
@@ -123,7 +125,6 @@ class MosaicParallelAwareDataloader:
             stages = first_stages(dataset.stage_config, dataset.identity.streams, nodes)
         run = RunOrder(order, skipped=self.skip_samples, stages=stages)
         self.run = RunState(open_source(dataset, layout, run))
-        self._note_begin()
         if not infinite and dp_world_size > 1 and not self.run.source.length_known:
             raise MosaicDataError(
                 f"with packing, how many rows an epoch gives is known only when it has been read, "
@@ -272,7 +273,7 @@ class MosaicParallelAwareDataloader:
         if source.order.stages is None:
             return None
         position = source.position(self.run.progress)
-        last = position - 1 if position > self._begin else position
+        last = position - (self._begin is not None and position > self._begin)
         return present_stage(source.order.stages, last, self.dataset.order_options.weights_in)
 
     def stage_begun(self) -> PresentStage | None:
@@ -281,7 +282,7 @@ class MosaicParallelAwareDataloader:
         Which stage a run begins or resumes in is logged by the loader itself, when it is iterated.
         """
         stage = self.stage
-        if stage is None or stage.number == self._known_stage:
+        if stage is None or self._begin is None or stage.number == self._known_stage:
             return None
         self._known_stage = stage.number
         return stage
@@ -330,7 +331,8 @@ class MosaicParallelAwareDataloader:
             self._log_skipping()
         self._new = False
         run = self.run
-        self._log_stage()
+        if self._begin is None:
+            self._note_begin()
         begun = run.progress
         on_taken, on_end = run.count, partial(_end_pass, run, begun)
         if self._pending is not None:
@@ -427,7 +429,7 @@ class MosaicParallelAwareDataloader:
             )
         self.close()
         self.run = self.run.resumed(state_dict, on_change=self.dataset.on_data_change)
-        self._note_begin()
+        self._begin = None
         if self._pending is not None:
             self._pending.reset()
         self._new = False
@@ -439,14 +441,21 @@ class MosaicParallelAwareDataloader:
         self._reader.close()
 
     def _note_begin(self) -> None:
-        """Note where the run is, before anything of it is handed out."""
-        source = self.run.source
+        """Note where the run is before anything of it is handed out, and log its stage."""
+        stage, self._shared = self.stage, self._counted()
         # Only stages ask for it.
-        self._begin = source.position(self.run.progress) if source.order.stages else 0
-        stage = self.stage
-        self._known_stage = stage.number if stage else None
-        self._stage_logged = False
-        self._shared = self._counted()
+        self._begin = self.run.source.position(self.run.progress) if stage else 0
+        if stage is None:
+            return
+        self._known_stage = stage.number
+        if not self.dp_rank:
+            logger.info(
+                "the run %s at %s, in %s: %s",
+                "resumes" if self.samples_seen > self.first_position else "begins",
+                self.describe(self.samples_seen),
+                stage,
+                stage.mixture,
+            )
 
     def _counted(self) -> Int64Array:
         """What weights count, int64[streams]: tokens of all ranks, or samples that are known."""
@@ -456,6 +465,8 @@ class MosaicParallelAwareDataloader:
 
     def _shares(self, sum_over_ranks: SumOverRanks | None) -> dict[str, float]:
         """Shares of what was handed out since the last call; empty where they are not known."""
+        if self._begin is None:
+            return {}
         counted = self._counted()
         gained, self._shared = counted - self._shared, counted
         if self.dataset.order_options.weights_in == "samples" and not (
@@ -476,18 +487,6 @@ class MosaicParallelAwareDataloader:
         counts = [size.choose for size in self.dataset.mixture.streams]
         weights_in = self.dataset.order_options.weights_in
         return dict(zip(names, weighed(counts, self.dataset.millitokens, weights_in), strict=True))
-
-    def _log_stage(self) -> None:
-        """Say which stage the run begins or resumes in; once."""
-        stage, logged, self._stage_logged = self.stage, self._stage_logged, True
-        if stage is not None and not logged and not self.dp_rank:
-            logger.info(
-                "the run %s at %s, in %s: %s",
-                "resumes" if self.samples_seen > self.first_position else "begins",
-                self.describe(self.samples_seen),
-                stage,
-                stage.mixture,
-            )
 
     def _log_skipping(self) -> None:
         epoch, place = self.run.source.sequence.locate(self.skip_samples)

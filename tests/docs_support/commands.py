@@ -10,7 +10,7 @@ from functools import cache
 from torch.distributed.run import get_args_parser
 
 from mosaic_config import MosaicJobConfig
-from mosaic_config.schema import keys_of, named_value, names_hidden, tables
+from mosaic_config.schema import keys_of, named_value, names_hidden, tables, tables_in_list
 from mosaic_dataloader.inspect.cli import _parser as inspect_parser
 from mosaic_prepare.cli import _parser
 from mosaic_train.cli import USAGE
@@ -139,10 +139,10 @@ def is_key(dotted: str) -> bool:
         return True  # stands for any
     path = tuple(part.replace("-", "_").removeprefix("no_") for part in dotted.split("."))
     hidden = names_hidden(MosaicJobConfig, path)
-    # Below a table of free values any name is one.
+    # Below a table of free values any name is one, and below a list of such tables.
+    above = [_leaves()[hidden[:n]] for n in range(1, len(hidden)) if hidden[:n] in _leaves()]
     return hidden in _leaves() or any(
-        hidden[:n] in _leaves() and named_value(_leaves()[hidden[:n]]) is not None
-        for n in range(1, len(hidden))
+        named_value(each) is not None or tables_in_list(each) for each in above
     )
 
 

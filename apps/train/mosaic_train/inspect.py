@@ -115,10 +115,11 @@ def _resumes_from(resumed: Resumed) -> str | None:
 
 
 def _print_plan(config: "MosaicJobConfig", world_size: int) -> None:
-    from mosaic_dataloader.inspect import run_lines, stream_table
+    from mosaic_dataloader.inspect import mixture_tree, run_lines, stream_table
 
     with _opened(config, world_size) as (steps, resumed, _):
-        print(stream_table(steps), "", sep="\n")
+        print(stream_table(steps.loader.dataset), "", sep="\n")
+        print(*mixture_tree(steps.loader, steps), "", sep="\n")
         print(*run_lines(steps, _resumes_from(resumed)), sep="\n")
     print(*_plan_lines(config, world_size, resumed.steps_done), sep="\n", flush=True)
 

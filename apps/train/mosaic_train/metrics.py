@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 
 
 class DataMetricsProcessor:
-    """Logs epochs, and samples and tokens of each stream, beside what its base logs.
+    """Logs what the loader's `metrics` count beside what its base logs, and stages as they begin.
 
-    If documents are packed, the samples of a stream are its documents, samples seen are rows, and
-    the epoch is what the lanes of the rank that logs have behind them, on average.
-
-    All numbers count the whole run, over all ranks and all its restarts. Samples and epochs follow
-    from the position. Tokens are targets, those with a label, which only the rank that was handed a
-    row can count: they are summed where all ranks come by, when a line is logged and before a
-    checkpoint is saved, so that none is lost by a restart.
+    Counts are those of the whole run, over all ranks and all its restarts. Tokens are targets,
+    those with a label, which only the rank that was handed a row can count: they are summed where
+    all ranks come by, when a line is logged and before a checkpoint is saved, so that none is lost
+    by a restart.
 
     Args:
         base: The processor that does everything else; its attributes are this one's.
@@ -49,7 +46,6 @@ class DataMetricsProcessor:
             _loader=loader,
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
-            _synced_at=-1,
             _first_logged=None,
         )
 
@@ -63,9 +59,12 @@ class DataMetricsProcessor:
 
     def should_log(self, step: int) -> bool:
         """Whether this step is logged; every rank asks in every step, before it saves."""
+        stage = self._loader.stage_begun()
+        if stage is not None:
+            logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
         due = self._base.should_log(step)
         if not due and self._saves(step):
-            self._sync()
+            self._loader.sync_token_counts(self._sum_over_ranks)
         return bool(due)
 
     def log(
@@ -77,8 +76,7 @@ class DataMetricsProcessor:
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
         """Log a training step; all ranks call this together."""
-        self._sync()
-        metrics = self._data_metrics()
+        metrics = self._loader.metrics(self._sum_over_ranks)
         streams = [stream.name for stream in self._loader.dataset.streams]
         words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
         with _appended(words, steps=self._config.training.steps):
@@ -89,17 +87,6 @@ class DataMetricsProcessor:
                 grad_norm,
                 extra_metrics={**(extra_metrics or {}), **metrics},
             )
-
-    def _data_metrics(self) -> dict[str, float]:
-        counters = self._loader.counters(self._sum_over_ranks)
-        samples, tokens = counters.samples or {}, counters.target_tokens
-        return {
-            "data/epoch": counters.epochs,
-            "data/samples_seen": counters.rows,
-            "data/tokens_seen": sum(tokens.values()),
-            **{f"data/{name}/samples": count for name, count in samples.items()},
-            **{f"data/{name}/tokens": count for name, count in tokens.items()},
-        }
 
     def _time_left(self, step: int) -> str:
         """How long the steps to come take at the mean speed since the first one that was logged.
@@ -117,13 +104,6 @@ class DataMetricsProcessor:
         first, began = self._first_logged
         seconds = (now - began) / (step - first) * left
         return f"  time left: {timedelta(seconds=round(seconds))}"
-
-    def _sync(self) -> None:
-        """Sum the tokens; a collective, at a moment that all ranks share."""
-        position = self._loader.samples_seen
-        if position != self._synced_at:
-            self._loader.sync_token_counts(self._sum_over_ranks)
-            vars(self)["_synced_at"] = position
 
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""
@@ -151,6 +131,8 @@ def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Te
 def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> str:
     """The counts, for the line of a step."""
     words = [f"epoch: {metrics['data/epoch']:.3f}"]
+    if "data/stage" in metrics:
+        words.insert(0, f"stage: {metrics['data/stage']}")
     if packing:
         words.append(f"rows: {metrics['data/samples_seen']:,}")
     for what in ("samples", "tokens"):

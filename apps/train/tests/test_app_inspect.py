@@ -108,12 +108,14 @@ def test_streams_rows_and_picture(
     options = ["--nproc-per-node", "2", "--training.global_batch_size", "8"]
     output = shown(app, capfd, "--inspect-data", "8", "--at-step=2", *options)
 
-    (words,) = re.findall(r"^words .*$", output, re.M)
+    words, weighed = re.findall(r"^ *(words .*)$", output, re.M)
     samples, noted = re.findall(r"\d[\d,]*", words)[:2]
     # Every token but the first one of the (only) unit of work is a target once.
     assert int(noted.replace(",", "")) == 32 * int(samples.replace(",", "")) + 1
-    assert re.search(r"proportion 3 .* 7[45]\.\d%", words)
-    assert re.search(r"^other .*unknown.*proportion 1 .* 2[45]\.\d%", output, re.M)
+    assert re.search(r"proportion 3 .* 7[45]\.\d%", weighed)
+    assert re.search(r"^other .*unknown", output, re.M)
+    assert re.search(r"^   other +proportion 1 +\d .* 2[45]\.\d%", output, re.M)
+    assert re.search(r"^└─ epochs of [\d,]+ samples: steps 1 to 2, samples 0 to 15$", output, re.M)
     assert f"{method} batches" in output
     assert "8 rows = 2 data-parallel rank(s) * 2 rows * 2 micro-batch(es)" in output
     assert "step 2: 8 of its 8 rows, sample 8 and on" in output
@@ -143,6 +145,43 @@ def test_streams_rows_and_picture(
     assert Path(picture) == app.folder / "out" / "inspect-data-step-2.png"
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert not app.processes()
+
+
+def test_stages_of_the_command_line_are_a_tree_with_steps(
+    app: Any, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Two ranks of two rows; the first stage ends inside a step, the third after the run."""
+    with MDSWriter(out=str(tmp_path), columns={"text": "str"}) as writer:
+        for _ in range(8):
+            writer.write({"text": "alpha beta\n" * 40})
+    app.config(extra=f'[mosaic_dataloader.dataset.streams.other]\nlocal = "{tmp_path}"\n')
+    stages = "--mosaic_dataloader.dataset.stages"
+    whole = "[{samples = 10, weights = {words = 1}}, {samples = 9_000, weights = {words = 1}}]"
+    given = [stages, whole, f"{stages}.2.weights.other", "3", f"{stages}.3.weights.other=1"]
+    run = ["--training.steps", "12", "--nproc-per-node", "2"]
+    output = shown(app, capfd, "--inspect-data", "1", "--at-step", "3", *run, *given)
+    titles = re.findall(r"^[├└]─ (.*)$", output, re.M)
+    assert titles == [
+        "stage 1 of 3: steps 1 to 3, samples 0 to 9",
+        "stage 2 of 3: steps 3 to 12, samples 10 to 47",
+        "stage 3 of 3: begins at sample 9,010, after the end of the run",
+        "the whole run: steps 1 to 12, samples 0 to 47",
+    ]
+    assert "run:   begins at sample 0 of the order, in stage 1 of 3; 12 steps end at" in output
+    rows = [line.split() for line in output.splitlines() if line.startswith(("│  ", "   "))]
+    first, second, other, _, whole_other = (
+        row for row in (r[1:] if r[0] == "│" else r for r in rows) if row[0] in ("words", "other")
+    )
+    assert first[1:5] == ["1", "10", "100.0%", "320"]
+    assert (second[1], other[1]) == ("0.25", "0.75")
+    drawn = int(other[2])
+    assert int(second[2]) == 38 - drawn
+    # Each is cut to a row.
+    assert int(other[4].replace(",", "")) == 32 * drawn
+    assert other[-2:] == [f"{drawn / 8:.2f}", "times"]
+    assert whole_other[1:3] == [f"{drawn}", f"{drawn / 48:.1%}"]
+    (picture,) = re.findall(r"^picture: (.*)$", output, re.M)
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("tokens", [True, False])

@@ -38,31 +38,55 @@ def write_texts(folder: Path) -> None:
             writer.write({"text": "alpha beta gamma " * (1 + number % 9)})
 
 
-def expected(app: Any, texts: Path, batches: int) -> dict[str, Any]:
-    """Counted from the rows themselves by a loader that knows of no other rank."""
+# The second stage begins in step 3, with its second row.
+STAGES = [
+    {"samples": SKIPPED + 2 * ROWS + 1, "weights": {"words": 0.75, "texts": 0.25}},
+    {"weights": {"words": 0.25, "texts": 0.75}},
+]
+
+
+def expected(app: Any, texts: Path, batches: int, logged: int) -> dict[str, Any]:
+    """Counted from the rows themselves by a loader that knows of no other rank.
+
+    Args:
+        app: Has the data.
+        texts: More data.
+        batches: The step.
+        logged: The step that was logged before, or that was resumed from.
+    """
     from transformers import AutoTokenizer
 
     from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
     streams = {
-        "words": {"local": f"{app.data}/data", "proportion": 0.5},
-        "texts": {"local": str(texts), "proportion": 0.5},
+        "words": {"local": f"{app.data}/data"},
+        "texts": {"local": str(texts)},
     }
     tokenizer = AutoTokenizer.from_pretrained(f"{app.data}/tokenizer")
-    dataset = StreamingTextDataset(tokenizer=tokenizer, seq_len=32, streams=streams, shuffle=True)
+    dataset = StreamingTextDataset(
+        tokenizer=tokenizer, seq_len=32, streams=streams, shuffle=True, stages=STAGES
+    )
     loader = MosaicParallelAwareDataloader(
         dataset, dp_rank=0, dp_world_size=1, batch_size=ROWS, skip_samples=SKIPPED
     )
     samples: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
-    for (_, labels), _ in zip(loader, range(batches), strict=False):
+    before: Counter[str] = Counter()
+    for (_, labels), number in zip(loader, range(batches), strict=False):
+        if number == logged:
+            before = samples.copy()
         begin = SKIPPED + samples.total()
         for row, origin in zip(labels, origins(loader, begin), strict=True):
             samples[origin.stream] += 1
             tokens[origin.stream] += int((row != -100).sum())
     length = loader.epoch_samples
     loader.close()
+    stage = int(SKIPPED + samples.total() > STAGES[0]["samples"])
+    recent = samples - before
     return {
+        "data/stage": 1 + stage,
+        **{f"data/{name}/weight": STAGES[stage]["weights"][name] for name in streams},
+        **{f"data/{name}/share": recent[name] / recent.total() for name in streams},
         "data/epoch": (SKIPPED + samples.total()) / length,
         "data/samples_seen": samples.total(),
         "data/tokens_seen": tokens.total(),
@@ -85,16 +109,18 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 def test_counts_through_two_ranks_and_a_restart(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The numbers are those of the rows, also across a checkpoint in a step that is not logged."""
+    """The numbers are those of the rows, through two stages and an unlogged step's checkpoint."""
     texts = app.folder / "texts"
     write_texts(texts)
     (app.folder / "own.py").write_text(OWN)
     config = app.config(
-        (f'local = "{app.data}/data"', f'local = "{app.data}/data"\nproportion = 0.5'),
         ("log_freq = 1", "log_freq = 2\nenable_tensorboard = true"),
         ('name = "llama3"', 'name = "own"'),
         extra=(
-            f'[mosaic_dataloader.dataset.streams.texts]\nlocal = "{texts}"\nproportion = 0.5\n'
+            f'[mosaic_dataloader.dataset.streams.texts]\nlocal = "{texts}"\n'
+            "[[mosaic_dataloader.dataset.stages]]\n"
+            f"samples = {STAGES[0]['samples']}\nweights = {{ words = 0.75, texts = 0.25 }}\n"
+            "[[mosaic_dataloader.dataset.stages]]\nweights = { words = 0.25, texts = 0.75 }\n"
             f"[mosaic_dataloader]\nskip_samples = {SKIPPED}\n"
             '[experimental]\ncustom_import = "own"\n'
         ),
@@ -104,6 +130,9 @@ def test_counts_through_two_ranks_and_a_restart(
     # Step 3 is saved and not logged.
     first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "3", **path)
     assert first.returncode == 0, first.stdout + first.stderr
+    begin = f"the run begins at sample {SKIPPED} of the order, in stage 1 of 2: "
+    assert f"{begin}words 0.75, texts 0.25" in first.stdout
+    assert first.stdout.count("stage 2 of 2 begins at step 3: words 0.25, texts 0.75") == 1
 
     # What is looked at now is what comes next.
     monkeypatch.syspath_prepend(str(app.folder))
@@ -112,7 +141,9 @@ def test_counts_through_two_ranks_and_a_restart(
     assert cli.main(looked) == 0
     shown = capfd.readouterr().out
     begin = SKIPPED + 3 * ROWS
-    assert re.search(rf"resumes from .*step-3, step 3, at sample {begin} of the order", shown)
+    assert re.search(
+        rf"resumes from .*step-3, step 3, at sample {begin} of the order, in sta", shown
+    )
     assert f"step 4: 2 of its 4 rows, sample {begin} and on" in shown
     # A step that lies behind can be looked at too, but none before the order begins.
     assert cli.main([*looked, "--at-step", "1"]) == 0
@@ -123,8 +154,8 @@ def test_counts_through_two_ranks_and_a_restart(
     )
     assert second.returncode == 0, second.stdout + second.stderr
     found = scalars(app.folder / "out" / "tb")
-    for step in (1, 2, 4, 6):
-        for tag, value in expected(app, texts, step).items():
+    for step, logged in ((1, 0), (2, 1), (4, 3), (6, 4)):
+        for tag, value in expected(app, texts, step, logged).items():
             assert found[tag][step] == pytest.approx(value, rel=1e-6), (tag, step)
         assert found["own/twice"][step] == 2 * step
         assert "loss_metrics/global_avg_loss" in found
@@ -133,8 +164,10 @@ def test_counts_through_two_ranks_and_a_restart(
     lines = [line for line in second.stdout.splitlines() if "step:  6" in line]
     assert len(lines) == 1
     assert re.search(
-        r"loss: .*mfu: .*epoch: 0\.\d+  samples: 24 \(words \d+, texts \d+\)", lines[0]
+        r"loss: .*mfu: .*stage: 2  epoch: 0\.\d+  samples: 24 \(words \d+, texts \d+\)", lines[0]
     )
+    assert f"resumes at sample {begin} of the order, in stage 2 of 2: words" in second.stdout
+    assert "begins at step" not in second.stdout
     assert "has no effect" in second.stdout
 
 

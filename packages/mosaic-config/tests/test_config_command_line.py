@@ -101,6 +101,52 @@ def test_streams_old_new_and_quoted(parse: Any) -> None:
     assert (streams["new.one"].remote, streams["new.one"].proportion) == ("gs://b/a=b", 1.0)
 
 
+def test_stages_one_by_one_and_all_at_once(parse: Any, error: Any) -> None:
+    stages = f"{DATASET}.stages"
+    file = MIXTURE + (
+        "[[mosaic_dataloader.dataset.stages]]\n"
+        'tokens = "2B"\nweights = { code = 0.2, my_text = 0.8 }\n'
+        "[[mosaic_dataloader.dataset.stages]]\nweights = { code = 1 }\n"
+    )
+    file = file.replace("proportion = 0.7\n", "").replace("proportion = 0.3\n", "")
+    options = [
+        *(f"{stages}.1.weights.code", "0.3"),
+        f"{stages}.1.weights.my-text=0.7",
+        *("--mosaic-dataloader.dataset.stages.2.samples", "1_000"),
+        *(f"{stages}.3.weights", "{ code = 0.5, my_text = 0.5 }"),
+        *("--mosaic-dataloader.dataset.weights-in", "tokens"),
+    ]
+    dataset = parse(file, *options).mosaic_dataloader.dataset
+    assert dataset.stages == [
+        {"tokens": "2B", "weights": {"code": 0.3, "my_text": 0.7}},
+        {"weights": {"code": 1}, "samples": 1000},
+        {"weights": {"code": 0.5, "my_text": 0.5}},
+    ]
+    assert dataset.weights_in == "tokens"
+    whole = ['[{samples = 9, weights = {"my_text" = 1}}, {weights = {code = 1}}]']
+    then = [f"{stages}.2.weights.my-text", "2"]
+    assert parse(file, stages, *whole, *then).mosaic_dataloader.dataset.stages == [
+        {"samples": 9, "weights": {"my_text": 1}},
+        {"weights": {"code": 1, "my-text": 2}},
+    ]
+    assert parse(file, f"{stages}=[]").mosaic_dataloader.dataset.stages == []
+    for given, words in [
+        ([stages, "code=1"], f"{stages} code=1: must be a list of tables in TOML, such as"),
+        ([stages, "[1, 2]"], f"{stages} [1, 2]: must be a list of tables in TOML, such as"),
+        ([f"{stages}.weights.code", "1"], f"write {stages}.1.<key> VALUE for the first table"),
+        ([f"{stages}.1", "1"], f"write {stages}.1.<key> VALUE for the first table"),
+        ([f"{stages}.4.samples", "1"], f"{stages}.4.samples: the list has 2 tables; give "),
+        ([f"{stages}.0.samples", "1"], f"{stages}.0.samples: the list has 2 tables; give "),
+        ([f"{stages}.1.tokens.x", "1"], "tokens is '2B' and not a table; remove .x"),
+        ([f"{stages}.1.samples"], f"{stages}.1.samples needs one value, got none"),
+        (
+            ["--mosaic_validation_dataloader.dataset.stages.1.weights.code", "1"],
+            "[mosaic_validation_dataloader.dataset] stages are for training",
+        ),
+    ]:
+        assert words in error(file, *given)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -50,6 +50,40 @@ def test_streams_lengths_rows_and_picture(
     assert "  | " + " ".join(["1001"] * 11) in out
 
 
+def test_the_mixture_with_and_without_a_plan(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tree(*arguments: str) -> list[str]:
+        assert main([str(data), "--rows", "0", *arguments]) == 0
+        out, _ = capsys.readouterr()
+        return out[out.index("mixture, ") :].splitlines()
+
+    title, place, header, *rows = tree()
+    assert title == "mixture, weights in samples:"
+    assert place == "└─ epochs of 200 samples: samples 0 to 199"
+    assert header.split() == ["stream", "weight", "samples", "share", "tokens", "share", "seen"]
+    for row, name in zip(rows, ("web", "more/books"), strict=True):
+        line = rf"   {name} +all of it +100  50.0% +([\d,]+)  \d+.\d%  1.00 times"
+        (tokens,) = re.findall(line, row)
+        # By the sizes of the shards, which hold more than tokens.
+        assert sum(LENGTHS) <= int(tokens.replace(",", "")) < 1.2 * sum(LENGTHS)
+    stages = "[{samples = 80, weights = {web = 3, 'more/books' = 1}}, {weights = {web = 1}}]"
+    *first, second, header, last = tree("--stages", stages)
+    assert first[1] == "├─ stage 1 of 2: samples 0 to 79"
+    assert first[3].split()[:3] == ["│", "web", "0.75"]
+    assert second == "└─ stage 2 of 2: samples 80 and on"
+    assert header.split() == ["stream", "weight", "samples", "share", "tokens", "share", "seen"]
+    assert last.split() == ["web", "1", "…", "100.0%", "…", "100.0%", "…"]
+    counted = tree("--stages", stages, "--weights-in=tokens", "--steps", "50", "--step-rows", "4")
+    assert counted[0] == "mixture, weights in tokens:"
+    assert counted[5] == "├─ stage 2 of 2: steps 21 to 50, samples 80 to 199"
+    assert counted[8] == "└─ the whole run: steps 1 to 50, samples 0 to 199"
+    drawn = [int(line.split()[-6]) for line in counted[-2:]]
+    assert sum(drawn) == 200
+    for line, own in zip(counted[-2:], drawn, strict=True):
+        assert line.endswith(f"{own / 100:.2f} times")
+
+
 def test_one_stream_read_from_elsewhere_fetches_what_it_shows(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +130,9 @@ def test_mistakes_are_one_line(
         ([str(data / "web"), "--tokenizer", str(tmp_path / "none")], "--tokenizer .* cannot be"),
         ([str(data / "web"), "--token-encoding-type", "int3"], "--token-encoding-type 'int3'"),
         ([str(data / "web"), "--picture", str(tmp_path / "x.png")], "mosaic-dataloader.inspect."),
+        ([str(data / "web"), "--stages", "[{"], "--stages '\\[{' is not TOML"),
+        ([str(data / "web"), "--stages", "[{weights = {a = 1}}]"], "weight for 'a', and there is"),
+        ([str(data / "web"), "--steps", "9"], "--steps and --step-rows belong together"),
     ]:
         assert main(arguments) == 2, arguments
         (line,) = capsys.readouterr().err.splitlines()

@@ -4,16 +4,20 @@ import copy
 import json
 import logging
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import packing_helpers as packing
 import pytest
+import torch
 import torch.distributed.checkpoint as dcp
 from dataloader_helpers import Ranks, joined, loader, take, write_rows
 from hypothesis import given, settings
@@ -21,9 +25,9 @@ from hypothesis import strategies as st
 from reader_processes import Job
 
 from mosaic_dataloader import MosaicDataError, StreamingTextDataset
+from mosaic_dataloader.inspect.mixture import mixture_tree
 from mosaic_dataloader.inspect.previews import origins
 from mosaic_dataloader.inspect.steps import Steps
-from mosaic_dataloader.inspect.tables import stream_table
 from mosaic_dataloader.order.epoch import build_epoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.permute import Permutations, keys
@@ -547,16 +551,110 @@ def test_previews_name_the_streams_own_epochs(data: Streams) -> None:
 
 
 def test_the_mixture_is_printed_as_a_tree(data: Streams) -> None:
-    one = loader(data, stages=[stage(100, web=0.5, code=0.5), stage(code=1)])
-    tree = stream_table(Steps(one, rows=8, total=25)).splitlines()
-    assert tree[0] == "stage from sample 0, 100 samples until the next one"
-    assert tree[4] == "stage from sample 100, 100 samples until the run ends"
-    drawn = Counter(map(stream_of, flat(take(iter(one), 25))))
-    assert tree[-1].split() == [
-        *("code", "100.00%", "100", "90", "1,600"),
-        f"{drawn['code'] / 90:.2f}",
-    ]
+    """Of a run that resumes in its second stage and skipped the first samples."""
+    stages = [stage(100, web=0.5, code=0.5), stage(code=1), stage(math=1)]
+    stages[1]["samples"] = 300
+    one = loader(data, stages=stages, skip_samples=20)
+    rows = flat(take(iter(one), 25))
+    steps = Steps(one, rows=8, total=40, done=25)
+    tree = [line.lstrip("├└─│ ") for line in mixture_tree(one, steps)]
+    assert tree[1] == "stage 1 of 3: steps 1 to 10, samples 20 to 99"
+    assert tree[5] == "stage 2 of 3: steps 11 to 40, samples 100 to 339"
+    assert tree[8] == "stage 3 of 3: begins at sample 400, after the end of the run"
+    assert tree[9] == "the whole run: steps 1 to 40, samples 20 to 339"
+    rows += flat(take(iter(one), 15))
+    drawn = Counter(map(stream_of, rows))
+    for line, name in zip(tree[11:], ("web", "code"), strict=True):
+        samples, share = f"{drawn[name]}", f"{drawn[name] / 320:.1%}"
+        tokens, seen = f"{16 * drawn[name]:,}", f"{drawn[name] / ROWS[name][1]:.2f}"
+        assert line.split() == [name, samples, share, tokens, share, seen, "times"]
     one.close()
+
+
+def all_metrics(ranks: Any) -> list[dict[str, float]]:
+    """What each rank's loader counts, each in a thread that waits for the others."""
+    size = len(ranks.loaders)
+    barrier, parts = threading.Barrier(size), [torch.zeros(0)] * size
+
+    def summing(rank: int, counts: torch.Tensor) -> torch.Tensor:
+        parts[rank] = counts
+        barrier.wait(60)
+        total = torch.stack(parts).sum(0)
+        barrier.wait(60)
+        return total
+
+    with ThreadPoolExecutor(size) as threads:
+        asked = [
+            threads.submit(one.metrics, partial(summing, rank))
+            for rank, one in enumerate(ranks.loaders)
+        ]
+        return [one.result() for one in asked]
+
+
+@pytest.mark.parametrize("weights_in", ["samples", "tokens"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_metrics_name_the_stage_its_weights_and_shares(
+    data: Streams,
+    texts: tuple[Streams, dict[str, list[list[int]]]],
+    caplog: pytest.LogCaptureFixture,
+    weights_in: str,
+    packed: bool,
+) -> None:
+    """On two ranks, through a stage that begins with a batch, and a resume on three."""
+    caplog.set_level(logging.INFO)
+    # Documents are longer than rows.
+    stages = [stage(20 if packed else 40, web=0.5, code=0.5), stage(web=0.75, code=0.25)]
+    streams = texts[0] if packed else {name: data[name] for name in ("web", "code")}
+    options = {"stages": stages, "weights_in": weights_in, "batch_size": 4}
+    options |= {"packing_lanes": 6} if packed else {}
+    make = packing.Ranks if packed else Ranks
+
+    def weights(found: dict[str, float]) -> list[float]:
+        return [found["data/web/weight"], found["data/code/weight"]]
+
+    ranks = make(streams, 2, **options)
+    assert [one.stage_begun() for one in ranks.loaders] == [None, None]
+    counted = {f"data/{name}/{what}": 0.0 for name in streams for what in ("samples", "tokens")}
+    stage_now, state = 1, None
+    for step in range(1, 13):
+        ranks.batches(1)
+        begun = [one.stage_begun() for one in ranks.loaders]
+        first, *others = all_metrics(ranks)
+        if not packed:
+            # Position 40 is the first one of the sixth batch of eight rows.
+            assert (begun[0] is not None) == (step == 6)
+        if begun[0] is not None:
+            assert str(begun[0]) == "stage 2 of 2"
+            assert begun[0].mixture == "web 0.75, code 0.25"
+            stage_now = 2
+        assert first["data/stage"] == stage_now
+        assert weights(first) == pytest.approx([0.5, 0.5] if stage_now == 1 else [0.75, 0.25], 1e-3)
+        gained = {
+            name: first[f"data/{name}/{weights_in}"] - counted[f"data/{name}/{weights_in}"]
+            for name in streams
+        }
+        for name in streams:
+            share = gained[name] / sum(gained.values())
+            assert first[f"data/{name}/share"] == pytest.approx(share)
+        for other in others:
+            own = {"data/epoch", "data/stage", "data/web/weight", "data/code/weight"}
+            assert {k: v for k, v in other.items() if k not in own} == {
+                k: v for k, v in first.items() if k not in own
+            }
+        counted = {name: first[name] for name in counted}
+        assert first["data/tokens_seen"] == sum(first[f"data/{n}/tokens"] for n in streams)
+        if step == 9:
+            state = ranks.state
+            ranks.close()
+            ranks = make(streams, 3, **options).load(state)
+    assert stage_now == 2
+    # Nothing was handed out since.
+    assert "data/web/share" not in all_metrics(ranks)[0]
+    said = [line for line in caplog.messages if "the run " in line and " in stage" in line]
+    assert len(said) == 2
+    assert said[0].endswith(", in stage 1 of 2: web 0.5, code 0.5")
+    assert "resumes" in said[1] and said[1].endswith(", in stage 2 of 2: web 0.75, code 0.25")
+    ranks.close()
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,17 @@ num_canonical_nodes = 1
 
 [mosaic_dataloader.dataset.streams.web]
 local = "{folder}/web"
-proportion = 0.7
 
 [mosaic_dataloader.dataset.streams.code]
 local = "{folder}/code"
-proportion = 0.3
+
+# The second one begins inside the third step of four rows.
+[[mosaic_dataloader.dataset.stages]]
+samples = 10
+weights = {{ web = 0.7, code = 0.3 }}
+
+[[mosaic_dataloader.dataset.stages]]
+weights = {{ web = 0.25, code = 0.75 }}
 
 [mosaic_validation_dataloader.dataset.streams.web]
 local = "{folder}/val_web"

@@ -153,6 +153,10 @@ def test_a_resume_under_another_layout_goes_on_exactly(seen: Any, layout: str) -
     # What was counted before the checkpoint counts on.
     assert ranks[-1]["data"] == full[0]["data"]
     assert full[0]["data"]["data/samples_seen"] == 16
+    assert full[0]["data"]["data/tokens_seen"] == 16 * SEQ_LEN
+    assert (full[0]["data"]["data/stage"], full[0]["data"]["data/web/weight"]) == (2, 0.25)
+    for rank in (*full, *ranks):
+        assert rank["begun"] == ["stage 2 of 2 begins at step 3: web 0.25, code 0.75"]
     assert full[0]["data"]["data/web/tokens"] == SEQ_LEN * full[0]["data"]["data/web/samples"]
 
 

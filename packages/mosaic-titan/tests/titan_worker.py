@@ -8,6 +8,7 @@ imports, which take longer than any of the jobs.
 import contextlib
 import gc
 import json
+import logging
 import os
 import socket
 import sys
@@ -64,6 +65,13 @@ def _observe() -> None:
         if torch.distributed.get_world_size() == 1:
             _examine(self)
 
+    def line(record: logging.LogRecord) -> bool:
+        if " begins at step " in record.getMessage():
+            _seen.setdefault("begun", []).append(record.getMessage())
+        return True
+
+    # torchtitan removes the handlers.
+    logging.getLogger().addFilter(line)
     MosaicDataLoader.__iter__ = noted  # type: ignore[method-assign]
     MosaicMetricsProcessor.log = logged  # type: ignore[method-assign]
     MosaicMetricsProcessor.log_validation = validated  # type: ignore[method-assign]

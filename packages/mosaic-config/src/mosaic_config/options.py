@@ -6,7 +6,7 @@ whose keys the user chooses (streams, tokenizer arguments), and its messages tak
 
 import copy
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -24,7 +24,9 @@ from mosaic_config.schema import (
     place,
     table_in,
     tables,
+    tables_in_list,
 )
+from mosaic_config.strict import MISMATCH, coerce
 from mosaic_config.suggest import nearest, unknown_option
 
 
@@ -75,6 +77,9 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
         else:
             entry = {"KEY": "VALUE"} if named is Any else {}
         setattr(_at(shown, path[:-1]), path[-1], entry)
+    for path in _listed_fields(root):
+        # tyro would number the tables of the file from 0.
+        setattr(_at(shown, path[:-1]), path[-1], [])
     if section is not None:
         types, name = keys_of(root), underscored(section)
         if name not in types:
@@ -105,6 +110,16 @@ def _named_fields(root: type) -> dict[Path, Any]:
     }
 
 
+def _listed_fields(root: type) -> list[Path]:
+    """Return the paths of all keys of a configuration that hold a list of tables."""
+    return [
+        (*path, key)
+        for path, cls in tables(root)
+        for key, annotation in keys_of(cls).items()
+        if tables_in_list(annotation)
+    ]
+
+
 def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
     """Return a table with new values, whose own checks it has passed."""
     if isinstance(old, dict):
@@ -120,14 +135,16 @@ def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
         raise ConfigError(f"{flags}: {error}") from error
 
 
-def _read(root: type, option: Given, config: Any, changes: Collection[Path]) -> tuple[Path, Any]:
+def _read(
+    root: type, option: Given, config: Any, changes: Mapping[Path, Mapping[str, Any]]
+) -> tuple[Path, Any]:
     """Return the path of an option's key, and its value.
 
     Args:
         root: The dataclass of the whole configuration.
         option: The option.
         config: An instance of `root`.
-        changes: The tables that the options before have changed or added.
+        changes: What the options before it have changed or added, by table.
     """
     if not option.flag:
         raise ConfigError(
@@ -137,6 +154,12 @@ def _read(root: type, option: Given, config: Any, changes: Collection[Path]) -> 
         if f"{option.name}.".startswith(f"{'.'.join(above)}."):
             names = [*_at(config, above), *(path[-1] for path in changes if path[:-1] == above)]
             return _read_named(root, option, above, named, names)
+    for above in _listed_fields(root):
+        if f"{option.name}.".startswith(f"{'.'.join(above)}."):
+            # A table that has no default is None.
+            present = getattr(_at(config, above[:-1]), above[-1], None)
+            before = changes.get(above[:-1], {}).get(above[-1], present)
+            return above, _read_listed(option, above, before or [])
     *section, key = option.name.split(".")
     where = tuple(section)
     cls = dict(tables(root)).get(where)
@@ -189,6 +212,52 @@ def _read_named(
             unknown_option(root, option.flag, (*above, NAME), key, written=(*above, written))
         )
     return (*above, _existing_name(written, names), key), parse_typed(option, types[key])
+
+
+def _read_listed(option: Given, above: Path, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a list of tables with an option's value in it.
+
+    Worked example: `--a.stages.2.weights.code 0.3` sets `code` in the table `weights` of the second
+    stage, and `--a.stages '[{samples = 9}, {}]'` replaces the whole list.
+
+    Args:
+        option: The option.
+        above: Where the list is.
+        before: Its tables; they are not changed.
+    """
+    name = ".".join(above)
+    tail = option.flag[2 + len(name) + 1 :]
+    if not tail:
+        found = coerce(list[dict[str, Any]], parse_free(option))
+        if found is MISMATCH:
+            raise ConfigError(
+                f"{option.flag} {option.values[0]}: must be a list of tables in TOML, such as "
+                f"'[{{weights = {{a = 0.7, b = 0.3}}}}]'"
+            )
+        return list(found)
+    number, _, rest = tail.partition(".")
+    key, _, inner = rest.partition(".")
+    if not number.isdecimal() or not key:
+        raise ConfigError(
+            f"{option.flag} is not an option of its own; write --{name}.1.<key> VALUE for the "
+            f"first table of the list, or --{name} '[...]' for all of it"
+        )
+    listed = copy.deepcopy(before)
+    if not 0 < int(number) <= len(listed) + 1:
+        raise ConfigError(
+            f"{option.flag}: the list has {len(listed)} tables; give the number of one of them, or "
+            f"{len(listed) + 1} to add one"
+        )
+    if int(number) > len(listed):
+        listed.append({})
+    table, key = listed[int(number) - 1], underscored(key)
+    if inner:
+        named = table.setdefault(key, {})
+        if not isinstance(named, dict):
+            raise ConfigError(f"{option.flag}: {key} is {named!r} and not a table; remove .{inner}")
+        table, key = named, _existing_name(inner, named)
+    table[key] = parse_free(option)
+    return listed
 
 
 def _existing_name(written: str, names: Collection[str]) -> str:

@@ -49,6 +49,12 @@ def named_value(annotation: Any) -> Any | None:
     return inner[1] if typing.get_origin(annotation) is dict and inner[0] is str else None
 
 
+def tables_in_list(annotation: Any) -> bool:
+    """Return whether a type is `list[dict[str, Any]]`, written as TOML's `[[a.b]]`."""
+    inner = typing.get_args(annotation)
+    return typing.get_origin(annotation) is list and named_value(inner[0]) is Any
+
+
 def tables(root: type, path: Path = ()) -> Iterator[tuple[Path, type]]:
     """Yield every table below a dataclass with its path, the dataclass itself first."""
     yield path, root

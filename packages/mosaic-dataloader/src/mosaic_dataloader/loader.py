@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
-from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.sources import open_source
@@ -17,6 +19,7 @@ from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
 from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
 from mosaic_dataloader.state.run import EpochPass, RunOrder, RunState
 from mosaic_dataloader.state.saved import KEY
+from mosaic_dataloader.state.stages import PresentStage, present_stage, weighed
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
 
@@ -107,6 +110,10 @@ class MosaicParallelAwareDataloader:
         # Whether the run begins with this loader and has not done so yet.
         self._new = True
         self._iterated = False
+        # Position of the order at which the first iteration of the run, or of a loaded state,
+        # began; None before it.
+        self._begin: int | None = None
+        self._known_stage = 0
         order = dataset.order_options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
@@ -244,6 +251,67 @@ class MosaicParallelAwareDataloader:
             self.run.sync_token_counts(None)
         return self.run.counters(sum_over_ranks)
 
+    def metrics(self, sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
+        """What a trainer shows of the data, by the names to show it under.
+
+        - ``data/epoch``, ``data/samples_seen`` and ``data/tokens_seen`` (targets), and of each
+          stream ``data/NAME/samples`` and ``data/NAME/tokens``: see ``counters``.
+        - Of several streams ``data/NAME/share``, a stream's share of what was handed out since the
+          last call, and ``data/NAME/weight``, the share that it is to have at present: of the
+          tokens where weights count tokens, else of the samples.
+        - With stages, ``data/stage``: the number of the present one, from 1.
+
+        Args:
+            sum_over_ranks: As for ``sync_token_counts``, which this does as well; all ranks call
+                this together. Without it, the tokens of several ranks are those up to the last
+                ``sync_token_counts``, and with ``packing`` the samples are missing.
+        """
+        if self.dp_world_size > 1 and sum_over_ranks is not None:
+            self.sync_token_counts(sum_over_ranks)
+        counters = self.counters(sum_over_ranks)
+        samples, tokens = counters.samples or {}, counters.target_tokens
+        found: dict[str, float] = {
+            "data/epoch": counters.epochs,
+            "data/samples_seen": counters.rows,
+            "data/tokens_seen": sum(tokens.values()),
+            **{f"data/{name}/samples": count for name, count in samples.items()},
+            **{f"data/{name}/tokens": count for name, count in tokens.items()},
+        }
+        stage = self.stage
+        if stage is not None:
+            found["data/stage"] = stage.number
+        if len(tokens) > 1:
+            for name, weight in self._weights(stage).items():
+                found[f"data/{name}/weight"] = weight
+            for name, share in self._shares(sum_over_ranks).items():
+                found[f"data/{name}/share"] = share
+        return found
+
+    @property
+    def stage(self) -> PresentStage | None:
+        """The stage that the run is in; None where its order is one of epochs.
+
+        It is the stage of the sample that was handed out last; before the first batch, that of the
+        sample that comes next. With ``packing``: by how far this rank's lanes are on average.
+        """
+        source = self.run.source
+        if source.order.stages is None:
+            return None
+        position = source.position(self.run.progress)
+        last = position - (self._begin is not None and position > self._begin)
+        return present_stage(source.order.stages, last, self.dataset.order_options.weights_in)
+
+    def stage_begun(self) -> PresentStage | None:
+        """The present stage, if it has begun since the last call; for a trainer's log.
+
+        Which stage a run begins or resumes in is logged by the loader itself, when it is iterated.
+        """
+        stage = self.stage
+        if stage is None or self._begin is None or stage.number == self._known_stage:
+            return None
+        self._known_stage = stage.number
+        return stage
+
     @property
     def epoch_samples(self) -> int:
         """Samples in an epoch, with ``packing`` documents; the same in all of them.
@@ -291,6 +359,8 @@ class MosaicParallelAwareDataloader:
         if self._new and self.skip_samples and not self.dp_rank:
             self._log_skipping()
         self._new = False
+        if self._begin is None:
+            self._note_begin()
         begun = run.progress
         on_taken, on_end = run.count, partial(_end_pass, run, begun)
         if self._pending is not None:
@@ -389,6 +459,7 @@ class MosaicParallelAwareDataloader:
         self.close()
         self._run = self._run.resumed(state_dict, on_change=self.dataset.on_data_change)
         self._order_is_known = True
+        self._begin = None
         if self._pending is not None:
             self._pending.reset()
         self._new = False
@@ -398,6 +469,54 @@ class MosaicParallelAwareDataloader:
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
         self._reader.close()
+
+    def _note_begin(self) -> None:
+        """Note where the run is before anything of it is handed out, and log its stage."""
+        stage, self._shared = self.stage, self._counted()
+        # Only stages ask for it.
+        self._begin = self.run.source.position(self.run.progress) if stage else 0
+        if stage is None:
+            return
+        self._known_stage = stage.number
+        if not self.dp_rank:
+            logger.info(
+                "the run %s at %s, in %s: %s",
+                "resumes" if self.samples_seen > self.first_position else "begins",
+                self.describe(self.samples_seen),
+                stage,
+                stage.mixture,
+            )
+
+    def _counted(self) -> Int64Array:
+        """What weights count, int64[streams]: tokens of all ranks, or samples that are known."""
+        if self.dataset.order_options.weights_in == "tokens":
+            return self.run.tokens.total
+        return self.run.source.samples(self.run.progress)
+
+    def _shares(self, sum_over_ranks: SumOverRanks | None) -> dict[str, float]:
+        """Shares of what was handed out since the last call; empty where they are not known."""
+        if self._begin is None:
+            return {}
+        counted = self._counted()
+        gained, self._shared = counted - self._shared, counted
+        if self.dataset.order_options.weights_in == "samples" and not (
+            self.run.source.counts_all_ranks
+        ):
+            if sum_over_ranks is None:
+                return {}
+            gained = sum_over_ranks(torch.from_numpy(gained)).cpu().numpy()
+        names = [stream.name for stream in self.dataset.streams]
+        total = int(gained.sum())
+        return dict(zip(names, (gained / total).tolist(), strict=True)) if total else {}
+
+    def _weights(self, stage: PresentStage | None) -> dict[str, float]:
+        """The share that each stream is to have at present."""
+        names = [stream.name for stream in self.dataset.streams]
+        if stage is not None:
+            return {name: stage.weights.get(name, 0.0) for name in names}
+        counts = [size.choose for size in self.mixture.streams]
+        weights_in = self.dataset.order_options.weights_in
+        return dict(zip(names, weighed(counts, self.dataset.millitokens, weights_in), strict=True))
 
     def _log_skipping(self) -> None:
         epoch, place = self.run.source.sequence.locate(self.skip_samples)

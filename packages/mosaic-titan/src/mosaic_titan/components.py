@@ -291,9 +291,9 @@ def _as_section(config: MosaicDataLoader.Config, validation: bool) -> dict[str, 
 
 
 class MosaicMetricsProcessor(MetricsProcessor):
-    """Logs epochs, and samples and target tokens of each stream, beside what torchtitan logs.
+    """Logs what the loader's `metrics` count beside what torchtitan logs, and stages as they begin.
 
-    All numbers count the whole run, over all ranks and restarts.
+    Counts are those of the whole run, over all ranks and restarts.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -322,6 +322,7 @@ class MosaicMetricsProcessor(MetricsProcessor):
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
         """Log a training step; all ranks call this together."""
+        self._log_stage(step)
         data = self._data_metrics()
         super().log(
             step,
@@ -334,20 +335,23 @@ class MosaicMetricsProcessor(MetricsProcessor):
             words = (f"{name.removeprefix('data/')}: {_short(data[name])}" for name in data)
             logger.info("data  %s", "  ".join(words))
 
+    def should_log(self, step: int) -> bool:
+        """Whether this step is logged; asked before a step takes its batches."""
+        self._log_stage(step - 1)
+        return super().should_log(step)
+
+    def _log_stage(self, step: int) -> None:
+        """Say that a stage has begun in a step, if one has since this was last called."""
+        component = _run.loader() if _run.loader else None
+        stage = component.loader.stage_begun() if component else None
+        if stage is not None:
+            logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
+
     def _data_metrics(self) -> dict[str, float]:
         component = _run.loader() if _run.loader else None
         if component is None:
             return {}
-        component.sync_token_counts()
-        counters = component.loader.counters(_run.sum_over_ranks)
-        metrics: dict[str, float] = {
-            "data/epoch": counters.epochs,
-            "data/samples_seen": counters.rows,
-        }
-        for name, tokens in counters.target_tokens.items():
-            if counters.samples is not None:
-                metrics[f"data/{name}/samples"] = counters.samples[name]
-            metrics[f"data/{name}/tokens"] = tokens
+        metrics: dict[str, float] = component.loader.metrics(_run.sum_over_ranks)
         return metrics
 
 

@@ -233,7 +233,9 @@ class MosaicDataset:
     A mixture that changes during the run, in place of epochs: one table
     [[mosaic_dataloader.dataset.stages]] for each stage, with `weights` of streams by name, and its
     length in `samples` or `tokens` (a number or "2T"), which the last one leaves out. Not for
-    validation. Set in the file alone.
+    validation. On the command line, stages are numbered from 1:
+    --mosaic_dataloader.dataset.stages.2.weights.NAME 0.3; or all of them are given as TOML, in one
+    argument: '[{samples = 1000, weights = {a = 1}}, {weights = {b = 1}}]'.
     """
 
     max_seq_len: int | None = field(default=None, metadata={"least": 1})

@@ -1,14 +1,15 @@
 """What a data set holds, and what a run trains on: printed and drawn, for every trainer.
 
-`print_run` shows the streams, the run and the rows of a step; `preview` yields the rows that a
-loader will hand out; on the command line, `mosaic-inspect`
-shows any MDS data set. The names are loaded when first used, so that the command starts fast.
+`print_run` shows the streams, the run and the rows of a step; `mixture_tree` is its mixture alone;
+`preview` yields the rows that a loader will hand out. On the command line, `mosaic-inspect` shows
+any MDS data set. The names are loaded when first used, so that the command starts fast.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mosaic_dataloader.inspect.mixture import mixture_tree
     from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
     from mosaic_dataloader.inspect.run import print_run
     from mosaic_dataloader.inspect.steps import Steps
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Steps",
+    "mixture_tree",
     "origins",
     "preview",
     "print_run",
@@ -27,6 +29,7 @@ __all__ = [
 
 _HOME = {
     "Steps": "steps",
+    "mixture_tree": "mixture",
     "origins": "previews",
     "preview": "previews",
     "print_run": "run",

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,30 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", metavar="N", type=_count, default=4, help="samples of each stream to show (4)"
     )
     parser.add_argument(
+        "--stages",
+        metavar="TOML",
+        help="a mixture that changes, as [[mosaic_dataloader.dataset.stages]] has it: '[{samples = "
+        "1000, weights = {web = 0.8, code = 0.2}}, {weights = {code = 1}}]'",
+    )
+    parser.add_argument(
+        "--weights-in",
+        choices=("samples", "tokens"),
+        default="samples",
+        help="what the weights of stages count (samples)",
+    )
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=_positive,
+        help="steps of the planned run: the mixture is printed with steps, up to their end",
+    )
+    parser.add_argument(
+        "--step-rows",
+        metavar="N",
+        type=_positive,
+        help="rows of one of these steps, over all ranks",
+    )
+    parser.add_argument(
         "--picture", metavar="FILE", type=Path, help="a PNG file to draw the lengths in"
     )
     parser.add_argument(
@@ -124,18 +149,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number of rows, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _count(text):
+        raise argparse.ArgumentTypeError("must be at least 1")
     return int(text)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     streams = find_streams(arguments.place)
 
+    stages = _stages(arguments)
+    if (arguments.steps is None) != (arguments.step_rows is None):
+        raise MosaicDataError("--steps and --step-rows belong together: give both, or neither")
+
     # Late: `--help` and a mistyped directory need none of it.
     from mosaic_dataloader.dataset import StreamingTextDataset
+    from mosaic_dataloader.inspect.mixture import mixture_tree
     from mosaic_dataloader.inspect.picture import save_lengths
     from mosaic_dataloader.inspect.run import readable_output
+    from mosaic_dataloader.inspect.steps import Steps
     from mosaic_dataloader.inspect.tables import aligned
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
     from mosaic_dataloader.reading.pretrained import load_pretrained
 
     tokenizer = None
@@ -153,7 +191,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
             streams=streams,
             token_encoding_type=arguments.token_encoding_type,
             cache_dir=arguments.cache_dir,
+            stages=stages,
+            weights_in=arguments.weights_in,
         )
+        loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
     except MosaicDataError as error:
         if tokenizer is None and "holds text" in str(error):
             raise MosaicDataError(f"{arguments.place} holds text: give --tokenizer NAME") from error
@@ -167,6 +208,10 @@ def _inspect(arguments: argparse.Namespace) -> None:
             table = [_HEADER, *(_row(dataset, n, lengths) for n in range(len(dataset.streams)))]
             print(aligned(table, left={0}))
             print(f"lengths are tokens of a sample, from up to {_SAMPLES:,} samples of each stream")
+            plan = None
+            if arguments.steps is not None:
+                plan = Steps(loader, rows=arguments.step_rows, total=arguments.steps)
+            print("", *mixture_tree(loader, plan), sep="\n")
             if arguments.picture:
                 save_lengths(arguments.picture, lengths)
                 print(f"picture: {arguments.picture}")
@@ -174,6 +219,16 @@ def _inspect(arguments: argparse.Namespace) -> None:
                 _print_samples(dataset, number, arguments.rows, tokenizer)
     finally:
         dataset.close()
+
+
+def _stages(arguments: argparse.Namespace) -> Any:
+    """The value of --stages; what it holds is checked by the data set."""
+    if arguments.stages is None:
+        return None
+    try:
+        return tomllib.loads(f"stages = {arguments.stages}")["stages"]
+    except tomllib.TOMLDecodeError as error:
+        raise MosaicDataError(f"--stages {arguments.stages!r} is not TOML: {error}") from error
 
 
 def _row(

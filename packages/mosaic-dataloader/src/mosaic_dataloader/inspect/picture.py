@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mosaic_dataloader.errors import MosaicDataError
 
@@ -10,24 +10,38 @@ from mosaic_dataloader.errors import MosaicDataError
 _BATCHES = 100
 
 
+class PicturedPart(NamedTuple):
+    """A part of the run with one mixture.
+
+    Attributes:
+        first: Its first step.
+        last: Its last step, which may be the first one of the next part as well.
+        shares: The shares that the streams are to have in it, by name.
+    """
+
+    first: int
+    last: int
+    shares: Mapping[str, float]
+
+
 def save_run(
     path: Path,
     *,
     lengths: Mapping[str, Sequence[int]],
     shares: Any,
-    configured: Sequence[float],
+    parts: Sequence[PicturedPart],
     seq_len: int,
     first_step: int,
     packed_rows: int = 0,
 ) -> None:
-    """Draw row lengths and the streams' shares of global batches, and save them as PNG.
+    """Draw row lengths and the streams' shares, of the whole run and of some steps; save as PNG.
 
     Args:
         path: The file; its folder is made.
         lengths: Tokens of the rows that were read, by stream; names in the streams' order. If rows
             are packed, of the documents in them.
         shares: float[steps, streams], the streams' shares of each step.
-        configured: Their shares of an epoch.
+        parts: The parts of the whole run, one after another.
         seq_len: Tokens of a full row.
         first_step: The step of the first line of ``shares``.
         packed_rows: How many rows the documents are packed in; 0 where each is a row.
@@ -35,16 +49,19 @@ def save_run(
     Raises:
         MosaicDataError: matplotlib is missing, or the file cannot be written.
     """
-    figure = _figure(12)
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
-    colors = _colors(len(configured))
+    figure = _figure(12, 6.4)
+    axes = figure.subplot_mosaic(
+        [["lengths", "run"], ["lengths", "steps"]], width_ratios=(1, 1.6), height_ratios=(1, 2)
+    )
+    left, right = axes["lengths"], axes["steps"]
+    colors = _colors(len(lengths))
     _draw_lengths(left, lengths, colors)
     tokens = [length for own in lengths.values() for length in own]
     mean = sum(tokens) / len(tokens)
     if packed_rows:
         left.set_title(
-            f"tokens in a document: {len(tokens):,} documents, {mean:,.0f} on average, in "
-            f"{packed_rows:,} full rows",
+            f"tokens in a document: {len(tokens):,} documents,\n"
+            f"{mean:,.0f} on average, in {packed_rows:,} full rows",
             fontsize=10,
         )
         left.set_xlabel(f"tokens (dashed: a row, seq_len = {seq_len:,})")
@@ -62,7 +79,9 @@ def save_run(
         left.set_ylabel("share of the stream's rows with at most so many")
         # Room for the line that stands where rows are full.
         left.set_xlim(0, 1.03 * seq_len)
-    _draw_shares(right, list(lengths), shares, configured, first_step, colors)
+    _draw_parts(axes["run"], list(lengths), parts, colors)
+    axes["run"].axvspan(first_step - 0.5, first_step + len(shares) - 0.5, color="black", alpha=0.2)
+    _draw_shares(right, list(lengths), shares, parts, first_step, colors)
     if packed_rows:
         right.set_ylabel("share of the global batch's targets")
     _save(figure, path)
@@ -78,7 +97,7 @@ def save_lengths(path: Path, lengths: Mapping[str, Sequence[int]]) -> None:
     Raises:
         MosaicDataError: matplotlib is missing, or the file cannot be written.
     """
-    figure = _figure(8)
+    figure = _figure(8, 4.8)
     axes = figure.subplots()
     _draw_lengths(axes, lengths, _colors(len(lengths)), labelled=True)
     axes.set_title("tokens in a sample", fontsize=10)
@@ -89,7 +108,7 @@ def save_lengths(path: Path, lengths: Mapping[str, Sequence[int]]) -> None:
     _save(figure, path)
 
 
-def _figure(width: float) -> Any:
+def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -99,7 +118,7 @@ def _figure(width: float) -> Any:
             f"mosaic-dataloader[inspect]"
         ) from error
     # No pyplot: it would look for a display.
-    figure = Figure(figsize=(width, 4.8), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -136,33 +155,65 @@ def _draw_lengths(
     axes.grid(alpha=0.3)
 
 
+def _draw_parts(
+    axes: Any, names: list[str], parts: Sequence[PicturedPart], colors: list[Any]
+) -> None:
+    """The streams' shares over the whole run; a line where a stage begins."""
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        end = part.last + 1 if following is None else following.first
+        below = 0.0
+        for name, color in zip(names, colors, strict=True):
+            share = part.shares.get(name, 0.0)
+            axes.bar(
+                part.first - 0.5,
+                share,
+                bottom=below,
+                width=end - part.first,
+                align="edge",
+                color=color,
+            )
+            below += share
+        if part is not parts[0]:
+            axes.axvline(part.first - 0.5, color="black", linewidth=1.5)
+    axes.set_title("streams over the whole run (lines: a stage begins; gray: below)", fontsize=10)
+    axes.set_ylabel("share")
+    if parts:
+        axes.set_xlim(parts[0].first - 0.5, parts[-1].last + 0.5)
+    axes.set_ylim(0, 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def _draw_shares(
     axes: Any,
     names: list[str],
     shares: Any,
-    configured: Sequence[float],
+    parts: Sequence[PicturedPart],
     first_step: int,
     colors: list[Any],
 ) -> None:
+    """The streams' shares of each of some steps, and those that their weights ask for."""
     steps = [first_step + number for number in range(len(shares))]
+    present = [part for part in parts if part.first <= steps[-1] and part.last >= steps[0]]
     below = [0.0] * len(steps)
     for number, name in enumerate(names):
         own = [float(share) for share in shares[:, number]]
-        mean = sum(own) / len(own)
+        asked = ", ".join(f"{part.shares.get(name, 0.0):.1%}" for part in present)
         axes.bar(
             steps,
             own,
             bottom=below,
             width=1.0 if len(steps) > _BATCHES // 2 else 0.9,
             color=colors[number],
-            label=f"{name}: {mean:.1%} ({configured[number]:.1%} of an epoch)",
+            # No weight is asked of steps after the end of the run.
+            label=f"{name}: {sum(own) / len(own):.1%}" + (f" ({asked} by weight)" if asked else ""),
         )
         below = [low + share for low, share in zip(below, own, strict=True)]
-    border = 0.0
-    for share in configured[:-1]:
-        border += share
-        axes.axhline(border, color="black", linewidth=1, linestyle="--")
-    axes.set_title("streams in each step (dashed: as in an epoch)", fontsize=10)
+    for part in present:
+        border, first, last = 0.0, max(part.first, steps[0]), min(part.last, steps[-1])
+        for name in names[:-1]:
+            border += part.shares.get(name, 0.0)
+            axes.hlines(border, first - 0.5, last + 0.5, "black", "dashed", linewidth=1)
+    axes.set_title("streams in each step (dashed: by weight)", fontsize=10)
     axes.set_xlabel("step")
     axes.set_ylabel("share of the global batch")
     axes.set_xlim(steps[0] - 0.5, steps[-1] + 0.5)

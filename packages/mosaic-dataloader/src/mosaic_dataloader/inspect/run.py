@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mosaic_dataloader.inspect.mixture import mixture_parts, mixture_tree, shares
 from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
-from mosaic_dataloader.inspect.picture import save_run
+from mosaic_dataloader.inspect.picture import PicturedPart, save_run
 from mosaic_dataloader.inspect.previews import preview
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import run_lines, stream_table
 from mosaic_dataloader.inspect.text import real_tokens, row_lines
-from mosaic_dataloader.reading.document_length import tokens_per_stream
 
 # For the picture: steps whose mixture is shown, rows whose length is read, and shards that are
 # fetched for it beyond those of the rows that are printed.
@@ -47,7 +47,8 @@ def print_run(
     """
     with readable_output():
         position = steps.position_of(step)
-        print(stream_table(steps), "", sep="\n")
+        print(stream_table(steps.loader.dataset), "", sep="\n")
+        print(*mixture_tree(steps.loader, steps), "", sep="\n")
         print(*run_lines(steps, resumes_from), sep="\n")
         packed = look_at_packed(steps, step, position, rows) if steps.packing else None
         _draw(steps, step, position, rows, picture, packed)
@@ -96,17 +97,19 @@ def _print_rows(
 def _draw(
     steps: Steps, step: int, position: int, rows: int, path: Path, packed: PackedLook | None
 ) -> None:
-    dataset = steps.loader.dataset
-    if packed:
-        drawn = tokens_per_stream(dataset.streams, steps.loader.mixture)
-    else:
-        drawn = [float(size.choose) for size in steps.loader.mixture.streams]
+    # Of the rows' targets where rows are packed, as those of the steps are.
+    parts = []
+    for part in mixture_parts(steps.loader, steps):
+        if part.stop is not None and part.start < part.stop:
+            asked = shares(part.asked, part.tokens if steps.packing else 1.0).tolist()
+            first, last = steps.step_at(part.start), steps.step_at(part.stop - 1)
+            parts.append(PicturedPart(first, last, dict(zip(part.streams, asked, strict=True))))
     save_run(
         path,
         lengths=packed.lengths if packed else _lengths(steps, position, rows),
         shares=packed.shares if packed else steps.shares(position, _STEPS),
-        configured=[own / sum(drawn) for own in drawn],
-        seq_len=dataset.seq_len,
+        parts=parts,
+        seq_len=steps.loader.dataset.seq_len,
         first_step=step,
         packed_rows=packed.read if packed else 0,
     )

@@ -1,13 +1,21 @@
 """Where the steps of a run are in its data, and which rows they are made of."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.inspect.previews import stream_counts
 
 if TYPE_CHECKING:
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+
+# Documents after the last stage's first; more than any run has.
+_FAR = 1 << 44
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,68 @@ class Steps:
                 f"step"
             )
         return position
+
+    @property
+    def end(self) -> int:
+        """Position of the order after the run's last sample.
+
+        With packing it is the position after the last document, about: which documents rows hold is
+        known when they are read.
+        """
+        row = self.position_of(max(self.total, self.done) + 1)
+        if not self.packing:
+            return row
+        positions, tokens = self._tokens
+        seen = self._tokens_at_present + (row - self.loader.samples_seen) * self._seq_len
+        return round(float(np.interp(seen, tokens, positions)))
+
+    @property
+    def epochs(self) -> float:
+        """Epochs that all steps together make, those before the checkpoint too."""
+        order = self.loader.run.source.order
+        if self.packing and order.start.samples:
+            # Documents are counted from where the present order begins.
+            return order.start.epoch + self.end / self.loader.epoch_samples
+        return (self.end - order.skipped) / self.loader.epoch_samples
+
+    def step_at(self, position: int) -> int:
+        """The step, from 1, that trains on a position of the order; with packing about."""
+        rows = float(position - self.loader.samples_seen)
+        if self.packing:
+            before = float(np.interp(position, *self._tokens))
+            rows = (before - self._tokens_at_present) / self._seq_len
+        step = self.done + 1 + math.floor(rows / self.rows)
+        return min(max(1, step), max(self.total, self.done))
+
+    @property
+    def _seq_len(self) -> int:
+        return self.loader.dataset.seq_len
+
+    @cached_property
+    def _tokens(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions of documents, and the tokens before each, about; between them they grow evenly.
+
+        Worked example: a stage of 1,000 documents of 30 tokens, and one of documents of 300. The
+        positions are 0, 1,000 and a far one; the tokens before them are 0, 30,000, and 300 more for
+        each further document.
+        """
+        dataset, stages = self.loader.dataset, self.loader.run.source.order.stages
+        if stages is None:
+            mixtures = [(0, [size.choose for size in self.loader.mixture.streams])]
+            millitokens = dataset.millitokens
+        else:
+            mixtures = [(stage.start, [*stage.counts]) for stage in stages.stages]
+            millitokens = tuple(mean.millitokens for mean in stages.means)
+        means = [np.average(millitokens, weights=counts) / 1000 for _, counts in mixtures]
+        starts = [start for start, _ in mixtures]
+        positions = np.array([*starts, starts[-1] + _FAR], np.float64)
+        return positions, np.concatenate([[0.0], np.cumsum(np.diff(positions) * means)])
+
+    @cached_property
+    def _tokens_at_present(self) -> float:
+        """Tokens before the position that the loader is at, about."""
+        run = self.loader.run
+        return float(np.interp(run.source.position(run.progress), *self._tokens))
 
     def shares(self, position: int, steps: int) -> Any:
         """The streams' shares of the rows of steps, float[steps, streams]; without packing."""

@@ -1,87 +1,28 @@
 """The streams and the run, as tables and lines."""
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from mosaic_dataloader.inspect.steps import Steps
-from mosaic_dataloader.reading.document_length import rows_of_epoch
 from mosaic_dataloader.reading.manifest import prepared_tokens
 from mosaic_dataloader.storage.streams import DataStream
 
-_HEADER = (
-    *("stream", "samples", "tokens", "shards", "size"),
-    *("weight", "per epoch", "share", "times in the run"),
-)
+if TYPE_CHECKING:
+    from mosaic_dataloader.dataset import StreamingTextDataset
 
 
-def stream_table(steps: Steps) -> str:
-    """One line for each stream: what it holds, and what an epoch and the whole run take of it.
-
-    With stages, one for each stream and stage.
-
-    Args:
-        steps: The steps of the run.
-    """
-    dataset = steps.loader.dataset
-    if dataset.stage_config is not None:
-        return _stage_tree(steps)
-    epochs = run_epochs(steps)
-    mixture = steps.loader.mixture
-    whole = sum(size.choose for size in mixture.streams)
-    rows: list[Sequence[str]] = [_HEADER]
-    for opened, size in zip(dataset.streams, mixture.streams, strict=True):
+def stream_table(dataset: "StreamingTextDataset") -> str:
+    """One line for each stream: what it holds."""
+    rows: list[Sequence[str]] = [("stream", "samples", "tokens", "shards", "size")]
+    for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
         tokens = prepared_tokens(opened)
         rows.append(
             (
                 *(opened.name, f"{size.samples:,}", "unknown" if tokens is None else f"{tokens:,}"),
-                *(f"{len(opened.readers):,}", in_bytes(stored_bytes(opened)), _weight(opened)),
-                *(f"{size.choose:,}", f"{size.choose / whole:.1%}"),
-                f"{epochs * size.choose / size.samples:.2f}",
+                *(f"{len(opened.readers):,}", in_bytes(stored_bytes(opened))),
             )
         )
-    return aligned(rows, left={0, _HEADER.index("weight")})
-
-
-def _stage_tree(steps: Steps) -> str:
-    """The stages, and below each what it draws from every stream until the run ends.
-
-    Positions of documents are estimates: how many a packed row holds is known when it is read.
-    """
-    source = steps.loader.run.source
-    stages = source.order.stages
-    assert stages is not None
-    end = steps.position_of(max(steps.total, steps.done) + 1)
-    about = ""
-    if steps.packing:
-        dataset, about = steps.loader.dataset, "about "
-        rows = rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)
-        end = end * dataset.mixture.num_samples // rows
-    lines: list[str] = []
-    for number, stage in enumerate(stages.stages):
-        following = [one.start for one in stages.stages[number + 1 : number + 2]]
-        stop = min([end, *following])
-        if stop <= stage.start:
-            lines.append(f"stage from {source.unit} {stage.start:,}: after the end of the run")
-            continue
-        lines.append(
-            f"stage from {source.unit} {stage.start:,}, {about}{stop - stage.start:,} "
-            f"{source.unit}s until {'the next one' if following == [stop] else 'the run ends'}"
-        )
-        drawn, total = source.sequence.draws(stage.start, stop), source.sequence.draws(0, stop)
-        rows_of_table: list[Sequence[str]] = [
-            ("stream", "weight", "drawn", "of samples", "tokens", "epochs by then")
-        ]
-        for own, stream in enumerate(stages.streams):
-            if drawn[own]:
-                tokens = int(drawn[own]) * stages.means[own].millitokens / 1000
-                rows_of_table.append(
-                    (
-                        *(stream.name, f"{stage.counts[own] / sum(stage.counts):.2%}"),
-                        *(f"{drawn[own]:,}", f"{stream.samples:,}", f"{tokens:,.0f}"),
-                        f"{total[own] / stream.samples:.2f}",
-                    )
-                )
-        lines += [f"  {line}" for line in aligned(rows_of_table, left={0}).splitlines()]
-    return "\n".join(lines)
+    return aligned(rows, left={0})
 
 
 def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
@@ -101,20 +42,25 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     )
     if steps.packing and loader.samples_skipped:
         begins += f" ({loader.samples_skipped:,} documents skipped)"
-    end = steps.position_of(max(steps.total, steps.done) + 1)
+    if loader.stage is not None:
+        begins += f", in {loader.stage}"
+    end = f"{steps.total:,} steps end at "
+    end += steps.place(steps.position_of(max(steps.total, steps.done) + 1))
+    if loader.stage is None:
+        end += f", after {'about ' if steps.packing else ''}{steps.epochs:.2f} epochs"
     return [
         f"order: {kind}; {order.batching_method} batches; {order.num_canonical_nodes} canonical "
-        f"node(s); {loader.epoch_samples:,} {'documents' if steps.packing else 'samples'} an epoch",
+        f"node(s); {loader.epoch_samples:,} {'documents' if steps.packing else 'samples'} "
+        f"{'an epoch' if loader.stage is None else 'in all streams'}",
         f"step:  {steps.rows:,} rows = {loader.dp_world_size} data-parallel rank(s) * "
         f"{loader.batch_size} rows * {steps.micro_batches} micro-batch(es), of "
         f"{loader.dataset.seq_len:,} tokens",
-        f"run:   {begins}; {steps.total:,} steps end at {steps.place(end)}, after "
-        f"{'about ' if steps.packing else ''}{run_epochs(steps):.2f} epochs",
+        f"run:   {begins}; {end}",
     ]
 
 
 def run_facts(steps: Steps) -> list[str]:
-    """What a run trains on, in parts of a sentence: samples of an epoch, and rows of the run.
+    """What a run trains on, in parts of a sentence: samples and streams, and rows of the run.
 
     Args:
         steps: The steps of the run.
@@ -127,28 +73,24 @@ def run_facts(steps: Steps) -> list[str]:
         subject = f"{left:,} of {steps.total:,} steps are left and train on"
     else:
         subject = f"{left:,} steps train on" if left != 1 else "1 step trains on"
-    if dataset.packing:  # a row holds many samples, or a part of one
+    stages = steps.loader.run.source.order.stages
+    # A packed row holds many samples, or a part of one.
+    if dataset.packing or stages is not None:
         amount = f"{rows:,} rows"
     elif rows <= samples:
         amount = f"{rows:,} of them, {rows / samples:.3g} epochs"
     else:
         amount = f"each {rows / samples:.3g} times"
+    what = "samples per epoch" if stages is None else "samples"
+    count = "" if stages is None else f" in {_number(len(stages.stages), 'stage')}"
     return [
-        f"{samples:,} samples per epoch from {streams} stream{'s' if streams > 1 else ''}",
+        f"{samples:,} {what} from {_number(streams, 'stream')}{count}",
         f"{subject} {amount}",
     ]
 
 
-def run_epochs(steps: Steps) -> float:
-    """Epochs that all steps together make, those before the checkpoint too.
-
-    With packing this is an estimate by the sizes in the indexes.
-    """
-    end = steps.position_of(max(steps.total, steps.done) + 1)
-    if steps.packing:
-        dataset = steps.loader.dataset
-        return end / rows_of_epoch(dataset.streams, steps.loader.mixture, dataset.seq_len)
-    return (end - steps.loader.samples_skipped) / steps.loader.epoch_samples
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def stored_bytes(stream: DataStream) -> int:
@@ -176,12 +118,3 @@ def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _weight(stream: DataStream) -> str:
-    for kind in ("proportion", "repeat", "choose"):
-        # mosaicml-streaming keeps what was given apart from what it works out.
-        value = getattr(stream.stream, f"_{kind}")
-        if value is not None:
-            return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
-    return "all of it"

@@ -239,6 +239,11 @@ class PackedRows:
                 total += np.array(lane.finished, np.int64)
         return total
 
+    def position(self, progress: Progress) -> int:
+        """Documents of the order drawn so far, by how far this rank's lanes are on average."""
+        read = sum(position.document for position in self._positions(progress))
+        return read * self._lane_count // len(self._own_lanes)
+
     def epochs(self, progress: Progress) -> tuple[int, float]:
         """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
         read = sum(position.document for position in self._positions(progress))

@@ -184,6 +184,10 @@ class SampleRows:
         """Samples handed out to all ranks, int64[streams]."""
         return progress.seen
 
+    def position(self, progress: Progress) -> int:
+        """Samples of the order drawn so far."""
+        return progress.samples_seen
+
     def epochs(self, progress: Progress) -> tuple[int, float]:
         """The epoch that the next sample belongs to, and the position in epochs."""
         epoch, place = self.sequence.locate(progress.samples_seen)

@@ -160,6 +160,9 @@ class BatchSource(Protocol):
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to their ends, int64[streams]; see ``counts_all_ranks``."""
 
+    def position(self, progress: Progress) -> int:
+        """Samples of the order drawn so far; with packing that of this rank's lanes, on average."""
+
     def epochs(self, progress: Progress) -> tuple[int, float]:
         """The epoch that the next sample belongs to, and the position in epochs."""
 

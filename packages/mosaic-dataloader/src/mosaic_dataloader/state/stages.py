@@ -1,6 +1,7 @@
 """The stages of a run: planned at its start, kept in its state, and changed under way."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -127,6 +128,66 @@ class RunStages:
             stages=_read_stages(content.get("stages"), "stages.stages", nodes, len(known)),
             planned=_read_stages(content.get("planned"), "stages.planned", nodes, len(known)),
         )
+
+
+@dataclass(frozen=True)
+class PresentStage:
+    """The stage that a run is in.
+
+    Attributes:
+        number: Its number, from 1, among all stages of the run: those that a change in mid-run
+            began are counted as well.
+        count: Stages of the run.
+        weights: The share of each stream that is drawn from, by name: of the samples, or of the
+            tokens where weights count tokens.
+    """
+
+    number: int
+    count: int
+    weights: dict[str, float]
+
+    def __str__(self) -> str:
+        """In words, such as ``stage 2 of 3``."""
+        return f"stage {self.number} of {self.count}"
+
+    @property
+    def mixture(self) -> str:
+        """The weights in words, such as ``web 0.8, code 0.2``."""
+        return ", ".join(f"{name} {weight:.3g}" for name, weight in self.weights.items())
+
+
+def present_stage(run: RunStages, position: int, weights_in: str) -> PresentStage:
+    """The stage that a position lies in.
+
+    Args:
+        run: The stages of the run.
+        position: A position of the order.
+        weights_in: What weights count, ``samples`` or ``tokens``.
+    """
+    number = bisect_right([stage.start for stage in run.stages], position)
+    counts = run.stages[number - 1].counts
+    weights = weighed(counts, [mean.millitokens for mean in run.means], weights_in)
+    names = [stream.name for stream in run.streams]
+    drawn = {
+        name: weight for name, weight, count in zip(names, weights, counts, strict=True) if count
+    }
+    return PresentStage(number, len(run.stages), drawn)
+
+
+def weighed(counts: Sequence[int], millitokens: Sequence[int], weights_in: str) -> list[float]:
+    """Shares of streams, as their weights count them.
+
+    Worked example: of documents of 30 and of 300 tokens, equally many are drawn. In samples the
+    shares are 0.5 and 0.5, in tokens 0.09 and 0.91.
+
+    Args:
+        counts: Samples drawn from each stream.
+        millitokens: Tokens of a sample of each stream, in thousandths.
+        weights_in: ``samples`` or ``tokens``.
+    """
+    sizes = millitokens if weights_in == "tokens" else [1] * len(counts)
+    drawn = [count * size for count, size in zip(counts, sizes, strict=True)]
+    return [own / sum(drawn) for own in drawn]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochStart, SampleSequence
+from mosaic_dataloader.order.skip import Range, Skip, skip_from
 from mosaic_dataloader.order.stage_options import StageConfig
 from mosaic_dataloader.reading.origins import PreviewRow
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
@@ -55,6 +56,7 @@ class RunOrder:
         lanes: Packing lanes; None where documents are not packed, or where the data set's options
             and the layout are to decide.
         stages: The mixture of a run with stages; None where the order is one of epochs.
+        skip: Positions that the run leaves out, and those that it has left out so far.
     """
 
     options: ResolvedOrder
@@ -62,6 +64,7 @@ class RunOrder:
     skipped: int = 0
     lanes: int | None = None
     stages: RunStages | None = None
+    skip: Skip = field(default_factory=Skip)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class BatchSource(Protocol):
         first_position: Where the run's position was before the first batch of the present order.
         open_options: Options that the user left open; a saved value stands for them.
         stage_config: What the user says of stages; None where the order is one of epochs.
+        skip_option: Positions that the user wants left out.
         unit: What positions of the order count.
     """
 
@@ -106,6 +110,7 @@ class BatchSource(Protocol):
     first_position: int
     open_options: Collection[str]
     stage_config: StageConfig | None
+    skip_option: Sequence[Range]
     unit: str
 
     def of_run(self, order: RunOrder) -> Self:
@@ -261,6 +266,7 @@ class RunState:
             tokens_at=tokens.at,
             probe=source.probe(progress) if begun else None,
             stages=order.stages,
+            left_out=order.skip.cut(progress.samples_seen),
         )
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
@@ -284,7 +290,7 @@ class RunState:
             return self._resumed_stages(saved, state, present, new_stage=on_change == "new_stage")
         found = compare(saved.identity, present, source.open_options)
         if not found:
-            again = source.of_run(_saved_order(saved))
+            again = source.of_run(_saved_order(saved, source.skip_option))
             progress = again.resume(saved, state)
             if again.follows(saved, state, progress):
                 # The streams are the same in their order, and may have other names by now.
@@ -304,7 +310,8 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(replace(source.order, start=start, skipped=saved.skipped))
+        order = replace(source.order, start=start, skipped=saved.skipped)
+        again = source.of_run(replace(order, skip=_left_out(saved, source.skip_option)))
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})
@@ -338,7 +345,7 @@ class RunState:
         before = with_present_data(
             saved.stages, present.streams, config.millitokens, saved.seen, saved.tokens
         )
-        order = replace(_saved_order(saved), stages=before)
+        order = replace(_saved_order(saved, source.skip_option), stages=before)
         old = source.of_run(order)
         if not old.follows(saved, state, old.resume(saved, state)):
             raise MosaicDataError(
@@ -371,14 +378,20 @@ class RunState:
         return [before.get(s.name, 0) for s in self.source.mixture.streams]
 
 
-def _saved_order(saved: SavedState) -> RunOrder:
+def _saved_order(saved: SavedState, skip_option: Sequence[Range]) -> RunOrder:
     return RunOrder(
         saved.identity.order,
         saved.origin,
         saved.skipped,
         saved.identity.packing_lanes,
         saved.stages,
+        _left_out(saved, skip_option),
     )
+
+
+def _left_out(saved: SavedState, skip_option: Sequence[Range]) -> Skip:
+    """What a resumed run has left out, and what it leaves out from here on."""
+    return skip_from(saved.samples_seen, skip_option, saved.left_out)
 
 
 def _token_count(saved: SavedState, total: Sequence[int]) -> TokenCount:

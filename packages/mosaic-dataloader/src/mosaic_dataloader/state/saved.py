@@ -5,6 +5,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.sequence import EpochStart
+from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.state.identity import MIGRATIONS, VERSION, Identity
 from mosaic_dataloader.state.json_form import (
     LARGEST,
@@ -62,6 +63,8 @@ class SavedState:
         probe: Digest of the sample ids that come next (see ``identity.probe``); None before the
             first batch, and in states of version 1. If documents are packed, each lane has its own.
         stages: The mixture of a run with stages; None where the order is one of epochs.
+        left_out: Ranges of positions before ``samples_seen`` that were left out of training. They
+            count in no stream's ``seen``.
     """
 
     samples_seen: int
@@ -74,6 +77,7 @@ class SavedState:
     tokens_at: int = 0
     probe: str | None = None
     stages: RunStages | None = None
+    left_out: tuple[Range, ...] = ()
 
     @property
     def epoch(self) -> int:
@@ -108,6 +112,8 @@ class SavedState:
             content["probe"] = self.probe
         if self.stages is not None:
             content["stages"] = self.stages.to_content(self.identity.streams)
+        if self.left_out:
+            content["left_out"] = [list(one) for one in self.left_out]
         return sealed(content)
 
     @classmethod
@@ -122,7 +128,7 @@ class SavedState:
         while (version := content.pop("version")) < VERSION:
             content = {**MIGRATIONS[version](content), "version": version + 1}
         own, origin = _picked(_Numbers, content), content.pop("origin", None)
-        stages = content.pop("stages", None)
+        stages, left_out = content.pop("stages", None), content.pop("left_out", [])
         numbers = read_fields(_Numbers, own, "it")
         counts = [
             read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
@@ -139,12 +145,26 @@ class SavedState:
             else RunStages.from_content(stages, nodes, len(identity.streams)),
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
+            left_out=_read_ranges(left_out, numbers.samples_seen),
             **vars(numbers),
         )
         for name, position in (("origin", read.origin.samples), ("tokens_at", read.tokens_at)):
             if position > read.samples_seen:
                 raise damaged(f"{name} {position:,} is after samples_seen {read.samples_seen:,}")
         return read
+
+
+def _read_ranges(content: object, position: int) -> tuple[Range, ...]:
+    """Ranges of positions that were left out before a position."""
+    found: list[Range] = []
+    for number, one in enumerate(read_list(content, "left_out")):
+        bounds = read_list(one, f"left_out {number}")
+        least = found[-1][1] + 1 if found else 0
+        whole = len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+        if not whole or not least <= bounds[0] < bounds[1] <= position:
+            raise damaged(f"left_out {number} is not a range of positions before {position:,}")
+        found.append((bounds[0], bounds[1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ class StreamingTextDataset:
         seq_len: Tokens in a row, T.
         streams: A mapping of names to stream options (``remote``, ``local``, ``split``,
             ``proportion``, ``repeat``, ``choose``, ``max_repeats``, ``download_retry``,
-            ``download_timeout``, ``validate_hash``, ``keep_zip``), or a list of ``streaming.Stream``. Not modified.
+            ``download_timeout``, ``validate_hash``, ``keep_zip``), or a list of
+            ``streaming.Stream``. Not modified.
         remote: Object store address or directory to fetch from, in place of ``streams``.
         local: Directory that holds the shards, or in which they are cached.
         split: Sub-directory of ``remote`` and ``local``.

@@ -53,7 +53,8 @@ class Steps:
         Raises:
             MosaicDataError: The step lies before the order begins.
         """
-        position = self.loader.samples_seen + (step - self.done - 1) * self.rows
+        skip = self.loader.run.source.order.skip
+        position = skip.moved(self.loader.samples_seen, (step - self.done - 1) * self.rows)
         if position < self.begins_at:
             raise MosaicDataError(
                 f"{self.option} {step}: at {self.rows} rows a step, that is before "

@@ -128,11 +128,12 @@ def run_facts(steps: Steps) -> list[str]:
 
 
 def run_epochs(steps: Steps) -> float:
-    """Epochs that all steps together make, those before the checkpoint too.
+    """Epochs that all steps together train on, those before the checkpoint too.
 
     With packing this is an estimate by the sizes in the indexes.
     """
     end = steps.position_of(max(steps.total, steps.done) + 1)
+    end -= steps.loader.run.source.order.skip.before(end)
     if steps.packing:
         dataset = steps.loader.dataset
         return end / rows_of_epoch(dataset.streams, dataset.mixture, dataset.seq_len)

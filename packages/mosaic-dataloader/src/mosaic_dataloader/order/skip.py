@@ -21,12 +21,16 @@ these positions.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 
 # A first position, and the one after the last.
 Range = tuple[int, int]
+# 1200000, or in groups of digits as 1,200,000 and 1_200_000.
+_NUMBER = r"\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)\s*"
+_RANGE = re.compile(f"{_NUMBER}:{_NUMBER}")
 # Far above any run, and far enough below 2**63 to calculate with.
 _LONGEST = 1 << 48
 
@@ -126,13 +130,13 @@ def parse_skip(given: Any) -> tuple[Range, ...]:
         )
     ranges: list[Range] = []
     for one in given:
-        match = re.fullmatch(r"\s*([0-9][0-9_]*)\s*:\s*([0-9][0-9_]*)\s*", str(one))
-        if match is None or not isinstance(one, str):
+        match = _RANGE.fullmatch(one) if isinstance(one, str) else None
+        if match is None:
             raise MosaicDataError(
                 f"skip has {one!r}; write the first position and the one after the last, as in "
                 f'"1200000:1250000"'
             )
-        start, stop = (int(number.replace("_", "")) for number in match.groups())
+        start, stop = (int(re.sub("[_,]", "", number)) for number in match.groups())
         if start >= stop:
             raise MosaicDataError(
                 f"skip has {one!r}, which holds no position: the second number is the position "
@@ -142,7 +146,7 @@ def parse_skip(given: Any) -> tuple[Range, ...]:
             raise MosaicDataError(f"skip has {one!r}, which lies beyond the end of any run")
         ranges.append((start, stop))
     ranges.sort()
-    for (start, stop), (following, end) in zip(ranges, ranges[1:], strict=False):
+    for (start, stop), (following, end) in pairwise(ranges):
         if following < stop:
             raise MosaicDataError(
                 f'skip has "{start}:{stop}" and "{following}:{end}", which overlap; give each '

@@ -281,10 +281,14 @@ def test_what_comes_too_late_is_said(data: Streams, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.INFO):
         again.load_state_dict(state)
     lines = [record.getMessage() for record in caplog.records if "skip" in record.getMessage()]
+    late = (
+        "the run resumes at sample 32 of the order and has trained on them; resume from an earlier "
+        "checkpoint to leave them out"
+    )
     assert lines == [
-        'skip = "4:24" comes too late for 12 positions: the run resumes at sample 32 of the order '
-        "and has trained on them; resume from an earlier checkpoint to leave them out",
+        f'skip = "4:24" comes too late for 12 positions: {late}',
         "skip: from sample 32 of the order on, 8 are left out of training",
+        f'skip = "30:40" comes too late for 2 positions: {late}',
     ]
     take(iter(again), 1)
     assert (again.samples_seen, again.left_out) == (48, 16)

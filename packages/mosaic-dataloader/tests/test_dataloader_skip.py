@@ -356,7 +356,7 @@ def test_forms_that_are_taken() -> None:
 
 def test_validation_refuses_it(data: Streams) -> None:
     for option in ({"skip": ["0:8"]}, {"max_repeats": 2}):
-        dataset = StreamingTextDataset(seq_len=16, streams=data, **option)  # type: ignore[arg-type]
+        dataset = StreamingTextDataset(seq_len=16, streams=data, **option)
         with pytest.raises(MosaicDataError, match=f"{next(iter(option))} is for training"):
             ValidationDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=8)
 

@@ -314,10 +314,10 @@ class MosaicParallelAwareDataloader:
             raise TypeError("an infinite dataloader has no length")
         if not self.run.source.length_known:
             raise TypeError("a dataloader that packs documents has no length")
-        source, position = self.run.source, self.samples_seen
-        begin = position - source.sequence.locate(position)[1] if self.dataset.skip else 0
-        skip, end = source.order.skip, begin + self.epoch_samples
-        rows = self.epoch_samples - (skip.before(end) - skip.before(begin))
+        rows, source = self.epoch_samples, self.run.source
+        if (skip := source.order.skip).ranges:
+            begin = self.samples_seen - source.sequence.locate(self.samples_seen)[1]
+            rows -= skip.before(begin + self.epoch_samples) - skip.before(begin)
         full, rest = divmod(rows, self._layout.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 

@@ -70,13 +70,13 @@ class LeftOut(NamedTuple):
 
     Attributes:
         batch: The batch, from 0, in which they are passed over.
-        row: Rows of that batch that come before them.
-        count: How many, a multiple of the rank's lanes.
+        row: The rank's rows of that batch that come before them.
+        rows: How many, a multiple of the rank's lanes.
     """
 
     batch: int
     row: int
-    count: int
+    rows: int
 
 
 class RowPacker:
@@ -151,7 +151,7 @@ class RowPacker:
         row = 0
         while self._running:
             while self._left_out and self._left_out[0][:2] == (self._number, row):
-                self._pass_over(self._left_out.popleft().count, after)
+                self._pass_over(self._left_out.popleft().rows, after)
             if row == size:
                 break
             index = self._next_running()

@@ -13,6 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
+from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.packing.batches import (
     Arrival,
     BatchSpec,
@@ -111,7 +112,7 @@ class PackedRows:
             kept_positions=_KEPT_POSITIONS,
         )
         self.stage_config = dataset.stage_config
-        self.skip_option = dataset.skip
+        self.skip_option: Sequence[Range] = dataset.skip
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -147,7 +148,7 @@ class PackedRows:
         self.sequence.check()
         lanes = self._lane_count
         for start, stop in self.order.skip.ranges:
-            if (stop - start) % lanes:
+            if stop > self.order.start.samples and (stop - start) % lanes:
                 raise MosaicDataError(
                     f"skip leaves out rows {start:,} to {stop:,}; with packing their number must "
                     f"be a multiple of the {lanes} packing lanes, so that each lane leaves out "

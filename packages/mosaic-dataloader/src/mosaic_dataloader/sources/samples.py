@@ -1,6 +1,6 @@
 """Rows that are samples, one each."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -69,7 +69,7 @@ class SampleRows:
         self.identity = dataset.identity
         self.sequence = open_sequence(dataset, order, order.start)
         self.stage_config = dataset.stage_config
-        self.skip_option = dataset.skip
+        self.skip_option: Sequence[Range] = dataset.skip
         self.first_position = max(order.start.samples, order.skipped)
         self.open_options: Collection[str] = open_options(dataset)
 

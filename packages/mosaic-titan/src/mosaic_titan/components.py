@@ -193,7 +193,7 @@ class MosaicDataLoader(BaseDataLoader):
         max_repeats: float | None = None
         """How often a stream may be seen in the planned run; see `StreamingTextDataset`."""
 
-        skip: list[str] | None = None
+        skip: tuple[str, ...] = ()
         """Positions to leave out of training, as ["1200000:1250000"]; after a loss spike."""
 
         mask_boundaries: bool = False

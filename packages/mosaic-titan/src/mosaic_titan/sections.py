@@ -147,7 +147,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    # What TOML and JSON have for a tuple.
+    return isinstance(value, list if kind is tuple else kind)
 
 
 def _in_words(hint: Any) -> str:
@@ -162,5 +163,6 @@ def _in_words(hint: Any) -> str:
         float: "a number",
         bool: "true or false",
         list: "a list",
+        tuple: "a list",
     }
     return " or ".join(words.get(typing.get_origin(kind) or kind, "a table") for kind in kinds)

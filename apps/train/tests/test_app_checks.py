@@ -366,8 +366,8 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
         assert found[1] == last
         return report.warnings
 
-    def run(steps: int, ranks: int, state: dict[str, Any]) -> dict[str, Any]:
-        running = loader(ranks)
+    def run(steps: int, ranks: int, state: dict[str, Any], *options: str) -> dict[str, Any]:
+        running = loader(ranks, *options)
         running.load_state_dict(state)
         batches = iter(running)
         for _ in range(steps):
@@ -396,12 +396,15 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
     assert "= 8 and training.local_batch_size to 1, or to a divisor" in line
     (line,) = warnings(3)
     assert "start a number of data-parallel ranks that divides 8" in line
-    # Continued by half the ranks: only what came last counts.
+    # Continued by half the ranks: only what came last counts, and not what was left out.
     last = 7
-    run(5, 2, state)
+    state = run(5, 2, state, "--mosaic_dataloader.dataset.skip", "20:25")
     assert warnings(2) == []
     (line,) = warnings(4)
     assert "trained on 4 rows in a step and would now train on 8" in line
+    last = 9
+    run(2, 2, state, "--mosaic_dataloader.dataset.skip", "45:50")
+    assert warnings(2) == []
 
 
 def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:

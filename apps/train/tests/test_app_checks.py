@@ -128,6 +128,29 @@ def test_noted_row_lengths_are_warned_of_once(app: Any, outcome: Any) -> None:
         assert "prepare the data for this one" in line
 
 
+def test_streams_seen_too_often_and_positions_left_out(app: Any, outcome: Any) -> None:
+    app.config()
+    dataset = StreamingTextDataset(seq_len=32, local=str(app.data / "data"))
+    steps = 5 * len(dataset) // 2
+    code, out, _ = outcome("--training.steps", str(steps))
+    assert code == 0
+    assert 'stream "words" is seen 5 times by the end of the run' in out
+    many = ("--training.steps", str(steps), "--mosaic_dataloader.dataset.max_repeats", "4.5")
+    code, _, lines = outcome(*many)
+    (line,) = [line for line in lines if "max_repeats" in line]
+    assert code == 2
+    assert 'stream "words" is seen 5 times by the end of the run' in line
+    assert "and may be seen 4.5 times" in line
+    assert "raise mosaic_dataloader.dataset.max_repeats or the stream's own" in line
+    skip = ("--mosaic_dataloader.dataset.skip", "10:20,100:300")
+    code, out, lines = outcome("--inspect-data", "1", "--at-step", "8", *skip)
+    assert (code, lines) == (0, [])
+    assert "step 8: 1 of its 2 rows, sample 24 and on" in out
+    code, _, lines = outcome("--mosaic_dataloader.dataset.skip", "20:10")
+    assert (code, len(lines)) == (2, 1)
+    assert "skip has '20:10', which holds no position" in lines[0]
+
+
 def test_too_few_samples_and_too_long_validation(app: Any, outcome: Any) -> None:
     small = write_rows(app.folder / "small", [[1] * 33] * 5, "ndarray:int32")
     extra = "".join(
@@ -396,8 +419,8 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
         assert found[1] == last
         return report.warnings
 
-    def run(steps: int, ranks: int, state: dict[str, Any]) -> dict[str, Any]:
-        running = loader(ranks)
+    def run(steps: int, ranks: int, state: dict[str, Any], *options: str) -> dict[str, Any]:
+        running = loader(ranks, *options)
         running.load_state_dict(state)
         batches = iter(running)
         for _ in range(steps):
@@ -426,12 +449,15 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
     assert "= 8 and training.local_batch_size to 1, or to a divisor" in line
     (line,) = warnings(3)
     assert "start a number of data-parallel ranks that divides 8" in line
-    # Continued by half the ranks: only what came last counts.
+    # Continued by half the ranks: only what came last counts, and not what was left out.
     last = 7
-    run(5, 2, state)
+    state = run(5, 2, state, "--mosaic_dataloader.dataset.skip", "20:25")
     assert warnings(2) == []
     (line,) = warnings(4)
     assert "trained on 4 rows in a step and would now train on 8" in line
+    last = 9
+    run(2, 2, state, "--mosaic_dataloader.dataset.skip", "45:50")
+    assert warnings(2) == []
 
 
 def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:

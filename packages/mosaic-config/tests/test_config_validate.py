@@ -41,6 +41,16 @@ VALIDATION = "mosaic_validation_dataloader"
             [put(f"{VALIDATION}.skip_samples", 8)],
             ["[mosaic_validation_dataloader] skip_samples = 8", "for training", "remove it"],
         ),
+        (
+            [
+                put(f"{VALIDATION}.dataset.skip", ["0:8"]),
+                put(f"{VALIDATION}.dataset.max_repeats", 2.0),
+            ],
+            [
+                "[mosaic_validation_dataloader.dataset] skip is for training",
+                "[mosaic_validation_dataloader.dataset] max_repeats is for training",
+            ],
+        ),
         ([put(f"{DATASET}.local", "x")], [f"{TRAIN}]", "both local and streams"]),
         ([put(f"{DATASET}.streams.a.remote", None)], [f"{TRAIN}.streams.a]", "neither remote"]),
         (

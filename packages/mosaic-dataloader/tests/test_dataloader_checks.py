@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from streaming import MDSWriter
 
 from mosaic_dataloader import StreamingTextDataset
-from mosaic_dataloader.checks import OptionNames, documents_per_lane, mixture_shares, row_lengths
+from mosaic_dataloader.checks import (
+    OptionNames,
+    documents_per_lane,
+    many_repeats,
+    mixture_shares,
+    row_lengths,
+    too_many_repeats,
+)
 from mosaic_dataloader.inspect.previews import stream_counts
 from mosaic_dataloader.reading.document_length import tokens_per_row
 
@@ -178,6 +185,89 @@ def test_counts_of_whole_epochs_are_those_of_their_rows(uneven: Any) -> None:
     for samples in (8, 10_000, 30_000, 50_000):
         expected = stream_counts(one, 104, -(-samples // 8))[: samples // 8].sum(axis=0)
         assert _counts(one, samples).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("order", ["epochs", "stages"])
+@pytest.mark.parametrize("skip", [[], ["100:20000", "30000:30017"]])
+def test_streams_that_would_be_seen_too_often(uneven: Any, order: str, skip: list[str]) -> None:
+    """The figure is what loaders hand out, before and after a resume."""
+    streams, options = uneven, dict[str, Any](skip=skip, shuffle_algo="py1br")
+    if order == "stages":
+        streams = {name: {"local": stream["local"]} for name, stream in uneven.items()}
+        weights = [{"large": 0.9, "small": 0.1}, {"large": 0.7, "small": 0.3}]
+        options["stages"] = [{"samples": 900, "weights": weights[0]}, {"weights": weights[1]}]
+    run = loader(streams, batch_size=1000, **options)
+    iterator = iter(run)
+    rows = np.concatenate([next(iterator)[0]["input"][:, 0].numpy() for _ in range(12)])
+    small = int((rows >= 20_000).sum())
+    run.close()
+    before = loader(streams, batch_size=1000, **options)
+    next(iter(before))
+    state = before.state_dict()
+    before.close()
+
+    def lines(limit: float | None, check: Any, own: float | None = None) -> list[str]:
+        given = {name: {**stream} for name, stream in streams.items()}
+        given["small"]["max_repeats"] = own
+        found = []
+        for done in (0, 1):
+            one = loader(given, batch_size=1000, max_repeats=limit, **options)
+            if done:
+                one.load_state_dict(state)
+            found.append(check(one, steps=12 - done, step_rows=1000, names=OptionNames("section.")))
+        # The same, wherever in the run it is asked.
+        assert found[0] == found[1]
+        assert all("\n" not in line for line in found[0])
+        return list(found[0])
+
+    (line,) = lines((small - 1) / 480, too_many_repeats)
+    assert f'stream "small" is seen {small / 480:.3g} times by the end of the run' in line
+    assert f"({small:,} draws from 480 samples)" in line
+    assert "raise section.max_repeats or the stream's own" in line
+    assert lines(small / 480, too_many_repeats) == []
+    assert lines(None, too_many_repeats) == []
+    # A stream's own limit wins.
+    assert lines(0.5, too_many_repeats, own=small / 480)[0].startswith('stream "large"')
+    assert lines(None, too_many_repeats, own=2)[0].startswith('stream "small"')
+    # Without a limit, four times.
+    (line,) = lines(None, many_repeats)
+    assert "set section.max_repeats to what is intended" in line
+    assert lines(None, many_repeats, own=50) == []
+    assert lines(20, many_repeats) == []
+
+
+def test_where_each_epoch_picks_the_same_samples(uneven: Any) -> None:
+    halves = {name: {"local": s["local"], "repeat": 0.5} for name, s in uneven.items()}
+    for options, times in (({"sampling_method": "fixed"}, 6), ({}, 3)):
+        one = loader(halves, max_repeats=2.9, **options)
+        found = too_many_repeats(one, steps=6 * 5240 // 8, step_rows=8)
+        assert [f"is seen {times} times" in line for line in found] == [True, True]
+    assert not too_many_repeats(one, steps=0, step_rows=8)
+
+
+@pytest.mark.parametrize("stages", [None, [{"weights": {"short": 0.5, "long": 0.5}}]])
+def test_packed_documents_are_about_as_often(tmp_path: Path, stages: Any) -> None:
+    streams: Any = {
+        "short": {"local": write_rows(tmp_path / "short", range(40), length=50)},
+        "long": {"local": write_rows(tmp_path / "long", range(6), length=500)},
+    }
+    options: dict[str, Any] = {"packing": True, "packing_lanes": 4, "stages": stages}
+    one = loader(streams, **options, max_repeats=0.001)
+    done = 300
+    iterator = iter(one)
+    for _ in range(done):
+        next(iterator)
+    state, seen = one.state_dict(), one.samples_per_stream
+    one.close()
+    again = loader(streams, **options, max_repeats=0.001)
+    planned = too_many_repeats(again, steps=done, step_rows=8)
+    again.load_state_dict(state)
+    resumed = too_many_repeats(again, steps=1, step_rows=1)
+    for lines in (planned, resumed):
+        for line, (name, size) in zip(lines, (("short", 40), ("long", 6)), strict=True):
+            assert line.startswith(f'stream "{name}" is seen about ')
+            times = float(line.split("about ")[1].split()[0])
+            assert times == pytest.approx(seen[name] / size, rel=0.15)
 
 
 def test_few_documents_for_many_lanes(tmp_path: Path) -> None:

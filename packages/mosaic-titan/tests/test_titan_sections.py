@@ -116,6 +116,10 @@ def test_one_override_replaces_four_parts(tmp_path: Path) -> None:
             {"mosaic_dataloader": {"dataset": {"epoch_size": 1.5}}},
             "epoch_size = 1.5 must be an integer or a string",
         ),
+        (
+            {"mosaic_dataloader": {"dataset": {"skip": "10:20"}}},
+            "[mosaic_dataloader.dataset] skip = '10:20' must be a list",
+        ),
         ({"mosaic_tokenizer": "gpt2"}, "[mosaic_tokenizer] is 'gpt2'; write a table of options"),
     ],
 )
@@ -155,6 +159,12 @@ def test_other_mistakes_are_one_line(tmp_path: Path, data: Path) -> None:
                 **built
             ),
             "shuffle_algo",
+        ),
+        (
+            lambda: next(
+                iter(MosaicDataLoader.Config(local=str(data / "web"), max_repeats=2).build(**built))
+            ),
+            "max_repeats needs the length of the run",
         ),
     ]
     for act, message in cases:

@@ -83,18 +83,18 @@ def _check_start(
         return
     if trains:
         report.attempt(check_steps_left, config, start.checkpoint, start.steps_done)
+    run: dict[str, Any] = {
+        "steps": steps.total - steps.done,
+        "step_rows": steps.rows,
+        "names": names,
+    }
+    report.refuse(report.attempt(checks.too_many_repeats, loader, **run) or ())
+    report.warn(*(report.attempt(checks.many_repeats, loader, **run) or ()))
     if start.data:  # a run keeps the order and the lanes that it began with
         return
     report.warn(*checks.machines_per_shard(loader, names=names))
     report.warn(*checks.documents_per_lane(loader, names=names))
-    shares = report.attempt(
-        checks.mixture_shares,
-        loader,
-        steps=steps.total - steps.done,
-        step_rows=steps.rows,
-        names=names,
-    )
-    report.warn(*(shares or ()))
+    report.warn(*(report.attempt(checks.mixture_shares, loader, **run) or ()))
 
 
 def _start(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:

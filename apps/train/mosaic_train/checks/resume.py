@@ -103,14 +103,17 @@ def _to_keep(batch: int, ranks: int, micro: int) -> str:
 
 def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> int | None:
     """Rows of a step of the run so far, by its last two checkpoints; None if unknown."""
-    rows, steps = loader.samples_seen, steps_done
+    # What `skip` left out is in the position, and in no step.
+    rows, steps = loader.samples_seen - loader.left_out, steps_done
     begin = rows - loader.counters().rows
     earlier = [step for step in complete_steps(config) if 0 < step < steps_done]
     if earlier:
         # Before that the run may have had another batch.
         folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
         if POSITION in saved_entries(folder):
-            begin = json.loads(read_values(folder, [POSITION])[POSITION])["samples_seen"]
+            saved = json.loads(read_values(folder, [POSITION])[POSITION])
+            left_out = sum(stop - start for start, stop in saved.get("left_out", ()))
+            begin = saved["samples_seen"] - left_out
             steps -= earlier[-1]
     if steps < 1 or rows <= begin or (rows - begin) % steps:
         return None

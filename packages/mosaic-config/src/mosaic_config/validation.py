@@ -64,6 +64,13 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
             f"[{VALIDATION}.dataset] stages are for training: a validation pass reads every sample "
             "once; remove them"
         )
+    if section == VALIDATION:
+        for key in ("skip", "max_repeats"):
+            if getattr(loader.dataset, key):
+                yield (
+                    f"[{VALIDATION}.dataset] {key} is for training: a validation pass reads every "
+                    "sample once; remove it"
+                )
     yield from _dataset(f"{section}.dataset", loader.dataset)
 
 

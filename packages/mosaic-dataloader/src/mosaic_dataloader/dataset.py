@@ -14,6 +14,7 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Mixture, StreamSize, TokenMean
+from mosaic_dataloader.order.skip import parse_skip
 from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer, eos_token_id, pad_token_id
 from mosaic_dataloader.reading.documents import DocumentReader
@@ -65,8 +66,9 @@ class StreamingTextDataset:
             streams hold ``tokens``.
         seq_len: Tokens in a row, T.
         streams: A mapping of names to stream options (``remote``, ``local``, ``split``,
-            ``proportion``, ``repeat``, ``choose``, ``download_retry``, ``download_timeout``,
-            ``validate_hash``, ``keep_zip``), or a list of ``streaming.Stream``. Not modified.
+            ``proportion``, ``repeat``, ``choose``, ``max_repeats``, ``download_retry``,
+            ``download_timeout``, ``validate_hash``, ``keep_zip``), or a list of
+            ``streaming.Stream``. Not modified.
         remote: Object store address or directory to fetch from, in place of ``streams``.
         local: Directory that holds the shards, or in which they are cached.
         split: Sub-directory of ``remote`` and ``local``.
@@ -123,6 +125,19 @@ class StreamingTextDataset:
         weights_in: What ``proportion`` and the weights of stages count: ``"samples"`` or
             ``"tokens"``, by the mean length of each stream's samples. That is resolved when the
             stream comes into the run, and kept in the state: see ``token_mean``.
+        max_repeats: How often a stream's samples may be seen in the planned run, on average. The
+            loader does not know where the run ends: `mosaic_dataloader.checks.too_many_repeats`
+            compares, for a number of steps.
+        skip: Positions that are left out of training, as ``["1200000:1250000"]``: the first
+            position of each range, and the one after its last. They count from the beginning of the
+            run, as ``samples_seen`` does: samples of the order, or with ``packing`` rows, whose
+            number in a range must be a multiple of the packing lanes. Batches are as large as ever:
+            they hold the next samples that are not left out, which are those that they would have
+            been otherwise. With batches of 4, ``["10:14"]`` makes the third batch of positions 8,
+            9, 14 and 15. The option may change from one resume to the next; what it says of
+            positions that the run has passed has no effect. With ``packing`` the documents of the
+            rows are read, for where the next row begins depends on their lengths; otherwise nothing
+            of what is left out is read or fetched.
         vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
             one, raises an error that names stream, shard, sample and id, in place of an index error
             in the model. None, where the model is not known, refuses only negative ids.
@@ -165,6 +180,8 @@ class StreamingTextDataset:
         mask_boundaries: bool = DatasetOptions.mask_boundaries,
         stages: Sequence[Mapping[str, Any]] | None = None,
         weights_in: str = DatasetOptions.weights_in,
+        max_repeats: float | None = DatasetOptions.max_repeats,
+        skip: Sequence[str] = DatasetOptions.skip,
         vocab_size: int | None = None,
     ):
         seq_len = arguments.integer("seq_len", seq_len, 1)
@@ -198,12 +215,15 @@ class StreamingTextDataset:
             positions=positions,
             mask_boundaries=mask_boundaries,
             weights_in=weights_in,
+            max_repeats=max_repeats,
+            skip=skip,
         )
         _check_packing(options)
         _check_stage_options(stages, options)
         if bool(streams) == bool(remote or local):
             raise MosaicDataError("give either streams, or remote and/or local")
         self.order_options = options
+        self.skip = parse_skip(skip)
         self.vocab_size = vocab_size
         self.seq_len = seq_len
         self.predownload = options.predownload
@@ -227,6 +247,12 @@ class StreamingTextDataset:
             ),
         )
         self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
+        # By stream; None for no limit of its own.
+        own = streams if isinstance(streams, Mapping) else {}
+        self.max_repeats: dict[str, float | None] = {
+            stream.name: _first(own.get(stream.name, {}).get("max_repeats"), options.max_repeats)
+            for stream in opened
+        }
         if stages is not None:
             _refuse_weights(opened)
         elif weights_in == "tokens" and not any("proportion" in _weights(s) for s in opened):
@@ -479,6 +505,10 @@ def _refuse_weights(opened: list[DataStream]) -> None:
             raise MosaicDataError(
                 f'stream "{stream.name}" has {weight}, and stages give the weights; remove it'
             )
+
+
+def _first(own: Any, default: float | None) -> float | None:
+    return default if own is None else float(own)
 
 
 def _weigh(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
+from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
@@ -30,7 +32,8 @@ class MosaicParallelAwareDataloader:
     """Batches of one data-parallel rank, with a position that survives any change of layout.
 
     Micro-batch k of the run is the samples at positions ``[P, P + B)`` of the order,
-    ``B = batch_size * dp_world_size``; every rank takes its rows of it. Tensor-, pipeline- and
+    ``B = batch_size * dp_world_size``; every rank takes its rows of it. Where the data set's
+    ``skip`` leaves out positions, it is the next B others. Tensor-, pipeline- and
     context-parallel ranks of one model replica pass the same ``dp_rank`` and get the same bytes.
     Nothing is read from the environment.
 
@@ -124,7 +127,16 @@ class MosaicParallelAwareDataloader:
         # Until something is asked of it: samples may have to be read for a new run's order, which
         # a run that resumes does not need.
         unread = new_order(dataset, RunOrder(order, skipped=self.skip_samples), read=False)
-        self._run = RunState(open_source(dataset, layout, unread))
+        source = open_source(dataset, layout, unread)
+        if dataset.skip:
+            if not infinite and not source.length_known:
+                raise MosaicDataError(
+                    "skip leaves out rows of a run that is packed without end, and finite passes "
+                    "pad their last rows: set infinite to true, or remove skip"
+                )
+            skip = skip_from(source.begin().samples_seen, dataset.skip)
+            source = source.of_run(replace(unread, skip=skip))
+        self._run = RunState(source)
         self._order_is_known = not (
             dataset.counts_tokens and any(mean.estimated for mean in unread.means)
         )
@@ -146,7 +158,7 @@ class MosaicParallelAwareDataloader:
         """
         if not self._order_is_known:
             before = self._run.source.order
-            order = RunOrder(before.options, skipped=before.skipped)
+            order = RunOrder(before.options, skipped=before.skipped, skip=before.skip)
             self._run = RunState(
                 open_source(self.dataset, self._layout, new_order(self.dataset, order))
             )
@@ -173,7 +185,7 @@ class MosaicParallelAwareDataloader:
     def samples_seen(self) -> int:
         """Position of the run: samples of the order handed out by all ranks together, or skipped.
 
-        See ``samples_skipped``. With ``packing``: rows handed out.
+        See ``samples_skipped`` and ``left_out``. With ``packing``: rows handed out or left out.
         """
         return self.run.progress.samples_seen
 
@@ -184,6 +196,14 @@ class MosaicParallelAwareDataloader:
         With ``packing``: documents, which ``samples_seen`` does not count.
         """
         return self.run.source.order.skipped
+
+    @property
+    def left_out(self) -> int:
+        """Positions before the present one that ``skip`` left out of training.
+
+        They count in ``samples_seen``, ``epoch`` and ``epochs_seen``, and in no ``counters``.
+        """
+        return self.run.source.order.skip.before(self.samples_seen)
 
     @property
     def epoch(self) -> int:
@@ -356,8 +376,10 @@ class MosaicParallelAwareDataloader:
         if not self._iterated and not self.dp_rank:
             log_token_means(self.dataset, run.source.order)
         self._iterated = True
-        if self._new and self.skip_samples and not self.dp_rank:
-            self._log_skipping()
+        if self._new and not self.dp_rank:
+            if self.skip_samples:
+                self._log_skipping()
+            self._log_left_out()
         self._new = False
         if self._begin is None:
             self._note_begin()
@@ -380,7 +402,7 @@ class MosaicParallelAwareDataloader:
         return True
 
     def __len__(self) -> int:
-        """Batches in one whole pass; the same on every rank.
+        """Batches in one whole pass, over the present epoch; the same on every rank.
 
         Raises:
             TypeError: The loader is infinite, or packs documents: how many rows they give is known
@@ -390,7 +412,11 @@ class MosaicParallelAwareDataloader:
             raise TypeError("an infinite dataloader has no length")
         if not self.run.source.length_known:
             raise TypeError("a dataloader that packs documents has no length")
-        full, rest = divmod(self.epoch_samples, self._layout.global_batch)
+        rows, source = self.epoch_samples, self.run.source
+        if (skip := source.order.skip).ranges:
+            begin = self.samples_seen - source.sequence.locate(self.samples_seen)[1]
+            rows -= skip.before(begin + self.epoch_samples) - skip.before(begin)
+        full, rest = divmod(rows, self._layout.global_batch)
         return full + (1 if rest and not self.drop_last else 0)
 
     def confirm(self, batches: int = 1) -> None:
@@ -465,6 +491,8 @@ class MosaicParallelAwareDataloader:
         self._new = False
         if not self.dp_rank and (self.skip_samples or self.samples_skipped):
             self._log_skip_ignored()
+        if not self.dp_rank:
+            self._log_left_out()
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
@@ -538,6 +566,31 @@ class MosaicParallelAwareDataloader:
             self.skip_samples,
             before,
         )
+
+    def _log_left_out(self) -> None:
+        """Say which positions ``skip`` leaves out, and which it names too late."""
+        source, position = self.run.source, self.samples_seen
+        skip = source.order.skip
+        trained_from = position - source.rows(self.run.progress) - self.left_out
+        for start, stop in self.dataset.skip:
+            if stop > position:
+                begin = max(start, position)
+                logger.info(
+                    "skip: from %s on, %d are left out of training",
+                    self.describe(begin),
+                    stop - begin,
+                )
+            begin, end = max(start, trained_from), min(stop, position)
+            late = end - begin - (skip.before(end) - skip.before(begin))
+            if late > 0:
+                logger.warning(
+                    'skip = "%d:%d" comes too late for %d positions: the run resumes at %s and has '
+                    "trained on them; resume from an earlier checkpoint to leave them out",
+                    start,
+                    stop,
+                    late,
+                    self.describe(position),
+                )
 
 
 def _end_pass(run: RunState, begun: Progress) -> None:

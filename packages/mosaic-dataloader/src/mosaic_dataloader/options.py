@@ -4,6 +4,7 @@ This is the only definition. The loader checks values against it, and the TOML s
 mosaic-config are generated from it by ``tools/generate_sections.py``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,12 @@ class StreamOptions:
         "Absolute weight: number of samples drawn from this stream in an epoch. Not negative."
         " None: not weighted by a count.",
         least=0,
+    )
+    max_repeats: float | None = option(
+        None,
+        "How often this stream's samples may be seen in the planned run, on average. None: the "
+        "dataset's.",
+        above=0,
     )
     download_retry: int | None = option(
         None,
@@ -198,6 +205,20 @@ class DatasetOptions(OrderOptions):
         "stream's samples, by mosaic-prepare's manifest, the sizes in the index, or some samples "
         "that are read when the stream comes into the run; kept when resuming.",
         choices=("samples", "tokens"),
+    )
+    max_repeats: float | None = option(
+        None,
+        "How often a stream's samples may be seen in the planned run, on average; what a resumed "
+        "run has seen before counts. A stream that would be seen more often is an error before "
+        "the first step. None: more than 4 times is a warning. Not for validation.",
+        above=0,
+    )
+    skip: Sequence[str] = option(
+        (),
+        'Positions that are left out of training, such as ["1200000:1250000"]: the first one and '
+        "the one after the last. Positions count the samples of the order from the beginning of "
+        "the run, or with packing its rows, as --inspect-data prints them. Positions before the "
+        "one at which a run resumes have no effect. Not for validation.",
     )
 
 

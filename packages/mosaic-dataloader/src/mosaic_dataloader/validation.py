@@ -54,6 +54,12 @@ class ValidationDataloader:
             raise MosaicDataError(
                 "stages are for training: a validation pass reads every sample once; remove them"
             )
+        limited = any(dataset.max_repeats.values())
+        for name, given in (("skip", dataset.skip), ("max_repeats", limited)):
+            if given:
+                raise MosaicDataError(
+                    f"{name} is for training: a validation pass reads every sample once; remove it"
+                )
         layout = checked_layout(dp_rank, dp_world_size, batch_size, num_nodes)
         self.dataset = dataset
         self.dp_rank = dp_rank

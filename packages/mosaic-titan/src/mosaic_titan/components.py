@@ -35,6 +35,7 @@ from mosaic_dataloader import (
     build_mosaic_dataloader,
     build_mosaic_tokenizer,
     build_mosaic_validation_dataloader,
+    checks,
 )
 from mosaic_titan import sections
 
@@ -50,11 +51,13 @@ class _Run:
         vocab_size: Token ids that the model embeds; None where no `MosaicMetricsProcessor`, which
             is built first and sees the whole configuration, has said so.
         sum_over_ranks: Sums a tensor over the data-parallel ranks; None as above.
+        training: torchtitan's options of training; None as above.
         loader: The training loader that was built last.
     """
 
     vocab_size: int | None = None
     sum_over_ranks: SumOverRanks | None = None
+    training: dict[str, Any] | None = None
     loader: "weakref.ref[MosaicDataLoader] | None" = None
 
 
@@ -188,6 +191,12 @@ class MosaicDataLoader(BaseDataLoader):
         weights_in: str = "samples"
         """Whether proportions and weights of stages count samples or tokens."""
 
+        max_repeats: float | None = None
+        """How often a stream may be seen in the planned run; see `StreamingTextDataset`."""
+
+        skip: tuple[str, ...] = ()
+        """Positions to leave out of training, as ["1200000:1250000"]; after a loss spike."""
+
         mask_boundaries: bool = False
         """Ignore the label that would predict the next document's first token."""
 
@@ -241,6 +250,7 @@ class MosaicDataLoader(BaseDataLoader):
             ),
             vocab_size=config.vocab_size or _run.vocab_size,
         )
+        self._checks_repeats = not validation
         if not validation:
             _run.loader = weakref.ref(self)
 
@@ -253,8 +263,33 @@ class MosaicDataLoader(BaseDataLoader):
         """Batches from the present position on.
 
         Yields `({"input", "positions"}, labels)`, each int64[B, T].
+
+        Raises:
+            MosaicDataError: A stream would be seen more often in the run than `max_repeats` allows.
         """
+        if self._checks_repeats:
+            self._check_repeats()
         return iter(self._loader)
+
+    def _check_repeats(self) -> None:
+        self._checks_repeats = False
+        loader, training = self._loader, _run.training
+        if training is None:
+            if any(loader.dataset.max_repeats.values()):
+                raise MosaicDataError(
+                    "max_repeats needs the length of the run, which MosaicMetricsProcessor passes "
+                    "on: set metrics to MosaicMetricsProcessor.Config(), or remove max_repeats"
+                )
+            return
+        rows = training["global_batch_size"]
+        if rows < 0:
+            rows = training["local_batch_size"] * loader.dp_world_size
+        left = training["steps"] * rows - loader.counters().rows
+        for line in checks.too_many_repeats(loader, steps=left, step_rows=1):
+            raise MosaicDataError(line)
+        for line in checks.many_repeats(loader, steps=left, step_rows=1):
+            if not loader.dp_rank:
+                logger.warning(line)
 
     def state_dict(self) -> dict[str, Any]:
         """The position; a collective where `MosaicMetricsProcessor` counts tokens.
@@ -311,6 +346,7 @@ class MosaicMetricsProcessor(MetricsProcessor):
         super().__init__(config, parallel_dims=parallel_dims, config_dict=config_dict, **options)
         model = (config_dict or {}).get("model_spec", {}).get("model", {})
         _run.vocab_size = model.get("vocab_size")
+        _run.training = (config_dict or {}).get("training")
         _run.sum_over_ranks = _summing(parallel_dims)
 
     def log(

@@ -35,6 +35,7 @@ _STREAM: dict[str, Any] = {
     "proportion": float,
     "repeat": float,
     "choose": int,
+    "max_repeats": float,
     "download_retry": int,
     "download_timeout": float,
     "validate_hash": str,
@@ -146,7 +147,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
+    # What TOML and JSON have for a tuple.
+    return isinstance(value, list if kind is tuple else kind)
 
 
 def _in_words(hint: Any) -> str:
@@ -155,5 +157,12 @@ def _in_words(hint: Any) -> str:
     kinds = [one for one in typing.get_args(hint) if one is not types.NoneType]
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         kinds = [typing.get_origin(hint) or hint]
-    words = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
-    return " or ".join(words.get(kind, "a table") for kind in kinds)
+    words = {
+        str: "a string",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        list: "a list",
+        tuple: "a list",
+    }
+    return " or ".join(words.get(typing.get_origin(kind) or kind, "a table") for kind in kinds)

@@ -49,6 +49,11 @@ class MosaicStream:
     weighted by a count.
     """
 
+    max_repeats: float | None = field(default=None, metadata={"above": 0})
+    """
+    How often this stream's samples may be seen in the planned run, on average. None: the dataset's.
+    """
+
     download_retry: int | None = field(default=None, metadata={"least": 0})
     """Further attempts after a failed download. None: the dataset's."""
 
@@ -226,6 +231,21 @@ class MosaicDataset:
     What `proportion` and the weights of stages count. "tokens": by the mean length of each stream's
     samples, by mosaic-prepare's manifest, the sizes in the index, or some samples that are read
     when the stream comes into the run; kept when resuming.
+    """
+
+    max_repeats: float | None = field(default=None, metadata={"above": 0})
+    """
+    How often a stream's samples may be seen in the planned run, on average; what a resumed run has
+    seen before counts. A stream that would be seen more often is an error before the first step.
+    None: more than 4 times is a warning. Not for validation.
+    """
+
+    skip: list[str] = field(default_factory=lambda: [])
+    """
+    Positions that are left out of training, such as ["1200000:1250000"]: the first one and the one
+    after the last. Positions count the samples of the order from the beginning of the run, or with
+    packing its rows, as --inspect-data prints them. Positions before the one at which a run resumes
+    have no effect. Not for validation.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)

@@ -12,6 +12,7 @@ from mosaic_dataloader.checks.filesystems import network_filesystem
 from mosaic_dataloader.checks.locality import machines_per_shard
 from mosaic_dataloader.checks.mixture import mixture_shares
 from mosaic_dataloader.checks.names import OptionNames
+from mosaic_dataloader.checks.repeats import many_repeats, too_many_repeats
 from mosaic_dataloader.checks.rows import row_lengths
 from mosaic_dataloader.checks.vocabulary import first_samples
 
@@ -21,10 +22,12 @@ __all__ = [
     "first_samples",
     "full_caches",
     "machines_per_shard",
+    "many_repeats",
     "mixture_shares",
     "network_filesystem",
     "row_lengths",
     "short_epoch",
     "slow_caches",
+    "too_many_repeats",
     "unwritable_caches",
 ]

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 # A tenth of a weight; below this many standard deviations of a random draw it is chance.
 _OFF, _DEVIATIONS = 0.1, 4.0
 _FIRST_STEPS = 1000
-# Positions whose streams are looked up at a time.
-_AT_ONCE = 1 << 20
 # Longer epochs than the first one take too long to be ordered for this check alone.
 _LONG = 1 << 22
 
@@ -82,26 +80,9 @@ def mixture_shares(
 
 
 def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array:
-    """int64[streams], samples of each stream from the order's beginning on.
-
-    Whole epochs are known without being looked at.
-    """
-    mixture = loader.mixture
-    sequence = loader.run.source.sequence
+    """int64[streams], samples of each stream from the order's beginning on."""
     begin = loader.samples_skipped
-    end = begin + samples
-    length = sequence.epoch_length
-    counts = np.zeros(len(mixture.streams), np.int64)
-    first, last = begin // length, end // length
-    stretches = [(begin, end)]
-    if last > first + 1 and loader.order.batching_method == "random":
-        counts += (last - first - 1) * np.array([size.choose for size in mixture.streams])
-        stretches = [(begin, (first + 1) * length), (last * length, end)]
-    for start, stop in stretches:
-        for position in range(start, stop, _AT_ONCE):
-            size = min(_AT_ONCE, stop - position)
-            counts += sequence.count_per_stream(position, size, 1)[0]
-    return counts
+    return loader.run.source.sequence.draws(begin, begin + samples)
 
 
 def _remedy(loader: "MosaicParallelAwareDataloader", names: OptionNames) -> str:

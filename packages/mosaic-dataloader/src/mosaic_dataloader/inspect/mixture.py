@@ -91,7 +91,7 @@ def mixture_parts(
 def _stages(
     loader: "MosaicParallelAwareDataloader", run: RunStages, end: int | None
 ) -> Iterator[Part]:
-    begin, sequence = loader.samples_skipped, loader.run.source.sequence
+    begin = loader.samples_skipped
     weights_in = loader.dataset.order_options.weights_in
     samples = np.array([stream.samples for stream in run.streams], np.float64)
     millitokens = [mean.millitokens for mean in run.means]
@@ -103,9 +103,9 @@ def _stages(
         drawn = asked
         if stop is not None:
             if start < stop:
-                seen = sequence.draws(begin, stop) / samples
+                seen = _draws(loader, begin, stop) / samples
             stop = max(start, stop)
-            drawn = sequence.draws(start, stop)
+            drawn = _draws(loader, start, stop)
         weights = weighed(stage.counts, millitokens, weights_in)
         yield Part(
             name=f"stage {number + 1} of {len(run.stages)}",
@@ -118,6 +118,19 @@ def _stages(
             tokens=np.array(millitokens) / 1000,
             seen=seen,
         )
+
+
+def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> Int64Array:
+    """Samples of each stream, int64[streams], between two positions, without those left out.
+
+    Packed rows that are left out have their documents read nevertheless.
+    """
+    source = loader.run.source
+    drawn = source.sequence.draws(start, stop)
+    for first, end in () if loader.dataset.packing else source.order.skip.ranges:
+        if (first := max(start, first)) < (end := min(stop, end)):
+            drawn = drawn - source.sequence.draws(first, end)
+    return drawn
 
 
 def mixture_tree(loader: "MosaicParallelAwareDataloader", steps: Steps | None = None) -> list[str]:

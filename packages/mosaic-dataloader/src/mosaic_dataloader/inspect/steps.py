@@ -61,7 +61,8 @@ class Steps:
         Raises:
             MosaicDataError: The step lies before the order begins.
         """
-        position = self.loader.samples_seen + (step - self.done - 1) * self.rows
+        skip = self.loader.run.source.order.skip
+        position = skip.moved(self.loader.samples_seen, (step - self.done - 1) * self.rows)
         if position < self.begins_at:
             raise MosaicDataError(
                 f"{self.option} {step}: at {self.rows} rows a step, that is before "
@@ -91,11 +92,14 @@ class Steps:
         if self.packing and order.start.samples:
             # Documents are counted from where the present order begins.
             return order.start.epoch + self.end / self.loader.epoch_samples
-        return (self.end - order.skipped) / self.loader.epoch_samples
+        # Packed rows that are left out have their documents read nevertheless.
+        left_out = 0 if self.packing else order.skip.before(self.end)
+        return (self.end - order.skipped - left_out) / self.loader.epoch_samples
 
     def step_at(self, position: int) -> int:
         """The step, from 1, that trains on a position of the order; with packing about."""
-        rows = float(position - self.loader.samples_seen)
+        skip, seen = self.loader.run.source.order.skip, self.loader.samples_seen
+        rows = float(position - skip.before(position) - (seen - skip.before(seen)))
         if self.packing:
             before = float(np.interp(position, *self._tokens))
             rows = (before - self._tokens_at_present) / self._seq_len

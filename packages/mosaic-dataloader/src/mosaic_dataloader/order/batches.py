@@ -13,6 +13,7 @@ from mosaic_dataloader.order.assign import (
 )
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import LOOKED_UP, SampleSequence
+from mosaic_dataloader.order.skip import Range, Skip
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.
@@ -20,14 +21,15 @@ _BLOCK = 4096
 # Rows whose streams are counted at a time: with fewer, calls cost more than what they compute; more
 # leave the processor's cache.
 _COUNTED = 1 << 15
+NOTHING_SKIPPED = Skip()
 
 
 class BatchRequest(NamedTuple):
     """What one rank reads for one global batch.
 
     Attributes:
-        start: Position of the run at which the global batch begins.
-        stop: Position after it.
+        start: Position of the first row of the global batch.
+        stop: Position after its last row.
         ids: int64[batch_size], the rank's sample ids; -1 where a row is padding.
         shards: Shard of each of these rows; -1 where it is padding.
         places: Place of each within its shard.
@@ -64,14 +66,15 @@ class Layout:
 
 
 def endless_batches(
-    sequence: SampleSequence, layout: Layout, position: int
+    sequence: SampleSequence, layout: Layout, position: int, skip: Skip = NOTHING_SKIPPED
 ) -> Iterator[BatchRequest]:
     """Full batches from ``position`` on, across epoch ends, without end."""
     count = 1
     while True:
         sequence.prepare_next(position)
-        yield from _full_batches(sequence, layout, position, count)
-        position += count * layout.global_batch
+        for request in _next_batches(sequence, layout, position, count, skip):
+            yield request
+            position = request.stop
         # Few at first, so that the first batch waits for little.
         count = min(2 * count, layout.most_batches)
 
@@ -83,6 +86,7 @@ def one_pass(
     *,
     drop_last: bool,
     last: bool = False,
+    skip: Skip = NOTHING_SKIPPED,
 ) -> Iterator[BatchRequest]:
     """Batches from ``position`` to the end of its epoch.
 
@@ -93,27 +97,88 @@ def one_pass(
         drop_last: Leave out the partial batch at the end; otherwise it is padded to full size.
             Either way every rank gets equally many batches.
         last: No other epoch will follow.
+        skip: Positions to leave out.
     """
     _, place = sequence.locate(position)
     end = position + sequence.epoch_length - place
-    while full := min((end - position) // layout.global_batch, layout.most_batches):
+    left = end - position - (skip.before(end) - skip.before(position))
+    while full := min(left // layout.global_batch, layout.most_batches):
         if not last:
             sequence.prepare_next(position)
-        yield from _full_batches(sequence, layout, position, full)
-        position += full * layout.global_batch
-    if position < end and not drop_last:
-        ids, nodes = sequence.rows(position, end)
+        for request in _next_batches(sequence, layout, position, full, skip):
+            left -= layout.global_batch
+            # After the last row, what is left out until the end is behind as well.
+            position = request.stop if left else end
+            yield request._replace(stop=position)
+    if left and not drop_last:
+        stretches = skip.stretches(position, left)
+        ids, nodes = _joined_rows(sequence, stretches)
         canonical = sequence.options.num_canonical_nodes
         own = ids[
             rows_of_rank_partial(
                 nodes, canonical, layout.global_batch, layout.rank, layout.world_size
             )
         ]
-        padding = [-1] * (layout.batch_size - len(own))
-        shards, places = (part.tolist() + padding for part in sequence.mixture.locate(own))
-        padded = np.concatenate([own, np.array(padding, np.int64)])
-        counts, mine = (sequence.mixture.count_per_stream(part[None])[0] for part in (ids, own))
-        yield BatchRequest(position, end, padded, shards, places, counts, mine)
+        yield _request(sequence, stretches[0][0], end, ids, own, layout.batch_size - len(own))
+
+
+def _next_batches(
+    sequence: SampleSequence, layout: Layout, position: int, count: int, skip: Skip
+) -> Iterator[BatchRequest]:
+    """Up to ``count`` batches: those before the next skipped position, or the one it lies in."""
+    start, free = skip.stretch(position)
+    full = min(count, free // layout.global_batch)
+    if full:
+        yield from _full_batches(sequence, layout, start, full)
+        return
+    stretches = skip.stretches(start, layout.global_batch)
+    ids, _ = _joined_rows(sequence, stretches)
+    own = ids[own_rows_of_batch(sequence, layout, stretches)]
+    yield _request(sequence, start, stretches[-1][1], ids, own)
+
+
+def own_rows_of_batch(
+    sequence: SampleSequence, layout: Layout, stretches: list[Range]
+) -> Int64Array:
+    """The rank's rows within a global batch.
+
+    Args:
+        sequence: The order.
+        layout: The rank.
+        stretches: Where the rows of the batch lie.
+
+    Returns:
+        int64[batch_size], row numbers within the batch, ascending.
+    """
+    if len(stretches) == 1:
+        found: Int64Array = own_rows(sequence, layout, stretches[0][0], 1)[0]
+        return found
+    nodes = np.concatenate([sequence.canonical_nodes(*stretch) for stretch in stretches])
+    canonical = sequence.options.num_canonical_nodes
+    return rows_of_rank(nodes, canonical, layout.rank, layout.world_size)
+
+
+def _joined_rows(sequence: SampleSequence, stretches: list[Range]) -> tuple[Int64Array, Int64Array]:
+    """Sample ids and canonical nodes, both int64[n], of the positions in stretches."""
+    parts = [sequence.rows(*stretch) for stretch in stretches]
+    ids, nodes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ids, nodes
+
+
+def _request(
+    sequence: SampleSequence,
+    start: int,
+    stop: int,
+    ids: Int64Array,
+    own: Int64Array,
+    padding: int = 0,
+) -> BatchRequest:
+    """The request for a rank's part of one batch, padded with rows that are not there."""
+    missing = [-1] * padding
+    shards, places = (part.tolist() + missing for part in sequence.mixture.locate(own))
+    padded = np.concatenate([own, np.array(missing, np.int64)])
+    counts, mine = (sequence.mixture.count_per_stream(part[None])[0] for part in (ids, own))
+    return BatchRequest(start, stop, padded, shards, places, counts, mine)
 
 
 def _full_batches(

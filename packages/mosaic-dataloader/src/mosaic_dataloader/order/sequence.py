@@ -19,6 +19,8 @@ from mosaic_dataloader.util.forks import reset_in_child
 _SHORT = 1 << 15
 # Positions that batches are looked up ahead, at the most; twice as many where shards are fetched.
 LOOKED_UP = 1 << 16
+# Positions whose streams are counted at a time.
+_DRAWS_AT_ONCE = 1 << 20
 # Epochs of a few samples are many; then some are built again.
 _MOST_KEPT = 1024
 # In place of a sample id: its stream was removed from the data.
@@ -314,8 +316,22 @@ class EpochSequence:
         return self.origin.epoch + (positions - self.origin.samples) // self.epoch_length
 
     def draws(self, start: int, stop: int) -> Int64Array:
-        """How often positions ``[start, stop)`` draw from each stream, int64[streams]."""
-        counts: Int64Array = self.count_per_stream(start, stop - start, 1)[0]
+        """How often positions ``[start, stop)`` draw from each stream, int64[streams].
+
+        Whole epochs are known without being looked at, unless the order is built batch by batch.
+        """
+        chosen = np.array([size.choose for size in self.mixture.streams], np.int64)
+        counts = np.zeros_like(chosen)
+        stretches = [(start, stop)]
+        whole = self.locate(stop)[0] - self.locate(start)[0] - 1
+        if whole > 0 and self.options.batching_method == "random":
+            counts += whole * chosen
+            first = start + self.epoch_length - self.locate(start)[1]
+            stretches = [(start, first), (first + whole * self.epoch_length, stop)]
+        for begin, end in stretches:
+            for position in range(begin, end, _DRAWS_AT_ONCE):
+                size = min(_DRAWS_AT_ONCE, end - position)
+                counts += self.count_per_stream(position, size, 1)[0]
         return counts
 
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:

@@ -1,5 +1,6 @@
 """Packed batches of one rank."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -64,6 +65,20 @@ class BatchSpec:
     streams: int
 
 
+class LeftOut(NamedTuple):
+    """Rows that are left out of training.
+
+    Attributes:
+        batch: The batch, from 0, in which they are passed over.
+        row: The rank's rows of that batch that come before them.
+        rows: How many, a multiple of the rank's lanes.
+    """
+
+    batch: int
+    row: int
+    rows: int
+
+
 class RowPacker:
     """Makes rows of a rank's lanes, one after the other.
 
@@ -79,6 +94,7 @@ class RowPacker:
             that the model does not embed.
         segments: Note what rows are made of.
         boundaries: What is done about the documents of a row; None for nothing.
+        left_out: Rows to leave out, in their order. Lanes that end leave out none.
     """
 
     def __init__(
@@ -93,8 +109,11 @@ class RowPacker:
         outside: Callable[[int, int, int], MosaicDataError],
         segments: bool = False,
         boundaries: Boundaries | None = None,
+        left_out: Sequence[LeftOut] = (),
     ):
         self._boundaries = boundaries
+        self._left_out = deque(left_out)
+        self._number = 0
         self._lanes = lanes
         self._scheduler = scheduler
         self._arrivals = arrivals
@@ -130,12 +149,14 @@ class RowPacker:
         segments: list[tuple[int, list[Segment]]] = []
         ends: list[Int64Array] = []
         row = 0
-        while row < size and self._running:
+        while self._running:
+            while self._left_out and self._left_out[0][:2] == (self._number, row):
+                self._pass_over(self._left_out.popleft().rows, after)
+            if row == size:
+                break
             index = self._next_running()
             lane = self._lanes[index]
-            while lane.ready <= length and not lane.complete:
-                self._scheduler.needed(index)
-                self._receive()
+            self._wait_for_row(index)
             count = min(lane.ready, length + 1)
             if count <= 1:
                 # A single token has no target; it was the last one's, unless the lane has no other.
@@ -160,6 +181,7 @@ class RowPacker:
             self._scheduler.row_made(index)
             self._next = (self._next + 1) % len(self._lanes)
             row += 1
+        self._number += 1
         for rest in range(row, size):
             fill_padding(inputs, labels, rest, self._spec.pad_id)
         return PackedBatch(
@@ -171,6 +193,29 @@ class RowPacker:
             segments if self._notes_segments else [],
             joined_ends(ends, range(row), length) if self._boundaries else None,
         )
+
+    def _wait_for_row(self, index: int) -> None:
+        """Receive documents until a lane has a whole row, or all that it ever has."""
+        lane = self._lanes[index]
+        while lane.ready <= self._spec.seq_len and not lane.complete:
+            self._scheduler.needed(index)
+            self._receive()
+
+    def _pass_over(self, count: int, after: dict[int, LanePosition]) -> None:
+        """Leave out rows. Where the next one begins is known only when their documents are read.
+
+        Args:
+            count: How many.
+            after: Where their lanes continue is noted here.
+        """
+        for _ in range(count):
+            index = self._next
+            self._wait_for_row(index)
+            lane = self._lanes[index]
+            lane.pass_over(self._spec.seq_len)
+            after[lane.number] = lane.position
+            self._scheduler.row_made(index)
+            self._next = (self._next + 1) % len(self._lanes)
 
     def _next_running(self) -> int:
         """The lane whose row is due, or, if that has ended, the next one that has not."""

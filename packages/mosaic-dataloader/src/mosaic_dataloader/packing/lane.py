@@ -210,6 +210,16 @@ class Lane:
                 break
         return found
 
+    def pass_over(self, count: int) -> None:
+        """Leave the next tokens out; documents that end in them do not count as finished.
+
+        Args:
+            count: How many, fewer than are ready.
+        """
+        finished = self._finished.copy()
+        self._advance(count)
+        self._finished = finished
+
     def finish(self) -> None:
         """Leave what is ready: the epoch ends here, and the lane continues after it."""
         self.ended = True

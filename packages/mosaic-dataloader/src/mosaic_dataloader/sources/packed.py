@@ -13,7 +13,14 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
-from mosaic_dataloader.packing.batches import Arrival, BatchSpec, PackedBatch, RowPacker
+from mosaic_dataloader.order.skip import Range
+from mosaic_dataloader.packing.batches import (
+    Arrival,
+    BatchSpec,
+    LeftOut,
+    PackedBatch,
+    RowPacker,
+)
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
 from mosaic_dataloader.packing.lanes import (
     Lanes,
@@ -108,6 +115,7 @@ class PackedRows:
         self.stage_config = dataset.stage_config
         self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
         self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
+        self.skip_option: Sequence[Range] = dataset.skip
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -132,12 +140,23 @@ class PackedRows:
         return PackedRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
-        """See that the data suffice for the canonical nodes.
+        """See that the data suffice for the canonical nodes, and what is left out for the lanes.
+
+        A batch takes its rows from lanes in turn, under every layout. It still does after rows that
+        are left out if each lane leaves out equally many.
 
         Raises:
             MosaicDataError: They do not.
         """
         self.sequence.check()
+        lanes = self._lane_count
+        for start, stop in self.order.skip.ranges:
+            if stop > self.order.start.samples and (stop - start) % lanes:
+                raise MosaicDataError(
+                    f"skip leaves out rows {start:,} to {stop:,}; with packing their number must "
+                    f"be a multiple of the {lanes} packing lanes, so that each lane leaves out "
+                    f'equally many: use "{start}:{stop + (start - stop) % lanes}"'
+                )
 
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
@@ -204,8 +223,9 @@ class PackedRows:
         self, progress: Progress, packed: Iterator[PackedBatch]
     ) -> Iterator[tuple[Batch, Progress]]:
         for batch in packed:
+            rows = batch.rows * self._layout.world_size
             progress = Progress(
-                progress.samples_seen + batch.rows * self._layout.world_size,
+                self.order.skip.after(progress.samples_seen, rows),
                 progress.seen,
                 progress.targets + batch.targets,
                 {**progress.lanes, **batch.lanes},
@@ -229,7 +249,7 @@ class PackedRows:
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        return progress.samples_seen
+        return progress.samples_seen - self.order.skip.before(progress.samples_seen)
 
     def samples(self, progress: Progress) -> Int64Array:
         """Documents of this rank's lanes that were handed out to their ends, int64[streams]."""
@@ -322,14 +342,17 @@ class PackedRows:
         predownload = samples_ahead(dataset, self._layout.batch_size) if begin < position else 0
         start = Progress(begin, progress.seen, progress.targets, lanes)
         packed = walk._packed(start, None, ReadAhead(), predownload, segments=True)
-        for number, batch in enumerate(packed, begin):
+        number, shown = begin - 1, 0
+        for batch in packed:
+            number, _ = self.order.skip.stretch(number + 1)
             if number < position:
                 read = number + 1 - begin
                 if report and (read % _REPORTED == 0 or number + 1 == position):
                     report(read, position - begin)
                 continue
             ((lane, segments),) = batch.segments
-            row = (number - position) % self._layout.global_batch // world_size
+            row = shown % self._layout.global_batch // world_size
+            shown += 1
             rank = ranks[lane % world_size]
             inputs, labels = torch.from_numpy(batch.inputs[0]), torch.from_numpy(batch.labels[0])
             yield PreviewRow(
@@ -402,6 +425,7 @@ class PackedRows:
             outside=self._outside,
             segments=segments,
             boundaries=dataset.boundaries,
+            left_out=self._rows_left_out(progress),
         )
         order = [*range(first, len(lanes)), *range(first)]
         starts = {index: positions[index].document for index in order}
@@ -491,6 +515,28 @@ class PackedRows:
         world_size = self._layout.world_size
         row = progress.samples_seen + (self._residue - progress.samples_seen) % world_size
         return row % self._lane_count // world_size
+
+    def _rows_left_out(self, progress: Progress) -> list[LeftOut]:
+        """Rows of this rank's lanes that are left out from a progress on.
+
+        Worked example: 2 ranks with 2 rows each, 4 lanes, ``skip = ["7:15"]`` and position 0. The
+        first two batches are rows 0 to 3, and 4, 5, 6 and 15. The rank with the even lanes hands
+        out rows 4 and 6 in the second batch and leaves out 8, 10, 12 and 14 at its end; the other
+        one leaves out 7, 9, 11 and 13 between 5 and 15. So at the end of a batch all lanes have
+        left out what lies before the run's position.
+        """
+        skip, layout, position = self.order.skip, self._layout, progress.samples_seen
+        found = []
+        for start, stop in skip.ranges:
+            if start >= position:
+                rows = start - position - (skip.before(start) - skip.before(position))
+                batch = rows // layout.global_batch
+                # The rank's first row, and so its rows among those handed out before.
+                first = (self._residue - position) % layout.world_size
+                own = max(0, -(-(rows - first) // layout.world_size))
+                row = own - batch * layout.batch_size
+                found.append(LeftOut(batch, row, (stop - start) // layout.world_size))
+        return found
 
     def _slowest_epoch(self, progress: Progress) -> int:
         """The epoch of the rank's slowest lane, counted from the order's beginning."""

@@ -16,10 +16,11 @@ from mosaic_dataloader.order.batches import (
     Layout,
     endless_batches,
     one_pass,
-    own_rows,
+    own_rows_of_batch,
 )
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
+from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
 from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
@@ -70,6 +71,7 @@ class SampleRows:
         self.stage_config = dataset.stage_config
         self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
         self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
+        self.skip_option: Sequence[Range] = dataset.skip
         self.first_position = max(order.start.samples, order.skipped)
         self.open_options: Collection[str] = open_options(dataset)
 
@@ -93,12 +95,26 @@ class SampleRows:
                 f"batching_method = {self.order.options.batching_method!r} orders data by it; use "
                 f"{below} or {below + batch}"
             )
+        if batch:
+            self._check_skip(batch)
         length, size = self.sequence.epoch_length, self._layout.global_batch
         if extent and extent.drop_last and length < size:
             raise MosaicDataError(
                 f"an epoch of {length} samples does not fill one global batch of {size}; add "
                 f"data, lower the batch size, or set drop_last to false"
             )
+
+    def _check_skip(self, batch: int) -> None:
+        begin = self.order.start.samples
+        for start, stop in self.order.skip.ranges:
+            if stop > begin and ((start - begin) % batch or (stop - begin) % batch):
+                below = start - (start - begin) % batch
+                above = stop + (begin - stop) % batch
+                raise MosaicDataError(
+                    f"skip leaves out samples {start:,} to {stop:,}, a part of a global batch of "
+                    f"{batch}, and batching_method = {self.order.options.batching_method!r} orders "
+                    f'data by it; use "{below}:{above}"'
+                )
 
     def begin(self) -> Progress:
         """The progress of a run before its first batch."""
@@ -178,7 +194,8 @@ class SampleRows:
 
     def rows(self, progress: Progress) -> int:
         """Rows that all ranks together were handed."""
-        return progress.samples_seen - self.order.skipped
+        position = progress.samples_seen
+        return position - self.order.skipped - self.order.skip.before(position)
 
     def samples(self, progress: Progress) -> Int64Array:
         """Samples handed out to all ranks, int64[streams]."""
@@ -214,20 +231,29 @@ class SampleRows:
     ) -> Generator[PreviewRow, None, None]:
         """Rows batch by batch, in each rank after rank as they read them. Nothing is read."""
         while True:
-            yield from self._preview_batch(position)
-            position += self._layout.global_batch
+            stretches = self.order.skip.stretches(position, self._layout.global_batch)
+            yield from self._preview_batch(stretches)
+            position = stretches[-1][1]
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on."""
         size = self._layout.global_batch
-        ids, _ = self.sequence.rows(position, position + batches * size)
+        stretches = self.order.skip.stretches(position, batches * size)
+        ids = np.concatenate([self.sequence.rows(*stretch)[0] for stretch in stretches])
         return self.mixture.count_per_stream(ids.reshape(batches, size))
 
     def _requests(self, start: int, extent: EpochPass | None) -> Iterator[BatchRequest]:
+        skip = self.order.skip
         if extent is None:
-            return endless_batches(self.sequence, self._layout, start)
-        drop_last, last = extent.drop_last, extent.repeated
-        return one_pass(self.sequence, self._layout, start, drop_last=drop_last, last=last)
+            return endless_batches(self.sequence, self._layout, start, skip)
+        return one_pass(
+            self.sequence,
+            self._layout,
+            start,
+            drop_last=extent.drop_last,
+            last=extent.repeated,
+            skip=skip,
+        )
 
     def _targets(self, request: BatchRequest, batch: RowBatch) -> Int64Array:
         """Target tokens of the rank's rows, int64[streams]: labels that are not ignored."""
@@ -252,15 +278,16 @@ class SampleRows:
         most = shards_ahead(dataset)
         return LookAhead(dataset.store, self.mixture, requests(), predownload, least, most)
 
-    def _preview_batch(self, position: int) -> Iterator[PreviewRow]:
-        ids, _ = self.sequence.rows(position, position + self._layout.global_batch)
+    def _preview_batch(self, stretches: list[Range]) -> Iterator[PreviewRow]:
+        ids = np.concatenate([self.sequence.rows(*stretch)[0] for stretch in stretches])
         fields = sample_fields(self._dataset.streams, self.mixture, ids)
-        epochs = self.sequence.epochs(position, position + self._layout.global_batch).tolist()
+        epochs = [epoch for s in stretches for epoch in self.sequence.epochs(*s).tolist()]
+        positions = [position for stretch in stretches for position in range(*stretch)]
         counts = np.eye(len(self.mixture.streams), dtype=np.int64)[self.mixture.stream_of(ids)]
         for rank in range(self._layout.world_size):
-            own = own_rows(self.sequence, replace(self._layout, rank=rank), position, 1)[0]
+            own = own_rows_of_batch(self.sequence, replace(self._layout, rank=rank), stretches)
             for row, index in enumerate(own.tolist()):
-                at = position + index
+                at = positions[index]
                 origin = RowOrigin(at, rank, row, epoch=epochs[index], **fields[index])
                 read = partial(self._read_origin, origin)
                 yield PreviewRow(at, rank, row, (origin,), counts[index], read)

@@ -20,8 +20,8 @@ class Progress(NamedTuple):
     changed: handing out a batch is nothing but replacing the progress before it.
 
     Attributes:
-        samples_seen: Position of the run: samples of the order that all ranks together were handed
-            or skipped; with packing, rows that they were handed.
+        samples_seen: Position of the run: samples of the order that all ranks together were handed,
+            skipped at the start or left out; with packing, rows that they were handed or left out.
         seen: int64[streams], samples of each stream that all ranks were handed. With packing 0:
             each lane counts its documents.
         targets: int64[streams], target tokens that this rank was handed since its run was opened.

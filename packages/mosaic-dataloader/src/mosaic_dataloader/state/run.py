@@ -13,6 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.sequence import EpochStart, SampleSequence
+from mosaic_dataloader.order.skip import Range, Skip, skip_from
 from mosaic_dataloader.order.stage_options import StageConfig
 from mosaic_dataloader.reading.origins import PreviewRow
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
@@ -58,6 +59,7 @@ class RunOrder:
         stages: The mixture of a run with stages; None where the order is one of epochs.
         means: Tokens of a sample of each stream in the data, where proportions count tokens or
             there are stages; else none.
+        skip: Positions that the run leaves out, and those that it has left out so far.
     """
 
     options: ResolvedOrder
@@ -66,6 +68,7 @@ class RunOrder:
     lanes: int | None = None
     stages: RunStages | None = None
     means: tuple[TokenMean, ...] = ()
+    skip: Skip = field(default_factory=Skip)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class BatchSource(Protocol):
         first_position: Where the run's position was before the first batch of the present order.
         open_options: Options that the user left open; a saved value stands for them.
         stage_config: What the user says of stages; None where the order is one of epochs.
+        skip_option: Positions that the user wants left out.
         unit: What positions of the order count.
         token_mean: Tokens of a sample of a stream, by its number; samples may be read for it.
         weighed: The streams as an order of epochs weighs them by such means.
@@ -112,6 +116,7 @@ class BatchSource(Protocol):
     first_position: int
     open_options: Collection[str]
     stage_config: StageConfig | None
+    skip_option: Sequence[Range]
     unit: str
     token_mean: Callable[[int], TokenMean]
     weighed: Callable[[Sequence[TokenMean]], Mixture]
@@ -275,6 +280,7 @@ class RunState:
             probe=source.probe(progress) if begun else None,
             stages=order.stages,
             millitokens=() if order.stages else tuple(mean.millitokens for mean in order.means),
+            left_out=order.skip.cut(progress.samples_seen),
         )
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
@@ -306,7 +312,7 @@ class RunState:
             counted = {True: "tokens", False: "samples"}
             found.append(f"weights_in was {counted[bool(kept)]!r} and is now {counted[not kept]!r}")
         if not found:
-            again = source.of_run(_saved_order(saved))
+            again = source.of_run(_saved_order(saved, source.skip_option))
             if kept and not saved.begun:
                 # Nothing was read by them: they may be estimates.
                 again = source.of_run(replace(again.order, means=self._present_means()))
@@ -329,9 +335,10 @@ class RunState:
             saved.samples_seen,
         )
         start = EpochStart(saved.samples_seen, saved.epoch)
-        again = source.of_run(
-            replace(source.order, start=start, skipped=saved.skipped, means=self._present_means())
+        order = replace(
+            source.order, start=start, skipped=saved.skipped, means=self._present_means()
         )
+        again = source.of_run(replace(order, skip=_left_out(saved, source.skip_option)))
         seen, tokens = (self._carried_over(saved, own) for own in (saved.seen, saved.tokens))
         none = np.zeros(len(seen), np.int64)
         progress = Progress(saved.samples_seen, np.array(seen, np.int64), none, {})
@@ -371,7 +378,8 @@ class RunState:
             begun=saved.begun,
         )
         means = tuple(before.means[number] for number in before.present)
-        order = replace(_saved_order(saved), stages=before, means=means)
+        saved_order = _saved_order(saved, source.skip_option)
+        order = replace(saved_order, stages=before, means=means)
         old = source.of_run(order)
         if not old.follows(saved, state, old.resume(saved, state)):
             raise MosaicDataError(
@@ -409,7 +417,7 @@ class RunState:
         return [before.get(s.name, 0) for s in self.source.mixture.streams]
 
 
-def _saved_order(saved: SavedState) -> RunOrder:
+def _saved_order(saved: SavedState, skip_option: Sequence[Range]) -> RunOrder:
     return RunOrder(
         saved.identity.order,
         saved.origin,
@@ -417,7 +425,13 @@ def _saved_order(saved: SavedState) -> RunOrder:
         saved.identity.packing_lanes,
         saved.stages,
         kept_means(saved.millitokens),
+        _left_out(saved, skip_option),
     )
+
+
+def _left_out(saved: SavedState, skip_option: Sequence[Range]) -> Skip:
+    """What a resumed run has left out, and what it leaves out from here on."""
+    return skip_from(saved.samples_seen, skip_option, saved.left_out)
 
 
 def _token_count(saved: SavedState, total: Sequence[int]) -> TokenCount:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.sequence import EpochStart
+from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.state.identity import MIGRATIONS, VERSION, Identity
 from mosaic_dataloader.state.json_form import (
     LARGEST,
@@ -65,6 +66,8 @@ class SavedState:
         stages: The mixture of a run with stages; None where the order is one of epochs.
         millitokens: Mean tokens of a sample of each stream, in thousandths, where proportions count
             tokens; else none.
+        left_out: Ranges of positions before ``samples_seen`` that were left out of training. They
+            count in no stream's ``seen``.
     """
 
     samples_seen: int
@@ -78,6 +81,7 @@ class SavedState:
     probe: str | None = None
     stages: RunStages | None = None
     millitokens: tuple[int, ...] = ()
+    left_out: tuple[Range, ...] = ()
 
     @property
     def begun(self) -> bool:
@@ -120,6 +124,8 @@ class SavedState:
             content["probe"] = self.probe
         if self.stages is not None:
             content["stages"] = self.stages.to_content(self.identity.streams)
+        if self.left_out:
+            content["left_out"] = [list(one) for one in self.left_out]
         return sealed(content)
 
     @classmethod
@@ -134,7 +140,7 @@ class SavedState:
         while (version := content.pop("version")) < VERSION:
             content = {**MIGRATIONS[version](content), "version": version + 1}
         own, origin = _picked(_Numbers, content), content.pop("origin", None)
-        stages = content.pop("stages", None)
+        stages, left_out = content.pop("stages", None), content.pop("left_out", [])
         numbers = read_fields(_Numbers, own, "it")
         counts = [
             read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
@@ -152,6 +158,7 @@ class SavedState:
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
             millitokens=tuple(c.millitokens for c in counts if c.millitokens),
+            left_out=_read_ranges(left_out, numbers.samples_seen),
             **vars(numbers),
         )
         if len(read.millitokens) not in (0, len(counts)):
@@ -160,6 +167,19 @@ class SavedState:
             if position > read.samples_seen:
                 raise damaged(f"{name} {position:,} is after samples_seen {read.samples_seen:,}")
         return read
+
+
+def _read_ranges(content: object, position: int) -> tuple[Range, ...]:
+    """Ranges of positions that were left out before a position."""
+    found: list[Range] = []
+    for number, one in enumerate(read_list(content, "left_out")):
+        bounds = read_list(one, f"left_out {number}")
+        least = found[-1][1] + 1 if found else 0
+        whole = len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+        if not whole or not least <= bounds[0] < bounds[1] <= position:
+            raise damaged(f"left_out {number} is not a range of positions before {position:,}")
+        found.append((bounds[0], bounds[1]))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,8 @@ def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) 
     from streaming import Stream
 
     options["local"] = local or _cache_directory(remote, defaults.cache_dir)
+    # Not one of mosaicml-streaming's: the data set keeps it.
+    options.pop("max_repeats", None)
     try:
         stream = Stream(**options)
     except (ValueError, ImportError) as error:

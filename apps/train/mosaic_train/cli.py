@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: apps/train --config-path FILE [--nproc-per-node N] [--section.key VALUE ...]
-       apps/train --config-path FILE --inspect-data [N] [--at-step K] [...]
+       apps/train --config-path FILE --inspect-data [N] [--at-step K] [--nodes M] [...]
 
 Train a TorchTitan model on MosaicML streams.
 
@@ -37,6 +37,11 @@ Train a TorchTitan model on MosaicML streams.
                         --nproc-per-node may be any number of ranks
   --at-step K           the step to look at; default: the first that would be trained. With packing,
                         all rows between the checkpoint, or the beginning, and it are read
+  --nodes M             with --inspect-data: machines, among which the ranks are shared out (1)
+  --step-time SECONDS, --bandwidth BYTES
+                        with --inspect-data: what a step takes and what a machine gets from the
+                        store in a second (500mb), to say what is fetched in an hour, and how long
+                        a cold start takes
   --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
                         --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
                         --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
@@ -57,6 +62,9 @@ class Arguments:
         help_all: Whether to list those of all sections for help.
         inspect_rows: Rows to look at in place of training; None: train.
         at_step: The step to look at; None: the first.
+        nodes: Machines of the run that is looked at.
+        step_time: Seconds of one of its steps, if given.
+        bandwidth: Bytes that a machine gets in a second, if given.
     """
 
     config_args: list[str]
@@ -66,6 +74,9 @@ class Arguments:
     help_all: bool = False
     inspect_rows: int | None = None
     at_step: int | None = None
+    nodes: int = 1
+    step_time: float | None = None
+    bandwidth: str | None = None
 
 
 _HELP = ("-h", "--help", "--help-all")
@@ -75,7 +86,10 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "--nproc-per-node": ("a number of processes", None),
     "--inspect-data": ("a number of rows", str(ROWS)),
     "--at-step": ("the number of a step", None),
+    "--nodes": ("a number of machines", None),
 }
+# And those that are not whole numbers.
+_MEASURES = ("--step-time", "--bandwidth")
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -86,6 +100,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             one that it belongs to.
     """
     found: dict[str, int] = {}
+    measures: dict[str, str] = {}
     rest: list[str] = []
     helping = everything = False
     section: str | None = None
@@ -101,18 +116,22 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 value = tokens.pop(0)
             section = value or section
             continue
-        if flag not in _COUNTS:
+        if flag not in _COUNTS and flag not in _MEASURES:
             rest.append(token)
             continue
-        if flag in found:
+        if flag in found or flag in measures:
             raise TrainError(f"{written} is given twice")
+        if flag in _MEASURES:
+            measures[flag] = value if joined else tokens.pop(0) if tokens else ""
+            continue
         what, default = _COUNTS[flag]
         if not joined:
             follows = bool(tokens) and (default is None or tokens[0].isdecimal())
             value = tokens.pop(0) if follows else default or ""
         found[flag] = _number(flag, what, value)
-    if "--at-step" in found and "--inspect-data" not in found:
-        raise TrainError("--at-step belongs to --inspect-data: add it, or leave --at-step out")
+    for flag in ("--at-step", "--nodes", *_MEASURES):
+        if flag in {*found, *measures} and "--inspect-data" not in found:
+            raise TrainError(f"{flag} belongs to --inspect-data: add it, or leave {flag} out")
     return Arguments(
         config_args=rest,
         nproc_per_node=found.get("--nproc-per-node"),
@@ -121,7 +140,21 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         help_all=everything,
         inspect_rows=found.get("--inspect-data"),
         at_step=found.get("--at-step"),
+        nodes=found.get("--nodes", 1),
+        step_time=_seconds(measures.get("--step-time")),
+        bandwidth=measures.get("--bandwidth"),
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise TrainError(
+            f"--step-time must be a number of seconds, such as 0.25; got {text!r}"
+        ) from None
 
 
 def _number(flag: str, what: str, text: str) -> int:
@@ -240,7 +273,13 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
         ranks = arguments.nproc_per_node or ranks_on_this_machine(None)
         with naming_file(config.job.config_file):
             inspect_data(
-                config, world_size=ranks, rows=arguments.inspect_rows, step=arguments.at_step
+                config,
+                world_size=ranks,
+                rows=arguments.inspect_rows,
+                step=arguments.at_step,
+                nodes=arguments.nodes,
+                step_time=arguments.step_time,
+                bandwidth=arguments.bandwidth,
             )
         return 0
     count = ranks_on_this_machine(arguments.nproc_per_node)

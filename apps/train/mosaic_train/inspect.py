@@ -1,5 +1,6 @@
 """`--inspect-data`: the loader's look at a run, with the configuration's data and checkpoint."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,27 @@ if TYPE_CHECKING:
 
 
 def inspect_data(
-    config: "MosaicJobConfig", *, world_size: int, rows: int, step: int | None
+    config: "MosaicJobConfig",
+    *,
+    world_size: int,
+    rows: int,
+    step: int | None,
+    nodes: int = 1,
+    step_time: float | None = None,
+    bandwidth: str | None = None,
 ) -> None:
-    """Print the streams, what the run makes of them and rows of a step; save the picture.
+    """Print the streams, what the run makes of them and will fetch, and rows of a step.
+
+    A picture is saved as well.
 
     Args:
         config: The configuration.
         world_size: Ranks that the run would have.
         rows: Rows to print.
         step: Whose rows; None for the first one that would be trained.
+        nodes: Machines of the run.
+        step_time: Seconds of a step, for what is fetched in an hour; None if not known.
+        bandwidth: Bytes that a machine gets in a second, such as "500mb"; None if not known.
 
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
@@ -48,9 +61,16 @@ def inspect_data(
     tokenizer = build_mosaic_tokenizer(config)
     if tokenizer is not None:
         check_vocabulary(config, model, tokenizer)
-    loader = build_mosaic_dataloader(
-        dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
-    )
+    if world_size % nodes:
+        raise TrainError(f"--nodes {nodes} do not divide the {world_size} ranks: change one of them")
+    # By this torchrun's ranks know it.
+    os.environ["GROUP_WORLD_SIZE"] = str(nodes)
+    try:
+        loader = build_mosaic_dataloader(
+            dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
+        )
+    finally:
+        del os.environ["GROUP_WORLD_SIZE"]
     try:
         # The run itself repeats the warnings.
         resumed = resume_from_checkpoint(config, loader, Report())
@@ -62,6 +82,8 @@ def inspect_data(
             rows=rows,
             tokenizer=tokenizer,
             picture=folder / f"inspect-data-step-{step}.png",
+            step_time=step_time,
+            bandwidth=bandwidth,
             resumes_from=None if resumed.checkpoint is None else str(resumed.checkpoint),
         )
     finally:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchtitan.tools.logging import logger
 
+from mosaic_train.loading import LoadingMetrics, loading_in_words
+
 if TYPE_CHECKING:
     from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DataMetricsProcessor:
-    """Logs epochs, and samples and tokens of each stream, beside what its base logs.
+    """Logs epochs, samples and tokens of each stream, and loading, beside what its base logs.
 
     If documents are packed, the samples of a stream are its documents, samples seen are rows, and
     the epoch is what the lanes of the rank that logs have behind them, on average.
@@ -47,6 +49,7 @@ class DataMetricsProcessor:
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
             _synced_at=-1,
+            _loading=LoadingMetrics(loader),
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -59,6 +62,7 @@ class DataMetricsProcessor:
 
     def should_log(self, step: int) -> bool:
         """Whether this step is logged; every rank asks in every step, before it saves."""
+        self._loading.begin(step)
         due = self._base.should_log(step)
         if not due and self._saves(step):
             self._sync()
@@ -75,14 +79,16 @@ class DataMetricsProcessor:
         """Log a training step; all ranks call this together."""
         self._sync()
         metrics = self._data_metrics()
+        loading = self._loading.interval(step)
         streams = [stream.name for stream in self._loader.dataset.streams]
-        with _appended(_in_words(metrics, streams, self._loader.dataset.packing)):
+        words = _in_words(metrics, streams, self._loader.dataset.packing)
+        with _appended(f"{words}  {loading_in_words(loading, streams)}"):
             self._base.log(
                 step,
                 global_avg_loss,
                 global_max_loss,
                 grad_norm,
-                extra_metrics={**(extra_metrics or {}), **metrics},
+                extra_metrics={**(extra_metrics or {}), **metrics, **loading},
             )
 
     def _data_metrics(self) -> dict[str, float]:

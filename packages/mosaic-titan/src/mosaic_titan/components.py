@@ -200,6 +200,9 @@ class MosaicDataLoader(BaseDataLoader):
         pin_memory: bool = False
         persistent_workers: bool = False
 
+        stall_warning: float = 60.0
+        """Seconds without a batch after which a line says what is waited for."""
+
         drop_last: bool = True
         """For infinite = False: leave out a last batch that is not full."""
 
@@ -289,9 +292,11 @@ def _as_section(config: MosaicDataLoader.Config, validation: bool) -> dict[str, 
 
 
 class MosaicMetricsProcessor(MetricsProcessor):
-    """Logs epochs, and samples and target tokens of each stream, beside what torchtitan logs.
+    """Logs epochs, samples and target tokens of each stream, and loading, beside torchtitan's own.
 
-    All numbers count the whole run, over all ranks and restarts.
+    Epochs, samples and tokens count the whole run, over all ranks and restarts. The figures of
+    loading are those of the loader of the rank that logs, since the line before; see
+    `MosaicParallelAwareDataloader.loading_counters`.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -310,6 +315,7 @@ class MosaicMetricsProcessor(MetricsProcessor):
         model = (config_dict or {}).get("model_spec", {}).get("model", {})
         _run.vocab_size = model.get("vocab_size")
         _run.sum_over_ranks = _summing(parallel_dims)
+        self._loading_before: dict[str, float] = {}
 
     def log(
         self,
@@ -321,16 +327,30 @@ class MosaicMetricsProcessor(MetricsProcessor):
     ) -> None:
         """Log a training step; all ranks call this together."""
         data = self._data_metrics()
+        loading = self._loading_metrics()
         super().log(
             step,
             global_avg_loss,
             global_max_loss,
             grad_norm,
-            extra_metrics={**(extra_metrics or {}), **data},
+            extra_metrics={**(extra_metrics or {}), **data, **loading},
         )
         if data:
-            words = (f"{name.removeprefix('data/')}: {_short(data[name])}" for name in data)
+            shown = {**data, **{name: value for name, value in loading.items() if value}}
+            words = (f"{name.partition('/')[2]}: {_short(shown[name])}" for name in shown)
             logger.info("data  %s", "  ".join(words))
+
+    def _loading_metrics(self) -> dict[str, float]:
+        component = _run.loader() if _run.loader else None
+        if component is None:
+            return {}
+        counted: dict[str, float] = component.loader.loading_counters()
+        before, self._loading_before = self._loading_before, counted
+        return {
+            # How many batches are ready is a state; all else is counted from the beginning.
+            f"loading/{name}": value - (before.get(name, 0) if name != "batches_ready" else 0)
+            for name, value in counted.items()
+        }
 
     def _data_metrics(self) -> dict[str, float]:
         component = _run.loader() if _run.loader else None

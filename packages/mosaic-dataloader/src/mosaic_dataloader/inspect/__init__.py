@@ -9,15 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mosaic_dataloader.inspect.forecast import Forecast, forecast, forecast_lines
     from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
     from mosaic_dataloader.inspect.run import print_run
     from mosaic_dataloader.inspect.steps import Steps
     from mosaic_dataloader.inspect.tables import run_facts
 
-__all__ = ["Steps", "origins", "preview", "print_run", "run_facts", "stream_counts"]
+__all__ = [
+    "Forecast",
+    "Steps",
+    "forecast",
+    "forecast_lines",
+    "origins",
+    "preview",
+    "print_run",
+    "run_facts",
+    "stream_counts",
+]
 
 _HOME = {
+    "Forecast": "forecast",
     "Steps": "steps",
+    "forecast": "forecast",
+    "forecast_lines": "forecast",
     "origins": "previews",
     "preview": "previews",
     "print_run": "run",

@@ -106,6 +106,31 @@ def _parser() -> argparse.ArgumentParser:
         "--picture", metavar="FILE", type=Path, help="a PNG file to draw the lengths in"
     )
     parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="show no samples, but what a run on the data will fetch and what its cache must hold",
+    )
+    plan = parser.add_argument_group("for --plan")
+    plan.add_argument("--ranks", metavar="N", type=_positive, default=1, help="ranks (1)")
+    plan.add_argument("--nodes", metavar="N", type=_positive, default=1, help="machines (1)")
+    plan.add_argument(
+        "--batch-size", metavar="N", type=_positive, default=8, help="rows of a rank in a step (8)"
+    )
+    plan.add_argument("--steps", metavar="N", type=_positive, help="steps; by default one epoch")
+    plan.add_argument(
+        "--pack",
+        metavar="TOKENS",
+        type=_positive,
+        help="join documents into rows of so many tokens; by default each sample is a row",
+    )
+    plan.add_argument(
+        "--shuffle-block-size", metavar="N", type=_positive, help="as in the run's configuration"
+    )
+    plan.add_argument("--step-time", metavar="SECONDS", type=float, help="of one step")
+    plan.add_argument(
+        "--bandwidth", metavar="BYTES", help="that a machine gets in a second, such as 500mb"
+    )
+    parser.add_argument(
         "--token-encoding-type",
         metavar="TYPE",
         default="int64",
@@ -123,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a number of rows, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a number, 1 or more; got {text!r}")
     return int(text)
 
 
@@ -147,10 +178,13 @@ def _inspect(arguments: argparse.Namespace) -> None:
     try:
         dataset = StreamingTextDataset(
             tokenizer=tokenizer,
-            seq_len=_NO_END,
+            seq_len=arguments.pack if arguments.plan and arguments.pack else _NO_END,
             streams=streams,
             token_encoding_type=arguments.token_encoding_type,
             cache_dir=arguments.cache_dir,
+            packing=arguments.plan and arguments.pack is not None,
+            shuffle=arguments.plan,
+            shuffle_block_size=arguments.shuffle_block_size,
         )
     except MosaicDataError as error:
         if tokenizer is None and "holds text" in str(error):
@@ -158,6 +192,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
         raise
     try:
         with readable_output():
+            if arguments.plan:
+                print(*_plan(dataset, arguments), sep="\n")
+                return
             lengths = {
                 stream.name: _lengths(dataset, number)
                 for number, stream in enumerate(dataset.streams)
@@ -172,6 +209,32 @@ def _inspect(arguments: argparse.Namespace) -> None:
                 _print_samples(dataset, number, arguments.rows, tokenizer)
     finally:
         dataset.close()
+
+
+def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> list[str]:
+    """What a run on the data will fetch, in words."""
+    from mosaic_dataloader.inspect.forecast import forecast_lines
+    from mosaic_dataloader.inspect.steps import Steps
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+
+    ranks, nodes = arguments.ranks, arguments.nodes
+    if ranks % nodes:
+        raise MosaicDataError(f"--ranks {ranks} do not divide among --nodes {nodes}: change one")
+    loader = MosaicParallelAwareDataloader(
+        dataset,
+        dp_rank=0,
+        dp_world_size=ranks,
+        batch_size=arguments.batch_size,
+        num_nodes=nodes,
+    )
+    rows = ranks * arguments.batch_size
+    steps = arguments.steps or max(1, loader.run.source.epoch_rows() // rows)
+    return forecast_lines(
+        Steps(loader, rows=rows, total=steps),
+        step_time=arguments.step_time,
+        bandwidth=arguments.bandwidth,
+        everything=True,
+    )
 
 
 def _row(

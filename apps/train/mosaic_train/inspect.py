@@ -62,7 +62,9 @@ def inspect_data(
     if tokenizer is not None:
         check_vocabulary(config, model, tokenizer)
     if world_size % nodes:
-        raise TrainError(f"--nodes {nodes} do not divide the {world_size} ranks: change one of them")
+        raise TrainError(
+            f"--nodes {nodes} do not divide the {world_size} ranks: change one of them"
+        )
     # By this torchrun's ranks know it.
     os.environ["GROUP_WORLD_SIZE"] = str(nodes)
     try:

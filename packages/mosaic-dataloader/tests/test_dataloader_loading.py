@@ -11,6 +11,7 @@ from streaming import MDSWriter
 from mosaic_dataloader.inspect import Steps, forecast
 from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.sources import packed
 
 TEXTS = 40
 
@@ -110,12 +111,15 @@ def fetched(one: Any) -> dict[str, float]:
         {"packing": True, "packing_lanes": 4, "shuffle_block_size": 96},
     ],
 )
-def test_a_forecast_is_what_a_run_then_fetches(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_forecast_is_what_a_run_then_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     """Also that its cache is large enough, and not much larger than that."""
     store = tmp_path / "store"
     write_rows(store, range(640), length=LENGTH, size_limit=17_000, hashes=["xxh64"])
     everything = sum(path.stat().st_size for path in store.glob("*.mds"))
-    # Little is fetched beyond the last batch that is taken.
+    # Little is read beyond the last batch that is taken.
+    monkeypatch.setattr(packed, "_BLOCK_TOKENS", 1 << 11)
     near = {"batch_size": 4, "predownload": 4, "prefetch_factor": 1}
     options = {"dp_world_size": 1, "num_nodes": 1, **near, **options}
     packing = options.get("packing", False)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mosaic_dataloader.inspect.forecast import Forecast, forecast, forecast_lines
+    from mosaic_dataloader.inspect.forecasts import Forecast, forecast, forecast_lines
     from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
     from mosaic_dataloader.inspect.run import print_run
     from mosaic_dataloader.inspect.steps import Steps
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "Forecast": "forecast",
+    "Forecast": "forecasts",
     "Steps": "steps",
-    "forecast": "forecast",
-    "forecast_lines": "forecast",
+    "forecast": "forecasts",
+    "forecast_lines": "forecasts",
     "origins": "previews",
     "preview": "previews",
     "print_run": "run",

@@ -213,7 +213,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> list[str]:
     """What a run on the data will fetch, in words."""
-    from mosaic_dataloader.inspect.forecast import forecast_lines
+    from mosaic_dataloader.inspect.forecasts import forecast_lines
     from mosaic_dataloader.inspect.steps import Steps
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mosaic_dataloader.inspect.forecast import forecast_lines
+from mosaic_dataloader.inspect.forecasts import forecast_lines
 from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
 from mosaic_dataloader.inspect.picture import save_run
 from mosaic_dataloader.inspect.previews import preview

@@ -243,7 +243,9 @@ class ShardFetcher:
             with open(path, encoding="ascii") as file:
                 process, attempt, attempts = map(int, file.read().split())
             seconds = time.time() - os.stat(path).st_mtime
-            sizes = [e.stat().st_size for e in os.scandir(folder) if e.name.startswith(f"{process}-")]
+            sizes = [
+                e.stat().st_size for e in os.scandir(folder) if e.name.startswith(f"{process}-")
+            ]
         except (OSError, ValueError):
             return f"{about}, no attempt has begun: it waits for room in the cache, or its turn"
         pairs = self._data.readers[shard].file_pairs

@@ -170,7 +170,9 @@ class ShardStore:
         if asked is None:
             # A copy, made by a single call: other threads change it.
             waits = list(self.traffic.waits.values())
-            return list(dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits))
+            return list(
+                dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits)
+            )
         shards = [shard for shard in dict.fromkeys(asked) if shard >= 0]
         absent = [shard for shard in shards if not self._is_here(shard)]
         if absent:

@@ -29,7 +29,8 @@ class Forecast:
         needed: int64[steps], bytes that must have been fetched for a step and those before it, if
             no shard is fetched twice.
         shards: int64[steps], the shards that these are.
-        cache: Bytes that the cache must hold so that none of them is fetched twice.
+        cache: Bytes that the cache must hold so that none of them is fetched twice: the least
+            `cache_limit` that does.
     """
 
     steps: int
@@ -77,7 +78,7 @@ def forecast(steps: Steps, *, everything: bool = False) -> Forecast | None:
         MosaicDataError: The order cannot be built.
     """
     loader = steps.loader
-    dataset, source = loader.dataset, loader.run.source
+    dataset = loader.dataset
     left = max(0, steps.total - steps.done)
     counted = [stream for stream in dataset.streams if everything or stream.fetched]
     if not counted or not left:
@@ -114,15 +115,16 @@ def forecast(steps: Steps, *, everything: bool = False) -> Forecast | None:
     per_step = loader.batch_size * steps.micro_batches
     ahead = -(-samples_ahead(dataset, loader.batch_size) // (per_step * stretch))
     held = _most_held(uses, np.array(cached, np.int64), ahead)
-    # The indexes count, and so does a shard that is on its way, packed and unpacked.
+    # The indexes count, and so does a shard that is on its way, packed and unpacked. Less than four
+    # of the largest are refused as a limit.
     indexes = sum(os.path.getsize(os.path.join(s.directory, "index.json")) for s in counted)
-    on_the_way = max(int(r.get_max_size()) for s in counted for r in s.readers)
+    largest = max(int(r.get_max_size()) for s in counted for r in s.readers)
     return Forecast(
         steps=looked,
         left=left,
         needed=np.cumsum(needed),
         shards=np.cumsum(shards),
-        cache=held + indexes + on_the_way,
+        cache=indexes + max(held + largest, 4 * largest),
     )
 
 
@@ -203,7 +205,9 @@ def forecast_lines(
         f"shards, {in_bytes(int(found.needed[-1]))}, in the {span}"
     )
     if step_time is not None:
-        fetch += f"; {in_bytes(found.per_step / step_time * 3600)} an hour at {step_time:g} s a step"
+        fetch += (
+            f"; {in_bytes(found.per_step / step_time * 3600)} an hour at {step_time:g} s a step"
+        )
     limit = loader.dataset.cache_limit
     cache = f"cache: {about}{in_bytes(found.cache)} on {who}, so that no shard is fetched twice"
     if limit is not None:
@@ -211,8 +215,8 @@ def forecast_lines(
             ", too little: shards will be fetched again" if limit < found.cache else ""
         )
     start = (
-        f"start: {about}{found.shards[0]:,} shards, {in_bytes(int(found.needed[0]))}, for the first "
-        f"step"
+        f"start: {about}{found.shards[0]:,} shards, {in_bytes(int(found.needed[0]))}, for the "
+        "first step"
     )
     if rate is not None:
         first, waits = found.waits(rate, step_time or 0.0)

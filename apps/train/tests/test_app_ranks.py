@@ -119,7 +119,19 @@ def test_arguments() -> None:
     assert names_config_file(arguments.config_args)
     assert names_config_file(["--job.config-file=a"])
     assert not names_config_file(["--job.dump_folder", "a"])
-    for wrong in (["--nproc-per-node"], ["--nproc-per-node=-1"], ["--nproc-per-node=2"] * 2):
+    looked = parse_arguments(
+        ["--inspect-data", "--nodes", "2", "--step-time=0.5", "--bandwidth", "1gb", "--x.y", "1"]
+    )
+    assert looked.config_args == ["--x.y", "1"]
+    assert (looked.nodes, looked.step_time, looked.bandwidth) == (2, 0.5, "1gb")
+    for wrong in (
+        ["--nproc-per-node"],
+        ["--nproc-per-node=-1"],
+        ["--nproc-per-node=2"] * 2,
+        ["--bandwidth", "1gb"],
+        ["--inspect-data", "--step-time", "fast"],
+        ["--inspect-data", "--step-time=1", "--step-time=1"],
+    ):
         with pytest.raises(TrainError):
             parse_arguments(wrong)
 

@@ -212,7 +212,9 @@ def test_a_store_that_hangs_is_named_until_the_batch_comes(
     one.close()
     assert found == list(range(ROWS))
     lines = [r.getMessage() for r in caplog.records if r.name == stalls.logger.name]
-    told = [line for line in lines if line.startswith("no batch for ")]
+    reported = [line for line in lines if line.startswith("no batch for ")]
+    # A worker that makes its first client may be waited for as well.
+    told = [line for line in reported if "shard.00002" in line]
     shard = 'waiting for stream "web", shard shard.00002.mds from s3://bucket-of-rows/data, '
     attempts = [line.partition(shard)[2].partition(",")[0] for line in told]
     wanted = ["attempt 1 of 3"] if workers else ["attempt 1 of 3", "attempt 2 of 3"]
@@ -220,10 +222,12 @@ def test_a_store_that_hangs_is_named_until_the_batch_comes(
     assert len(told) > len(wanted), "not again"
     assert "s ago by this process; 0 of " in told[0]
     # It goes away when the batch comes.
-    assert [line for line in lines if line.startswith("the batch came after ")] == [lines[-1]]
+    came = [line for line in lines if line.startswith("the batch came after ")]
+    assert came[-1] == lines[-1]
+    assert len(came) <= 2
     dumps = [line for line in lines if line.startswith("threads of this process:\n")]
-    assert len(dumps) == len(told)
-    assert all("transfer.py" in dump and "Thread 0x" in dump for dump in dumps)
+    assert len(dumps) == len(reported)
+    assert all("prefetch.py" in dump and "Thread 0x" in dump for dump in dumps)
     assert one.loading_counters()["wait_seconds"] > 1.5
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import traceback
@@ -150,11 +151,12 @@ def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise TrainError(
-            f"--step-time must be a number of seconds, such as 0.25; got {text!r}"
-        ) from None
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise TrainError(f"--step-time must be a number of seconds, such as 0.25; got {text!r}")
+    return seconds
 
 
 def _number(flag: str, what: str, text: str) -> int:

@@ -130,6 +130,7 @@ def test_arguments() -> None:
         ["--nproc-per-node=2"] * 2,
         ["--bandwidth", "1gb"],
         ["--inspect-data", "--step-time", "fast"],
+        ["--inspect-data", "--step-time", "0"],
         ["--inspect-data", "--step-time=1", "--step-time=1"],
     ):
         with pytest.raises(TrainError):

@@ -128,9 +128,9 @@ def test_mistakes_are_one_line(
         ([(tmp_path / "none").as_uri()], "none"),
         ([str(data / "web"), "--tokenizer", str(tmp_path / "none")], "--tokenizer .* cannot be"),
         ([str(data / "web"), "--token-encoding-type", "int3"], "token_encoding_type = 'int3'"),
-        ([str(data / "web"), "--plan", "--ranks", "3", "--nodes", "2"], "do not divide among"),
-        ([str(data / "web"), "--plan", "--bandwidth", "fast"], "bandwidth = 'fast' is no size"),
-        ([str(data / "web"), "--plan", "--step-time", "0"], "step_time = 0 must be above 0"),
+        ([str(data / "web"), "--plan", "--ranks", "3", "--nodes", "2"], "--ranks 3 cannot be"),
+        ([str(data / "web"), "--plan", "--bandwidth", "fast"], "--bandwidth = 'fast' is no size"),
+        ([str(data / "web"), "--plan", "--step-time", "0"], "--step-time = 0 must be above 0"),
         ([str(data / "web"), "--picture", str(tmp_path / "x.png")], "mosaic-dataloader.inspect."),
     ]:
         assert main(arguments) == 2, arguments

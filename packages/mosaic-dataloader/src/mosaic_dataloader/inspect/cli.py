@@ -216,10 +216,18 @@ def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> lis
     from mosaic_dataloader.inspect.forecasts import forecast_lines
     from mosaic_dataloader.inspect.steps import Steps
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+    from mosaic_dataloader.util.arguments import number, parse_bytes
 
     ranks, nodes = arguments.ranks, arguments.nodes
     if ranks % nodes:
-        raise MosaicDataError(f"--ranks {ranks} do not divide among --nodes {nodes}: change one")
+        raise MosaicDataError(
+            f"--ranks {ranks} cannot be shared out equally to --nodes {nodes}: change one of them"
+        )
+    step_time, bandwidth = arguments.step_time, arguments.bandwidth
+    if step_time is not None:
+        step_time = number("--step-time", step_time, above=0)
+    if bandwidth is not None:
+        bandwidth = parse_bytes("--bandwidth", bandwidth)
     loader = MosaicParallelAwareDataloader(
         dataset,
         dp_rank=0,
@@ -231,8 +239,8 @@ def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> lis
     steps = arguments.steps or max(1, loader.run.source.epoch_rows() // rows)
     return forecast_lines(
         Steps(loader, rows=rows, total=steps),
-        step_time=arguments.step_time,
-        bandwidth=arguments.bandwidth,
+        step_time=step_time,
+        bandwidth=bandwidth,
         everything=True,
     )
 

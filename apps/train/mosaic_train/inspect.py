@@ -63,7 +63,7 @@ def inspect_data(
         check_vocabulary(config, model, tokenizer)
     if world_size % nodes:
         raise TrainError(
-            f"{world_size} ranks cannot be shared out equally to --nodes {nodes}: change one of them"
+            f"{world_size} ranks cannot be shared out to --nodes {nodes} equally: change one"
         )
     # By this torchrun's ranks know it.
     os.environ["GROUP_WORLD_SIZE"] = str(nodes)

@@ -71,7 +71,7 @@ def test_the_plan_of_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([place, *options, "--step-time", "0.5", "--bandwidth", "10kb"]) == 0
     fetch, held, start = capsys.readouterr().out.splitlines()
     assert fetch == (
-        f"fetch: {size / 25:.0f} B a step by the machine; {len(shards)} shards, "
+        f"fetch: {size / 25e3:.1f} KB a step by the machine; {len(shards)} shards, "
         f"{size / 1000:.1f} KB, in the 25 steps; {size / 25 * 7200 / 1e6:.1f} MB an hour at 0.5 s "
         f"a step"
     )

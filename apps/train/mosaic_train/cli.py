@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import traceback
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: apps/train --config-path FILE [--nproc-per-node N] [--section.key VALUE ...]
        apps/train --config-path FILE --check [...]
-       apps/train --config-path FILE --inspect-data [N] [--at-step K] [...]
+       apps/train --config-path FILE --inspect-data [N] [--at-step K] [--nodes M] [...]
        apps/train --config-path FILE --export DIR [--at-step K] [...]
 
 Train a TorchTitan model on MosaicML streams.
@@ -46,6 +47,11 @@ Train a TorchTitan model on MosaicML streams.
   --at-step K           the step to look at; default: the first that would be trained. With packing,
                         all rows between the checkpoint, or the beginning, and it are read. With
                         --export: the step of the checkpoint
+  --nodes M             with --inspect-data: machines, among which the ranks are shared out (1)
+  --step-time SECONDS, --bandwidth BYTES
+                        with --inspect-data: what a step takes and what a machine gets from the
+                        store in a second (500mb), to say what is fetched in an hour, and how long
+                        a cold start takes
   --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
                         --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
                         --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
@@ -68,6 +74,9 @@ class Arguments:
         inspect_rows: Rows to look at, for `--inspect-data`.
         export: The folder to write a checkpoint to, for `--export`.
         at_step: The step to look at, or whose checkpoint to write; None: the first, or the last.
+        nodes: Machines of the run that is looked at.
+        step_time: Seconds of one of its steps, if given.
+        bandwidth: Bytes that a machine gets in a second, if given.
     """
 
     config_args: list[str]
@@ -79,6 +88,9 @@ class Arguments:
     inspect_rows: int | None = None
     export: str | None = None
     at_step: int | None = None
+    nodes: int = 1
+    step_time: float | None = None
+    bandwidth: str | None = None
 
 
 _HELP = ("-h", "--help", "--help-all")
@@ -88,9 +100,12 @@ _COUNTS: dict[str, tuple[str, str | None]] = {
     "--nproc-per-node": ("a number of processes", None),
     "--inspect-data": ("a number of rows", str(ROWS)),
     "--at-step": ("the number of a step", None),
+    "--nodes": ("a number of machines", None),
 }
 # What the app can do in place of training.
 _INSTEAD = ("--check", "--inspect-data", "--export")
+# And those that are not whole numbers.
+_MEASURES = ("--step-time", "--bandwidth")
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -101,6 +116,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             one that it belongs to.
     """
     found: dict[str, Any] = {}
+    measures: dict[str, str] = {}
     rest: list[str] = []
     helping = everything = False
     section: str | None = None
@@ -116,15 +132,18 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
                 value = tokens.pop(0)
             section = value or section
             continue
-        if flag not in (*_COUNTS, *_INSTEAD):
+        if flag not in (*_COUNTS, *_INSTEAD, *_MEASURES):
             rest.append(token)
             continue
-        if flag in found:
+        if flag in found or flag in measures:
             raise TrainError(f"{written} is given twice")
         if flag == "--check":
             if joined:
                 raise TrainError(f"--check takes no value, got {value!r}")
             found[flag] = True
+            continue
+        if flag in _MEASURES:
+            measures[flag] = value if joined else tokens.pop(0) if tokens else ""
             continue
         what, default = _COUNTS.get(flag, ("", None))
         if not joined:
@@ -144,6 +163,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             "--at-step belongs to --inspect-data and --export: add one of them, or leave --at-step "
             "out"
         )
+    for flag in ("--nodes", *_MEASURES):
+        if flag in {*found, *measures} and "--inspect-data" not in found:
+            raise TrainError(f"{flag} belongs to --inspect-data: add it, or leave {flag} out")
     return Arguments(
         config_args=rest,
         nproc_per_node=found.get("--nproc-per-node"),
@@ -154,7 +176,22 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         inspect_rows=found.get("--inspect-data"),
         export=found.get("--export"),
         at_step=found.get("--at-step"),
+        nodes=found.get("--nodes", 1),
+        step_time=_seconds(measures.get("--step-time")),
+        bandwidth=measures.get("--bandwidth"),
     )
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise TrainError(f"--step-time must be a number of seconds, such as 0.25; got {text!r}")
+    return seconds
 
 
 def _number(flag: str, what: str, text: str) -> int:
@@ -293,6 +330,9 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
                 ranks_here=ranks if here == 1 else min(ranks, here),
                 rows=arguments.inspect_rows,
                 step=arguments.at_step,
+                nodes=arguments.nodes,
+                step_time=arguments.step_time,
+                bandwidth=arguments.bandwidth,
             )
             return 0
 

@@ -1,5 +1,6 @@
 """`--check` and `--inspect-data`: what a run would do, without starting a rank."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ def show_run(
     ranks_here: int,
     rows: int | None = None,
     step: int | None = None,
+    nodes: int = 1,
+    step_time: float | None = None,
+    bandwidth: str | None = None,
 ) -> None:
     """Check a run, and print its plan or some of its data.
 
@@ -38,6 +42,9 @@ def show_run(
         ranks_here: Ranks that this machine would have.
         rows: Rows to print; None prints the plan.
         step: Whose rows; None for the first one that would be trained.
+        nodes: Machines of the run.
+        step_time: Seconds of a step, for what is fetched in an hour; None if not known.
+        bandwidth: Bytes that a machine gets in a second, such as "500mb"; None if not known.
 
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
@@ -58,7 +65,15 @@ def show_run(
         return
     log_findings(report, start)
     try:
-        _look_at_data(config, world_size, rows, step)
+        _look_at_data(
+            config,
+            world_size,
+            rows,
+            step,
+            nodes=nodes,
+            step_time=step_time,
+            bandwidth=bandwidth,
+        )
     except Exception as error:
         # With mistakes the data may be out of reach, which those say already.
         if not report.errors or not is_user_error(error):
@@ -67,7 +82,9 @@ def show_run(
 
 
 @contextmanager
-def _opened(config: "MosaicJobConfig", world_size: int) -> Iterator[tuple["Steps", Resumed, Any]]:
+def _opened(
+    config: "MosaicJobConfig", world_size: int, nodes: int = 1
+) -> Iterator[tuple["Steps", Resumed, Any]]:
     """The steps of the run, where it starts, and its tokenizer."""
     from mosaic_dataloader import build_mosaic_dataloader, build_mosaic_tokenizer
 
@@ -75,9 +92,18 @@ def _opened(config: "MosaicJobConfig", world_size: int) -> Iterator[tuple["Steps
     check_batches(config, layout)
     check_checkpoint(config)
     tokenizer = build_mosaic_tokenizer(config)
-    loader = build_mosaic_dataloader(
-        dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
-    )
+    if world_size % nodes:
+        raise TrainError(
+            f"{world_size} ranks cannot be shared out to --nodes {nodes} equally: change one"
+        )
+    # By this torchrun's ranks know it.
+    os.environ["GROUP_WORLD_SIZE"] = str(nodes)
+    try:
+        loader = build_mosaic_dataloader(
+            dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
+        )
+    finally:
+        del os.environ["GROUP_WORLD_SIZE"]
     try:
         # The checks have given the warnings.
         resumed = resume_from_checkpoint(config, loader, Report())
@@ -87,7 +113,16 @@ def _opened(config: "MosaicJobConfig", world_size: int) -> Iterator[tuple["Steps
         loader.dataset.close()
 
 
-def _look_at_data(config: "MosaicJobConfig", world_size: int, rows: int, step: int | None) -> None:
+def _look_at_data(
+    config: "MosaicJobConfig",
+    world_size: int,
+    rows: int,
+    step: int | None,
+    *,
+    nodes: int,
+    step_time: float | None,
+    bandwidth: str | None,
+) -> None:
     """Print the streams, what the run makes of them and rows of a step; save the picture."""
     from mosaic_dataloader.inspect import print_run
 
@@ -98,7 +133,7 @@ def _look_at_data(config: "MosaicJobConfig", world_size: int, rows: int, step: i
         raise TrainError(
             f"cannot write a picture to {folder} ({error.strerror}): choose another job.dump_folder"
         ) from error
-    with _opened(config, world_size) as (steps, resumed, tokenizer):
+    with _opened(config, world_size, nodes) as (steps, resumed, tokenizer):
         step = resumed.steps_done + 1 if step is None else step
         print_run(
             steps,
@@ -106,6 +141,8 @@ def _look_at_data(config: "MosaicJobConfig", world_size: int, rows: int, step: i
             rows=rows,
             tokenizer=tokenizer,
             picture=folder / f"inspect-data-step-{step}.png",
+            step_time=step_time,
+            bandwidth=bandwidth,
             resumes_from=_resumes_from(resumed),
         )
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchtitan.tools.logging import logger
 
+from mosaic_train.loading import LoadingMetrics, loading_in_words
+
 if TYPE_CHECKING:
     from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class DataMetricsProcessor:
-    """Logs what the loader's `metrics` count beside what its base logs, and stages as they begin.
+    """Logs what the loader counts, and where its time goes, beside what its base logs.
+
+    Stages are named as they begin.
 
     Counts are those of the whole run, over all ranks and all its restarts. Tokens are targets,
     those with a label, which only the rank that was handed a row can count: they are summed where
@@ -47,6 +51,7 @@ class DataMetricsProcessor:
             _config=job_config,
             _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
             _first_logged=None,
+            _loading=LoadingMetrics(loader),
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -62,6 +67,7 @@ class DataMetricsProcessor:
         stage = self._loader.stage_begun()
         if stage is not None:
             logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
+        self._loading.begin(step)
         due = self._base.should_log(step)
         if not due and self._saves(step):
             self._loader.sync_token_counts(self._sum_over_ranks)
@@ -77,15 +83,17 @@ class DataMetricsProcessor:
     ) -> None:
         """Log a training step; all ranks call this together."""
         metrics = self._loader.metrics(self._sum_over_ranks)
+        loading = self._loading.interval(step)
         streams = [stream.name for stream in self._loader.dataset.streams]
         words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
+        words += f"  {loading_in_words(loading, streams)}"
         with _appended(words, steps=self._config.training.steps):
             self._base.log(
                 step,
                 global_avg_loss,
                 global_max_loss,
                 grad_norm,
-                extra_metrics={**(extra_metrics or {}), **metrics},
+                extra_metrics={**(extra_metrics or {}), **metrics, **loading},
             )
 
     def _time_left(self, step: int) -> str:

@@ -117,7 +117,8 @@ def test_counts_through_two_ranks_and_a_restart(
         ("log_freq = 1", "log_freq = 2\nenable_tensorboard = true"),
         ('name = "llama3"', 'name = "own"'),
         extra=(
-            f'[mosaic_dataloader.dataset.streams.texts]\nlocal = "{texts}"\n'
+            f'[mosaic_dataloader.dataset.streams.texts]\nremote = "{texts}"\n'
+            f'local = "{app.folder}/cache"\n'
             "[[mosaic_dataloader.dataset.stages]]\n"
             f"samples = {STAGES[0]['samples']}\nweights = {{ words = 0.75, texts = 0.25 }}\n"
             "[[mosaic_dataloader.dataset.stages]]\nweights = { words = 0.25, texts = 0.75 }\n"
@@ -159,6 +160,19 @@ def test_counts_through_two_ranks_and_a_restart(
             assert found[tag][step] == pytest.approx(value, rel=1e-6), (tag, step)
         assert found["own/twice"][step] == 2 * step
         assert "loss_metrics/global_avg_loss" in found
+    # Two ranks of one machine fetched what lies in its cache, and the second run found it there.
+    cached = [path.stat().st_size for path in (app.folder / "cache").glob("*.mds")]
+    for name, total in (("shards", len(cached)), ("bytes", sum(cached))):
+        loaded = found[f"loading/texts/{name}_fetched"]
+        assert sum(loaded.values()) == total > 0
+        assert loaded[6] == loaded[4] == 0
+    assert sum(found["loading/cache_hits"].values()) > 0
+    assert found["loading/texts_per_second"][1] > 0
+    for step in (1, 2, 4, 6):
+        assert 0 <= found["loading/wait_per_step(s)"][step] < 60
+        assert 0 <= found["loading/batches_ready"][step] <= 16
+    assert re.search(r"data wait: [\d.,]+ ms/step  ready: \d+  .*texts/s: ", second.stdout)
+    assert "fetched: " in first.stdout and "(texts " in first.stdout
     padded = found["data/samples_seen"][6] * 32 - found["data/tokens_seen"][6]
     assert padded > 0, "no row was short"
     lines = [line for line in second.stdout.splitlines() if "step:  6" in line]

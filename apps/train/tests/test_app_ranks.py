@@ -119,9 +119,18 @@ def test_arguments() -> None:
     assert config_file(arguments.config_args) == "a"
     assert config_file(["--x.y", "1", "--job.config-file=b"]) == "b"
     assert config_file(["--job.dump_folder", "a"]) is None
+    looked = parse_arguments(
+        ["--inspect-data", "--nodes", "2", "--step-time=0.5", "--bandwidth", "1gb", "--x.y", "1"]
+    )
+    assert looked.config_args == ["--x.y", "1"]
+    assert (looked.nodes, looked.step_time, looked.bandwidth) == (2, 0.5, "1gb")
     for wrong in (
         *(["--nproc-per-node"], ["--nproc-per-node=-1"], ["--nproc-per-node=2"] * 2),
         *(["--export"], ["--export", "--check"], ["--check=x"], ["--check", "--inspect-data"]),
+        ["--bandwidth", "1gb"],
+        ["--inspect-data", "--step-time", "fast"],
+        ["--inspect-data", "--step-time", "0"],
+        ["--inspect-data", "--step-time=1", "--step-time=1"],
     ):
         with pytest.raises(TrainError):
             parse_arguments(wrong)

@@ -28,7 +28,7 @@ def loader(local: Any, **options: Any) -> MosaicParallelAwareDataloader:
     """A loader over a directory or over streams, with defaults for what a test leaves open."""
     names = ("dp_rank", "dp_world_size", "batch_size", "num_nodes", "num_workers", "infinite")
     names += ("drop_last", "prefetch_factor", "persistent_workers")
-    names += ("confirm_batches", "skip_samples")
+    names += ("confirm_batches", "skip_samples", "stall_warning")
     mine = {name: options.pop(name) for name in names if name in options}
     mine = {"dp_rank": 0, "dp_world_size": 1, "batch_size": 8, **mine}
     source = {"streams": local} if isinstance(local, dict) else {"local": local} if local else {}

@@ -54,7 +54,7 @@ def open_with(local: Any, **options: Any) -> StreamingTextDataset:
     from mosaic_dataloader import MosaicParallelAwareDataloader
 
     names = {"dp_world_size", "dp_rank", "batch_size", "num_nodes", "num_workers"}
-    names |= {"prefetch_factor", "skip_samples", *FLAGS[4:]}
+    names |= {"prefetch_factor", "skip_samples", "stall_warning", *FLAGS[4:]}
     mine = {name: options.pop(name) for name in names if name in options}
     source = {"streams": local} if isinstance(local, dict | list) else {"local": local}
     dataset = StreamingTextDataset(**{"seq_len": SEQ_LEN, **source, **options})
@@ -72,7 +72,7 @@ def test_counts_are_whole_numbers_of_a_size(numbered: str, name: str) -> None:
     open_with(numbered, **{name: np.int64(max(COUNTS[name], name == "seq_len"))}, **extra)
 
 
-@pytest.mark.parametrize("name", ["download_timeout", *SIZES])
+@pytest.mark.parametrize("name", ["download_timeout", "stall_warning", *SIZES])
 def test_other_numbers_are_finite_and_above_0(numbered: str, name: str) -> None:
     values = [v for v in NO_NUMBERS if v != "3" or name not in SIZES]
     for value in (*values, 0, -1, "9" * 400):

@@ -96,6 +96,40 @@ def test_one_stream_read_from_elsewhere_fetches_what_it_shows(
     assert len(list(cache.rglob("shard.*.mds"))) == 1
 
 
+def test_the_plan_of_a_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = list((data / "web").glob("*.mds"))
+    size = sum(path.stat().st_size for path in shards)
+    cache = tmp_path / "cache"
+    place = (data / "web").as_uri()
+    options = ["--plan", "--batch-size", "4", "--cache-dir", str(cache)]
+    assert main([place, *options, "--step-time", "0.5", "--bandwidth", "10kb"]) == 0
+    fetch, held, start = capsys.readouterr().out.splitlines()
+    assert fetch == (
+        f"fetch: {size / 25e3:.1f} KB a step by the machine; {len(shards)} shards, "
+        f"{size / 1000:.1f} KB, in the 25 steps; {size / 25 * 7200 / 1e6:.1f} MB an hour at 0.5 s "
+        f"a step"
+    )
+    assert re.fullmatch(r"cache: .* on the machine, so that no shard is fetched twice", held)
+    # All of it is in use at once, and comes in the first steps.
+    first, seconds, waits = re.fullmatch(
+        r"start: (\d+) shards, [\d.]+ KB, for the first step, in ([\d.]+) s at 10\.2 KB/s; with an "
+        r"empty cache the 25 steps wait ([\d.]+) s for data",
+        start,
+    ).groups()  # type: ignore[union-attr]
+    assert 1 < int(first) <= 4
+    assert 0 < float(seconds) <= float(waits) < size / 10_240
+    assert not list(cache.rglob("*.mds")), "a plan needs the index only"
+    # Of two machines, each reads half; packed documents are estimated.
+    assert main([str(data / "web"), *options, "--ranks", "2", "--nodes", "2", "--pack", "50"]) == 0
+    fetch, _, _ = capsys.readouterr().out.splitlines()
+    found = re.search(
+        r"a step by each of 2 machines; about (\d+) shards, .* in the (\d+) steps", fetch
+    )
+    # One shard lies on the border.
+    assert found and len(shards) / 2 <= int(found[1]) <= len(shards) / 2 + 2
+    assert int(found[2]) == pytest.approx(sum(LENGTHS) / 50 / 8, rel=0.1)
+
+
 def test_text_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -129,6 +163,9 @@ def test_mistakes_are_one_line(
         ([(tmp_path / "none").as_uri()], "none"),
         ([str(data / "web"), "--tokenizer", str(tmp_path / "none")], "--tokenizer .* cannot be"),
         ([str(data / "web"), "--token-encoding-type", "int3"], "--token-encoding-type 'int3'"),
+        ([str(data / "web"), "--plan", "--ranks", "3", "--nodes", "2"], "--ranks 3 cannot be"),
+        ([str(data / "web"), "--plan", "--bandwidth", "fast"], "--bandwidth = 'fast' is no size"),
+        ([str(data / "web"), "--plan", "--step-time", "0"], "--step-time = 0 must be above 0"),
         ([str(data / "web"), "--picture", str(tmp_path / "x.png")], "mosaic-dataloader.inspect."),
         ([str(data / "web"), "--stages", "[{"], "--stages '\\[{' is not TOML"),
         ([str(data / "web"), "--stages", "[{weights = {a = 1}}]"], "weight for 'a', and there is"),

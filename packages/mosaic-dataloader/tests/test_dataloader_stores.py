@@ -16,6 +16,7 @@ from store_support.s3 import CREDENTIALS, s3_server, upload
 from store_support.sftp import SftpServer, server_program, sftp_server
 
 from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.reading import stalls
 from mosaic_dataloader.storage import transfer
 
 ROWS = 400
@@ -122,6 +123,112 @@ def test_a_small_cache_on_s3_holds_its_limit_for_two_processes(
     assert set(Counter(found[0]).values()) == {2}
     assert limit // 2 < max(watch.seen) <= limit + DiskWatch.SLACK
     assert sum(shard_requests(s3).values()) > 2 * len(list(big.glob("*.zstd"))), "not evicted"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_counters_are_those_of_the_stores_own_log(
+    s3: Proxy, rows: Path, tmp_path: Path, workers: int
+) -> None:
+    others = tmp_path / "others"
+    write_rows(others, range(ROWS, ROWS + 60), size_limit=1200)
+    upload(s3.upstream, f"bucket-of-others-{workers}", others)
+    streams = {
+        "rows": {"remote": REMOTE, "local": str(tmp_path / "rows")},
+        "others": {
+            "remote": f"s3://bucket-of-others-{workers}/data",
+            "local": str(tmp_path / "cached"),
+        },
+    }
+    sizes = {
+        "rows": {path.name: path.stat().st_size for path in rows.glob("*.zstd")},
+        "others": {path.name: path.stat().st_size for path in others.glob("*.mds")},
+    }
+    s3.fault = Fault("status", b"/bucket-of-rows/data/shard.00003", status=503, times=2)
+
+    def read(**options: Any) -> tuple[dict[str, float], list[bytes]]:
+        asked = len(s3.requests)
+        one = loader(streams, shuffle=False, infinite=False, num_workers=workers, **options)
+        assert [n for batch in one for n in numbers(batch)] == list(range(ROWS + 60)) + [-1] * 4
+        one.close()
+        counted = one.loading_counters()
+        assert counted["batches_ready"] == counted["texts_encoded"] == 0
+        assert 0 < counted["wait_seconds"] < 60
+        return counted, s3.requests[asked:]
+
+    def of_the_log(requests: list[bytes]) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for stream, bucket in (("rows", "of-rows/"), ("others", "of-others")):
+            for line in requests:
+                name = line.decode().split()[1].rpartition("/")[2].partition("?")[0]
+                if bucket in line.decode() and name in sizes[stream]:
+                    found[f"{stream}/shards_fetched"] += 1
+                    found[f"{stream}/bytes_fetched"] += sizes[stream][name]
+        return dict(found)
+
+    counted, requests = read(drop_last=False)
+    expected = of_the_log(requests)
+    # The store refused the shard twice, and sent nothing of it.
+    assert s3.fault.struck == counted["retries"] == 2
+    expected["rows/shards_fetched"] -= 2
+    expected["rows/bytes_fetched"] -= 2 * sizes["rows"]["shard.00003.mds.zstd"]
+    assert {name: counted[name] for name in expected} == expected
+    assert expected["rows/shards_fetched"] == len(sizes["rows"])
+    assert counted["evictions"] == 0
+
+    again, requests = read(drop_last=False)
+    assert of_the_log(requests) == {}
+    assert {again[name] for name in expected} == {0}
+    assert again["cache_hits"] == len(sizes["rows"]) + len(sizes["others"])
+    opened, _ = read(drop_last=False, predownload=0)
+    assert opened["cache_hits"] >= again["cache_hits"]
+
+    for stream in streams.values():
+        shutil.rmtree(stream["local"])
+    indexes = sum((folder / "index.json").stat().st_size for folder in (rows, others))
+    limited, requests = read(drop_last=False, cache_limit=indexes + 16_000)
+    expected = of_the_log(requests)
+    assert {name: limited[name] for name in expected} == expected
+    left = [p for one in streams.values() for p in Path(one["local"]).glob("*.mds")]
+    fetched = limited["rows/shards_fetched"] + limited["others/shards_fetched"]
+    assert limited["evictions"] == fetched - len(left) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_store_that_hangs_is_named_until_the_batch_comes(
+    s3: Proxy,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    monkeypatch.setattr(stalls, "_AGAIN_SECONDS", 0.4)
+    caplog.set_level("DEBUG", logger=stalls.logger.name)
+    fault = Fault("stall", b"shard.00002", times=2 - workers)
+    stream = {"web": {"remote": REMOTE, "local": str(tmp_path / "cache"), "download_timeout": 2.0}}
+    one = loader(stream, shuffle=False, num_workers=workers, stall_warning=0.6, infinite=False)
+    iterator = iter(one)
+    s3.fault = fault
+    found = [n for batch in iterator for n in numbers(batch)]
+    one.close()
+    assert found == list(range(ROWS))
+    lines = [r.getMessage() for r in caplog.records if r.name == stalls.logger.name]
+    reported = [line for line in lines if line.startswith("no batch for ")]
+    # A worker that makes its first client may be waited for as well.
+    told = [line for line in reported if "shard.00002" in line]
+    shard = 'waiting for stream "web", shard shard.00002.mds from s3://bucket-of-rows/data, '
+    attempts = [line.partition(shard)[2].partition(",")[0] for line in told]
+    wanted = ["attempt 1 of 3"] if workers else ["attempt 1 of 3", "attempt 2 of 3"]
+    assert list(dict.fromkeys(attempts))[: len(wanted)] == wanted, told
+    assert len(told) > len(wanted), "not again"
+    assert "s ago by this process; 0 of " in told[0]
+    # It goes away when the batch comes.
+    came = [line for line in lines if line.startswith("the batch came after ")]
+    assert came[-1] == lines[-1]
+    assert len(came) <= 2
+    dumps = [line for line in lines if line.startswith("threads of this process:\n")]
+    assert len(dumps) == len(reported)
+    assert all("prefetch.py" in dump and "Thread 0x" in dump for dump in dumps)
+    assert one.loading_counters()["wait_seconds"] > 1.5
 
 
 PASSING = {

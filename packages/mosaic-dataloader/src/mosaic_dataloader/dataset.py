@@ -305,7 +305,13 @@ class StreamingTextDataset:
         """Open the shards and what reads them; see `ShardStore`."""
         reads_ends = self.boundaries is not None and not self.packing
         self.store = ShardStore(
-            opened, self.mixture, self.seq_len + 1, cache_limit, keeps_open, reads_ends
+            opened,
+            self.mixture,
+            self.seq_len + 1,
+            cache_limit,
+            keeps_open,
+            reads_ends,
+            counts_opened=self.predownload == 0,
         )
         self.rows = RowReader(
             self.store,

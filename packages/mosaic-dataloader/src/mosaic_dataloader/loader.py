@@ -53,6 +53,9 @@ class MosaicParallelAwareDataloader:
             without workers as many as fit into 16 MiB, but 2 to 16.
         pin_memory: Put batches into page-locked memory.
         persistent_workers: Keep worker processes from one iteration to the next.
+        stall_warning: Seconds without a batch after which a warning says what is waited for: which
+            shard of which store and which attempt, or the tokenizer; again each minute until the
+            batch comes. At debug level the stacks of all threads are logged with it.
         drop_last: For ``infinite=False``: leave out the partial batch at an epoch's end; otherwise
             it is padded with rows whose labels are all ignored.
         infinite: Run across epoch ends without end. Otherwise an iteration ends with its epoch,
@@ -81,6 +84,7 @@ class MosaicParallelAwareDataloader:
         prefetch_factor: int | None = LoaderOptions.prefetch_factor,
         pin_memory: bool = LoaderOptions.pin_memory,
         persistent_workers: bool = LoaderOptions.persistent_workers,
+        stall_warning: float = LoaderOptions.stall_warning,
         drop_last: bool = LoaderOptions.drop_last,
         infinite: bool = True,
         confirm_batches: bool = False,
@@ -94,6 +98,7 @@ class MosaicParallelAwareDataloader:
             prefetch_factor=prefetch_factor,
             pin_memory=pin_memory,
             persistent_workers=persistent_workers,
+            stall_warning=stall_warning,
             drop_last=drop_last,
             skip_samples=skip_samples,
         )
@@ -331,6 +336,30 @@ class MosaicParallelAwareDataloader:
             return None
         self._known_stage = stage.number
         return stage
+
+    def loading_counters(self) -> dict[str, float]:
+        """Where loading time goes: what this process and its workers did since it opened the data.
+
+        Loaders that share a data set share all of it but the first two. What a worker process did
+        is counted when its batch arrives. Any thread may call this, as often as it likes.
+
+        Returns:
+            ``wait_seconds``: what calls for the next batch waited for it, all together.
+            ``batches_ready``: batches that can be taken now without waiting; with workers those
+            that have arrived from them, at most 2.
+            ``cache_hits``: shards that were in the cache when the order came to them.
+            ``evictions``: shards removed from the cache to make room.
+            ``retries``: further attempts to fetch a shard, after one that failed.
+            ``texts_encoded``: texts that the tokenizer encoded.
+            And for each stream ``NAME/shards_fetched`` and ``NAME/bytes_fetched``: shards that
+            arrived from its store, and their bytes as the store has them (compressed or not).
+        """
+        streams = [stream.name for stream in self.dataset.streams]
+        return {
+            "wait_seconds": self._reader.watch.seconds,
+            "batches_ready": self._reader.ready,
+            **self.dataset.store.traffic.by_name(streams),
+        }
 
     @property
     def epoch_samples(self) -> int:

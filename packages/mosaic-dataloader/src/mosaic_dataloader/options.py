@@ -291,6 +291,13 @@ class LoaderOptions:
         False,
         "Whether workers stay between iterations. Needs num_workers > 0.",
     )
+    stall_warning: float = option(
+        60.0,
+        "Seconds without a batch after which a line in the log says what is waited for, and again "
+        "each minute until the batch comes.",
+        above=0,
+        most=LONGEST_TIMEOUT,
+    )
     drop_last: bool = option(
         True,
         "Whether a finite training iteration leaves out a last batch that is not full. "

@@ -211,6 +211,9 @@ class MosaicDataLoader(BaseDataLoader):
         pin_memory: bool = False
         persistent_workers: bool = False
 
+        stall_warning: float = 60.0
+        """Seconds without a batch after which a line says what is waited for."""
+
         drop_last: bool = True
         """For infinite = False: leave out a last batch that is not full."""
 
@@ -326,9 +329,10 @@ def _as_section(config: MosaicDataLoader.Config, validation: bool) -> dict[str, 
 
 
 class MosaicMetricsProcessor(MetricsProcessor):
-    """Logs what the loader's `metrics` count beside what torchtitan logs, and stages as they begin.
+    """Logs what the loader's `metrics` and `loading_counters` say beside torchtitan's own figures.
 
-    Counts are those of the whole run, over all ranks and restarts.
+    Stages are named as they begin. Counts are those of the whole run, over all ranks and restarts;
+    the figures of loading are those of the loader of the rank that logs, since the line before.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -348,6 +352,7 @@ class MosaicMetricsProcessor(MetricsProcessor):
         _run.vocab_size = model.get("vocab_size")
         _run.training = (config_dict or {}).get("training")
         _run.sum_over_ranks = _summing(parallel_dims)
+        self._loading_before: dict[str, float] = {}
 
     def log(
         self,
@@ -360,15 +365,17 @@ class MosaicMetricsProcessor(MetricsProcessor):
         """Log a training step; all ranks call this together."""
         self._log_stage(step)
         data = self._data_metrics()
+        loading = self._loading_metrics()
         super().log(
             step,
             global_avg_loss,
             global_max_loss,
             grad_norm,
-            extra_metrics={**(extra_metrics or {}), **data},
+            extra_metrics={**(extra_metrics or {}), **data, **loading},
         )
         if data:
-            words = (f"{name.removeprefix('data/')}: {_short(data[name])}" for name in data)
+            shown = {**data, **{name: value for name, value in loading.items() if value}}
+            words = (f"{name.partition('/')[2]}: {_short(shown[name])}" for name in shown)
             logger.info("data  %s", "  ".join(words))
 
     def should_log(self, step: int) -> bool:
@@ -382,6 +389,18 @@ class MosaicMetricsProcessor(MetricsProcessor):
         stage = component.loader.stage_begun() if component else None
         if stage is not None:
             logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
+
+    def _loading_metrics(self) -> dict[str, float]:
+        component = _run.loader() if _run.loader else None
+        if component is None:
+            return {}
+        counted: dict[str, float] = component.loader.loading_counters()
+        before, self._loading_before = self._loading_before, counted
+        return {
+            # How many batches are ready is a state; all else is counted from the beginning.
+            f"loading/{name}": value - (before.get(name, 0) if name != "batches_ready" else 0)
+            for name, value in counted.items()
+        }
 
     def _data_metrics(self) -> dict[str, float]:
         component = _run.loader() if _run.loader else None

@@ -25,6 +25,7 @@ LOADER_KEYS = (
     "prefetch_factor",
     "pin_memory",
     "persistent_workers",
+    "stall_warning",
     "drop_last",
     "skip_samples",
 )

@@ -293,6 +293,12 @@ class MosaicDataloader:
     persistent_workers: bool = False
     """Whether workers stay between iterations. Needs num_workers > 0."""
 
+    stall_warning: float = field(default=60.0, metadata={"above": 0, "most": 604800})
+    """
+    Seconds without a batch after which a line in the log says what is waited for, and again each
+    minute until the batch comes.
+    """
+
     drop_last: bool = True
     """
     Whether a finite training iteration leaves out a last batch that is not full. Training itself

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mosaic_dataloader.inspect.forecasts import Forecast, forecast, forecast_lines
     from mosaic_dataloader.inspect.mixture import mixture_tree
     from mosaic_dataloader.inspect.previews import origins, preview, stream_counts
     from mosaic_dataloader.inspect.run import print_run
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from mosaic_dataloader.inspect.tables import run_facts, run_lines, stream_table
 
 __all__ = [
+    "Forecast",
     "Steps",
+    "forecast",
+    "forecast_lines",
     "mixture_tree",
     "origins",
     "preview",
@@ -28,7 +32,10 @@ __all__ = [
 ]
 
 _HOME = {
+    "Forecast": "forecasts",
     "Steps": "steps",
+    "forecast": "forecasts",
+    "forecast_lines": "forecasts",
     "mixture_tree": "mixture",
     "origins": "previews",
     "preview": "previews",

@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         "--steps",
         metavar="N",
         type=_positive,
-        help="steps of the planned run: the mixture is printed with steps, up to their end",
+        help="steps of the planned run: with --step-rows, the mixture is printed with steps, up to "
+        "their end; with --plan, how many are looked at (those of one epoch)",
     )
     parser.add_argument(
         "--step-rows",
@@ -131,6 +132,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--picture", metavar="FILE", type=Path, help="a PNG file to draw the lengths in"
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="show no samples, but what a run on the data will fetch and what its cache must hold",
+    )
+    plan = parser.add_argument_group("for --plan")
+    plan.add_argument("--ranks", metavar="N", type=_positive, default=1, help="ranks (1)")
+    plan.add_argument("--nodes", metavar="N", type=_positive, default=1, help="machines (1)")
+    plan.add_argument(
+        "--batch-size", metavar="N", type=_positive, default=8, help="rows of a rank in a step (8)"
+    )
+    plan.add_argument(
+        "--pack",
+        metavar="TOKENS",
+        type=_positive,
+        help="join documents into rows of so many tokens; by default each sample is a row",
+    )
+    plan.add_argument(
+        "--shuffle-block-size", metavar="N", type=_positive, help="as in the run's configuration"
+    )
+    plan.add_argument("--step-time", metavar="SECONDS", type=float, help="of one step")
+    plan.add_argument(
+        "--bandwidth", metavar="BYTES", help="that a machine gets in a second, such as 500mb"
     )
     parser.add_argument(
         "--token-encoding-type",
@@ -154,8 +179,8 @@ def _count(text: str) -> int:
 
 
 def _positive(text: str) -> int:
-    if not _count(text):
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a number, 1 or more; got {text!r}")
     return int(text)
 
 
@@ -163,7 +188,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     streams = find_streams(arguments.place)
 
     stages = _stages(arguments)
-    if (arguments.steps is None) != (arguments.step_rows is None):
+    if not arguments.plan and (arguments.steps is None) != (arguments.step_rows is None):
         raise MosaicDataError("--steps and --step-rows belong together: give both, or neither")
 
     # Late: `--help` and a mistyped directory need none of it.
@@ -187,12 +212,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
     try:
         dataset = StreamingTextDataset(
             tokenizer=tokenizer,
-            seq_len=_NO_END,
+            seq_len=arguments.pack if arguments.plan and arguments.pack else _NO_END,
             streams=streams,
             token_encoding_type=arguments.token_encoding_type,
             cache_dir=arguments.cache_dir,
             stages=stages,
             weights_in=arguments.weights_in,
+            packing=arguments.plan and arguments.pack is not None,
+            shuffle=arguments.plan,
+            shuffle_block_size=arguments.shuffle_block_size,
         )
         loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
     except MosaicDataError as error:
@@ -201,6 +229,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
         raise
     try:
         with readable_output():
+            if arguments.plan:
+                print(*_plan(dataset, arguments), sep="\n")
+                return
             lengths = {
                 stream.name: _lengths(dataset, number)
                 for number, stream in enumerate(dataset.streams)
@@ -229,6 +260,40 @@ def _stages(arguments: argparse.Namespace) -> Any:
         return tomllib.loads(f"stages = {arguments.stages}")["stages"]
     except tomllib.TOMLDecodeError as error:
         raise MosaicDataError(f"--stages {arguments.stages!r} is not TOML: {error}") from error
+
+
+def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> list[str]:
+    """What a run on the data will fetch, in words."""
+    from mosaic_dataloader.inspect.forecasts import forecast_lines
+    from mosaic_dataloader.inspect.steps import Steps
+    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+    from mosaic_dataloader.util.arguments import number, parse_bytes
+
+    ranks, nodes = arguments.ranks, arguments.nodes
+    if ranks % nodes:
+        raise MosaicDataError(
+            f"--ranks {ranks} cannot be shared out equally to --nodes {nodes}: change one of them"
+        )
+    step_time, bandwidth = arguments.step_time, arguments.bandwidth
+    if step_time is not None:
+        step_time = number("--step-time", step_time, above=0)
+    if bandwidth is not None:
+        bandwidth = parse_bytes("--bandwidth", bandwidth)
+    loader = MosaicParallelAwareDataloader(
+        dataset,
+        dp_rank=0,
+        dp_world_size=ranks,
+        batch_size=arguments.batch_size,
+        num_nodes=nodes,
+    )
+    rows = ranks * arguments.batch_size
+    steps = arguments.steps or max(1, loader.run.source.epoch_rows() // rows)
+    return forecast_lines(
+        Steps(loader, rows=rows, total=steps),
+        step_time=step_time,
+        bandwidth=bandwidth,
+        everything=True,
+    )
 
 
 def _row(

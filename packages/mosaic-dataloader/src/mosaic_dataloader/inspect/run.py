@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mosaic_dataloader.inspect.forecasts import forecast_lines
 from mosaic_dataloader.inspect.mixture import mixture_parts, mixture_tree, shares
 from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
 from mosaic_dataloader.inspect.picture import PicturedPart, save_run
@@ -29,8 +30,12 @@ def print_run(
     tokenizer: Any,
     picture: Path,
     resumes_from: str | None = None,
+    step_time: float | None = None,
+    bandwidth: int | str | None = None,
 ) -> None:
-    """Print the streams, what the run makes of them, and rows of a step; save the picture.
+    """Print the streams, what the run makes of them, what it will fetch, and rows of a step.
+
+    A picture is saved as well.
 
     Args:
         steps: The steps of the run.
@@ -40,6 +45,8 @@ def print_run(
             ids.
         picture: A PNG file for row lengths and shares of the streams; its folder is made.
         resumes_from: The checkpoint that the run resumes from, for the print.
+        step_time: Seconds of a step, for the forecast of what is fetched; None if not known.
+        bandwidth: Bytes a second that arrive at a machine, as a number or like ``"500mb"``.
 
     Raises:
         MosaicDataError: The step lies before the order begins, the data cannot be read, or
@@ -50,6 +57,7 @@ def print_run(
         print(stream_table(steps.loader.dataset), "", sep="\n")
         print(*mixture_tree(steps.loader, steps), "", sep="\n")
         print(*run_lines(steps, resumes_from), sep="\n")
+        print(*forecast_lines(steps, step_time=step_time, bandwidth=bandwidth), sep="\n")
         packed = look_at_packed(steps, step, position, rows) if steps.packing else None
         _draw(steps, step, position, rows, picture, packed)
         print(f"picture: {picture}\n", flush=True)

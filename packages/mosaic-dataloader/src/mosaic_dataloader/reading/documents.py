@@ -100,7 +100,8 @@ class DocumentReader:
             return []
         if self._tokenizer is None:
             raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
-        encoded = self._tokenizer.encode(texts)
+        with self._store.traffic.encoding(len(texts)):
+            encoded = self._tokenizer.encode(texts)
         # Of an empty text, a tokenizer would make BOS.
         return [
             self._ended(tokens if text else tokens[:0])

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Generic, TypeVar, final
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.reading.stalls import BATCH_THREAD, WaitWatch
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
 
@@ -44,6 +45,7 @@ class PrefetchQueue(Generic[T]):
     Args:
         depth: Places.
         clock: Tells the time, in seconds.
+        watch: Is told how long the consumer waits for items.
 
     Attributes:
         items: What waits to be taken.
@@ -51,8 +53,13 @@ class PrefetchQueue(Generic[T]):
         few: With so many items left it is woken up.
     """
 
-    def __init__(self, depth: int, clock: Callable[[], float] = time.perf_counter):
-        self._depth, self._clock = depth, clock
+    def __init__(
+        self,
+        depth: int,
+        clock: Callable[[], float] = time.perf_counter,
+        watch: WaitWatch | None = None,
+    ):
+        self._depth, self._clock, self._watch = depth, clock, watch
         self.items: deque[T | End] = deque()
         # Taken while there is nothing to wake up for.
         self._wake, self._space = threading.Lock(), threading.Lock()
@@ -137,7 +144,7 @@ class PrefetchQueue(Generic[T]):
         Raises:
             StoppedError: The waiting thread was stopped.
         """
-        self._waiting_since = self._clock()
+        begun = self._waiting_since = self._clock()
         # An item that came too early to wake anybody is found at the second look.
         timeout = _GROUP_SECONDS
         while not self.items:
@@ -147,7 +154,11 @@ class PrefetchQueue(Generic[T]):
                 raise threads.StoppedError
             if self._closed:
                 self.end(StopIteration())
+            elif self._watch is not None:
+                self._watch.look(self._clock() - begun)
         self._waiting_since = None
+        if self._watch is not None:
+            self._watch.came(self._clock() - begun)
 
 
 def _release(lock: threading.Lock) -> None:
@@ -221,6 +232,11 @@ class PrefetchIterator(Generic[T, P]):
         finally:
             self._busy = False
 
+    @property
+    def ready(self) -> int:
+        """Values that can be taken without waiting."""
+        return sum(type(item) is not End for item in list(self._queue.items))
+
     def close(self) -> None:
         """End the thread, and drop what it has made ready. May be called again, from any thread."""
         self._on_end = None
@@ -258,6 +274,7 @@ def prefetch(
     setup: Callable[[], None] | None = None,
     idle: Callable[[], None] | None = None,
     on_stop: Callable[[], None] = lambda: None,
+    watch: WaitWatch | None = None,
 ) -> PrefetchIterator[T, P]:
     """Run an iterator in its own thread, a few items ahead.
 
@@ -273,18 +290,19 @@ def prefetch(
         idle: Called in the thread now and then while it has nothing to do.
         on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
             that know nothing of that.
+        watch: Is told how long items are waited for.
 
     Returns:
         An iterator over the values, for one thread at a time.
     """
-    queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth)
+    queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth, watch=watch)
 
     def wake() -> None:
         queue.close()
         on_stop()
 
     fill = partial(_fill, source, queue, setup, idle)
-    group = threads.ThreadGroup([fill], "mosaic-batches", wake)
+    group = threads.ThreadGroup([fill], BATCH_THREAD, wake)
     return PrefetchIterator(queue, on_taken, on_end, group)
 
 

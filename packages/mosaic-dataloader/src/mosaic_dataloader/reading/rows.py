@@ -371,7 +371,8 @@ class RowReader:
             return iter(())
         if self._tokenizer is None:
             raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
-        return self._tokenizer.encode(texts)
+        with self._store.traffic.encoding(len(texts)):
+            return self._tokenizer.encode(texts)
 
 
 def _stored_ends(shard: NDArray[Any] | ScatteredRows, place: int) -> NDArray[Any] | None:

@@ -19,6 +19,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import BatchRequest
 from mosaic_dataloader.reading.prefetch import prefetch
 from mosaic_dataloader.reading.rows import EncodedBatches, RowBatch, RowReader
+from mosaic_dataloader.storage.traffic import Traffic
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child, starting
 
@@ -161,7 +162,9 @@ class WorkerPool:
     read, and returns what is there. What they have read ahead is known here and counted nowhere.
 
     Args:
-        fetch: What each worker calls; it is pickled where workers are not forked.
+        fetch: What each worker calls, which returns what it read and what it counted on the way; it
+            is pickled where workers are not forked.
+        traffic: To which these counts are added.
         num_workers: Worker processes.
         prefetch_factor: Batches that each keeps ready; torch's default where None.
         persistent: Keep the workers from one iteration to the next.
@@ -173,11 +176,13 @@ class WorkerPool:
     def __init__(
         self,
         fetch: Fetch,
+        traffic: Traffic,
         num_workers: int,
         prefetch_factor: int | None,
         persistent: bool,
     ):
         self.inherited = False
+        self._traffic = traffic
         reset_in_child(self)
         self._sampler = _RequestSampler()
         self._pipe = ParentPipe()
@@ -212,6 +217,10 @@ class WorkerPool:
         self.inherited = True
         _of_parents.append(self)
 
+    def awaited(self) -> list[int]:
+        """The shards of the oldest request that is not answered yet; none if all are."""
+        return self._sampler.awaited()
+
     def stop(self) -> None:
         """Have the workers give up what they wait for; the next call of ``answers`` uses them."""
         self._pipe.stop()
@@ -222,7 +231,9 @@ class WorkerPool:
                 raise threads.StoppedError
             if isinstance(answer, MosaicDataError):
                 raise answer
-            yield self._sampler.oldest(), answer
+            read, counted = answer
+            self._traffic.add(counted)
+            yield self._sampler.oldest(), read
 
 
 # Kept in a forked process until its end.
@@ -242,6 +253,13 @@ class _RequestSampler(Sampler[Any]):
 
     def oldest(self) -> Any:
         return self._under_way.popleft()
+
+    def awaited(self) -> list[int]:
+        try:
+            # Another thread may take it at this moment.
+            return list(self._under_way[0].shards)
+        except IndexError:
+            return []
 
     def __iter__(self) -> Iterator[Any]:
         for request in self._requests:

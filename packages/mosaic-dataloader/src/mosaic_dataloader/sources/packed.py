@@ -207,9 +207,9 @@ class PackedRows:
             tuple(lane.position for lane in lanes),
         )
 
-    def fetch(self) -> Fetch:
+    def fetch(self, dataset: StreamingTextDataset) -> Fetch:
         """What reads documents in a worker process."""
-        return partial(fetch_documents, self._dataset.reopened())
+        return partial(fetch_documents, dataset)
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
@@ -364,6 +364,25 @@ class PackedRows:
                 read=partial(_same, (inputs, labels)),
                 lane=lane,
             )
+
+    def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
+        """Sample ids that ranks read for each global batch, if documents are of mean length."""
+        world_size, size = self._layout.world_size, self._layout.global_batch
+        nodes = self._dataset.order_options.num_canonical_nodes
+        own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
+        per_row = self._dataset.seq_len / mean_tokens(self._dataset.streams, self.mixture)
+        begin = position - self.order.start.samples
+        for first in range(begin, begin + batches * size, size):
+            rows = np.arange(first, first + size, dtype=np.int64)
+            rows = rows[np.isin(rows % self._lane_count % world_size, own)]
+            lanes, made = rows % self._lane_count, rows // self._lane_count
+            # A document that two rows share is read for both: its shard is the same.
+            begins = (made * per_row).astype(np.int64)
+            counts = ((made + 1) * per_row).astype(np.int64) - begins + 1
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            starts = np.array([self._first_position(lane).document for lane in lanes.tolist()])
+            documents = np.repeat(starts + begins, counts) + within
+            yield self._locate(np.repeat(lanes, counts), documents)
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Target tokens of each stream in the global batches from a position on; they are read."""

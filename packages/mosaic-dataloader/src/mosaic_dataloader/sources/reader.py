@@ -3,6 +3,8 @@
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -12,7 +14,8 @@ from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.positions import positions_from_ends
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
-from mosaic_dataloader.reading.workers import ReadAhead, WorkerPool
+from mosaic_dataloader.reading.stalls import WaitWatch
+from mosaic_dataloader.reading.workers import Fetch, ReadAhead, WorkerPool
 from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
 from mosaic_dataloader.util.arguments import integer
@@ -29,7 +32,10 @@ class BatchReader:
     Args:
         dataset: The data.
         layout: The rank.
-        options: Workers, how far to read ahead, and whether to pin.
+        options: Workers, how far to read ahead, whether to pin, and how long a batch may take.
+
+    Attributes:
+        watch: How long batches were waited for.
 
     Raises:
         MosaicDataError: An argument cannot be used.
@@ -52,6 +58,7 @@ class BatchReader:
         # Workers keep their own batches ready.
         self._kept_ready = 2 if options.num_workers else self._depth
         self._workers: WorkerPool | None = None
+        self.watch = WaitWatch(options.stall_warning, self._held_up_by)
         # Weak: an iteration that its caller drops stops reading at once.
         self._iterator: weakref.ref[PrefetchIterator[Rows, Progress]] | None = None
 
@@ -87,6 +94,7 @@ class BatchReader:
             setup=self._thread_setup,
             idle=self._dataset.store.release,
             on_stop=self._workers.stop if self._workers else lambda: None,
+            watch=self.watch,
         )
         self._iterator = weakref.ref(iterator)
         return iterator
@@ -102,8 +110,10 @@ class BatchReader:
         self._dataset.store.register()
         options = self._options
         if options.num_workers and (self._workers is None or self._workers.inherited):
+            theirs = self._dataset.reopened()
             self._workers = WorkerPool(
-                source.fetch(),
+                partial(_read_and_count, theirs, source.fetch(theirs)),
+                self._dataset.store.traffic,
                 options.num_workers,
                 options.prefetch_factor,
                 options.persistent_workers,
@@ -112,12 +122,24 @@ class BatchReader:
         ahead = ReadAhead(self._depth, self._workers, under_way)
         return self._ready(source.batches(progress, extent, ahead), after_first)
 
+    @property
+    def ready(self) -> int:
+        """Batches that can be taken without waiting."""
+        iterator = self._iterator() if self._iterator else None
+        return 0 if iterator is None else iterator.ready
+
     def close(self) -> None:
         """End the iteration, if one runs."""
         iterator = self._iterator() if self._iterator else None
         if iterator is not None:
             iterator.close()
         self._iterator = None
+
+    def _held_up_by(self) -> list[str]:
+        """What a batch that does not come is waiting for, in words."""
+        store = self._dataset.store
+        asked = self._workers.awaited() if self._workers else None
+        return store.held_up_by(asked) if asked else store.held_up_by()
 
     def _ready(
         self,
@@ -142,6 +164,14 @@ class BatchReader:
                 if after_first:
                     after_first()
                     after_first = None
+
+
+def _read_and_count(
+    dataset: StreamingTextDataset, fetch: Fetch, shards: list[int], places: list[int]
+) -> tuple[Any, list[int] | None]:
+    """In a worker: what is read, and what was counted since the last time."""
+    read = fetch(shards, places)
+    return read, dataset.store.traffic.take()
 
 
 def _pinner(

@@ -16,6 +16,7 @@ from mosaic_dataloader.order.batches import (
     Layout,
     endless_batches,
     one_pass,
+    own_rows,
     own_rows_of_batch,
 )
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
@@ -140,9 +141,9 @@ class SampleRows:
         """The position: samples are drawn one after another."""
         return Reached(saved.samples_seen, saved.samples_seen)
 
-    def fetch(self) -> Fetch:
+    def fetch(self, dataset: StreamingTextDataset) -> Fetch:
         """What reads a batch in a worker process."""
-        return partial(_read_rows, self._dataset.reopened())
+        return partial(_read_rows, dataset)
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
@@ -234,6 +235,20 @@ class SampleRows:
             stretches = self.order.skip.stretches(position, self._layout.global_batch)
             yield from self._preview_batch(stretches)
             position = stretches[-1][1]
+
+    def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
+        """Sample ids that ranks read for each of the global batches from a position on."""
+        size = self._layout.global_batch
+        while batches:
+            count = min(batches, self._layout.most_batches)
+            begins = position + size * np.arange(count, dtype=np.int64)[:, None]
+            own = [
+                begins + own_rows(self.sequence, replace(self._layout, rank=rank), position, count)
+                for rank in ranks
+            ]
+            positions = np.concatenate(own, axis=1)
+            yield from self.sequence.ids_at(positions.ravel()).reshape(positions.shape)
+            position, batches = position + count * size, batches - count
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on."""

@@ -139,8 +139,12 @@ class BatchSource(Protocol):
     def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached | None:
         """How far the saved run has drawn from its order; None where that is not known."""
 
-    def fetch(self) -> Fetch:
-        """What worker processes call to read what the source asks of them; can be pickled."""
+    def fetch(self, dataset: Any) -> Fetch:
+        """What worker processes call to read what the source asks of them; can be pickled.
+
+        Args:
+            dataset: The data, opened for them.
+        """
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
@@ -187,6 +191,12 @@ class BatchSource(Protocol):
         self, progress: Progress, position: int, report: Callable[[int, int], None] | None = None
     ) -> Generator[PreviewRow, None, None]:
         """Rows of all ranks from a position on, without end; ``progress`` stays where it is."""
+
+    def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
+        """Sample ids, int64[n], that ranks read for each of the global batches from a position on.
+
+        With packing about: as if all documents had the same length.
+        """
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """What each stream gives to the global batches from a position on, int64[batches, streams].

@@ -30,6 +30,7 @@ from mosaic_dataloader.storage.layout import (
     use_byte,
 )
 from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.storage.traffic import EVICTIONS, Traffic
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.arguments import parse_bytes
 from mosaic_dataloader.util.forks import reset_in_child
@@ -231,7 +232,9 @@ _RESERVED = "reserved"
 
 
 @contextmanager
-def reserved(directory: str, shard: int, size: int, timeout: float) -> Iterator[None]:
+def reserved(
+    directory: str, shard: int, size: int, timeout: float, traffic: Traffic
+) -> Iterator[None]:
     """Hold ``size`` bytes of a directory's budget while one of its shards is downloaded.
 
     The caller holds the shard's lock and has made its staging folder.
@@ -241,13 +244,14 @@ def reserved(directory: str, shard: int, size: int, timeout: float) -> Iterator[
         shard: Which shard is downloaded.
         size: Bytes that it takes at most, while it is downloaded and afterwards.
         timeout: Seconds to wait for others to let go of what could be evicted.
+        traffic: Counts the shards that are evicted.
 
     Raises:
         MosaicDataError: Space did not become free in that time.
     """
     note = os.path.join(staging_folder(directory, shard), _RESERVED)
     deadline = time.monotonic() + timeout
-    while not _try_reserve(directory, note, size):
+    while not _try_reserve(directory, note, size, traffic):
         if time.monotonic() > deadline:
             raise MosaicDataError(
                 f"the cache of {directory} stays full: everything in it was in use for "
@@ -261,7 +265,7 @@ def reserved(directory: str, shard: int, size: int, timeout: float) -> Iterator[
             os.remove(note)
 
 
-def _try_reserve(directory: str, note: str, size: int) -> bool:
+def _try_reserve(directory: str, note: str, size: int, traffic: Traffic) -> bool:
     if not os.path.isdir(leases_root(directory)):
         return True
     with locked(lock_path(directory), BUDGET_BYTE):
@@ -273,21 +277,23 @@ def _try_reserve(directory: str, note: str, size: int) -> bool:
     with ExitStack() as stack:
         for each in involved:
             stack.enter_context(locked(lock_path(each), BUDGET_BYTE))
-        if not all(_make_room(lease, directory, size) for lease in leases):
+        if not all(_make_room(lease, directory, size, traffic) for lease in leases):
             return False
         with open(note, "w", encoding="ascii") as file:
             file.write(str(size))
     return True
 
 
-def _make_room(lease: CacheLease, directory: str, size: int) -> bool:
+def _make_room(lease: CacheLease, directory: str, size: int, traffic: Traffic) -> bool:
     """Evict until ``size`` more bytes fit into a lease; False where too much is in use."""
     excess = sum(map(usage, lease.directories)) + size - lease.limit
     if excess <= 0:
         return True
     # The directory that wants the space may also be asked to give it.
     for _, place, shard in sorted(_resident(lease.directories)):
-        excess -= _evict(place, shard)
+        if freed := _evict(place, shard):
+            traffic.counts[EVICTIONS] += 1
+            excess -= freed
         if excess <= 0:
             return True
     return False

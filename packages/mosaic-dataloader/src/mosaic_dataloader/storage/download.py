@@ -23,6 +23,7 @@ from mosaic_dataloader.storage.contents import (
 from mosaic_dataloader.storage.index import fetch_index
 from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
 from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.storage.traffic import RETRIES, Traffic
 from mosaic_dataloader.storage.transfer import Transfers, subject
 from mosaic_dataloader.storage.unpack import unpack
 from mosaic_dataloader.storage.versions import Version, note_shard_version
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# In the folder of a download: by which process, which attempt it is, and of how many.
+_ATTEMPT = "attempt"
 # Gigabytes a second (xxhash) come before what does well to reach one; these are all that
 # mosaicml-streaming writes.
 _FASTEST_FIRST = (
@@ -53,10 +56,13 @@ class ShardFetcher:
 
     Args:
         data: The stream.
+        number: Its number among the streams.
+        traffic: Counts what is fetched.
     """
 
-    def __init__(self, data: DataStream):
+    def __init__(self, data: DataStream, number: int, traffic: Traffic):
         self._data = data
+        self._number, self._traffic = number, traffic
         self._transfers = Transfers(data.name, data.stream, data.directory)
         self._swept = False
         # Of shards on their way, where the index has no hashes.
@@ -81,31 +87,35 @@ class ShardFetcher:
             for raw, _ in self._data.readers[shard].file_pairs
         )
 
-    def ensure(self, shard: int) -> None:
+    def ensure(self, shard: int) -> bool:
         """Fetch the shard unless it is present.
+
+        Returns:
+            Whether it was found in the cache, without waiting for anybody who fetches it.
 
         Raises:
             MosaicDataError: It cannot be had, or is not what the index says.
         """
         if not self._data.fetched:
             require_in_place(self._data.name, self._data.directory, self._data.readers[shard])
-            return
+            return False
         # As long as another process may take that does not give up either.
         timeout = LOCK_TIMEOUT + self._transfers.longest * len(self._data.readers[shard].file_pairs)
         begun = time.monotonic()
         try:
             if self.present(shard) and self._is_verified(shard):
-                return
+                return True
             self._sweep()
             with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
                 if self.present(shard) and self._is_verified(shard):
-                    return
+                    return False
                 failed, message = self._failed.get(shard, (0.0, ""))
                 if failed > begun:
                     # Another thread has tried all that time for this one, too.
                     raise MosaicDataError(message)
                 self._remove(shard)
                 self._fetch(shard)
+                return False
         except LockTimeoutError as error:
             if error.byte != fetch_byte(shard):
                 # The index's lock, or the budget's: it says so itself.
@@ -162,9 +172,9 @@ class ShardFetcher:
         size = self._data.readers[shard].get_max_size()
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
-            with reserved(self._data.directory, shard, size, timeout):
-                for raw, zipped in self._data.readers[shard].file_pairs:
-                    self._fetch_file(shard, raw, zipped)
+            with reserved(self._data.directory, shard, size, timeout, self._traffic):
+                pairs = self._data.readers[shard].file_pairs
+                arrived = sum([self._fetch_file(shard, raw, zipped) for raw, zipped in pairs])
                 self._note_version(shard)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
@@ -172,8 +182,11 @@ class ShardFetcher:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(shard)
+        if arrived:
+            self._traffic.fetched(self._number, arrived)
 
-    def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> None:
+    def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> int:
+        """Put a file in its place; the bytes that came from the store."""
         directory, folder = self._data.directory, self._staging(shard)
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
@@ -192,18 +205,56 @@ class ShardFetcher:
             accept,
             size=(zipped or raw).bytes,
             note=None if (zipped or raw).hashes else partial(self._arrived, shard),
+            on_attempt=partial(self._begin_attempt, shard),
         )
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
             os.replace(arrived, final)
-            return
+            return int(raw.bytes)
         if self._data.stream.safe_keep_zip:
             os.replace(arrived, kept)
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
+        return 0 if packed else int(zipped.bytes)
+
+    def _begin_attempt(self, shard: int, attempt: int, attempts: int) -> None:
+        """Note an attempt, for those who wait for the shard, in whichever process."""
+        if attempt > 1:
+            self._traffic.counts[RETRIES] += 1
+        path = os.path.join(self._staging(shard), _ATTEMPT)
+        # Where it cannot be written, the download itself fails, and says why.
+        with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()} {attempt} {attempts}")
+
+    def progress(self, shard: int) -> str:
+        """What is known of a shard that somebody waits for, in words."""
+        about = subject(self._data.name, f"shard {self._raw(shard).basename}", self._data.stream)
+        if not self._data.fetched:
+            return f"{about}, which is read where it lies"
+        if self.present(shard):
+            return f"{about}, which is in the cache and is checked or opened"
+        folder = self._staging(shard)
+        # Its download may begin and end at any moment, and the folder be another user's.
+        try:
+            path = os.path.join(folder, _ATTEMPT)
+            with open(path, encoding="ascii") as file:
+                process, attempt, attempts = map(int, file.read().split())
+            seconds = time.time() - os.stat(path).st_mtime
+            sizes = [
+                e.stat().st_size for e in os.scandir(folder) if e.name.startswith(f"{process}-")
+            ]
+        except (OSError, ValueError):
+            return f"{about}, no attempt has begun: it waits for room in the cache, or its turn"
+        pairs = self._data.readers[shard].file_pairs
+        whole = sum(int((zipped or raw).bytes) for raw, zipped in pairs)
+        where = "this process" if process == os.getpid() else f"process {process}"
+        return (
+            f"{about}, attempt {attempt} of {attempts}, begun {seconds:.0f} s ago by {where}; "
+            f"{sum(sizes):,} of {whole:,} bytes are here"
+        )
 
     def _arrived(self, shard: int, version: Version | None) -> None:
         """Note which version of a shard arrived; of several files, that of the first."""

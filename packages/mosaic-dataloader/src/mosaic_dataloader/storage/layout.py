@@ -6,6 +6,7 @@
     index.json
     .mosaic/lock             bytes of it are locks: see below
     .mosaic/staging/7/       shard 7 while it is downloaded
+    .mosaic/staging/7/attempt    which attempt this is, of how many, by which process
     .mosaic/manifest.json    what `mosaic-prepare` noted beside the remote's shards
     .mosaic/leases/<id>      a running loader that limits the cache
     .mosaic/checked          the last comparison of the index with the remote's

@@ -80,7 +80,7 @@ class LaneLookAhead:
             shard = self._waiting.pop(document)
             self._needed[shard] += 1
             if self._needed[shard] == 1:
-                self._threads.fetch(shard)
+                self._threads.fetch(shard, new=True)
 
 
 logger = logging.getLogger(__name__)
@@ -100,19 +100,24 @@ class FetchingThreads:
         # Only ever added to by the reader's thread and taken from by the pool's: no lock needed.
         self._under_way: set[int] = set()
 
-    def fetch(self, shard: int) -> None:
-        """Have a shard fetched, unless it is on its way."""
+    def fetch(self, shard: int, *, new: bool) -> None:
+        """Have a shard fetched, unless it is on its way.
+
+        Args:
+            shard: Which shard.
+            new: Whether it was not needed until now, so that finding it in the cache is a hit.
+        """
         if shard not in self._under_way:
             self._under_way.add(shard)
-            self._pool.submit(partial(self._ensure, shard))
+            self._pool.submit(partial(self._ensure, shard, new))
 
     def close(self) -> None:
         """Stop; fetches that run are waited for, for some seconds, and others are dropped."""
         self._pool.close()
 
-    def _ensure(self, shard: int) -> None:
+    def _ensure(self, shard: int, new: bool) -> None:
         try:
-            self._store.ensure(shard)
+            self._store.ensure(shard, new=new)
         except MosaicDataError as error:
             # The reader meets the same fault when it gets there, and raises it.
             logger.warning("fetching ahead failed: %s", error)
@@ -188,7 +193,7 @@ class LookAhead:
         self._window.append(wanted)
         for shard in wanted:
             # Once is enough for as long as it is needed, unless somebody may evict it meanwhile.
-            asked = shard in self._needed and self._most_shards is None
-            if not asked:
-                self._threads.fetch(shard)
+            new = shard not in self._needed
+            if new or self._most_shards is not None:
+                self._threads.fetch(shard, new=new)
         self._needed.update(wanted)

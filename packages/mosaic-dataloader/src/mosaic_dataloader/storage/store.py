@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
 from mosaic_dataloader.storage.mds import MappedShard, ReaderShard, ScatteredRows
 from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.storage.traffic import HITS, Traffic
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child
 from mosaic_dataloader.util.locks import RangeLock, locked
@@ -48,6 +49,8 @@ class ShardStore:
         keeps_open: Keep fetched shards open from batch to batch where nobody limits the cache. A
             worker process does not: while it waits for work, it could not notice a new limit.
         reads_ends: Read the column `document_ends` of the shards that have it.
+        counts_opened: Count each shard that is opened and was in the cache as a hit: where no
+            look-ahead counts those that come into its window.
 
     Attributes:
         full_rows: By shard, what gives integer[T+1] by a sample's number, for every open shard of
@@ -56,6 +59,7 @@ class ShardStore:
             a view of it.
         checked: Open shards all of whose token ids were found inside the vocabulary; see
             ``note_checked``.
+        traffic: What is counted.
     """
 
     # Far below the kernel's limit of mappings in a process (65,530), far above what a shuffle
@@ -70,14 +74,17 @@ class ShardStore:
         cache_limit: int | None = None,
         keeps_open: bool = True,
         reads_ends: bool = False,
+        counts_opened: bool = False,
     ):
         self._reads_ends = reads_ends
+        self._counts_opened = counts_opened
+        self.traffic = Traffic(len(streams))
         self.streams = streams
         self.full_rows: dict[int, NDArray[Any] | ScatteredRows] = {}
         self.checked: set[int] = set()
         self._mixture = mixture
         self._row_tokens = row_tokens
-        self._fetchers = [ShardFetcher(s) for s in streams]
+        self._fetchers = [ShardFetcher(s, n, self.traffic) for n, s in enumerate(streams)]
         self._guard = threading.RLock()
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._uses: dict[int, int] = {}
@@ -115,12 +122,15 @@ class ShardStore:
         """
         stream, place = self._place(shard)
         while (opened := self._in_use(shard)) is None:
-            self.register()
-            # Under a limit, what this thread holds open must not keep its own shard out.
-            self.release()
-            # Without the guard, so that other threads can read and download in the meantime.
-            self._fetchers[stream].ensure(place)
-            self._open_shard(shard)
+            with self.traffic.waiting(shard):
+                self.register()
+                # Under a limit, what this thread holds open must not keep its own shard out.
+                self.release()
+                # Without the guard, so that other threads can read and download in the meantime.
+                found = self._fetchers[stream].ensure(place)
+                if found and self._counts_opened:
+                    self.traffic.counts[HITS] += 1
+                self._open_shard(shard)
         try:
             yield opened
         finally:
@@ -135,11 +145,42 @@ class ShardStore:
             if self.full_rows.get(shard) is rows:
                 self.checked.add(shard)
 
-    def ensure(self, shard: int) -> None:
-        """Download the shard's file unless it is present, without opening it."""
+    def ensure(self, shard: int, *, new: bool) -> None:
+        """Download the shard's file unless it is present, without opening it.
+
+        Args:
+            shard: Which shard.
+            new: Whether to count it as a hit if it is found in the cache.
+        """
         self.register()
         stream, place = self._place(shard)
-        self._fetchers[stream].ensure(place)
+        if self._fetchers[stream].ensure(place) and new:
+            self.traffic.counts[HITS] += 1
+
+    def held_up_by(self, asked: Iterable[int] | None = None) -> list[str]:
+        """What those who read are waiting for at this moment, in words.
+
+        Args:
+            asked: The shards that a worker process is to read from, a negative one for padding;
+                None for what the threads of this process wait for.
+
+        Returns:
+            One entry for each; none if nothing is known.
+        """
+        if asked is None:
+            # A copy, made by a single call: other threads change it.
+            waits = list(self.traffic.waits.values())
+            return list(
+                dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits)
+            )
+        shards = [shard for shard in dict.fromkeys(asked) if shard >= 0]
+        absent = [shard for shard in shards if not self._is_here(shard)]
+        if absent:
+            more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
+            return [f"{self._progress(absent[0])}{more}"]
+        names = {self.streams[self._place(shard)[0]].name for shard in shards}
+        listed = ", ".join(f'"{name}"' for name in sorted(names))
+        return [f"a worker process, which reads or encodes samples of {listed}"]
 
     def release(self) -> None:
         """Unmap what anybody's cache limit may want to evict; called between batches.
@@ -201,6 +242,7 @@ class ShardStore:
         self._pins.clear()
         self._registration = None
         self._iterations, self._lets_go = 0, False
+        self.traffic.waits.clear()
 
     def close(self) -> None:
         """Unmap everything and let all locks go."""
@@ -311,6 +353,14 @@ class ShardStore:
         # Files of another user cannot be touched; they then count as old as their download.
         with contextlib.suppress(PermissionError):
             os.utime(path)
+
+    def _progress(self, shard: int) -> str:
+        stream, place = self._place(shard)
+        return self._fetchers[stream].progress(place)
+
+    def _is_here(self, shard: int) -> bool:
+        stream, place = self._place(shard)
+        return self._fetchers[stream].present(place)
 
     def _place(self, shard: int) -> tuple[int, int]:
         """The stream a shard belongs to, and its number there."""

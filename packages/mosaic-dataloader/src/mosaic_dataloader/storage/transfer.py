@@ -88,6 +88,7 @@ class Transfers:
         attempts: int | None = None,
         size: int | None = None,
         note: Callable[[Version | None], None] | None = None,
+        on_attempt: Callable[[int, int], None] = lambda attempt, attempts: None,
     ) -> str:
         """Download a file.
 
@@ -103,6 +104,8 @@ class Transfers:
             size: Bytes that it has; a download that brings more is ended early.
             note: Called with the version that arrived, None where the store does not say. Asking
                 for it costs a request at some stores.
+            on_attempt: Called before each attempt with its number, from 1, and with how many there
+                are at the most.
 
         Returns:
             Its path.
@@ -113,6 +116,7 @@ class Transfers:
         """
         attempts = attempts or self._stream.download_retry
         for attempt in itertools.count(1):
+            on_attempt(attempt, attempts)
             # An attempt that was abandoned may still write to its own file.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:

@@ -223,6 +223,7 @@ def test_number_formats_that_a_model_cannot_take(
     """As on a machine with GPUs, where these fail deep inside otherwise."""
     monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    monkeypatch.setattr("mosaic_train.checks.machine._FLEX_BLOCK", 32)  # the rows here are short
     app.config()
     code, err = outcome(app, capfd, *arguments)
     assert code == 2

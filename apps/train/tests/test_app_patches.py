@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,8 +21,10 @@ from mosaic_train.torchtitan_patches import gradient_scale, tied_weights, upstre
 
 
 def test_every_patch_names_what_it_answers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.touch()
     patches.check_torchtitan()
     found = pkgutil.walk_packages(patches.__path__, f"{patches.__name__}.")
     modules = [importlib.import_module(each.name) for each in found]
@@ -33,11 +36,11 @@ def test_every_patch_names_what_it_answers(
         assert "can go once" in " ".join(inspect.getsource(module).split()), module
 
     def told() -> str:
-        assert cli.main(["--config-path", "no-such-file.toml"]) == 2
+        assert cli.main(["--config-path", str(empty)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    # Each line of each patch is compared, before anything else is looked at.
+    # Each line of each patch is compared, before anything in the file is looked at.
     for answer in patches.ANSWERS:
         other = upstream.Answers(answer.path, answer.line, f"{answer.text} # as it was")
         with monkeypatch.context() as patch:

@@ -1,6 +1,5 @@
 """`--check` and `--inspect-data`: what a run would do, without starting a rank."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,14 +95,13 @@ def _opened(
         raise TrainError(
             f"{world_size} ranks cannot be shared out to --nodes {nodes} equally: change one"
         )
-    # By this torchrun's ranks know it.
-    os.environ["GROUP_WORLD_SIZE"] = str(nodes)
-    try:
-        loader = build_mosaic_dataloader(
-            dp_world_size=layout.dp_world_size, dp_rank=0, tokenizer=tokenizer, job_config=config
-        )
-    finally:
-        del os.environ["GROUP_WORLD_SIZE"]
+    loader = build_mosaic_dataloader(
+        dp_world_size=layout.dp_world_size,
+        dp_rank=0,
+        tokenizer=tokenizer,
+        job_config=config,
+        nodes=nodes,
+    )
     try:
         # The checks have given the warnings.
         resumed = resume_from_checkpoint(config, loader, Report())

@@ -122,6 +122,7 @@ def build_mosaic_dataloader(
     tokenizer: Any,
     job_config: Any,
     vocab_size: int | None = None,
+    nodes: int | None = None,
 ) -> MosaicParallelAwareDataloader:
     """Build the training loader from ``[mosaic_dataloader]`` and ``[training]``.
 
@@ -133,6 +134,7 @@ def build_mosaic_dataloader(
             ``training.seq_len``.
         vocab_size: Token ids that the model embeds, which its arguments know and the configuration
             does not; see ``StreamingTextDataset``.
+        nodes: Machines of the run; by default what torchrun tells its ranks.
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
@@ -145,7 +147,7 @@ def build_mosaic_dataloader(
         dp_rank=dp_rank,
         dp_world_size=dp_world_size,
         batch_size=training.local_batch_size,
-        num_nodes=num_nodes(),
+        num_nodes=num_nodes() if nodes is None else nodes,
         # Not an option of a section: torchtitan's own trainer never ends with an epoch.
         infinite=options.get("infinite", True),
         **_loader_options(options),

@@ -25,7 +25,7 @@ def short_epoch(
     Returns:
         One line; none with packing, where a row holds many samples or a part of one.
     """
-    samples = loader.dataset.mixture.epoch_samples
+    samples = loader.mixture.epoch_samples
     batch = loader.batch_size * loader.dp_world_size
     if loader.dataset.packing or samples >= batch:
         return []
@@ -56,7 +56,7 @@ def documents_per_lane(
     if not dataset.packing:
         return []
     lanes = dataset.packing_lanes or default_lanes(ranks)
-    documents = dataset.mixture.epoch_samples
+    documents = loader.mixture.epoch_samples
     # More lanes than ranks are there for more ranks later, which a single one for each does not.
     if documents >= _DOCUMENTS_PER_LANE * lanes or lanes == ranks:
         return []

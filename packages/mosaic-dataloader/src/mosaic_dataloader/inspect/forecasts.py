@@ -96,7 +96,7 @@ def forecast(steps: Steps, *, everything: bool = False) -> Forecast | None:
     sizes = np.array(stored, np.int64)
     samples = float(steps.rows)
     if steps.packing:
-        samples *= max(1.0, dataset.seq_len / mean_tokens(dataset.streams, dataset.mixture))
+        samples *= max(1.0, dataset.seq_len / mean_tokens(dataset.streams, loader.mixture))
     looked = max(1, min(left, _MOST_STEPS, int(_MOST_SAMPLES / samples)))
     stretch = -(-looked // _STRETCHES)
     needed, shards = np.zeros(looked, np.int64), np.zeros(looked, np.int64)

@@ -66,7 +66,7 @@ def run_facts(steps: Steps) -> list[str]:
         steps: The steps of the run.
     """
     dataset = steps.loader.dataset
-    samples, streams = dataset.mixture.epoch_samples, len(dataset.streams)
+    samples, streams = steps.loader.mixture.epoch_samples, len(dataset.streams)
     left = max(0, steps.total - steps.done)
     rows = left * steps.rows
     if steps.done:

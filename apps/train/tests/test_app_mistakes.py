@@ -21,6 +21,12 @@ def write_foreign_column(directory: Path) -> None:
             writer.write({"label": np.arange(33, dtype=np.int32)})
 
 
+def pretend_machine(monkeypatch: pytest.MonkeyPatch, *, gpus: bool) -> None:
+    """Check as on a machine with GPUs, or without, that has as many ranks as are asked for."""
+    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: not gpus)
+    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+
+
 def outcome(app: Any, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and stderr of the launcher, run in this process: importing torch takes seconds."""
     capfd.readouterr()
@@ -221,8 +227,7 @@ def test_number_formats_that_a_model_cannot_take(
     expected: str,
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
-    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    pretend_machine(monkeypatch, gpus=True)
     monkeypatch.setattr("mosaic_train.checks.machine._FLEX_BLOCK", 32)  # the rows here are short
     app.config()
     code, err = outcome(app, capfd, *arguments)
@@ -261,8 +266,7 @@ def test_what_needs_a_gpu(
     arguments: list[str],
     expected: str,
 ) -> None:
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: True)
-    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    pretend_machine(monkeypatch, gpus=False)
     app.config()
     if PACKING in arguments:
         arguments = [*arguments[:-1], *app.packing()]
@@ -285,8 +289,7 @@ def test_what_a_gpu_cannot_run(
     arguments: list[str],
     expected: str,
 ) -> None:
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
-    monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
+    pretend_machine(monkeypatch, gpus=True)
     app.config()
     more = ["--training.mixed_precision_param", "bfloat16"]
     code, err = outcome(app, capfd, *arguments, *more)

@@ -8,9 +8,9 @@ import numpy as np
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.stages import BLOCK
+from mosaic_dataloader.order.skip import trained_draws
 from mosaic_dataloader.reading.document_length import tokens_per_stream
-from mosaic_dataloader.state.stages import RunStages
+from mosaic_dataloader.state.stages import stage_tokens
 
 if TYPE_CHECKING:
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
@@ -137,15 +137,14 @@ def _drawn(loader: "MosaicParallelAwareDataloader", rows: int) -> Int64Array:
     if not loader.dataset.packing:
         skip, position = source.order.skip, progress.samples_seen
         end = skip.after(position, rows)
-        drawn = source.sequence.draws(position, end)
-        for start, stop in skip.ranges:
-            if position <= start < end:
-                drawn = drawn - source.sequence.draws(start, stop)
+        drawn = trained_draws(source.sequence, skip, position, end)
         return before + (drawn if stages is None else drawn[list(stages.present)])
     begin = round((source.epochs(progress)[1] - source.order.start.epoch) * loader.epoch_samples)
     tokens = rows * loader.dataset.seq_len
     if stages is not None:
-        end = _end_in_stages(stages, begin, tokens)
+        positions, before_them = stage_tokens(stages)
+        reached = np.interp(begin, positions, before_them) + tokens
+        end = round(float(np.interp(reached, before_them, positions)))
         drawn = source.sequence.draws(begin, end)[list(stages.present)]
     else:
         per_epoch = sum(tokens_per_stream(loader.dataset.streams, loader.mixture))
@@ -153,16 +152,3 @@ def _drawn(loader: "MosaicParallelAwareDataloader", rows: int) -> Int64Array:
         drawn = source.sequence.draws(begin, begin + documents)
     # The lanes of the other ranks have read as much, about.
     return before * loader.dp_world_size + drawn
-
-
-def _end_in_stages(stages: RunStages, begin: int, tokens: float) -> int:
-    """The position at which so many tokens are drawn, about, by each stream's mean length."""
-    sizes = np.array([mean.millitokens for mean in stages.means], np.float64) / 1000
-    for number, stage in enumerate(stages.stages):
-        following = [one.start for one in stages.stages[number + 1 : number + 2]]
-        mean = float(np.array(stage.counts) @ sizes / BLOCK)
-        length = [max(0, start - max(begin, stage.start)) for start in following]
-        if not length or tokens <= length[0] * mean:
-            return max(begin, stage.start) + round(tokens / mean)
-        tokens -= length[0] * mean
-    return begin

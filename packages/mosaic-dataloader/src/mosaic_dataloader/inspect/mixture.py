@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import aligned
 from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.skip import Skip, trained_draws
 from mosaic_dataloader.state.stages import RunStages, weighed
 from mosaic_dataloader.storage.streams import DataStream
 
@@ -126,11 +127,8 @@ def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> In
     Packed rows that are left out have their documents read nevertheless.
     """
     source = loader.run.source
-    drawn = source.sequence.draws(start, stop)
-    for first, end in () if loader.dataset.packing else source.order.skip.ranges:
-        if (first := max(start, first)) < (end := min(stop, end)):
-            drawn = drawn - source.sequence.draws(first, end)
-    return drawn
+    skip = Skip() if loader.dataset.packing else source.order.skip
+    return trained_draws(source.sequence, skip, start, stop)
 
 
 def mixture_tree(loader: "MosaicParallelAwareDataloader", steps: Steps | None = None) -> list[str]:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.inspect.previews import stream_counts
+from mosaic_dataloader.reading.document_length import tokens_before
+from mosaic_dataloader.state.stages import stage_tokens
 
 if TYPE_CHECKING:
     from mosaic_dataloader.loader import MosaicParallelAwareDataloader
-
-# Documents after the last stage's first; more than any run has.
-_FAR = 1 << 44
 
 
 @dataclass(frozen=True)
@@ -112,23 +111,12 @@ class Steps:
 
     @cached_property
     def _tokens(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Positions of documents, and the tokens before each, about; between them they grow evenly.
-
-        Worked example: a stage of 1,000 documents of 30 tokens, and one of documents of 300. The
-        positions are 0, 1,000 and a far one; the tokens before them are 0, 30,000, and 300 more for
-        each further document.
-        """
-        dataset, stages = self.loader.dataset, self.loader.run.source.order.stages
-        if stages is None:
-            mixtures = [(0, [size.choose for size in self.loader.mixture.streams])]
-            millitokens = dataset.millitokens
-        else:
-            mixtures = [(stage.start, [*stage.counts]) for stage in stages.stages]
-            millitokens = tuple(mean.millitokens for mean in stages.means)
-        means = [np.average(millitokens, weights=counts) / 1000 for _, counts in mixtures]
-        starts = [start for start, _ in mixtures]
-        positions = np.array([*starts, starts[-1] + _FAR], np.float64)
-        return positions, np.concatenate([[0.0], np.cumsum(np.diff(positions) * means)])
+        """Positions of documents, and the tokens before each: see `tokens_before`."""
+        stages = self.loader.run.source.order.stages
+        if stages is not None:
+            return stage_tokens(stages)
+        chosen = [size.choose for size in self.loader.mixture.streams]
+        return tokens_before([(0, chosen)], self.loader.dataset.millitokens)
 
     @cached_property
     def _tokens_at_present(self) -> float:

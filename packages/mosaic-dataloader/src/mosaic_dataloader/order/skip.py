@@ -25,6 +25,8 @@ from itertools import pairwise
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.mixture import Int64Array
+from mosaic_dataloader.order.sequence import SampleSequence
 
 # A first position, and the one after the last.
 Range = tuple[int, int]
@@ -109,6 +111,22 @@ def skip_from(position: int, given: Sequence[Range], left_out: Iterable[Range] =
     """
     ahead = [(max(start, position), stop) for start, stop in given if stop > position]
     return Skip(_joined([*left_out, *ahead]))
+
+
+def trained_draws(sequence: SampleSequence, skip: Skip, start: int, stop: int) -> Int64Array:
+    """Samples of each stream, int64[streams], between two positions, without those left out.
+
+    Args:
+        sequence: The order.
+        skip: What the run leaves out.
+        start: The first position.
+        stop: The position after the last one.
+    """
+    drawn = sequence.draws(start, stop)
+    for first, end in skip.cut(stop):
+        if end > start:
+            drawn = drawn - sequence.draws(max(start, first), end)
+    return drawn
 
 
 def parse_skip(given: Any) -> tuple[Range, ...]:

@@ -1,7 +1,7 @@
 """Target tokens that a sample gives on average, for weights and stages that count tokens."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +11,13 @@ from mosaic_dataloader.reading.document_length import mean_bytes, stored_tokens,
 from mosaic_dataloader.reading.documents import DocumentReader
 from mosaic_dataloader.reading.manifest import prepared_form, prepared_tokens
 from mosaic_dataloader.storage.store import ShardStore
-from mosaic_dataloader.storage.streams import DataStream
+from mosaic_dataloader.storage.streams import DataStream, ShardSamples
 
 # What is read of a stream where nothing else tells: so many samples, or so many bytes of them where
 # they are large, but some in any case; from a few shards, which may have to be downloaded, or from
 # more where each holds little.
 _SAMPLES, _BYTES, _FEWEST = 1024, 16 << 20, 16
 _SHARDS, _MOST_SHARDS = 4, 64
-
-
-class _Part(NamedTuple):
-    """Samples that are read of a shard.
-
-    Attributes:
-        shard: Number of the shard in its stream.
-        places: Their numbers in the shard.
-    """
-
-    shard: int
-    places: list[int]
 
 
 def known_mean(stream: DataStream, seq_len: int | None, *, adds_eos: bool) -> TokenMean | None:
@@ -105,7 +93,7 @@ def measured_mean(
     return _mean(mean, f"measured on {read_samples:,} of its {_samples(stream):,} samples")
 
 
-def _parts(stream: DataStream) -> list[_Part]:
+def _parts(stream: DataStream) -> list[ShardSamples]:
     filled = [number for number, reader in enumerate(stream.readers) if len(reader)]
     samples = _samples(stream)
     stored = sum(reader.get_raw_size() for reader in stream.readers)
@@ -113,7 +101,7 @@ def _parts(stream: DataStream) -> list[_Part]:
     shards = max(_SHARDS, min(_MOST_SHARDS, wanted * len(filled) // samples))
     chosen = [filled[index] for index in _spread(len(filled), shards)]
     of_each = -(-wanted // len(chosen))
-    return [_Part(shard, _spread(len(stream.readers[shard]), of_each)) for shard in chosen]
+    return [ShardSamples(shard, _spread(len(stream.readers[shard]), of_each)) for shard in chosen]
 
 
 def _spread(count: int, most: int) -> list[int]:

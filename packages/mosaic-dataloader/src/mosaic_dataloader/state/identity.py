@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from mosaic_dataloader.reading.tokenizer_identity import (
 )
 from mosaic_dataloader.state.json_form import read_fields, read_list, shown
 from mosaic_dataloader.storage.store import ShardStore
-from mosaic_dataloader.storage.streams import DataStream, shard_columns
+from mosaic_dataloader.storage.streams import DataStream, ShardSamples, shard_columns
 from mosaic_dataloader.util.forks import reset_in_child
 from mosaic_dataloader.util.threads import map_concurrent, run_async
 
@@ -372,7 +372,7 @@ class DataIdentity:
             found[number] = digest
         return found
 
-    def _content_digest(self, stream: int, samples: "Samples") -> str:
+    def _content_digest(self, stream: int, samples: ShardSamples) -> str:
         text = self._store.streams[stream].column.kind == "text"
         shard = int(self._mixture.stream_shards[stream]) + samples.shard
         with self._store.reading(shard) as opened:
@@ -387,19 +387,7 @@ class DataIdentity:
         return _digest(part for value in values for part in (repr(len(value)).encode(), value))
 
 
-class Samples(NamedTuple):
-    """Samples of one shard.
-
-    Attributes:
-        shard: Number of the shard in its stream.
-        places: Their numbers in the shard.
-    """
-
-    shard: int
-    places: list[int]
-
-
-def sampled(stream: DataStream) -> Samples | None:
+def sampled(stream: DataStream) -> ShardSamples | None:
     """The samples that identify a stream's content; None where its index holds hashes.
 
     They follow from the sizes alone, so that every rank reads the same, whatever it has already.
@@ -415,7 +403,7 @@ def sampled(stream: DataStream) -> Samples | None:
     shard = min(bare)[2]
     count = len(stream.readers[shard])
     places = np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64)
-    return Samples(shard, places.tolist())
+    return ShardSamples(shard, places.tolist())
 
 
 def index_digest(stream: DataStream) -> str:

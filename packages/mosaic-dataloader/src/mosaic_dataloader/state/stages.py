@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import TokenMean
 from mosaic_dataloader.order.stage_options import StageConfig, plan_stages
 from mosaic_dataloader.order.stages import BLOCK, Stage
+from mosaic_dataloader.reading.document_length import tokens_before
 from mosaic_dataloader.state.identity import StreamIdentity, stream_difference
 from mosaic_dataloader.state.json_form import LARGEST, damaged, read_fields, read_list, shown
 
@@ -188,6 +192,12 @@ def weighed(counts: Sequence[int], millitokens: Sequence[int], weights_in: str) 
     sizes = millitokens if weights_in == "tokens" else [1] * len(counts)
     drawn = [count * size for count, size in zip(counts, sizes, strict=True)]
     return [own / sum(drawn) for own in drawn]
+
+
+def stage_tokens(run: RunStages) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where the stages of a packed run begin, and the tokens before each: see `tokens_before`."""
+    mixtures = [(stage.start, stage.counts) for stage in run.stages]
+    return tokens_before(mixtures, [mean.millitokens for mean in run.means])
 
 
 @dataclass(frozen=True)

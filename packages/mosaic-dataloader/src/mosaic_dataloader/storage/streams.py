@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -94,6 +94,18 @@ class DataStream:
         """Whether the index has hashes of all shards, as the store has them."""
         pairs = (pair for reader in self.readers for pair in reader.file_pairs)
         return all((zipped or raw).hashes for raw, zipped in pairs)
+
+
+class ShardSamples(NamedTuple):
+    """Samples of one shard.
+
+    Attributes:
+        shard: Number of the shard in its stream.
+        places: Their numbers in the shard.
+    """
+
+    shard: int
+    places: list[int]
 
 
 @dataclass(frozen=True)

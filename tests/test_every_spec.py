@@ -212,8 +212,9 @@ def test_it_takes_our_batches(
     torch.manual_seed(7)
     model.to_empty(device="cpu")
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.fill_(torch.nan)  # as bad as memory can be
+        for value in (*model.parameters(), *model.buffers()):
+            if value.is_floating_point():
+                value.fill_(torch.nan)  # as bad as memory can be
         model.init_weights(buffer_device=torch.device("cpu"))
 
     # What its own train step makes of a batch is what our validation makes of it.

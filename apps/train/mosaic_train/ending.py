@@ -51,7 +51,9 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
         return [f"no checkpoint was kept: the first one is saved after step {first:,}"]
     last = kept[-1]
     folder = Path(config.job.dump_folder, checkpoint.folder, f"step-{last}")
-    lines = [f"the last checkpoint is of step {last:,} of {steps:,}: {folder}"]
+    # An earlier run may have gone further.
+    of_all = f" of {steps:,}" if last <= steps else ""
+    lines = [f"the last checkpoint is of step {last:,}{of_all}: {folder}"]
     if not last:  # a seed checkpoint
         return lines
     if not (folder / ".metadata").is_file() or missing_parts(folder):
@@ -61,7 +63,7 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     if checkpoint.load_step != -1:
         changes["checkpoint.load_step"] = "-1"
     if last >= steps:
-        changes["training.steps"] = str(2 * steps)
+        changes["training.steps"] = str(2 * last)
     lines.append(
         f"{'train further' if last >= steps else 'resume'} with: {_command(argv, changes)}"
     )

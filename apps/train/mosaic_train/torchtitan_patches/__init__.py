@@ -18,8 +18,8 @@ from mosaic_train.torchtitan_patches import (
     gradient_scale,
     irope_masks,
     no_targets,
-    router_biases,
     tied_weights,
+    uninitialized,
     upstream,
 )
 
@@ -30,7 +30,7 @@ ANSWERS = tuple(
     for patch in (
         backend_names,
         irope_masks,
-        router_biases,
+        uninitialized,
         gradient_scale,
         no_targets,
         fsdp_sums,
@@ -101,7 +101,7 @@ def patch_model(model: Any) -> None:
         model: A whole model, or a stage of a pipeline.
     """
     irope_masks.take_own_masks(model)
-    router_biases.initialize_router_biases(model)
+    uninitialized.initialize_all(model)
 
 
 class _Parallelize:

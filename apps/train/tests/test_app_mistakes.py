@@ -185,6 +185,16 @@ def test_one_mistake_of_several_streams_is_one_line(
     code, err = outcome(app, capfd, "--mosaic_dataloader.dataset.cache_limit", "10")
     assert code == 2
     assert_one_line(err, "cache_limit = 10 is 10 bytes, too few for four of the largest shards")
+    # Stages name streams, which are not missing for being looked at one by one.
+    code, err = outcome(
+        app,
+        capfd,
+        *("--mosaic_dataloader.dataset.stages", "[{weights = {words = 1, one = 1}}]"),
+        *("--mosaic_dataloader.dataset.on_data_change", "new_stage"),
+        *("--mosaic_dataloader.dataset.streams.two.split", "none"),
+    )
+    assert code == 2
+    assert_one_line(err, 'stream "two"')
 
     texts = app.folder / "raw"
     with MDSWriter(columns={"text": "str"}, out=str(texts)) as writer:

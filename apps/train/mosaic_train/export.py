@@ -167,7 +167,7 @@ def _print_sample(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, torch_dtype="auto")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     # A document begins where the one before it has ended.
     begin = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if begin is None:

@@ -204,10 +204,15 @@ def test_one_mistake_of_several_streams_is_one_line(
         (f'local = "{app.data}/data"', f'local = "{texts}"'),
         (f'name = "{app.data}/tokenizer"', ""),
         extra="".join(
-            f"[mosaic_dataloader.dataset.streams.{n}]\nlocal = '{texts}'\n" for n in names
+            f"[{section}.dataset.streams.{n}]\nlocal = '{texts}'\n"
+            for section, own in [
+                ("mosaic_dataloader", names),
+                ("mosaic_validation_dataloader", ("words", *names)),
+            ]
+            for n in own
         ),
     )
-    code, err = outcome(app, capfd)
+    code, err = outcome(app, capfd, "--validation.enable", "--validation.seq_len", "32")
     assert code == 2
     assert_one_line(
         err, r'stream "words" holds text; .*mosaic_tokenizer.name\) .*for stream "one", "two"\)'

@@ -151,7 +151,10 @@ def _opened(
             opened = attempt(alone)
             if opened is not None:
                 opened.dataset.close()
-        report.errors[before:] = _joined(report.errors[before:])
+        # The streams for validation may share it with those for training.
+        known = set(map(str, report.errors[:before]))
+        joined = _joined(report.errors[before:])
+        report.errors[before:] = [error for error in joined if str(error) not in known]
     try:
         yield loader
     finally:

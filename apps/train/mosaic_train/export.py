@@ -61,7 +61,10 @@ def export(config: "MosaicJobConfig", folder: str, step: int | None) -> None:
     if tokenizer is None:
         logger.info("wrote %s to %s; no tokenizer: mosaic_tokenizer.name is empty", source, target)
         return
-    tokenizer.tokenizer.save_pretrained(target)
+    # A tokenizer without a class of its own also returns token types, which `generate` refuses.
+    own = tokenizer.tokenizer
+    own.model_input_names = own.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
+    own.save_pretrained(target)
     logger.info("wrote %s to %s", source, target)
     _print_sample(target)
 

@@ -160,6 +160,8 @@ def test_an_exported_checkpoint_computes_the_same_in_transformers(
     assert torch.allclose(logits, expected, atol=1e-4), (logits - expected).abs().max()
     tokenizer, original = map(AutoTokenizer.from_pretrained, (exported, f"{app.data}/tokenizer"))
     assert tokenizer("alpha beta").input_ids == original("alpha beta").input_ids
+    # What `generate` of these models takes.
+    assert set(tokenizer("alpha beta")) == {"input_ids", "attention_mask"}
 
     if name == "llama3":
         return

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 
+import mosaic_dataloader.storage.index as stored_index
+from mosaic_dataloader import loader
+from mosaic_dataloader.inspect import cli
 from mosaic_dataloader.inspect.cli import main
 
 LENGTHS = [10 + n for n in range(100)]
@@ -201,3 +204,21 @@ def test_the_command(data: Path) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=300) == 0
+
+
+def test_the_command_warns_of_a_store_and_not_of_training(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a cached copy is not taken for what a store that does not answer holds."""
+    for name in ("mosaic_dataloader", "mosaic_dataloader.storage"):
+        caplog.set_level("INFO", name)  # restored in the end
+
+    def warns() -> int:
+        for module in (stored_index, loader):
+            module.logger.warning("from %s", module.__name__)
+        return 0
+
+    monkeypatch.setattr(cli, "main", warns)
+    with pytest.raises(SystemExit):
+        cli.command()
+    assert caplog.messages == ["from mosaic_dataloader.storage.index"]

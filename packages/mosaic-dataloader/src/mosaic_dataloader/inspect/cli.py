@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command() -> None:
     """Entry point of the command."""
-    # All of the loader's warnings are about training.
+    # The loader's warnings are about training, but for those about a store that does not answer.
     logging.getLogger("mosaic_dataloader").setLevel(logging.ERROR)
+    logging.getLogger("mosaic_dataloader.storage").setLevel(logging.WARNING)
     raise SystemExit(main())
 
 

@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for what the user can correct, 130 when interrupted.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Not of the stores' libraries, which say where they found credentials.
+    logger.setLevel(logging.INFO)
     try:
         report = _run(vars(_parser().parse_args(argv)))
     except MosaicDataError as error:

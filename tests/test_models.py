@@ -62,10 +62,10 @@ def test_a_model_of_hugging_faces_trains(ranks: RankServer, numbered: Numbered) 
 @pytest.mark.parametrize(
     "degrees",
     [
-        {"tensor_parallel": 2},
-        {"data_parallel_shard": 2},
+        pytest.param({"tensor_parallel": 2}, id="tp"),
+        # `test_every_spec.py` has experts under FSDP.
+        pytest.param({"data_parallel_shard": 2}, id="fsdp", marks=pytest.mark.soak),
     ],
-    ids=["tp", "fsdp"],
 )
 def test_experts_compute_the_same_however_they_are_laid_out(
     ranks: RankServer, numbered: Numbered, degrees: dict[str, int]

@@ -29,14 +29,14 @@ from mosaic_prepare.documents import Piece, RejectedInput
 from mosaic_prepare.inputs import InputFile, list_files
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.shards import RowCutter
-from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, plan
+from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, pieces_of, plan
 
 KIB = 1 << 10
 
 
 def reading(**changes: Any) -> PrepareOptions:
     """Options of which only those that say how input is read matter."""
-    return PrepareOptions(input="any", output="any", form="text", **changes)
+    return PrepareOptions(input="any", output="any", form="text", bad_input="skip", **changes)
 
 
 def read_cut(path: Path, kind: str, edges: list[int], options: PrepareOptions) -> list[Any]:
@@ -137,10 +137,39 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
         assert len(redone) <= 13, "most of what is done stays of use"
 
 
+def test_relative_names_are_cut_alike_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = []
+    for place in ("one", "another"):
+        folder = tmp_path / place / "in"
+        folder.mkdir(parents=True)
+        for number in range(100):
+            (folder / f"{number}.txt").write_text("x" * number)
+        monkeypatch.chdir(folder.parent)
+        options = PrepareOptions(input="in/*.txt", output="out", form="text")
+        cuts.append([unit.name for unit in plan(pieces_of(options), 500, options)])
+    assert cuts[0] == cuts[1]
+    assert len(cuts[0]) > 5
+
+
 def test_the_size_of_a_unit() -> None:
     mib = 1 << 20
     for total, expected in [(0, 8), (2 << 30, 8), (5 << 30, 16), (1 << 50, 256)]:
         assert bytes_of_unit(total) == expected * mib
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("processes", True, "processes = True must be a whole number"),
+        ("document_ends", "no", "document_ends = 'no' must be true or false"),
+        ("split_validation", float("nan"), "split_validation = nan must be a finite number"),
+    ],
+)
+def test_options_have_their_types(option: str, value: Any, named: str) -> None:
+    with pytest.raises(MosaicDataError, match=f"^prepare: {named}"):
+        reading(**{option: value})
 
 
 def test_which_files_in_which_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -288,7 +317,7 @@ def test_mistakes_end_in_one_line(
         ([*known, "--colour", "red"], "unrecognized arguments: --colour red"),
         ([*known, "--form", "rhyme"], "invalid choice: 'rhyme'"),
         ([*without, "--tokenizer", tokenizer_dir], "needs --seq-len"),
-        ([*known, "--seq-len", "0"], "--seq-len 0 must be from 1"),
+        ([*known, "--seq-len", "0"], "--seq-len 0 must be at least 1"),
         ([*known, "--form", "documents"], '--seq-len is not accepted with --form "documents"'),
         ([*textual, "--add-bos"], "leave out --tokenizer, --tokenizer-kwargs"),
         ([*textual, "--no-document-ends"], "--document-ends is a column"),
@@ -316,7 +345,7 @@ def test_mistakes_end_in_one_line(
         ([*known, "--compression", "zip"], "--compression 'zip' is not one of"),
         ([*known, "--hashes", "crc"], "--hashes 'crc' is not one of"),
         ([*known, "--shard-bytes", "many"], "--shard-bytes 'many' is no"),
-        ([*known, "--shard-bytes", "100"], "must be from 576"),
+        ([*known, "--shard-bytes", "100"], "must be at least 576"),
         ([*known, "--split-validation", "1.5"], "must be a share"),
         ([*known, "--split-validation", "0.5"], "leaves nothing for"),
         ([*known, "--tokenizer-kwargs", "x"], "is not a JSON object"),

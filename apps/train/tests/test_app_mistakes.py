@@ -56,7 +56,7 @@ def no_rank_may_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
 def test_issue_cases_as_a_command(app: Any) -> None:
     """The whole command for two of the cases; the same two and all others are below."""
     app.config(("shuffle = true", "shufle = true"))
-    result = app.run(app.command("--config-path", app.folder / "config.toml"))
+    result = app.forked("--config-path", app.folder / "config.toml")
     assert result.returncode == 2
     assert_one_line(result.stderr, "shufle.*shuffle")
 

@@ -7,19 +7,11 @@ NaN. This can go once upstream initializes the bias with the weight.
 import functools
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
-ANSWERS = (
-    Answers("models/moe/moe.py", 358, "trunc_normal_(self.gate.weight, mean=0.0, std=init_std)"),
-)
+ANSWERS = ("models/moe/moe.py:358: trunc_normal_(self.gate.weight, mean=0.0, std=init_std)",)
 
 
 def initialize_router_biases(model: Any) -> None:
-    """Have a model's `init_weights` set the biases of its routers' gates to zero.
-
-    Args:
-        model: Any model, before its weights are there.
-    """
+    """Have a model's `init_weights` set the biases of its routers' gates to zero."""
     from torch import no_grad
     from torchtitan.models.moe.moe import TokenChoiceTopKRouter
 

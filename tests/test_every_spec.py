@@ -37,7 +37,7 @@ from mosaic_train.checks.model import find_model
 from mosaic_train.errors import TrainError
 from mosaic_train.spec import register_spec, registered_spec
 from mosaic_train.torchtitan_patches import patch_model
-from mosaic_train.torchtitan_patches.cpu.experts import (
+from mosaic_train.torchtitan_patches.cpu import (
     count_integers_on_cpu,
     run_experts_one_by_one,
 )

@@ -216,7 +216,7 @@ TENSOR_2 = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"
         (["--model.flavor", "debugmodel_varlen_attn", *SINGLE], 'no kernel for float32.*"bfloat16'),
         ([*GPT_OSS, *SINGLE], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
         ([*GPT_OSS, *SINGLE, *REPLICAS], "layers in bfloat16, which need autocast"),
-        ([*GPT_OSS, *TENSOR_2], "which only FSDP brings together beside tensor"),
+        ([*GPT_OSS, *TENSOR_2], "which only FSDP converts to one format under tensor"),
     ],
 )
 def test_number_formats_that_a_model_cannot_take(

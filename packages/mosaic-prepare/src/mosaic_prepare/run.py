@@ -359,9 +359,13 @@ def _check_names(options: PrepareOptions) -> None:
                 f"prepare: compression = {options.compression!r} is not one of {known} (some with "
                 f'a level, as "zstd:7")'
             )
+    # The default is not looked up: that import takes seconds, and a wrong path is found without it.
+    chosen = [name for name in options.hashes if name not in PrepareOptions.hashes]
+    if not chosen:
+        return
     from streaming.base.hashing import get_hashes
 
-    for name in options.hashes:
+    for name in chosen:
         if name not in get_hashes():
             known = ", ".join(sorted(get_hashes()))
             raise MosaicDataError(f"prepare: hashes = {name!r} is not one of {known}")

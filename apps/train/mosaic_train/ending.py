@@ -53,7 +53,7 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     folder = Path(config.job.dump_folder, checkpoint.folder, f"step-{last}")
     # An earlier run may have gone further.
     of_all = f" of {steps:,}" if last <= steps else ""
-    lines = [f"the last checkpoint is of step {last:,}{of_all}: {folder}"]
+    lines = [f"the last checkpoint is that of step {last:,}{of_all}: {folder}"]
     if not last:  # a seed checkpoint
         return lines
     if not (folder / ".metadata").is_file() or missing_parts(folder):
@@ -65,7 +65,7 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     if last >= steps:
         changes["training.steps"] = str(2 * last)
     lines.append(
-        f"{'train further' if last >= steps else 'resume'} with: {_command(argv, changes)}"
+        f"{'continue training' if last >= steps else 'resume'} with: {_command(argv, changes)}"
     )
     if checkpoint.exclude_from_loading and _EXCLUDED not in map(_option, argv or ()):
         lines.append(f"before that, remove {_EXCLUDED}: it would leave parts of the checkpoint out")

@@ -17,7 +17,7 @@ def init_launcher_logs() -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     _leave_row_lengths_to_the_checks()
-    for name in ("mosaic_train", "mosaic_dataloader", "mosaic_config"):
+    for name in ("mosaic_train", "mosaic_dataloader", "mosaic_config", "mosaic_prepare"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 

@@ -94,6 +94,13 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     assert f"{len(dataset):,} samples per epoch from 1 stream, 2 steps {of_them}: all is" in line
     assert re.search(r": all is well \(checks took \d+\.\d s\)$", line)
 
+    # So does the preparation of data, which takes long.
+    (app.folder / "text.txt").write_text("one two three " * 400)
+    made = ("--mosaic_prepare.input", str(app.folder / "text.txt"), "--mosaic_prepare.processes")
+    _, out, errors = outcome(*made, "1", "--mosaic_prepare.output", str(app.folder / "prepared"))
+    assert errors == []
+    assert re.search(r"INFO - prepared .*prepared: [\d,]+ tokens in", out)
+
     # As a rank of torchrun that does not tell.
     from mosaic_config import MosaicConfigManager
     from mosaic_train.setup import logger, prepare_and_check
@@ -376,7 +383,7 @@ def test_the_end_of_a_run_names_what_was_kept_and_how_to_resume(
 
     full = ("optimizer.x", "lr_scheduler.x", "train_state", "dataloader.mosaic")
     write(1, *full)
-    kept = f"the last checkpoint is of step 1 of 2: {folder / 'step-1'}"
+    kept = f"the last checkpoint is that of step 1 of 2: {folder / 'step-1'}"
     command = f"uv run apps/train --config-path {path}"
     assert ended() == [kept, f"resume with: {command}"]
     excluded = ("--checkpoint.exclude_from_loading", "dataloader", "--checkpoint.load_step=1")
@@ -387,10 +394,10 @@ def test_the_end_of_a_run_names_what_was_kept_and_how_to_resume(
     assert (config.checkpoint.load_step, config.job.description) == (-1, "two words")
 
     write(2, *full)
-    assert ended()[1] == f"train further with: {command} --training.steps 4"
+    assert ended()[1] == f"continue training with: {command} --training.steps 4"
     config = MosaicConfigManager().parse_args(["--config-path", path])
     assert end_of_run(config, None)[1] == (
-        "train further with: the same command and --training.steps 4"
+        "continue training with: the same command and --training.steps 4"
     )
     write(3)
     assert "it holds the weights alone" in ended("--training.steps", "3")[1]

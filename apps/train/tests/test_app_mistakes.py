@@ -185,6 +185,16 @@ def test_one_mistake_of_several_streams_is_one_line(
     code, err = outcome(app, capfd, "--mosaic_dataloader.dataset.cache_limit", "10")
     assert code == 2
     assert_one_line(err, "cache_limit = 10 is 10 bytes, too few for four of the largest shards")
+    # Stages name streams, which are not missing for being looked at one by one.
+    code, err = outcome(
+        app,
+        capfd,
+        *("--mosaic_dataloader.dataset.stages", "[{weights = {words = 1, one = 1}}]"),
+        *("--mosaic_dataloader.dataset.on_data_change", "new_stage"),
+        *("--mosaic_dataloader.dataset.streams.two.split", "none"),
+    )
+    assert code == 2
+    assert_one_line(err, 'stream "two"')
 
     texts = app.folder / "raw"
     with MDSWriter(columns={"text": "str"}, out=str(texts)) as writer:
@@ -556,7 +566,9 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
             prepare_and_check(
                 config(*arguments, "--training.steps", "13"), world_size=1, ranks_here=1
             )
-            assert "10 of 13 steps are left and train on 20 " in logged[-1]
+            assert re.search(
+                r"resumes at .* 6 .*, 10 of 13 steps are left and train on 20 ", logged[-1]
+            )
             assert "all is well" in logged[-1]
             # Data that begins again is a cost, and an order as good as new.
             patch.setattr("mosaic_dataloader.checks.machines_per_shard", lambda *_, **__: ["far"])

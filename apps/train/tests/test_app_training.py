@@ -58,8 +58,8 @@ def test_two_ranks_train_and_a_killed_run_goes_on_under_torchrun(app: Any) -> No
     assert resumed == pytest.approx({step: seen[step] for step in resumed}, rel=1e-4)
     assert result.stdout.count("step:  3/4") == 1, "only one rank logs"
     # The killed run may have saved later steps.
-    assert result.stdout.count("the last checkpoint is of step ") == 1
-    assert "train further with: the same command and --checkpoint.load_step -1" in result.stdout
+    assert result.stdout.count("the last checkpoint is that of step ") == 1
+    assert "continue training with: the same command and --checkpoint.load_step -1" in result.stdout
     assert seen[1] > seen[4]
 
 

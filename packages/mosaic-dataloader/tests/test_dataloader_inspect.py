@@ -141,12 +141,17 @@ def test_text_is_encoded_and_decoded(tmp_path: Path, capsys: pytest.CaptureFixtu
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(name)
     with MDSWriter(out=str(tmp_path / "text"), columns={"text": "str"}) as out:
         out.write({"text": "alpha beta alpha"})
+        out.write({"text": "beta " * 600})
     assert main([str(tmp_path / "text")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"mosaic-inspect: error: {tmp_path}/text holds text: give --tokenizer NAME"
+        'mosaic-inspect: error: stream "text" holds text: give --tokenizer NAME, or its directory'
     ]
-    assert main([str(tmp_path / "text"), "--tokenizer", name]) == 0
-    assert "  | alpha beta alpha" in capsys.readouterr().out
+    assert main([str(tmp_path / "text"), "--tokenizer", name, "--rows", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "  | alpha beta alpha" in out
+    # A document may be as long as a book.
+    assert out.endswith("\n  … and 88 tokens more\n")
+    assert out.count("beta") == 1 + 512
 
 
 def test_mistakes_are_one_line(

@@ -474,6 +474,17 @@ def test_progress_for_people(
     assert "tokens" not in bar
 
 
+def test_progress_in_a_log_says_nothing_twice(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosaic_prepare.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level("INFO"), Progress("tokenizing", total=2_000_000) as progress:
+        for _ in range(2):
+            progress.advance(1_000_000, text=1_000_000, tokens=250_000)
+    begins = [line.partition("MB")[0] for line in caplog.messages]
+    assert begins == ["tokenizing: 1.00", "tokenizing: 2.00"]
+
+
 def test_a_directory_is_made_by_one_at_a_time_and_no_lock_file_stays(tmp_path: Path) -> None:
     """Although each removes the file that the others wait on."""
     inside: list[int] = []

@@ -188,10 +188,16 @@ def _each_stream_alone(config: "MosaicJobConfig", section: str) -> Iterator["Mos
         return
     for name, stream in streams.items():
         # Without what may be wrong because of the others, and is reported for all of them: weights,
-        # and a limit of the cache that they share.
+        # stages, and a limit of the cache that they share.
         alone = dataclasses.replace(stream, proportion=None, repeat=None, choose=None)
         dataset = dataclasses.replace(
-            loader.dataset, streams={name: alone}, epoch_size=None, cache_limit=None
+            loader.dataset,
+            streams={name: alone},
+            stages=[],
+            weights_in="samples",
+            on_data_change="error",
+            epoch_size=None,
+            cache_limit=None,
         )
         replaced = {section: dataclasses.replace(loader, dataset=dataset)}
         yield dataclasses.replace(config, **replaced)

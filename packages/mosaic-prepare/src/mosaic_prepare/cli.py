@@ -12,8 +12,11 @@ from typing import Any, NoReturn
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.arguments import as_flags
+from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
+
+logger = logging.getLogger("mosaic_prepare")
 
 _EXAMPLES = """\
 examples:
@@ -75,6 +78,11 @@ def _run(given: dict[str, Any]) -> PrepareReport | None:
             # Shells make line ends hard to write.
             values[name] = values[name].replace("\\n", "\n").replace("\\t", "\t")
     options = PrepareOptions(**values)
+    # Before the imports of tokenizers and of mosaicml-streaming.
+    logger.info(
+        "looking for %s; importing libraries takes a while",
+        ", ".join(map(redacted, options.inputs)),
+    )
     if task is None:
         return finish(options) if finishes else prepare(options)
     match = re.fullmatch(r"(\d+)/(\d+)", task)

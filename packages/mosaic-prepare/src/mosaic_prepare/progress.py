@@ -19,9 +19,14 @@ _LINE_WITHOUT_END = "{desc}: {n_fmt}B, {elapsed} so far{postfix}"
 class _LogLines:
     """What tqdm writes to where nobody watches: each state of the bar becomes a line of the log."""
 
+    _last = ""
+
     def write(self, text: str) -> None:
-        if text.strip():
-            logger.info("%s", text.strip())
+        # tqdm writes the last state once more when it is closed.
+        line = text.strip()
+        if line and line != self._last:
+            self._last = line
+            logger.info("%s", line)
 
     def flush(self) -> None:
         pass

@@ -345,16 +345,22 @@ class _Run:
 
 def _check_names(options: PrepareOptions) -> None:
     """Check that compression and hashes are ones that mosaicml-streaming knows."""
-    from streaming.base.compression import get_compressions, is_compression
+    if options.compression is not None:
+        from streaming.base.compression import get_compressions, is_compression
+
+        if not is_compression(options.compression):
+            known = ", ".join(sorted(name for name in get_compressions() if ":" not in name))
+            raise MosaicDataError(
+                f"prepare: compression = {options.compression!r} is not one of {known} (some with "
+                f'a level, as "zstd:7")'
+            )
+    # The default is not looked up: that import takes seconds, and a wrong path is found without it.
+    chosen = [name for name in options.hashes if name not in PrepareOptions.hashes]
+    if not chosen:
+        return
     from streaming.base.hashing import get_hashes
 
-    if options.compression is not None and not is_compression(options.compression):
-        known = ", ".join(sorted(name for name in get_compressions() if ":" not in name))
-        raise MosaicDataError(
-            f"prepare: compression = {options.compression!r} is not one of {known} (some with a "
-            f'level, as "zstd:7")'
-        )
-    for name in options.hashes:
+    for name in chosen:
         if name not in get_hashes():
             known = ", ".join(sorted(get_hashes()))
             raise MosaicDataError(f"prepare: hashes = {name!r} is not one of {known}")

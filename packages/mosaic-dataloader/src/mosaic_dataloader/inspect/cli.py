@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _NO_END = 1 << 40
 # Samples of a stream whose lengths are read, and bytes of shards that are fetched for that.
 _SAMPLES, _FETCHED_BYTES = 1000, 256 << 20
+# Tokens of a sample that are printed: a document may be a book.
+_SHOWN = 512
 # Folders below the given one in which streams are looked for.
 _DEPTH = 3
 _HEADER = ("stream", "shards", "samples", "tokens", "size", "median", "90 %", "longest")
@@ -225,7 +227,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
     except MosaicDataError as error:
         if tokenizer is None and "holds text" in str(error):
-            raise MosaicDataError(f"{arguments.place} holds text: give --tokenizer NAME") from error
+            which = str(error).partition(";")[0]
+            raise MosaicDataError(f"{which}: give --tokenizer NAME, or its directory") from error
         raise
     try:
         with readable_output():
@@ -344,5 +347,8 @@ def _print_samples(
     for place in range(min(count, dataset.mixture.streams[number].samples)):
         ids = dataset[first + place].tolist()
         print(f'\nstream "{name}", sample {place:,}: {len(ids):,} tokens')
+        shown = ids[:_SHOWN]
         # Every token is shown as one with a label.
-        print(*row_lines(ids, [0] * len(ids), tokenizer), sep="\n")
+        print(*row_lines(shown, [0] * len(shown), tokenizer), sep="\n")
+        if len(ids) > _SHOWN:
+            print(f"  … and {len(ids) - _SHOWN:,} tokens more")

@@ -60,7 +60,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
 
 
 def run_facts(steps: Steps) -> list[str]:
-    """What a run trains on, in parts of a sentence: samples and streams, and rows of the run.
+    """What a run trains on, in parts of a sentence: samples, streams, where it resumes, its rows.
 
     Args:
         steps: The steps of the run.
@@ -85,6 +85,7 @@ def run_facts(steps: Steps) -> list[str]:
     count = "" if stages is None else f" in {_number(len(stages.stages), 'stage')}"
     return [
         f"{samples:,} {what} from {_number(streams, 'stream')}{count}",
+        *([f"resumes at {steps.loader.describe(steps.loader.samples_seen)}"] if steps.done else []),
         f"{subject} {amount}",
     ]
 

@@ -157,7 +157,7 @@ def test_a_limit_far_below_the_data_changes_no_row(
     # A neighbour without a limit, and one with a larger limit, obey the smallest.
     neighbours = [loader(stream), loader(stream, cache_limit=index + 9 * shard)]
     one = loader(stream, cache_limit=limit, num_workers=workers)
-    expected = take(iter(loader(str(store))), 25)
+    expected = take(iter(loader(str(store))), 50)
     with DiskWatch(small_disk) as watch:
         mine, others = iter(one), [iter(n) for n in neighbours]
         for wanted in expected:

@@ -31,7 +31,7 @@ STAGES = [
     {"weights": {"web": 0.7, "math": 0.3}},
 ]
 ONCE = settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

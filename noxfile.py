@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,18 @@ UNIT_TESTS = (
 )
 # Several packages together, several processes per test (gloo, NCCL).
 INTEGRATION_TESTS = "tests"
+# What the session `tests` runs beside one another, those that take longest first; with how many
+# processes at least. One process imports torch and torchtitan once, and starts the servers that
+# tests share once.
+LONG_TESTS, APP_TESTS = "packages/mosaic-dataloader/tests", "apps/train/tests"
+OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, APP_TESTS))
+TEST_GROUPS = (
+    (2, (LONG_TESTS,)),
+    (1, (INTEGRATION_TESTS,)),
+    (1, OTHER_TESTS),
+    (1, (TITAN_TESTS,)),
+    (1, (APP_TESTS,)),
+)
 
 PYTEST = (sys.executable, "-m", "pytest")
 NO_TESTS_COLLECTED = 5
@@ -50,7 +63,7 @@ UV = os.environ.get("UV", "uv")
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run everything that needs no GPU: the unit tests, then the gloo tests."""
+    """Run everything that needs no GPU, several groups of tests beside one another."""
     _require_environment(session)
     workers = max(1, min(os.cpu_count() or 1, 8))
     chosen = ("-m", "not gpu and not soak")
@@ -62,27 +75,25 @@ def tests(session: nox.Session) -> None:
         if _run(session, *PYTEST, *chosen, *session.posargs, env=_test_env(1)):
             session.error("tests failed")
         return
-    # One gloo test starts several processes of its own, which mostly wait for one another.
-    groups = ((_existing(UNIT_TESTS), workers), (_existing((INTEGRATION_TESTS,)), min(workers, 2)))
-    codes = [
-        _run(
-            session,
-            # Each worker starts with one half of the files: a folder's data and servers, which are
-            # made once for each worker, are then needed by one of them.
-            *(*PYTEST, *chosen, "-n", str(count), "--dist", "worksteal"),
-            *(*folders, *session.posargs),
-            env=_test_env(2 * count),
-        )
-        for folders, count in groups
-        if folders
-    ]
-    codes.append(_titan_tests(session, *chosen, TITAN_TESTS, *session.posargs))
+
+    def run(group: tuple[int, tuple[str, ...]]) -> int:
+        least, folders = group
+        if folders == (TITAN_TESTS,):
+            return _titan_tests(session, *chosen, *folders, *session.posargs, run=_run_beside)
+        count = max(least, workers // 2)
+        spread = ("-n", str(count), "--dist", "worksteal") if count > 1 else ()
+        command = (*PYTEST, *chosen, *spread, *_existing(folders), *session.posargs)
+        return _run_beside(session, *command, env=_test_env(2 * workers))
+
+    # Three at a time: at times a test waits, for a store that hangs or for a cluster's start.
+    with ThreadPoolExecutor(3) as pool:
+        codes = list(pool.map(run, TEST_GROUPS))
     # Options such as `-k NAME` may leave one group empty, but never all of them.
     empty_allowed = bool(session.posargs) and any(code != NO_TESTS_COLLECTED for code in codes)
     failures = [
         code for code in codes if code and not (code == NO_TESTS_COLLECTED and empty_allowed)
     ]
-    if failures or not codes:
+    if failures:
         session.error("tests failed" if set(failures) - {NO_TESTS_COLLECTED} else "no tests found")
 
 
@@ -374,28 +385,43 @@ def _run(session: nox.Session, *command: str, env: dict[str, str] | None = None)
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
-def _run_beside(session: nox.Session, *command: str) -> int:
+def _run_beside(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> int:
     """The same, beside other commands: what it prints is shown in one piece when it has ended."""
     done = subprocess.run(
-        command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=env,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     session.log(f"{' '.join(command)}\n{done.stdout.rstrip()}")
     return done.returncode
 
 
-def _titan_tests(session: nox.Session, *arguments: str) -> int:
+def _titan_tests(
+    session: nox.Session, *arguments: str, run: Callable[..., int] | None = None
+) -> int:
     """Run mosaic-titan's tests; several of them start processes of their own."""
     command = (*TITAN_GROUP, "pytest", "-o", "pythonpath=", *arguments)
-    return _run_in(session, TITAN_ENVIRONMENT, *command, env=_test_env(2))
+    return _run_in(session, TITAN_ENVIRONMENT, *command, env=_test_env(2), run=run)
 
 
 def _run_in(
-    session: nox.Session, environment: str, *command: str, env: dict[str, str] | None = None
+    session: nox.Session,
+    environment: str,
+    *command: str,
+    env: dict[str, str] | None = None,
+    run: Callable[..., int] | None = None,
 ) -> int:
-    """Run a command, after options for `uv run`, in an environment besides the usual one."""
+    """Run a command, after options for `uv run`, in an environment besides the usual one.
+
+    `run` says how: `_run`, or `_run_beside`.
+    """
     env = {**(env or os.environ), "UV_PROJECT_ENVIRONMENT": str(ROOT / environment)}
     env.pop("VIRTUAL_ENV", None)
-    return _run(session, UV, "run", "--no-default-groups", *command, env=env)
+    return (run or _run)(session, UV, "run", "--no-default-groups", *command, env=env)
 
 
 def _require_environment(session: nox.Session) -> None:

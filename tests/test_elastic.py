@@ -72,7 +72,8 @@ def reference(ranks: RankServer, streams: list[str]) -> tuple[list[int], int]:
     return line["rows"], line["epoch"]
 
 
-@pytest.mark.parametrize("mode", ["disabled", "async"])
+# `test_resume_trainer.py` saves without a thread.
+@pytest.mark.parametrize("mode", [pytest.param("disabled", marks=pytest.mark.soak), "async"])
 def test_a_run_goes_on_under_any_layout(
     ranks: RankServer, streams: list[str], reference: tuple[list[int], int], mode: str
 ) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration_support.client import SEQ_LEN, Numbered, RankServer, command_line
+from integration_support.client import SEQ_LEN, RankServer, command_line
 from integration_support.hosts import Host, Job, TorchrunServer, hosts
 from integration_support.ledger import RankLedger, cut
 
 BATCH = 12
+ROWS = 251
 INTERVAL = 4
 
 
@@ -62,18 +63,21 @@ def server() -> Iterator[TorchrunServer]:
 
 @pytest.mark.slow
 def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
-    ranks: RankServer, numbered: Numbered, server: TorchrunServer, tmp_path: Path
+    ranks: RankServer, server: TorchrunServer, tmp_path: Path
 ) -> None:
+    store = str(tmp_path / "store")
+    rows_of_tokens = [[number] * (SEQ_LEN + 1) for number in range(ROWS)]
+    ranks.run("write_rows", out=store, rows=rows_of_tokens, size_limit=4000).succeeded()
     listed = ranks.run(
         "order",
-        streams={"a": {"local": numbered.local}},
-        count=2 * numbered.size,
+        streams={"a": {"local": store}},
+        count=4 * ROWS,
         seq_len=SEQ_LEN,
         shuffle=True,
         num_canonical_nodes=2,  # what two hosts get by default
     )
     (line,) = listed.succeeded().ledger(0).of("order")
-    order, holder = line["rows"], holders(numbered.local)
+    order, holder = line["rows"], holders(store)
     folders = [tmp_path / name for name in ("two", "one")]
     for folder in folders:
         folder.mkdir()
@@ -83,7 +87,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
         # Two ranks on each host hold one replica: both have the host's data-parallel rank.
         given = {
             h.number: [
-                *options(folders[0], h, numbered.local, 1000, BATCH // 2),
+                *options(folders[0], h, store, 1000, BATCH // 2),
                 *shared,
                 "--parallelism.tensor_parallel_degree=2",
             ]
@@ -91,7 +95,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
         }
         job = Job(server, both, 2, folders[0], given)
         try:
-            _until_read(job, folders[0], numbered.size // BATCH + 1)
+            _until_read(job, folders[0], ROWS // BATCH + 1)
             job.kill(1)
             # The host that is left does not wait for ever.
             codes = job.wait(120)
@@ -113,14 +117,14 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
         assert read == cut(order, 0, BATCH, least)
         # Each fetched what its canonical node holds, and the shard across the border is both's.
         # Both looked at the first rows before the start, and at the shard that identifies the data.
-        looked_at = {holder[0], identifying(numbered.local)}
+        looked_at = {holder[0], identifying(store)}
         for host in both:
             own = {holder[row] for batch in ledgers[2 * host.number].rows for row in batch}
             assert own <= shards(host) <= own | looked_at
         assert shards(both[0]) | shards(both[1]) == set(holder)
         assert len((shards(both[0]) & shards(both[1])) - looked_at) <= 1
         step = saved(out)[-1]
-        alone = [*options(folders[1], both[0], numbered.local, step + 3, BATCH), *shared]
+        alone = [*options(folders[1], both[0], store, step + 3, BATCH), *shared]
         job = Job(server, both[:1], 1, folders[1], {0: alone})
         try:
             assert job.wait(300) == [0], job.logs()

@@ -6,7 +6,7 @@ import pytest
 from integration_support.client import Numbered, Outcome, RankServer, stream
 from integration_support.ledger import cut, global_batches
 
-SAVED, NEXT = 6, 8
+SAVED, NEXT = 3, 4
 STEPS = SAVED + NEXT
 BATCH = 12
 
@@ -20,14 +20,11 @@ def options(numbered: Numbered, local_batch: int, workers: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wholes(ranks: RankServer, numbered: Numbered) -> dict[int, Outcome]:
-    """Uninterrupted runs of two ranks, by the workers that each of them had."""
-    runs = {}
-    for workers in (0, 2):
-        run = ranks.train(2, *options(numbered, BATCH // 2, workers)).succeeded()
-        assert global_batches(run.ledgers) == cut(numbered.order, 0, BATCH, STEPS)
-        runs[workers] = run
-    return runs
+def whole(ranks: RankServer, numbered: Numbered) -> Outcome:
+    """An uninterrupted run of two ranks, each with two workers."""
+    run = ranks.train(2, *options(numbered, BATCH // 2, workers=2)).succeeded()
+    assert global_batches(run.ledgers) == cut(numbered.order, 0, BATCH, STEPS)
+    return run
 
 
 def resumed(ranks: RankServer, whole: Outcome, world: int, *arguments: str) -> Outcome:
@@ -44,28 +41,26 @@ def losses(run: Outcome) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in run.ledger(0).of("trained")}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 def test_the_next_batches_are_bit_identical(
-    ranks: RankServer, numbered: Numbered, wholes: dict[int, Outcome], workers: int
+    ranks: RankServer, numbered: Numbered, whole: Outcome
 ) -> None:
-    run = wholes[workers]
-    again = resumed(ranks, run, 2, *options(numbered, BATCH // 2, workers))
-    for before, after in zip(run.ledgers, again.ledgers, strict=True):
+    again = resumed(ranks, whole, 2, *options(numbered, BATCH // 2, workers=2))
+    for before, after in zip(whole.ledgers, again.ledgers, strict=True):
         assert len(after.digests) == NEXT
         assert after.digests == before.digests[SAVED:]
         (loaded,) = after.of("loaded")
         assert json.loads(loaded["mosaic"])["samples_seen"] == SAVED * BATCH
-    assert losses(again) == {s: loss for s, loss in losses(run).items() if s > SAVED}
+    assert losses(again) == {s: loss for s, loss in losses(whole).items() if s > SAVED}
 
 
-@pytest.mark.parametrize("world", [1, 3, 4])
+@pytest.mark.parametrize("world", [1, 3, pytest.param(4, marks=pytest.mark.soak)])
 def test_another_number_of_ranks_goes_on(
-    ranks: RankServer, numbered: Numbered, wholes: dict[int, Outcome], world: int
+    ranks: RankServer, numbered: Numbered, whole: Outcome, world: int
 ) -> None:
     """With its sharded model and optimizer: the same batches, and so the same losses."""
-    again = resumed(ranks, wholes[0], world, *options(numbered, BATCH // world, world % 2))
+    again = resumed(ranks, whole, world, *options(numbered, BATCH // world, workers=world // 3))
     assert global_batches(again.ledgers) == cut(numbered.order, SAVED * BATCH, BATCH, NEXT)
-    expected = {s: loss for s, loss in losses(wholes[0]).items() if s > SAVED}
+    expected = {s: loss for s, loss in losses(whole).items() if s > SAVED}
     assert losses(again) == pytest.approx(expected, rel=1e-3)
 
 

@@ -13,8 +13,8 @@ import pytest
 from integration_support.client import SEQ_LEN, Outcome, RankServer, stream
 from integration_support.ledger import VOCABULARY
 
-STEPS, BATCH = 6, 8
-EMPTY_STEP = 4
+STEPS, SOAK_STEPS, BATCH = 4, 12, 8
+EMPTY_STEP = 3
 REPLICATE, SHARD = "data_parallel_replicate", "data_parallel_shard"
 TP, PP = "tensor_parallel", "pipeline_parallel"
 
@@ -45,11 +45,9 @@ LAYOUTS = {
     "fsdp_tp": Layout(4, {SHARD: 2, TP: 2}),
     "fsdp_pp": Layout(2, {SHARD: 2, PP: 2}),
 }
-#: One micro-batch a step, where others of the same kind accumulate several: these prove less.
-PLAIN = ("ddp4", "fsdp4", "pp2")
-#: What of them says something of its own about a model.
+#: What says something of its own about a model.
 MODELS = {
-    "tiny": [name for name in LAYOUTS if name not in PLAIN],
+    "tiny": ["accumulated", "fsdp2_accumulated", "tp2", "fsdp_pp"],
     # Embedding and output are one weight.
     "small_tied": ["hsdp", "fsdp_tp"],
     # Experts have a bias each, which follows how many tokens they were given.
@@ -63,7 +61,8 @@ MODELS = {
 def rows(ranks: RankServer) -> str:
     """Rows in the order of the run."""
     draw, local = random.Random(13), str(ranks.folder / "uneven")
-    empty = [draw.random() < 0.5 or n // BATCH + 1 == EMPTY_STEP for n in range(STEPS * BATCH)]
+    count = SOAK_STEPS * BATCH
+    empty = [draw.random() < 0.5 or n // BATCH + 1 == EMPTY_STEP for n in range(count)]
     # Of a row of one token the next is not known: it holds no target.
     lengths = [1 if each else draw.choice([SEQ_LEN + 1, 9]) for each in empty]
     written = [[draw.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
@@ -74,8 +73,10 @@ def rows(ranks: RankServer) -> str:
     return local
 
 
-def train(ranks: RankServer, rows: str, model: str, layout: Layout, *more: str) -> Outcome:
-    options = [f"--training.local_batch_size={layout.rows}", f"--training.steps={STEPS}"]
+def train(
+    ranks: RankServer, rows: str, model: str, steps: int, layout: Layout, *more: str
+) -> Outcome:
+    options = [f"--training.local_batch_size={layout.rows}", f"--training.steps={steps}"]
     options += [f"--parallelism.{name}_degree={value}" for name, value in layout.degrees.items()]
     if model != "tiny":
         options += ["--experimental.custom_import", "integration_support.small_models"]
@@ -91,26 +92,28 @@ def train(ranks: RankServer, rows: str, model: str, layout: Layout, *more: str) 
 
 
 @pytest.mark.parametrize(
-    ("model", "layouts"),
+    ("model", "layouts", "steps"),
     [
-        *(pytest.param(model, layouts, id=model) for model, layouts in MODELS.items()),
-        pytest.param("tiny", PLAIN, id="plain", marks=pytest.mark.soak),
+        *(pytest.param(model, layouts, STEPS, id=model) for model, layouts in MODELS.items()),
+        pytest.param("tiny", list(LAYOUTS), SOAK_STEPS, id="all", marks=pytest.mark.soak),
     ],
 )
 def test_every_layout_trains_alike(
-    ranks: RankServer, rows: str, model: str, layouts: Sequence[str]
+    ranks: RankServer, rows: str, model: str, layouts: Sequence[str], steps: int
 ) -> None:
-    made = train(ranks, rows, model, ONE, "--checkpoint.create_seed_checkpoint")
+    made = train(ranks, rows, model, steps, ONE, "--checkpoint.create_seed_checkpoint")
     seed = ["--checkpoint.initial_load_path", str(made.folder / "out" / "checkpoint" / "step-0")]
-    (expected,) = (run.of("trained") for run in train(ranks, rows, model, ONE, *seed).ledgers)
-    assert len(expected) == STEPS
+    (expected,) = (
+        run.of("trained") for run in train(ranks, rows, model, steps, ONE, *seed).ledgers
+    )
+    assert len(expected) == steps
     without = expected[EMPTY_STEP - 1]
     assert (without["loss"], without["norm"]) == (0, 0)
     assert all(line["norm"] > 0.1 for line in expected if line is not without)
 
     differing = {}
     for name in layouts:
-        run = train(ranks, rows, model, LAYOUTS[name], *seed)
+        run = train(ranks, rows, model, steps, LAYOUTS[name], *seed)
         # Of a pipeline's ranks those of the last stage have the loss.
         seen = run.ledgers[-1].of("trained")
         table = [[line["loss"], line["norm"]] for line in seen]

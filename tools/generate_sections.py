@@ -29,7 +29,7 @@ from mosaic_dataloader.options import (
 from mosaic_prepare import PrepareOptions
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "packages/mosaic-config/src/mosaic_config/sections/data.py"
+TARGET = ROOT / "packages/mosaic-config/src/mosaic_config/sections.py"
 
 # A class comes after those that its fields hold.
 SECTIONS: dict[type, str] = {

@@ -80,7 +80,7 @@ def build_recorded_metrics(*arguments: Any, **options: Any) -> Any:
 def tiny_args() -> TransformerModelArgs:
     """Small enough that a step takes milliseconds, deep enough for two pipeline stages."""
     return TransformerModelArgs(
-        dim=32, n_layers=4, n_heads=4, vocab_size=VOCABULARY, multiple_of=16, max_seq_len=64
+        dim=32, n_layers=2, n_heads=4, vocab_size=VOCABULARY, multiple_of=16, max_seq_len=64
     )
 
 

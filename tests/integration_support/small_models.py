@@ -61,7 +61,7 @@ def tied_args() -> Any:
 def expert_args() -> Any:
     return dataclasses.replace(
         deepseek_v3.get_train_spec().model_args["debugmodel"],
-        n_layers=4,
+        n_layers=3,
         n_dense_layers=1,
         dim=32,
         n_heads=4,

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from mosaic_config import ConfigError, MosaicConfigManager
-from mosaic_config.sections import data
+from mosaic_config import ConfigError, MosaicConfigManager, sections
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.options import DatasetSection, LoaderSection, StreamOptions
 from mosaic_dataloader.util.arguments import checked, parse_bytes
@@ -66,7 +65,7 @@ def test_bounds_hold_everywhere(
 
 @pytest.mark.parametrize("cls", SECTIONS)
 def test_defaults_agree(cls: type) -> None:
-    ours = {field.name: field for field in dataclasses.fields(getattr(data, SECTIONS[cls]))}
+    ours = {field.name: field for field in dataclasses.fields(getattr(sections, SECTIONS[cls]))}
     for field in dataclasses.fields(cls):
         if (cls, field.name) in LEFT_OUT:
             assert field.name not in ours

@@ -6,8 +6,9 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.environment import RankEnvironment, find_rank_environment
@@ -36,10 +37,10 @@ Train a TorchTitan model on MosaicML streams.
   --config-path FILE    TOML file with the configuration (the same as --job.config_file)
   --nproc-per-node N    processes to start on this machine; default: one per GPU, or one without.
                         Under torchrun or srun this process is itself a rank, and N is not allowed
-  --check               train nothing: check all that is checked before the first step (and make
-                        the data that [mosaic_prepare] asks for), and print the plan. Here and with
+  --check               train nothing: run every check that precedes the first step (and make the
+                        data that [mosaic_prepare] asks for), and print the plan. Here and with
                         --inspect-data, --nproc-per-node may be any number of ranks
-  --inspect-data [N]    train nothing: check likewise, print the streams, what the run makes of them
+  --inspect-data [N]    train nothing: run the same checks, print the streams, how the run uses them
                         and N rows (4) of a step, decoded; save a picture of row lengths and stream
                         shares
   --export DIR          train nothing: write the last checkpoint as a Hugging Face folder (weights,
@@ -47,65 +48,91 @@ Train a TorchTitan model on MosaicML streams.
   --at-step K           the step to look at; default: the first that would be trained. With packing,
                         all rows between the checkpoint, or the beginning, and it are read. With
                         --export: the step of the checkpoint
-  --nodes M             with --inspect-data: machines, among which the ranks are shared out (1)
+  --nodes M             with --inspect-data: machines, each of which has equally many ranks (1)
   --step-time SECONDS, --bandwidth BYTES
-                        with --inspect-data: what a step takes and what a machine gets from the
-                        store in a second (500mb), to say what is fetched in an hour, and how long
-                        a cold start takes
+                        with --inspect-data: how long a step takes, and how much a machine
+                        downloads in a second (500mb), to forecast what is fetched in an hour and
+                        how long a cold start takes
   --section.key VALUE   overrides a key of the file, as in --training.steps 100; a switch is written
-                        --checkpoint.enable or --checkpoint.no-enable; keys of a stream of yours are
+                        --checkpoint.enable or --checkpoint.no-enable; keys of your own streams are
                         --mosaic_dataloader.dataset.streams.NAME.KEY VALUE
   --help [SECTION]      this text, or the options of a section with their values in the file
   --help-all            the options of all sections
 """
 
 
+ROWS = 4
+
+
+def _whole_number(flag: str, what: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise TrainError(f"--step-time must be a number of seconds, such as 0.25; got {text!r}")
+    return seconds
+
+
+def _folder(text: str) -> str:
+    if not text or text.startswith("--"):
+        raise TrainError("--export needs a folder to write to: --export DIR")
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text:
+        raise TrainError(f"--check takes no value, got {text!r}")
+    return True
+
+
+# The app's own options: how a value is read, and which one stands where none is given (None: it
+# must be given).
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str | None]] = {
+    "--nproc-per-node": (partial(_whole_number, "--nproc-per-node", "a number of processes"), None),
+    "--check": (_switch, ""),
+    "--inspect-data": (partial(_whole_number, "--inspect-data", "a number of rows"), str(ROWS)),
+    "--export": (_folder, None),
+    "--at-step": (partial(_whole_number, "--at-step", "the number of a step"), None),
+    "--nodes": (partial(_whole_number, "--nodes", "a number of machines"), None),
+    "--step-time": (_seconds, None),
+    "--bandwidth": (str, None),
+}
+# What the app can do in place of training.
+_INSTEAD = ("--check", "--inspect-data", "--export")
+
+
 @dataclass(frozen=True)
 class Arguments:
-    """The command line, taken apart.
+    """The command line, taken apart. `USAGE` says what the app's own options mean.
 
     Attributes:
         config_args: Arguments for the configuration parser, the file among them.
-        nproc_per_node: Ranks to start on this machine; None: to be decided.
+        instead: The option that asks for something else than training; None: train.
         help: Whether to print how to use the command, and stop.
         help_section: The section whose options to list for help.
         help_all: Whether to list those of all sections for help.
-        instead: The option that asks for something else than training; None: train.
-        inspect_rows: Rows to look at, for `--inspect-data`.
-        export: The folder to write a checkpoint to, for `--export`.
-        at_step: The step to look at, or whose checkpoint to write; None: the first, or the last.
-        nodes: Machines of the run that is looked at.
-        step_time: Seconds of one of its steps, if given.
-        bandwidth: Bytes that a machine gets in a second, if given.
     """
 
     config_args: list[str]
-    nproc_per_node: int | None
+    instead: str | None
     help: bool
-    help_section: str | None = None
-    help_all: bool = False
-    instead: str | None = None
-    inspect_rows: int | None = None
+    help_section: str | None
+    help_all: bool
+    nproc_per_node: int | None = None
+    check: bool = False
+    inspect_data: int | None = None
     export: str | None = None
     at_step: int | None = None
     nodes: int = 1
     step_time: float | None = None
     bandwidth: str | None = None
-
-
-_HELP = ("-h", "--help", "--help-all")
-ROWS = 4
-# What each of the app's own options with a number is, and what it is worth without one.
-_COUNTS: dict[str, tuple[str, str | None]] = {
-    "--nproc-per-node": ("a number of processes", None),
-    "--inspect-data": ("a number of rows", str(ROWS)),
-    "--at-step": ("the number of a step", None),
-    "--nodes": ("a number of machines", None),
-}
-# What the app can do in place of training.
-_INSTEAD = ("--check", "--inspect-data", "--export")
-# And those that are not whole numbers.
-_MEASURES = ("--step-time", "--bandwidth")
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -116,7 +143,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             one that it belongs to.
     """
     found: dict[str, Any] = {}
-    measures: dict[str, str] = {}
     rest: list[str] = []
     helping = everything = False
     section: str | None = None
@@ -125,36 +151,23 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         token = tokens.pop(0)
         written, joined, value = token.partition("=")
         flag = written.replace("_", "-")
-        if flag in _HELP:
+        if flag == "--help-all":
+            helping = everything = True
+        elif flag in ("-h", "--help"):
             helping = True
-            everything |= flag == "--help-all"
-            if not joined and flag != "--help-all" and tokens and not tokens[0].startswith("-"):
+            if not joined and tokens and not tokens[0].startswith("-"):
                 value = tokens.pop(0)
             section = value or section
-            continue
-        if flag not in (*_COUNTS, *_INSTEAD, *_MEASURES):
+        elif flag not in _OPTIONS:
             rest.append(token)
-            continue
-        if flag in found or flag in measures:
+        elif flag in found:
             raise TrainError(f"{written} is given twice")
-        if flag == "--check":
-            if joined:
-                raise TrainError(f"--check takes no value, got {value!r}")
-            found[flag] = True
-            continue
-        if flag in _MEASURES:
-            measures[flag] = value if joined else tokens.pop(0) if tokens else ""
-            continue
-        what, default = _COUNTS.get(flag, ("", None))
-        if not joined:
-            follows = bool(tokens) and (default is None or tokens[0].isdecimal())
-            value = tokens.pop(0) if follows else default or ""
-        if flag == "--export":
-            if not value or value.startswith("--"):
-                raise TrainError("--export needs a folder to write to: --export DIR")
-            found[flag] = value
-            continue
-        found[flag] = _number(flag, what, value)
+        else:
+            read, default = _OPTIONS[flag]
+            if not joined:
+                follows = bool(tokens) and (default is None or tokens[0].isdecimal())
+                value = tokens.pop(0) if follows else default or ""
+            found[flag] = read(value)
     instead = [flag for flag in _INSTEAD if flag in found]
     if len(instead) > 1:
         raise TrainError(f"{' and '.join(instead)} are given: give one of them")
@@ -163,41 +176,17 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             "--at-step belongs to --inspect-data and --export: add one of them, or leave --at-step "
             "out"
         )
-    for flag in ("--nodes", *_MEASURES):
-        if flag in {*found, *measures} and "--inspect-data" not in found:
+    for flag in ("--nodes", "--step-time", "--bandwidth"):
+        if flag in found and "--inspect-data" not in found:
             raise TrainError(f"{flag} belongs to --inspect-data: add it, or leave {flag} out")
     return Arguments(
         config_args=rest,
-        nproc_per_node=found.get("--nproc-per-node"),
+        instead=next(iter(instead), None),
         help=helping,
         help_section=section,
         help_all=everything,
-        instead=next(iter(instead), None),
-        inspect_rows=found.get("--inspect-data"),
-        export=found.get("--export"),
-        at_step=found.get("--at-step"),
-        nodes=found.get("--nodes", 1),
-        step_time=_seconds(measures.get("--step-time")),
-        bandwidth=measures.get("--bandwidth"),
+        **{flag[2:].replace("-", "_"): value for flag, value in found.items()},
     )
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise TrainError(f"--step-time must be a number of seconds, such as 0.25; got {text!r}")
-    return seconds
-
-
-def _number(flag: str, what: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
-    return int(text)
 
 
 def config_file(config_args: Sequence[str]) -> str | None:
@@ -324,16 +313,8 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
             # Any number: no rank is started.
             here = ranks_on_this_machine(None)
             ranks = arguments.nproc_per_node or here
-            show_run(
-                config,
-                world_size=ranks,
-                ranks_here=ranks if here == 1 else min(ranks, here),
-                rows=arguments.inspect_rows,
-                step=arguments.at_step,
-                nodes=arguments.nodes,
-                step_time=arguments.step_time,
-                bandwidth=arguments.bandwidth,
-            )
+            ranks_here = ranks if here == 1 else min(ranks, here)
+            show_run(config, arguments, world_size=ranks, ranks_here=ranks_here)
             return 0
 
         from mosaic_train.setup import prepare_and_check
@@ -341,10 +322,10 @@ def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
         count = ranks_on_this_machine(arguments.nproc_per_node)
         prepare_and_check(config, world_size=count, ranks_here=count)
 
-    from mosaic_train.ending import tell_end_of_run
+    from mosaic_train.ending import print_end_of_run
 
     code = launch(count, argv)
-    tell_end_of_run(config, argv)
+    print_end_of_run(config, argv)
     return code
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _EXCLUDED = "checkpoint.exclude_from_loading"
 
 
-def tell_end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> None:
+def print_end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> None:
     """Print what `end_of_run` says."""
     try:
         lines = end_of_run(config, argv)
@@ -73,12 +73,7 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
 
 
 def next_save(config: "MosaicJobConfig", done: int) -> int:
-    """The step after which the next checkpoint is saved.
-
-    Args:
-        config: The configuration; it saves checkpoints.
-        done: Steps that were trained before.
-    """
+    """The step after which the next checkpoint is saved, when some are done."""
     checkpoint = config.checkpoint
     if not done and checkpoint.enable_first_step_checkpoint:
         return 1
@@ -87,7 +82,7 @@ def next_save(config: "MosaicJobConfig", done: int) -> int:
 
 
 def _command(argv: Sequence[str] | None, changes: Mapping[str, str]) -> str:
-    """The command line with some options set anew."""
+    """The command line with some options replaced."""
     options = [word for name, value in changes.items() for word in (f"--{name}", value)]
     if argv is None:
         return " ".join(["the same command", *(["and"] if options else []), *options])

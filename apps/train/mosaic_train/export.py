@@ -112,11 +112,7 @@ def _adapter(model: ChosenModel) -> str:
 
 
 def _check_model(model: ChosenModel) -> None:
-    """Check that transformers has a model like it.
-
-    Raises:
-        TrainError: It has none.
-    """
+    """Check that transformers has a model like it."""
     adapter = _adapter(model)
     if adapter == _LLAMA3:
         return

@@ -18,18 +18,11 @@ from mosaic_train.setup import check_run, log_findings
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
     from mosaic_dataloader.inspect import Steps
+    from mosaic_train.cli import Arguments
 
 
 def show_run(
-    config: "MosaicJobConfig",
-    *,
-    world_size: int,
-    ranks_here: int,
-    rows: int | None = None,
-    step: int | None = None,
-    nodes: int = 1,
-    step_time: float | None = None,
-    bandwidth: str | None = None,
+    config: "MosaicJobConfig", arguments: "Arguments", *, world_size: int, ranks_here: int
 ) -> None:
     """Check a run, and print its plan or some of its data.
 
@@ -37,42 +30,31 @@ def show_run(
 
     Args:
         config: The configuration.
+        arguments: What to show, by `--check` or `--inspect-data` and the options of that.
         world_size: Ranks that the run would have.
         ranks_here: Ranks that this machine would have.
-        rows: Rows to print; None prints the plan.
-        step: Whose rows; None for the first one that would be trained.
-        nodes: Machines of the run.
-        step_time: Seconds of a step, for what is fetched in an hour; None if not known.
-        bandwidth: Bytes that a machine gets in a second, such as "500mb"; None if not known.
 
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
     """
-    start, report, looks = time.monotonic(), Report(), rows is not None
+    start, report, rows = time.monotonic(), Report(), arguments.inspect_data
+    plans = rows is None
     check_run(
         config,
         report,
         world_size=world_size,
         ranks_here=ranks_here,
-        owns_folder=not looks,
-        trains=not looks,
+        owns_folder=plans,
+        trains=plans,
     )
-    if rows is None:
+    if plans:
         report.stop_on_errors()
-        log_findings(report, start)
-        _print_plan(config, world_size)
-        return
     log_findings(report, start)
     try:
-        _look_at_data(
-            config,
-            world_size,
-            rows,
-            step,
-            nodes=nodes,
-            step_time=step_time,
-            bandwidth=bandwidth,
-        )
+        if rows is None:
+            _print_plan(config, world_size)
+        else:
+            _look_at_data(config, arguments, rows, world_size)
     except Exception as error:
         # With mistakes the data may be out of reach, which those say already.
         if not report.errors or not is_user_error(error):
@@ -112,14 +94,7 @@ def _opened(
 
 
 def _look_at_data(
-    config: "MosaicJobConfig",
-    world_size: int,
-    rows: int,
-    step: int | None,
-    *,
-    nodes: int,
-    step_time: float | None,
-    bandwidth: str | None,
+    config: "MosaicJobConfig", arguments: "Arguments", rows: int, world_size: int
 ) -> None:
     """Print the streams, what the run makes of them and rows of a step; save the picture."""
     from mosaic_dataloader.inspect import print_run
@@ -131,16 +106,16 @@ def _look_at_data(
         raise TrainError(
             f"cannot write a picture to {folder} ({error.strerror}): choose another job.dump_folder"
         ) from error
-    with _opened(config, world_size, nodes) as (steps, resumed, tokenizer):
-        step = resumed.steps_done + 1 if step is None else step
+    with _opened(config, world_size, arguments.nodes) as (steps, resumed, tokenizer):
+        step = arguments.at_step or resumed.steps_done + 1
         print_run(
             steps,
             step=step,
             rows=rows,
             tokenizer=tokenizer,
             picture=folder / f"inspect-data-step-{step}.png",
-            step_time=step_time,
-            bandwidth=bandwidth,
+            step_time=arguments.step_time,
+            bandwidth=arguments.bandwidth,
             resumes_from=_resumes_from(resumed),
         )
 

@@ -37,11 +37,7 @@ def ranks_on_this_machine(wanted: int | None) -> int:
 
 
 def launch(count: int, argv: Sequence[str]) -> int:
-    """Start `count` ranks with this command line, and wait for them.
-
-    Returns:
-        The exit code of the whole command.
-    """
+    """Start `count` ranks with this command line, and return the exit code of them all."""
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

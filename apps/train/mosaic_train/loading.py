@@ -13,7 +13,7 @@ _NONE_READY = -(1 << 40)
 class LoadingMetrics:
     """What the loaders of a machine did since the last interval.
 
-    All ranks of rank 0's machine are counted: each has a loader of its own, and those that share a
+    All ranks of rank 0's machine are counted: each has its own loader, and those that share a
     cache fetch for one another. The wait is that of the rank that waited longest, which is what all
     ranks wait for.
 
@@ -35,11 +35,7 @@ class LoadingMetrics:
             self._step = step - 1
 
     def interval(self, step: int) -> dict[str, float]:
-        """The figures since the last call, for TensorBoard; all ranks call this together.
-
-        Args:
-            step: The step that was just trained.
-        """
+        """The figures up to this step since the last call; all ranks call this together."""
         steps = max(1, step - (self._step or 0))
         counted, now = self._loader.loading_counters(), time.perf_counter()
         own = {name: counted[name] - self._counted[name] for name in counted}
@@ -73,12 +69,7 @@ def _reduced(values: torch.Tensor, how: Any) -> list[int]:
 
 
 def loading_in_words(metrics: dict[str, float], streams: list[str]) -> str:
-    """The figures of an interval for the line of a step; those that are 0 are left out.
-
-    Args:
-        metrics: What `LoadingMetrics.interval` returned.
-        streams: Names of the streams.
-    """
+    """The figures of an interval for the line of a step; those that are 0 are left out."""
     words = [
         f"data wait: {metrics['loading/wait_per_step(s)'] * 1e3:,.1f} ms/step",
         f"ready: {metrics['loading/batches_ready']:,}",

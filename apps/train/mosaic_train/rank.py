@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.checks.checkpoint import keep_lanes
-from mosaic_train.ending import tell_end_of_run
+from mosaic_train.ending import print_end_of_run
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
     EXIT_FAILURE,
@@ -58,7 +58,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
         _train(config)
     except BaseException as error:  # torch's checkpoint errors are not of type `Exception`
         if isinstance(error, KeyboardInterrupt) and config is not None:
-            _tell_end(config, rank)
+            _print_end(config, rank)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
         if config is not None and not is_user_error(error):
@@ -75,14 +75,14 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             code = EXIT_FAILURE
         sys.stderr.flush()
         os._exit(code)
-    _tell_end(config, rank)
+    _print_end(config, rank)
     return 0
 
 
-def _tell_end(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
+def _print_end(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     """Say what was kept, where no launcher of ours does."""
     if not rank.rank and not rank.launched_by_us:
-        tell_end_of_run(config, None)
+        print_end_of_run(config, None)
 
 
 def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
@@ -90,8 +90,8 @@ def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     init_rank_logs(config, rank.rank, world_size, launcher=rank.launched_by_us)
     if not rank.launched_by_us:
         ranks_here = int(os.environ["LOCAL_WORLD_SIZE"])
-        tell = rank.rank == 0
-        prepare_and_check(config, world_size=world_size, ranks_here=ranks_here, tell=tell)
+        log = rank.rank == 0
+        prepare_and_check(config, world_size=world_size, ranks_here=ranks_here, log=log)
     keep_lanes(config)
     patch_torchtitan()
     config.model.name = register_spec(config)

@@ -36,7 +36,7 @@ logger = logging.getLogger("mosaic_train")
 
 
 def prepare_and_check(
-    config: "MosaicJobConfig", *, world_size: int, ranks_here: int, tell: bool = True
+    config: "MosaicJobConfig", *, world_size: int, ranks_here: int, log: bool = True
 ) -> None:
     """Check the configuration, prepare the data, then check what the data decides.
 
@@ -47,7 +47,7 @@ def prepare_and_check(
         config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
         world_size: Ranks of the whole run.
         ranks_here: Ranks on this machine.
-        tell: Whether to log warnings and summary; of several ranks only one should.
+        log: Whether to log warnings and summary; of several ranks only one should.
 
     Raises:
         TrainError: Mistakes that the app finds. The packages' own errors pass through; several
@@ -55,19 +55,14 @@ def prepare_and_check(
     """
     start = time.monotonic()
     report = Report()
-    check_run(config, report, world_size=world_size, ranks_here=ranks_here, owns_folder=tell)
+    check_run(config, report, world_size=world_size, ranks_here=ranks_here, owns_folder=log)
     report.stop_on_errors()
-    if tell:
+    if log:
         log_findings(report, start)
 
 
 def log_findings(report: Report, start: float) -> None:
-    """Log the warnings, and one line that sums up the whole.
-
-    Args:
-        report: What was found.
-        start: When the checks began, by `time.monotonic`.
-    """
+    """Log the warnings, and one line that sums up the checks, which began at `start`."""
     for line in report.warnings:
         logger.warning("%s", line)
     # Apart from the facts, so that this does not read as the duration of the steps.
@@ -93,7 +88,7 @@ def check_run(
     """Check everything that is known before the first step, and prepare the data.
 
     Args:
-        config: The parsed configuration. Only lanes left open are filled in (see `keep_lanes`).
+        config: As for `prepare_and_check`, like the ranks.
         report: Takes mistakes, warnings and facts.
         world_size: Ranks of the whole run.
         ranks_here: Ranks on this machine.
@@ -130,11 +125,7 @@ def check_run(
 
 
 def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
-    """Check what needs no data.
-
-    Returns:
-        Whether the checkpoint, if there is one, can be looked at further.
-    """
+    """Check what needs no data; returns whether the checkpoint can be looked at further."""
     config, model, layout = run.config, run.model, run.layout
     report.attempt(check_speed, config, report)
     if model is not None:

@@ -12,7 +12,7 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# An experiment that a section of its own, [hf_transformers], tells what to build.
+# An experiment with its own section, [hf_transformers], which says what to build.
 _BACKEND = "transformers_modeling_backend"
 
 
@@ -75,12 +75,12 @@ def vocabulary_of(model_args: Any) -> int | None:
 
 
 def builds_from_own_section(config: "MosaicJobConfig") -> bool:
-    """Whether the model is an experiment that a section of its own tells what to build."""
+    """Whether the model is an experiment with its own section that says what to build."""
     return config.model.name.removesuffix("_mosaic") == _BACKEND
 
 
 def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
-    """A flavor's arguments as the trainer will have them, where a section of its own decides them.
+    """A flavor's arguments as the trainer will have them, where its own section decides them.
 
     Raises:
         TrainError: That section is missing, or what it names cannot be read.
@@ -91,7 +91,7 @@ def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
     if section is None:
         module = f"torchtitan.experiments.{_BACKEND}.job_config"
         raise TrainError(
-            f"model.name {_BACKEND!r} has a section [hf_transformers] of its own: set "
+            f"model.name {_BACKEND!r} needs its own section [hf_transformers]: set "
             f"job.custom_config_module = {module!r} and hf_transformers.model"
         )
     if not section.model:

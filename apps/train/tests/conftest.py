@@ -99,12 +99,17 @@ class ForkServer:
         assert self._process.stdout is not None
         return self._process.stdout.readline().split()
 
-    def start(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> "ForkedRun":
-        """Start the app with these arguments; wait for it before the next one is started."""
+    def start(
+        self, arguments: list[str], cwd: Path, env: dict[str, str], *, torchrun: bool = False
+    ) -> "ForkedRun":
+        """Start the app with these arguments; wait for it before the next one is started.
+
+        With `torchrun`, they are that command's.
+        """
         out, errors = (self._folder / f"{next(self._numbers)}-{n}" for n in ("out", "errors"))
         for path in (out, errors):
             path.touch()
-        request = {"arguments": arguments, "cwd": str(cwd), "env": env}
+        request = {"arguments": arguments, "cwd": str(cwd), "env": env, "torchrun": torchrun}
         assert self._process.stdin is not None
         paths = {"log": str(out), "errors": str(errors)}
         self._process.stdin.write(json.dumps(request | paths) + "\n")
@@ -200,16 +205,11 @@ class App:
         """The command line."""
         return [sys.executable, str(APP), *map(str, arguments)]
 
-    def torchrun(self, count: int, *arguments: str | Path) -> list[str]:
-        """The command line under torchrun."""
-        runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        return [sys.executable, *runner, str(APP / "__main__.py"), *map(str, arguments)]
-
-    def run(self, command: list[str], **env: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end."""
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=500, env=self.environment | env
-        )
+    def torchrun(self, count: int, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        """Run the app to its end under torchrun, in forks as well."""
+        given = ["--standalone", f"--nproc-per-node={count}", APP / "__main__.py", *arguments]
+        started = self.server.start([str(each) for each in given], Path.cwd(), {}, torchrun=True)
+        return self.server.wait(started)
 
     def start(self, command: list[str]) -> "subprocess.Popen[str]":
         """Start a command; its output and errors come in one stream."""

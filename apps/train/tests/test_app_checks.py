@@ -110,7 +110,7 @@ def test_one_line_when_all_is_well_and_warnings_say_what_they_cost(
     path = str(app.folder / "config.toml")
     short = ["--model.name", "qwen3", "--training.seq_len", "4098", "--checkpoint.no-enable"]
     config = MosaicConfigManager().parse_args(["--config-path", path, *short])
-    prepare_and_check(config, world_size=1, ranks_here=1, tell=False)
+    prepare_and_check(config, world_size=1, ranks_here=1, log=False)
     assert told == []
     prepare_and_check(config, world_size=1, ranks_here=1)
     assert len(told) == 2
@@ -503,7 +503,7 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
         machine.check_memory(made, model, meta_model, layout, here, report)
         return report.warnings
 
-    place = "mosaic_train.torchtitan_patches.cpu.memory.machine_bytes"
+    place = "mosaic_train.torchtitan_patches.cpu.machine_bytes"
     monkeypatch.setattr(place, lambda: 40 * 10**9)
     (line,) = large(2, 1)
     assert "8.03 billion parameters; by estimate, at 16 bytes each" in line

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mosaic_dataloader.inspect.previews import origins
 from mosaic_train import cli
 
-# A spec with a metrics processor of its own, as somebody's project may have one.
+# A spec with a metrics processor of its own, as somebody's project may have one; and a small model.
 OWN = """
 import dataclasses
 from torchtitan.components.metrics import MetricsProcessor
@@ -24,8 +24,13 @@ class Own(MetricsProcessor):
         super().log(step, *args, extra_metrics={**extra_metrics, "own/twice": 2 * step}, **more)
 def build(job_config, parallel_dims, model_args=None, tag=None):
     return Own(job_config, parallel_dims, tag)
+spec = get_train_spec()
+small = dataclasses.replace(spec.model_args["debugmodel"], n_layers=1)
 register_train_spec(
-    "own", dataclasses.replace(get_train_spec(), build_metrics_processor_fn=build)
+    "own",
+    dataclasses.replace(
+        spec, model_args={"debugmodel": small}, build_metrics_processor_fn=build
+    ),
 )
 """
 SKIPPED, ROWS = 9, 4

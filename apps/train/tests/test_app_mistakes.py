@@ -56,7 +56,7 @@ def no_rank_may_start(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRe
 def test_issue_cases_as_a_command(app: Any) -> None:
     """The whole command for two of the cases; the same two and all others are below."""
     app.config(("shuffle = true", "shufle = true"))
-    result = app.run(app.command("--config-path", app.folder / "config.toml"))
+    result = app.forked("--config-path", app.folder / "config.toml")
     assert result.returncode == 2
     assert_one_line(result.stderr, "shufle.*shuffle")
 
@@ -231,7 +231,7 @@ TENSOR_2 = ["--nproc-per-node", "2", "--parallelism.tensor_parallel_degree", "2"
         (["--model.flavor", "debugmodel_varlen_attn", *SINGLE], 'no kernel for float32.*"bfloat16'),
         ([*GPT_OSS, *SINGLE], 'layers in bfloat16, which need autocast.*= "bfloat16"'),
         ([*GPT_OSS, *SINGLE, *REPLICAS], "layers in bfloat16, which need autocast"),
-        ([*GPT_OSS, *TENSOR_2], "which only FSDP brings together beside tensor"),
+        ([*GPT_OSS, *TENSOR_2], "which only FSDP converts to one format under tensor"),
     ],
 )
 def test_number_formats_that_a_model_cannot_take(

@@ -17,7 +17,7 @@ from mosaic_train import cli
 from mosaic_train.checks.model import find_model
 from mosaic_train.checks.parallel import check_pipeline, check_replicas
 from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches import gradient_scale, tied_weights, upstream
+from mosaic_train.torchtitan_patches import gradient_scale, tied_weights
 
 
 def test_every_patch_names_what_it_answers(
@@ -28,11 +28,8 @@ def test_every_patch_names_what_it_answers(
     patches.check_torchtitan()
     found = pkgutil.walk_packages(patches.__path__, f"{patches.__name__}.")
     modules = [importlib.import_module(each.name) for each in found]
-    # The others are no patches: they check these, make a package of them, or serve one of them.
-    plain = {"upstream", "cpu", "device", "memory"}
-    named = [module for module in modules if module.__name__.split(".")[-1] not in plain]
-    assert {answer for module in named for answer in module.ANSWERS} == set(patches.ANSWERS)
-    for module in named:
+    assert {answer for module in modules for answer in module.ANSWERS} == set(patches.ANSWERS)
+    for module in modules:
         assert "can go once" in " ".join(inspect.getsource(module).split()), module
 
     def told() -> str:
@@ -42,15 +39,15 @@ def test_every_patch_names_what_it_answers(
 
     # Each line of each patch is compared, before anything in the file is looked at.
     for answer in patches.ANSWERS:
-        other = upstream.Answers(answer.path, answer.line, f"{answer.text} # as it was")
         with monkeypatch.context() as patch:
-            patch.setattr(patches, "ANSWERS", (*patches.ANSWERS, other))
+            patch.setattr(patches, "ANSWERS", (*patches.ANSWERS, f"{answer} # as it was"))
             line = told()
-        assert f"line {answer.line} of torchtitan/{answer.path} is {answer.text!r}" in line
-        assert line.endswith("install torchtitan 0.2.2 anew")
-    gone = upstream.Answers("no/such/file.py", 1, "x = 1")
+        place, text = answer.split(": ", 1)
+        path, number = place.split(":")
+        assert f"line {number} of torchtitan/{path} is {text!r} and not " in line
+        assert line.endswith("reinstall torchtitan 0.2.2")
     with monkeypatch.context() as patch:
-        patch.setattr(patches, "ANSWERS", (gone,))
+        patch.setattr(patches, "ANSWERS", ("no/such/file.py:1: x = 1",))
         assert "line 1 of torchtitan/no/such/file.py is ''" in told()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.3")
     assert told() == (
@@ -108,9 +105,9 @@ def test_kinds_of_parallelism_that_do_not_go_together(monkeypatch: pytest.Monkey
     for name in ("llama3", "deepseek_v3"):
         both = config(name, "debugmodel", **alone, tensor_parallel=2, pipeline_parallel=4)
         assert refusal(both) == (
-            "parallelism.data_parallel_replicate_degree 2 without sharding goes with no other kind "
-            "of parallelism (tensor_parallel_degree 2, pipeline_parallel_degree 4): set "
-            "parallelism.data_parallel_shard_degree to 2 or more, or "
+            "parallelism.data_parallel_replicate_degree 2 without sharding cannot be combined with "
+            "other kinds of parallelism (tensor_parallel_degree 2, pipeline_parallel_degree 4): "
+            "set parallelism.data_parallel_shard_degree to 2 or more, or "
             "parallelism.data_parallel_replicate_degree to 1"
         )
     assert refusal(config("simple_fsdp.llama3", "debugmodel", **alone, tensor_parallel=2)) is None

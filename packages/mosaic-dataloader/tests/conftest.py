@@ -16,6 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import dataloader_helpers as helpers
 import pytest
 from reader_processes import Job, readers
+from store_support.s3 import s3_server
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
 
 
@@ -36,6 +37,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Jo
     """Starts readers, each a process of its own; see slow_reader.py."""
     with readers(tmp_path_factory.mktemp("outputs")) as begin:
         yield begin
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """An S3 store's port on loopback; who uses it has a bucket of its own there."""
+    with s3_server() as port:
+        yield port
 
 
 @pytest.fixture

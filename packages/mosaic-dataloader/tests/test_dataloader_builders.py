@@ -211,8 +211,10 @@ def test_importing_the_package_loads_little() -> None:
         "import sys, mosaic_dataloader\n"
         "heavy = {'streaming', 'transformers', 'torchtitan', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "import mosaic_dataloader.loader\n"
-        "assert not {'transformers', 'torchtitan', 'boto3'} & set(sys.modules)\n"
+        "import mosaic_dataloader.dataset, mosaic_dataloader.loader\n"
+        "heavy = {'transformers', 'torchtitan', 'boto3', 'pyarrow', 'datasets', 'ray'}\n"
+        "heavy = (heavy | {'mosaic_prepare'}) & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

@@ -149,7 +149,7 @@ legs = st.lists(
 WEIGHTS = [({}, {}), ({"proportion": 0.5}, {"proportion": 0.5}), ({"choose": 9}, {"choose": 8})]
 
 
-@settings(max_examples=settings().max_examples // 10)
+@settings(max_examples=settings().max_examples // 20)
 @given(
     legs=legs,
     lanes=st.sampled_from([12, 36]),

@@ -38,9 +38,7 @@ def test_positions_are_those_of_an_oracle(data: st.DataObject) -> None:
     ends = st.one_of(st.just([-1]), st.lists(st.integers(0, length + 2), max_size=5))
     stored = {row: data.draw(ends) for row in range(len(rows)) if data.draw(st.booleans())}
     inputs = np.array(rows, np.int64)
-    # What is read of a row may hold the token after it, too.
-    tokens = inputs if data.draw(st.booleans()) else np.pad(inputs, ((0, 0), (0, 1)), "edge")
-    found = ends_in_rows(tokens, length, eos, {r: np.array(e, "i4") for r, e in stored.items()})
+    found = ends_in_rows(inputs, eos, {r: np.array(e, "i4") for r, e in stored.items()})
     of_row = [
         set(stored[number])
         if number in stored

@@ -6,13 +6,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dataloader_helpers import loader, numbers, write_rows
-from store_support.s3 import CREDENTIALS, client, s3_server
+from store_support.s3 import CREDENTIALS, client
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.storage import mosaicml, streams
@@ -27,10 +27,9 @@ Put = Callable[[Path], None]
 
 
 @pytest.fixture(scope="module")
-def s3_port() -> Iterator[int]:
-    with s3_server() as port:
-        client(port).create_bucket(Bucket=BUCKET)
-        yield port
+def port_of_bucket(s3_port: int) -> int:
+    client(s3_port).create_bucket(Bucket=BUCKET)
+    return s3_port
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -47,7 +46,7 @@ def store(
                 shutil.copy2(path, remote)
 
         return str(remote), copy
-    port = request.getfixturevalue("s3_port")
+    port = request.getfixturevalue("port_of_bucket")
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")

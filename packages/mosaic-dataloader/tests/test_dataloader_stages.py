@@ -412,7 +412,7 @@ def check_run(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=10)
+@settings(max_examples=5)
 def test_runs_that_change_keep_shares_and_repeat_nothing_early(data: st.DataObject) -> None:
     check_run(data)
 

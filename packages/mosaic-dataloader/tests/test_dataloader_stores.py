@@ -12,7 +12,7 @@ from dataloader_helpers import Ranks, joined, loader, numbers, take, write_rows
 from disk_watch import DiskWatch
 from reader_processes import Job
 from store_support.proxy import Fault, Proxy
-from store_support.s3 import CREDENTIALS, s3_server, upload
+from store_support.s3 import CREDENTIALS, upload
 from store_support.sftp import SftpServer, server_program, sftp_server
 
 from mosaic_dataloader import MosaicDataError
@@ -32,10 +32,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(rows: Path) -> Iterator[int]:
-    with s3_server() as port:
-        upload(port, "bucket-of-rows", rows)
-        yield port
+def server(rows: Path, s3_port: int) -> int:
+    upload(s3_port, "bucket-of-rows", rows)
+    return s3_port
 
 
 @pytest.fixture
@@ -450,11 +449,11 @@ def test_what_mosaicml_streaming_left_bad_is_replaced(
 def test_shards_deleted_under_the_reader_come_back(s3: Proxy, rows: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     stream = {"s": {"remote": REMOTE, "local": str(cache)}}
-    wanted = take(iter(loader(str(rows), cache_dir=str(tmp_path / "plain"))), 100)
+    wanted = take(iter(loader(str(rows), cache_dir=str(tmp_path / "plain"))), 40)
     # With a limit, shards are let go of between batches, and opened again.
     one = loader(stream, cache_limit="10mb")
     iterator, found = iter(one), []
-    for number in range(100):
+    for number in range(40):
         found += take(iterator, 1)
         if number % 10 == 0:
             for path in cache.glob("*.mds"):

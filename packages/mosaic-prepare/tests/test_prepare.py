@@ -1,10 +1,10 @@
 """Preparation end to end: what is read is what is written, whatever the input and the form."""
 
+import io
 import json
 import logging
 import re
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +17,7 @@ from streaming import LocalDataset, StreamingDataset
 from transformers import AutoTokenizer
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_prepare import prepare, run
+from mosaic_prepare import cli, prepare, run
 
 FORMS = ("rows", "documents", "text")
 
@@ -237,7 +237,9 @@ def test_bad_input_stops_or_is_left_out_and_counted(
     assert "left out" in caplog.text
 
 
-def test_the_command_runs_no_tokenizers_code(tmp_path: Path) -> None:
+def test_the_command_runs_no_tokenizers_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Nor does it ask whether to, on its standard input."""
     folder = tmp_path / "tok"
     folder.mkdir()
@@ -252,10 +254,13 @@ def test_the_command_runs_no_tokenizers_code(tmp_path: Path) -> None:
         )
     )
     (tmp_path / "a.txt").write_text("a a a a a")
-    command = [sys.executable, "-c", "from mosaic_prepare.cli import command; command()"]
-    command += ["--input", "a.txt", "--output", "out", "--tokenizer", "./tok", "--seq-len", "2"]
-    run = subprocess.run(command, cwd=tmp_path, input="y\n" * 9, capture_output=True, text=True)
-    assert run.returncode != 0
-    assert [line for line in run.stderr.splitlines() if "trust_remote_code" in line], run.stderr
-    assert "[y/N]" not in run.stdout + run.stderr
+    monkeypatch.chdir(tmp_path)
+    answers = io.StringIO("y\n" * 9)
+    monkeypatch.setattr(sys, "stdin", answers)
+    given = ["--input", "a.txt", "--output", "out", "--tokenizer", "./tok", "--seq-len", "2"]
+    assert cli.main(given) == 2
+    told = capfd.readouterr()
+    assert [line for line in told.err.splitlines() if "trust_remote_code" in line], told.err
+    assert "[y/N]" not in told.out + told.err
+    assert answers.tell() == 0
     assert not (folder / "RAN").exists()

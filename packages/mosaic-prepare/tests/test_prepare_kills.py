@@ -19,7 +19,7 @@ from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
 KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
-UNIT_BYTES = 12_000
+UNIT_BYTES = 9_000
 
 
 def killed_runs(
@@ -35,11 +35,16 @@ def killed_runs(
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> dict[str, Any]:
-    """Files of three kinds: cut anywhere, by row groups, and put together."""
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Files of three kinds: cut anywhere, by row groups, and put together.
+
+    By relative names: units end by a hash of them, and in no test should their number depend on
+    where the temporary folder is.
+    """
+    monkeypatch.chdir(tmp_path)
     names: list[str] = []
     for number, kind in enumerate(("jsonl", "parquet", "text")):
-        folder = tmp_path / "in" / kind
+        folder = Path("in", kind)
         folder.mkdir(parents=True)
         texts = [f"{kind} {text}" for text in helpers.documents(60, seed=number)]
         if kind == "jsonl":

@@ -60,7 +60,7 @@ def jobs(data: Path, work: Path) -> list[list[dict[str, Any]]]:
     for name, (world, args) in LAYOUTS.items():
         own_batch = [] if name == "fsdp" else batch
         job(name, world, llama, *validated, *own_batch, *args, *loaded, "2", folder="full")
-    for world in (1, 2, 3):
+    for world in (1, 3):
         job(
             *(f"validate_{world}", world, llama, *validated, *batch, *loaded, "4"),
             folder="full",
@@ -168,7 +168,7 @@ def test_validation_is_the_exact_mean_for_any_number_of_ranks(seen: Any) -> None
         f"validation_metrics/loss/{name}": loss / targets for name, (loss, targets) in exact.items()
     }
     mean = sum(loss for loss, _ in exact.values()) / (21 * SEQ_LEN)
-    for world in (1, 2, 3):
+    for world in (1, 3):
         for rank in seen[f"validate_{world}"]:
             assert rank["validation"]["0"] == pytest.approx(mean, rel=1e-5)
             assert rank["by_stream"]["0"] == pytest.approx(by_stream, rel=1e-5)

@@ -172,9 +172,15 @@ class Positionwise(nn.Module):
         return self.output(self.frozen(self.dropout(hidden)))
 
 
-def build_model(positionwise: bool) -> tuple[nn.Module, TransformerModelArgs]:
+def build_model(positionwise: bool, interleaved: bool) -> tuple[nn.Module, TransformerModelArgs]:
     args = TransformerModelArgs(
-        dim=32, n_layers=6, n_heads=4, vocab_size=VOCAB, max_seq_len=SEQ, multiple_of=16
+        dim=32,
+        # Enough for four stages, or for two.
+        n_layers=6 if interleaved else 2,
+        n_heads=4,
+        vocab_size=VOCAB,
+        max_seq_len=SEQ,
+        multiple_of=16,
     )
     torch.manual_seed(1)
     if positionwise:
@@ -229,7 +235,7 @@ def setup(layout: dict[str, Any], *, positionwise: bool = False, **loader: Any) 
     dp_world, dp_rank = (
         (1, 0) if batch_mesh is None else (batch_mesh.size(), batch_mesh.get_local_rank())
     )
-    model, args = build_model(positionwise)
+    model, args = build_model(positionwise, layout.get("schedule") == "Interleaved1F1B")
     args.attn_type = loader.pop("attn_type", args.attn_type)
     expected = reference(model)
     by_stream = {name: reference(model, rows)[0] for name, rows in STREAMS.items()}

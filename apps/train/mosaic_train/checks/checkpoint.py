@@ -6,7 +6,6 @@ long traceback that names neither the cause nor the remedy.
 
 import re
 import warnings
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +16,7 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# The parts of a full checkpoint beside the model, as TorchTitan names them.
+# The parts of a full checkpoint besides the model, as TorchTitan names them.
 DATALOADER = "dataloader"
 _PARTS = ("optimizer", "lr_scheduler", "train_state", DATALOADER)
 # The keys of our loader's state; the lanes are those of packing.
@@ -26,11 +25,7 @@ _LANE = f"{DATALOADER}.lane_"
 
 
 def check_checkpoint(config: "MosaicJobConfig") -> None:
-    """Look at the keys of the checkpoint, if there is one.
-
-    Raises:
-        TrainError: It is not there, holds the model only, or was written with another loader.
-    """
+    """Look at the keys of the checkpoint, if there is one, for what is to be loaded."""
     if not config.checkpoint.enable:
         return
     excluded = set(config.checkpoint.exclude_from_loading)
@@ -45,7 +40,6 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
         return
     if not (folder / ".metadata").is_file():
         _refuse_to_resume(config, folder)
-    keys = saved_entries(folder)
     wanted = set(_PARTS) - excluded
     missing = wanted & missing_parts(folder)
     if missing and missing == wanted:
@@ -61,21 +55,17 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
         )
     if DATALOADER not in excluded:
-        if POSITION not in keys:
+        if POSITION not in saved_entries(folder):
             raise TrainError(
                 f"checkpoint {folder} was written with another data loader, whose position means "
                 "nothing here: start the data from the beginning with "
                 f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {DATALOADER}))}"
             )
-        _check_lanes(config, folder, _lanes(keys))
+        _check_lanes(config, folder, len(lane_keys(folder)))
 
 
 def missing_parts(folder: Path) -> set[str]:
-    """The parts of a full checkpoint, beside the model, that a distributed checkpoint lacks.
-
-    Raises:
-        TrainError: It cannot be read.
-    """
+    """The parts of a full checkpoint, besides the model, that a distributed checkpoint lacks."""
     return set(_PARTS) - {key.partition(".")[0] for key in saved_entries(folder)}
 
 
@@ -84,36 +74,18 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
 
     A run keeps the lanes that it began with. The loader would read them from its saved state, but
     torch's distributed checkpoint asks for the keys of the present lanes before that.
-
-    Args:
-        config: Its `mosaic_dataloader.dataset.packing_lanes` is changed.
-
-    Raises:
-        TrainError: A checkpoint is asked for that is not there, or cannot be read.
     """
     dataset = config.mosaic_dataloader.dataset
-    if not dataset.packing or dataset.packing_lanes is not None or not config.checkpoint.enable:
+    if not dataset.packing or dataset.packing_lanes is not None:
         return
-    if DATALOADER in config.checkpoint.exclude_from_loading:
-        return
-    folder = checkpoint_to_resume(config)
-    if folder is not None and (folder / ".metadata").is_file():
-        dataset.packing_lanes = _lanes(saved_entries(folder)) or None
+    folder = readable_checkpoint(config)
+    if folder is not None and DATALOADER not in config.checkpoint.exclude_from_loading:
+        dataset.packing_lanes = len(lane_keys(folder)) or None
 
 
-def loader_keys(folder: Path) -> list[str]:
-    """The keys of our loader's state in a checkpoint; none if another loader wrote it.
-
-    Raises:
-        TrainError: The checkpoint cannot be read.
-    """
-    keys = saved_entries(folder)
-    lanes = [key for key in keys if key.startswith(_LANE)]
-    return [POSITION, *lanes] if POSITION in keys else []
-
-
-def _lanes(keys: Iterable[str]) -> int:
-    return sum(key.startswith(_LANE) for key in keys)
+def lane_keys(folder: Path) -> list[str]:
+    """The keys of a checkpoint's packing lanes; none without packing, or of another loader."""
+    return [key for key in saved_entries(folder) if key.startswith(_LANE)]
 
 
 def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
@@ -172,6 +144,12 @@ def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
     return folder / f"step-{step}" if step else None
 
 
+def readable_checkpoint(config: "MosaicJobConfig") -> Path | None:
+    """The checkpoint to resume, where it is a complete distributed one."""
+    folder = checkpoint_to_resume(config) if config.checkpoint.enable else None
+    return folder if folder is not None and (folder / ".metadata").is_file() else None
+
+
 def _check_initial(config: "MosaicJobConfig") -> None:
     """Check that there is a checkpoint where a new run is to take its weights from."""
     checkpoint = config.checkpoint
@@ -211,11 +189,7 @@ def _check_initial(config: "MosaicJobConfig") -> None:
 
 
 def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
-    """Say why a step in the run's own folder is not a checkpoint that can be resumed.
-
-    Raises:
-        TrainError: Always.
-    """
+    """Say why a step in the run's own folder is not a checkpoint that can be resumed."""
     own = Path(config.job.dump_folder, config.checkpoint.folder)
     others = [s for s in _steps(own) if s and (own / f"step-{s}" / ".metadata").is_file()]
     earlier = (
@@ -224,7 +198,7 @@ def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
     if not any(folder.glob("*.safetensors*")):
         raise TrainError(
             f"checkpoint {folder} was not written to its end: "
-            + (earlier or "remove it to begin again")
+            + (earlier or "remove it to start over")
         )
     raise TrainError(
         f"checkpoint {folder} holds the model only, in Hugging Face's format "
@@ -255,11 +229,7 @@ def _steps(folder: Path) -> list[int]:
 def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
     """The distributed checkpoint of which TorchTitan will load at least the model.
 
-    Returns:
-        None if there is none, or if it is one in Hugging Face's format.
-
-    Raises:
-        TrainError: A checkpoint is asked for that is not there.
+    None if there is none, or if it is one in Hugging Face's format.
     """
     checkpoint = config.checkpoint
     if not checkpoint.enable:
@@ -275,11 +245,7 @@ def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
 
 
 def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
-    """Read small entries of a checkpoint, which are not tensors.
-
-    Raises:
-        TrainError: The checkpoint cannot be read.
-    """
+    """Read small entries of a checkpoint, which are not tensors."""
     values: dict[str, Any] = dict.fromkeys(keys, "")
     load_entries(folder, values)
     return values
@@ -316,11 +282,7 @@ def load_entries(folder: Path, values: dict[str, Any]) -> None:
 
 
 def saved_entries(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says about each of its entries, by key.
-
-    Raises:
-        TrainError: It cannot be read.
-    """
+    """What a checkpoint says about each of its entries, by key."""
     status = (folder / ".metadata").stat()
     return _read_entries(folder, (status.st_mtime_ns, status.st_size))
 
@@ -340,16 +302,7 @@ def _read_entries(folder: Path, version: tuple[int, int]) -> dict[str, Any]:
 
 
 def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: MetaModel) -> None:
-    """Compare the weights of the checkpoint that will be loaded with those of the model.
-
-    Args:
-        config: The configuration.
-        model: The model that it names.
-        meta_model: Its weights.
-
-    Raises:
-        TrainError: One is missing there, or has another shape.
-    """
+    """Compare the weights of the checkpoint that will be loaded with those of the model."""
     # Converters may rename weights, after which only they know what belongs together.
     if config.model.converters or "model" in config.checkpoint.exclude_from_loading:
         return
@@ -364,13 +317,7 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
 
 
 def compare_weights(folder: Path, model: ChosenModel, meta_model: MetaModel, option: str) -> None:
-    """Compare the weights of a distributed checkpoint with those of a model.
-
-    Args:
-        folder: The checkpoint.
-        model: The model.
-        meta_model: Its weights.
-        option: The option that chooses the checkpoint.
+    """Compare the weights of a distributed checkpoint, which an option chooses, with a model's.
 
     Raises:
         TrainError: One is missing there, or has another shape.

@@ -10,21 +10,9 @@ from mosaic_train.spec import vocabulary_of
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# Makes its layers in bfloat16, and its embedding and output in float32.
-_MIXED = "torchtitan.models.gpt_oss."
-
 
 def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
-    """Compare a tokenizer with the model.
-
-    Args:
-        config: The configuration.
-        model: The model that it names.
-        tokenizer: What `build_mosaic_tokenizer` returned.
-
-    Raises:
-        TrainError: It has ids that the model does not embed.
-    """
+    """Check that the model embeds all ids of a tokenizer."""
     embedded = vocabulary_of(model.args)
     # Ids may have gaps, so that the largest can exceed the number of entries.
     needed = max(tokenizer.tokenizer.get_vocab().values()) + 1
@@ -45,20 +33,13 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: A
 def check_document_masks(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
     """Check that TorchTitan can make the masks that the flavor's attention takes.
 
-    Args:
-        config: The configuration.
-        model: The model that it names.
-        tokenizer: What `build_mosaic_tokenizer` returned; None if the configuration names none.
-
-    Raises:
-        TrainError: There is no tokenizer, or it has no token that ends a document.
+    It makes them with the tokenizer (None if the configuration names none).
     """
-    attention = getattr(model.args, "attn_type", "sdpa")
-    if attention not in ("flex", "varlen"):
+    if model.attention not in ("flex", "varlen"):
         return
     if tokenizer is None:
         raise TrainError(
-            f"{model.name} uses {attention} attention, whose masks TorchTitan makes with the "
+            f"{model.name} uses {model.attention} attention, whose masks TorchTitan makes with the "
             "tokenizer: set mosaic_tokenizer.name to the one that the data is made with"
         )
     if getattr(model.args, "attn_mask_type", "causal") != "block_causal":
@@ -77,9 +58,6 @@ def check_max_seq_len(config: "MosaicJobConfig", model: ChosenModel, report: Rep
 
     TorchTitan's models take `training.seq_len` for their maximum, whatever the flavor says, so that
     longer rows only cost quality; but validation cannot exceed it.
-
-    Raises:
-        TrainError: Validation rows are longer than training rows.
     """
     most = getattr(model.args, "max_seq_len", None)
     if most is None:
@@ -101,32 +79,27 @@ def check_max_seq_len(config: "MosaicJobConfig", model: ChosenModel, report: Rep
 def check_precision(config: "MosaicJobConfig", model: ChosenModel, world_size: int) -> None:
     """Check that `training.mixed_precision_param` is one that the model can compute in.
 
-    Args:
-        config: The configuration; its parallel degrees make `world_size`.
-        model: The model that it names.
-        world_size: Ranks of the whole run.
-
-    Raises:
-        TrainError: It is not.
+    The parallel degrees are known to make `world_size`, the ranks of the whole run.
     """
     half = config.training.mixed_precision_param != "float32"
-    if getattr(model.args, "attn_type", "sdpa") == "varlen" and not half:
+    if model.attention == "varlen" and not half:
         raise TrainError(
             f"{model.name} uses varlen attention, which has no kernel for float32: "
             'set training.mixed_precision_param = "bfloat16"'
         )
-    if not model.spec.model_cls.__module__.startswith(_MIXED):
+    # Its layers are made in bfloat16, its embedding and output in float32.
+    if not model.is_gpt_oss:
         return
     parallelism = config.parallelism
     fixed = parallelism.tensor_parallel_degree * parallelism.pipeline_parallel_degree
-    # FSDP, also that of context parallelism, brings all to one format. Without it autocast does,
-    # which TorchTitan leaves out beside tensor and pipeline parallelism.
+    # FSDP, also that of context parallelism, converts all to one format. Without it autocast does,
+    # which TorchTitan leaves out under tensor and pipeline parallelism.
     if world_size > fixed * parallelism.data_parallel_replicate_degree:
         return
     if fixed > 1:
         raise TrainError(
-            f"{model.name} has layers in bfloat16 and others in float32, which only FSDP brings "
-            "together beside tensor or pipeline parallelism: start more ranks, for a "
+            f"{model.name} has layers in bfloat16 and others in float32, which only FSDP "
+            "converts to one format under tensor or pipeline parallelism: start more ranks, for a "
             "parallelism.data_parallel_shard_degree of 2 or more"
         )
     if not half:

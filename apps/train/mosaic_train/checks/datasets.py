@@ -41,7 +41,7 @@ def check_datasets(
         config: The configuration.
         layout: How the ranks share the work.
         tokenizer: Encodes text.
-        report: Where mistakes and costs are noted; takes what the run trains on as facts.
+        report: Takes mistakes and costs, and what the run trains on as facts.
         resume: Whether to look at the position in the checkpoint, too.
         trains: Whether steps must be left to train.
         vocab_size: Token ids that the model embeds; None where that is not known.
@@ -99,7 +99,7 @@ def _check_start(
 
 def _start(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
     resumed = resume_from_checkpoint(config, loader, report)
-    # A checkpoint brings the order of its first run's layout with it.
+    # A checkpoint keeps the order of its first run's layout.
     loader.check()
     return resumed
 

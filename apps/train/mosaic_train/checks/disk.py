@@ -22,11 +22,7 @@ _SAVED = 3 / 4
 
 
 def check_dump_folder(config: "MosaicJobConfig") -> None:
-    """Check that no other run uses the dump folder, and that it can be written to.
-
-    Raises:
-        TrainError: There is one, or it cannot.
-    """
+    """Check that no other run uses the dump folder, and that it can be written to."""
     if config.comm.mode != "default":  # a dry run, which writes nothing
         return
     lock_folder(config.job.dump_folder).close()
@@ -46,11 +42,7 @@ def check_disk(
 ) -> None:
     """Warn where the disk is too small for the checkpoints to come.
 
-    Args:
-        config: The configuration.
-        meta_model: The model's size.
-        machines: Machines of the run, each of which writes its share.
-        report: Where the warning goes.
+    Each of the run's machines writes its share of them.
     """
     from torchtitan.config import TORCH_DTYPE_MAP
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mosaic_train.checks.model import ChosenModel, MetaModel
-from mosaic_train.checks.parallel import Layout
+from mosaic_train.checks.parallel import Layout, row_lengths
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
 from mosaic_train.torchtitan_patches.cpu import no_accelerator
@@ -14,18 +14,13 @@ if TYPE_CHECKING:
 # Its modules start a CUDA graph when they are imported, and lay their inputs out over the mesh of
 # tensor parallelism, whether there is one or not.
 _COMPILER_TOOLKIT = "compiler_toolkit."
-# Its attention asks flex for the sums of weights, too, which the kernel that torch takes for rows
-# of less than a block does not return.
-_GPT_OSS = "torchtitan.models.gpt_oss."
+# The attention of gpt_oss asks flex for the sums of weights, too, which the kernel that torch takes
+# for rows of less than a block does not return.
 _FLEX_BLOCK = 128
 
 
 def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """Refuse what this machine's kind of device cannot run.
-
-    Raises:
-        TrainError: The configuration needs a GPU, or has what fails on one.
-    """
+    """Refuse what this machine's kind of device cannot run."""
     if not no_accelerator():
         _check_on_gpu(config, model)
         return
@@ -45,13 +40,13 @@ def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
             f"{model.name} captures CUDA graphs: choose the same model without "
             f"{_COMPILER_TOOLKIT!r} in its name, or use a machine with NVIDIA GPUs"
         )
-    attention = getattr(model.args, "attn_type", "sdpa")
-    if attention != "sdpa":
-        others = [name for name, args in model.spec.model_args.items() if _runs_on_cpu(args)]
+    if model.attention != "sdpa":
+        flavors = model.spec.model_args.items()
+        others = [name for name, args in flavors if getattr(args, "attn_type", "sdpa") == "sdpa"]
         raise TrainError(
-            f"{model.name} uses {attention} attention, which has no backward pass on CPU: choose "
-            f"a flavor without it ({', '.join(others) or 'this model has none'}), "
-            "or use a machine with GPUs"
+            f"{model.name} uses {model.attention} attention, which has no backward pass on CPU: "
+            f"choose a flavor without it ({', '.join(others) or 'this model has none'}), or use a "
+            "machine with GPUs"
         )
     if config.profiling.enable_profiling or config.profiling.enable_memory_snapshot:
         raise TrainError(
@@ -71,13 +66,8 @@ def _check_on_gpu(config: "MosaicJobConfig", model: ChosenModel) -> None:
             "parallelism.tensor_parallel_degree to 2 or more, or choose the same model without "
             f"{_COMPILER_TOOLKIT!r} in its name"
         )
-    if not model.spec.model_cls.__module__.startswith(_GPT_OSS):
-        return
-    lengths = {"training": config.training.seq_len}
-    if config.validation.enable:
-        lengths["validation"] = config.validation.seq_len
-    for section, length in lengths.items():
-        if length < _FLEX_BLOCK:
+    for section, length in row_lengths(config).items():
+        if model.is_gpt_oss and length < _FLEX_BLOCK:
             raise TrainError(
                 f"{section}.seq_len {length} is too short for the attention of {model.name}, which "
                 f"has no GPU kernel for rows of less than {_FLEX_BLOCK} tokens: use "
@@ -85,17 +75,8 @@ def _check_on_gpu(config: "MosaicJobConfig", model: ChosenModel) -> None:
             )
 
 
-def _runs_on_cpu(args: object) -> bool:
-    return getattr(args, "attn_type", "sdpa") == "sdpa"
-
-
 def check_speed(config: "MosaicJobConfig", report: Report) -> None:
-    """Warn of bfloat16 on a CPU, most of which convert every number of it back and forth.
-
-    Args:
-        config: The configuration.
-        report: Where the warning goes.
-    """
+    """Warn of bfloat16 on a CPU, most of which convert every number of it back and forth."""
     if not no_accelerator():
         return
     training = config.training
@@ -136,13 +117,7 @@ def check_memory(
 ) -> None:
     """Warn where what a rank keeps of the model alone exceeds its memory.
 
-    Args:
-        config: The configuration.
-        model: The model that it names.
-        meta_model: Its size.
-        layout: How the ranks share it.
-        ranks_here: Ranks on this machine.
-        report: Where the warning goes.
+    The ranks on this machine (`ranks_here`) share it where there is no accelerator.
     """
     if config.comm.mode != "default" or (
         # What is offloaded lies in the machine's memory, and moves.
@@ -174,7 +149,7 @@ def bytes_per_parameter(config: "MosaicJobConfig") -> int:
 def _bytes_per_rank(ranks_here: int) -> int | None:
     """Memory of the smallest device, or a rank's share of the machine's; None if unknown."""
     if no_accelerator():
-        from mosaic_train.torchtitan_patches.cpu.memory import machine_bytes
+        from mosaic_train.torchtitan_patches.cpu import machine_bytes
 
         return machine_bytes() // ranks_here
     import torch

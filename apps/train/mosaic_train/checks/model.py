@@ -31,13 +31,23 @@ class ChosenModel:
     spec: Any
     args: Any
 
+    @property
+    def attention(self) -> str:
+        """The kind of its attention: "sdpa", "flex" or "varlen"."""
+        return str(getattr(self.args, "attn_type", "sdpa"))
+
+    @property
+    def is_gpt_oss(self) -> bool:
+        """Whether it is TorchTitan's gpt_oss, which has limits of its own."""
+        return str(self.spec.model_cls.__module__).startswith("torchtitan.models.gpt_oss.")
+
 
 def find_model(config: "MosaicJobConfig") -> ChosenModel:
     """Look the model up.
 
     Raises:
         TrainSpecError: The name is unknown, or not a text model's.
-        TrainError: The flavor is unknown, or a section that the model needs is not as it must be.
+        TrainError: The flavor is unknown, or a section that the model needs is wrong.
     """
     spec = registered_spec(register_spec(config))
     flavor = config.model.flavor
@@ -68,11 +78,7 @@ class MetaModel:
 def build_meta_model(config: "MosaicJobConfig", model: ChosenModel) -> MetaModel | None:
     """Build the model as TorchTitan will, on the meta device, where it takes no memory.
 
-    Returns:
-        None for an experiment that fetches what it builds from the Hugging Face hub.
-
-    Raises:
-        TrainError: TorchTitan refuses this combination of model and configuration.
+    None for an experiment that fetches what it builds from the Hugging Face hub.
     """
     if builds_from_own_section(config):
         return None

@@ -10,7 +10,7 @@ from mosaic_train.errors import TrainError
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
 
-# Its models replicate by their own means, which goes with all the others.
+# Its models replicate by their own means, which can be combined with all the others.
 _OWN_REPLICAS = "torchtitan.experiments.simple_fsdp."
 
 
@@ -20,7 +20,7 @@ class Layout:
 
     Attributes:
         dp_world_size: Model replicas that read different rows.
-        model_parts: Ranks among which the weights of the model are shared out.
+        model_parts: Ranks among which the weights of the model are divided.
     """
 
     dp_world_size: int
@@ -28,15 +28,7 @@ class Layout:
 
 
 def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
-    """Check that the parallel degrees make up the ranks.
-
-    Args:
-        config: The configuration.
-        world_size: Ranks of the whole run.
-
-    Raises:
-        TrainError: They do not.
-    """
+    """Check that the parallel degrees make up `world_size`, the ranks of the whole run."""
     if config.comm.mode != "default":  # a dry run, whose number of ranks TorchTitan reads elsewhere
         return Layout(dp_world_size=1)
     parallelism = config.parallelism
@@ -67,11 +59,7 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
 
 
 def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
-    """Check that the batch sizes fit one another and the ranks.
-
-    Raises:
-        TrainError: They do not.
-    """
+    """Check that the batch sizes fit one another and the ranks."""
     dp_world_size = layout.dp_world_size
     training, parallelism = config.training, config.parallelism
     local, whole = training.local_batch_size, training.global_batch_size
@@ -91,19 +79,20 @@ def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
         )
 
 
-def check_sequence(config: "MosaicJobConfig") -> None:
-    """Check that the parallel degrees can cut rows.
-
-    Raises:
-        TrainError: They cannot.
-    """
-    parallelism = config.parallelism
-    # TorchTitan asks for this factor of two also without context parallelism.
-    divisor = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * 2
+def row_lengths(config: "MosaicJobConfig") -> dict[str, int]:
+    """The row lengths of the run in tokens, by section."""
     lengths = {"training": config.training.seq_len}
     if config.validation.enable:
         lengths["validation"] = config.validation.seq_len
-    for section, length in lengths.items():
+    return lengths
+
+
+def check_sequence(config: "MosaicJobConfig") -> None:
+    """Check that the parallel degrees can cut rows."""
+    parallelism = config.parallelism
+    # TorchTitan asks for this factor of two also without context parallelism.
+    divisor = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * 2
+    for section, length in row_lengths(config).items():
         if length < 1 or length % divisor:
             raise TrainError(
                 f"{section}.seq_len {length} is not a multiple of {divisor} (2 * tensor parallel "
@@ -112,11 +101,7 @@ def check_sequence(config: "MosaicJobConfig") -> None:
 
 
 def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """Check that the attention heads can be divided among the ranks.
-
-    Raises:
-        TrainError: They cannot.
-    """
+    """Check that the attention heads can be divided among the ranks."""
     degree = config.parallelism.tensor_parallel_degree
     heads = getattr(model.args, "n_heads", None)
     for count in (heads, getattr(model.args, "n_kv_heads", None) or heads):
@@ -128,14 +113,9 @@ def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
 
 
 def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """Check that whole models are replicated, and not parts of them.
+    """Check that DDP is not asked for together with another kind of parallelism.
 
-    Args:
-        config: The configuration; its degrees are at least 1.
-        model: The model that it names.
-
-    Raises:
-        TrainError: DDP is asked for together with another kind of parallelism.
+    It replicates whole models, and not parts of them. All degrees are known to be at least 1.
     """
     parallelism = config.parallelism
     replicas = parallelism.data_parallel_replicate_degree
@@ -150,8 +130,8 @@ def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
     titans = place.startswith("torchtitan.") and not place.startswith(_OWN_REPLICAS)
     if replicas > 1 and others and not sharded and titans:
         raise TrainError(
-            f"parallelism.data_parallel_replicate_degree {replicas} without sharding goes with no "
-            f"other kind of parallelism ({', '.join(others)}): set "
+            f"parallelism.data_parallel_replicate_degree {replicas} without sharding cannot "
+            f"be combined with other kinds of parallelism ({', '.join(others)}): set "
             "parallelism.data_parallel_shard_degree to 2 or more, or "
             "parallelism.data_parallel_replicate_degree to 1"
         )
@@ -161,15 +141,10 @@ _TORCHTITANS = "torchtitan.distributed.pipeline_parallel"
 
 
 def check_pipeline(config: "MosaicJobConfig", model: ChosenModel) -> None:
-    """Count stages and micro-batches as TorchTitan's `pipeline_llm` does.
+    """Check that stages, ranks, layers and micro-batches of a pipeline go together.
 
-    Args:
-        config: The configuration; a wrong value of a single option is left to `check_options`.
-        model: The model that it names.
-
-    Raises:
-        TrainError: The model has no pipeline, or stages, ranks, layers and micro-batches do not go
-            together.
+    They are counted as TorchTitan's `pipeline_llm` does. A wrong value of a single option is left
+    to `check_options`.
     """
     options = config.parallelism
     ranks = options.pipeline_parallel_degree

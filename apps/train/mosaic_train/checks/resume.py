@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mosaic_train.checks.checkpoint import (
     DATALOADER,
     POSITION,
-    checkpoint_to_resume,
     complete_steps,
-    loader_keys,
+    lane_keys,
     read_values,
+    readable_checkpoint,
     saved_entries,
 )
 from mosaic_train.checks.report import Report
@@ -38,23 +38,22 @@ class Resumed(NamedTuple):
 
 
 def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Report) -> Resumed:
-    """Load the checkpoint's data position into a loader, as each rank will.
+    """Load the checkpoint's data position into the first rank's loader, as each rank will.
 
-    Args:
-        config: The configuration.
-        loader: The first rank's training loader.
-        report: Takes a warning where the global batch changes, or the data begins again.
+    Warns where the global batch changes, or the data begins again.
 
     Raises:
         TrainError: The checkpoint cannot be read.
         MosaicDataError: The loader refuses the position: data, options or layout have changed.
     """
-    folder = checkpoint_to_resume(config) if config.checkpoint.enable else None
-    if folder is None or not (folder / ".metadata").is_file():
+    folder = readable_checkpoint(config)
+    if folder is None:
         return Resumed(None, 0, data=False)
     excluded = config.checkpoint.exclude_from_loading
-    keys = [] if DATALOADER in excluded else loader_keys(folder)
-    if "train_state" not in excluded and _STEP in saved_entries(folder):
+    saved_keys, keys = saved_entries(folder), []
+    if DATALOADER not in excluded and POSITION in saved_keys:
+        keys = [POSITION, *lane_keys(folder)]
+    if "train_state" not in excluded and _STEP in saved_keys:
         keys.append(_STEP)
     saved = read_values(folder, keys)
     steps_done = int(saved.pop(_STEP, 0))
@@ -121,33 +120,21 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
 
 
 def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
-    """Check that the run has a step left to train.
-
-    Args:
-        config: The configuration.
-        checkpoint: The checkpoint that it resumes from; None for a new run.
-        steps_done: Steps that were trained before.
-
-    Raises:
-        TrainError: It has none, and does not only load (`checkpoint.load_only`).
-    """
+    """Check that the run, unless it only loads, has a step left to train."""
     steps = config.training.steps
     if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
         return
     raise TrainError(
         f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
         f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
-        "checkpoint.folder to begin again"
+        "checkpoint.folder to start over"
     )
 
 
 def steps_of(config: "MosaicJobConfig", loader: Any, done: int) -> "Steps":
-    """The steps of the run, for the checks and the inspection of its data.
+    """The steps of the run, of which some are done, for the checks and the inspection of its data.
 
-    Args:
-        config: The configuration.
-        loader: The first rank's training loader, at the position where training starts.
-        done: Steps that were trained before.
+    The loader is the first rank's, at the position where training starts.
     """
     from mosaic_dataloader.inspect import Steps
 

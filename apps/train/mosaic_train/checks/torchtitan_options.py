@@ -13,9 +13,10 @@ import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.checks.model import ChosenModel
 from mosaic_train.checks.parallel import Layout
@@ -58,6 +59,16 @@ class Run:
         config = self.config
         return not config.checkpoint.create_seed_checkpoint and config.comm.mode != "local_tensor"
 
+    @property
+    def pipelined(self) -> bool:
+        """Whether the model is cut into pipeline stages."""
+        return self.config.parallelism.pipeline_parallel_degree > 1
+
+    @property
+    def saves(self) -> bool:
+        """Whether checkpoints are written."""
+        return self.config.checkpoint.enable and not self.config.checkpoint.load_only
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -69,8 +80,7 @@ class Limit:
         accepts: Whether a value is one of them; not asked about None.
         names: All of the values, where they are names; else empty.
         when: Whether TorchTitan's line is reached.
-        file: A file of TorchTitan.
-        line: The text of its line that fails with other values.
+        line: A file of TorchTitan, and the text of its line that fails with other values.
     """
 
     option: str
@@ -78,39 +88,26 @@ class Limit:
     accepts: Callable[[Any], bool]
     names: Sequence[str]
     when: Callable[[Run], bool]
-    file: str
     line: str
 
     def allows(self, config: "MosaicJobConfig") -> bool:
         """Whether the configuration has an accepted value. None is left to the option's type."""
-        value = value_of(config, self.option)
+        value = attrgetter(self.option)(config)
         return value is None or self.accepts(value)
 
 
-@dataclass(frozen=True)
-class Conflict:
+class Conflict(NamedTuple):
     """Options that TorchTitan refuses together, or that ask for what is not there.
 
     Attributes:
         broken: Whether the run asks for it.
         mistake: Section and key, and what to change.
-        file: A file of TorchTitan.
-        line: The text of its line that fails.
+        line: A file of TorchTitan, and the text of its line that fails.
     """
 
     broken: bool
     mistake: str
-    file: str
     line: str
-
-
-def _pipelined(run: Run) -> bool:
-    return run.config.parallelism.pipeline_parallel_degree > 1
-
-
-def _saves(run: Run) -> bool:
-    checkpoint = run.config.checkpoint
-    return checkpoint.enable and not checkpoint.load_only
 
 
 def _known_backend(name: str) -> bool:
@@ -135,12 +132,12 @@ _WHEN: dict[str, Callable[[Run], bool]] = {
     "own optimizer": lambda run: run.torchtitans("build_optimizers_fn"),
     "own schedule": lambda run: run.torchtitans("build_lr_schedulers_fn"),
     "trains": lambda run: run.trains,
-    "pipeline": _pipelined,
+    "pipeline": lambda run: run.pipelined,
     "pipeline without a CSV file": lambda run: (
-        _pipelined(run) and not run.config.parallelism.pipeline_parallel_schedule_csv
+        run.pipelined and not run.config.parallelism.pipeline_parallel_schedule_csv
     ),
     "context parallelism": lambda run: run.config.parallelism.context_parallel_degree > 1,
-    "saves": _saves,
+    "saves": lambda run: run.saves,
     "checkpoints": lambda run: run.config.checkpoint.enable,
     "recomputation": lambda run: run.config.activation_checkpoint.mode in ("selective", "full"),
     "selective recomputation": lambda run: run.config.activation_checkpoint.mode == "selective",
@@ -151,19 +148,33 @@ _WHEN: dict[str, Callable[[Run], bool]] = {
     ),
     "validation": lambda run: run.config.validation.enable,
 }
-# Values that neither a bound nor a list of names describes.
-_ACCEPTS: dict[str, Callable[[Any], bool]] = {
-    "file name": lambda value: os.path.basename(value) != "",
-    "file or nothing": lambda value: not value or os.path.isfile(value),
-    "converters": _known_converters,
-    "fraction": lambda value: 0 <= value < 1,
-    "share": lambda value: 0 <= value <= 1,
-    "above 0": lambda value: value > 0,
-    "not 1": lambda value: value != 1,
-    "op or a number": lambda value: value == "op" or (value.isascii() and value.isdecimal()),
-    "backend": _known_backend,
-    "components": lambda value: set(value) <= {"model", "loss"},
-    "seed": lambda value: -(2**63) <= value < 2**64,
+# Values that neither a bound nor a list of names describes: in words, and as a function.
+_MUST_BE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "file name": ("the name of a file", lambda value: os.path.basename(value) != ""),
+    "file or nothing": ("the path of a file", lambda value: not value or os.path.isfile(value)),
+    "converters": (
+        'names of converters: "quantize.linear.float8", "quantize.grouped_mm.float8", '
+        '"quantize.linear.mx" or "quantize.grouped_mm.mx", or of your own that '
+        "experimental.custom_import registers",
+        _known_converters,
+    ),
+    "fraction": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "share": ("between 0 and 1", lambda value: 0 <= value <= 1),
+    "norm": ("above 0 (inf: no clipping)", lambda value: value > 0),
+    "not 1": ("0 (keep all) or at least 2", lambda value: value != 1),
+    "op or layers": (
+        '"op", or a number of layers such as "2"',
+        lambda value: value == "op" or (value.isascii() and value.isdecimal()),
+    ),
+    "backend": (
+        'a backend of torch.compile, such as "inductor", "aot_eager" or "eager"',
+        _known_backend,
+    ),
+    "components": (
+        'some of "model" and "loss"',
+        lambda value: set(value) <= {"model", "loss"},
+    ),
+    "seed": ("from -2**63 to 2**64 - 1", lambda value: -(2**63) <= value < 2**64),
 }
 
 
@@ -173,7 +184,7 @@ def _accepted(entry: dict[str, Any]) -> tuple[str, Callable[[Any], bool]]:
         least = entry["at_least"]
         return f"at least {least}", lambda value: math.isfinite(value) and value >= least
     if "must_be" in entry:
-        return " ".join(entry["must_be"].split()), _ACCEPTS[entry["accepts"]]
+        return _MUST_BE[entry["must_be"]]
     *others, last = (f'"{name}"' for name in entry["one_of"])
     text = f"{', '.join(others)} or {last}"
     if entry.get("any_case"):
@@ -182,40 +193,34 @@ def _accepted(entry: dict[str, Any]) -> tuple[str, Callable[[Any], bool]]:
     return text, lambda value: value in entry["one_of"]
 
 
-def _read_limits() -> tuple[Limit, ...]:
-    """The limits in `torchtitan_limits.toml`, which says what the keys mean."""
-    path = Path(__file__).with_name("torchtitan_limits.toml")
-    return tuple(
-        Limit(
-            entry["option"],
-            *_accepted(entry),
-            names=entry.get("one_of", ()),
-            when=_WHEN[entry.get("when", "always")],
-            file=entry["file"],
-            line=entry["line"],
-        )
-        for entry in tomllib.loads(path.read_text(encoding="utf-8"))["limit"]
+# `torchtitan_limits.toml` says what its keys mean.
+LIMITS = tuple(
+    Limit(
+        entry["option"],
+        *_accepted(entry),
+        names=entry.get("one_of", ()),
+        when=_WHEN[entry.get("when", "always")],
+        line=entry["line"],
     )
-
-
-LIMITS = _read_limits()
+    for entry in tomllib.loads(
+        Path(__file__).with_name("torchtitan_limits.toml").read_text(encoding="utf-8")
+    )["limit"]
+)
 
 
 def _missing(module: str) -> bool:
     return importlib.util.find_spec(module) is None
 
 
-def _cuda_below(*capability: int) -> bool:
+def _cuda_below(major: int, minor: int) -> bool:
     from torchtitan.tools.utils import has_cuda_capability
 
-    major, minor = capability
     return not has_cuda_capability(major, minor)
 
 
-def _rocm_below(*capability: int) -> bool:
+def _rocm_below(major: int, minor: int) -> bool:
     from torchtitan.tools.utils import has_rocm_capability
 
-    major, minor = capability
     return not has_rocm_capability(major, minor)
 
 
@@ -226,7 +231,7 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     degrees, recompute = config.parallelism, config.activation_checkpoint
     tensor, context = degrees.tensor_parallel_degree, degrees.context_parallel_degree
     expert, expert_tensor = degrees.expert_parallel_degree, degrees.expert_tensor_parallel_degree
-    pipelined, saves, cpu = _pipelined(run), _saves(run), no_accelerator()
+    pipelined, saves, cpu = run.pipelined, run.saves, no_accelerator()
     compiled = config.compile.enable and "model" in config.compile.components
     converters = set(config.model.converters)
     formats = {name.rpartition(".")[2] for name in converters if "quantize" in name}
@@ -252,35 +257,30 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         < config.profiling.profiler_warmup + config.profiling.profiler_active,
         "profiling.profile_freq must be at least profiling.profiler_warmup + "
         "profiling.profiler_active: raise it, or lower them",
-        "tools/profiling.py",
-        "profile_freq must be greater than or equal to warmup + active",
+        "tools/profiling.py: profile_freq must be greater than or equal to warmup + active",
     )
     yield Conflict(
         config.metrics.enable_wandb and _missing("wandb"),
         "metrics.enable_wandb = true, but the package wandb is not installed: install it with "
         '"uv sync --extra wandb", or set metrics.enable_wandb = false',
-        "components/metrics.py",
-        "Failed to create WandB logger: No module named 'wandb'.",
+        "components/metrics.py: Failed to create WandB logger: No module named 'wandb'.",
     )
     yield Conflict(
         config.metrics.enable_tensorboard and _missing("tensorboard"),
         "metrics.enable_tensorboard = true, but the package tensorboard is not installed: install "
         "it, or set metrics.enable_tensorboard = false",
-        "components/metrics.py",
-        "from torch.utils.tensorboard import SummaryWriter",
+        "components/metrics.py: from torch.utils.tensorboard import SummaryWriter",
     )
     yield Conflict(
         bool(formats) and _missing("torchao"),
         "model.converters has quantize.*, but the package torchao is not installed: install it, "
         "or leave the converters out",
-        "components/quantization/float8.py",
-        "torchao is not installed. Please install it to use float8 linear layers.",
+        "components/quantization/float8.py: torchao is not installed. Please install it to use",
     )
     yield Conflict(
         len(formats) > 1,
         "model.converters mixes quantize.*.float8 and quantize.*.mx: choose one of the two formats",
-        "components/quantization/__init__.py",
-        "Cannot combine model converters with different",
+        "components/quantization/__init__.py: Cannot combine model converters with different",
     )
     yield Conflict(
         (
@@ -291,8 +291,7 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "model.converters has quantize.linear.float8, which needs a GPU of compute capability 8.9 "
         "or newer: leave it out, or set quantize.linear.float8.emulate = true without compiling "
         "the model",
-        "components/quantization/float8.py",
-        "float8 is only supported on SM89 or later.",
+        "components/quantization/float8.py: float8 is only supported on SM89 or later.",
     )
     yield Conflict(
         "quantize.linear.float8" in converters
@@ -300,44 +299,38 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         and float8.recipe_name is not None,
         "quantize.linear.float8.enable_fsdp_float8_all_gather does not go with "
         "quantize.linear.float8.recipe_name: leave one of them out",
-        "components/quantization/float8.py",
-        "assert not float8_config.enable_fsdp_float8_all_gather",
+        "components/quantization/float8.py: assert not float8_config.enable_fsdp_float8_all_gather",
     )
     yield Conflict(
         "quantize.grouped_mm.float8" in converters and _cuda_below(8, 9),
         "model.converters has quantize.grouped_mm.float8, which needs a GPU of compute capability "
         "8.9 or newer: leave it out",
-        "components/quantization/float8.py",
-        "Float8 MoE training only supported on SM89 or later.",
+        "components/quantization/float8.py: Float8 MoE training only supported on SM89 or later.",
     )
     yield Conflict(
         "quantize.grouped_mm.float8" in converters and (pipelined or context > 1),
         "model.converters has quantize.grouped_mm.float8, which has neither pipeline nor context "
         "parallelism: set parallelism.pipeline_parallel_degree and "
         "parallelism.context_parallel_degree to 1, or leave it out",
-        "components/quantization/float8.py",
-        "Float8 MoE training prototype does not yet support pipeline parallelism",
+        "components/quantization/float8.py: Float8 MoE training prototype does not yet support",
     )
     yield Conflict(
         "quantize.linear.mx" in converters and _cuda_below(10, 0) and _rocm_below(9, 5),
         "model.converters has quantize.linear.mx, which needs a GPU of compute capability 10.0 or "
         "newer, or ROCm's gfx950: leave it out",
-        "components/quantization/mx.py",
-        "MXFP8 is only supported on CUDA SM100 or later, or ROCm gfx950 or later",
+        "components/quantization/mx.py: MXFP8 is only supported on CUDA SM100 or later, or ROCm",
     )
     yield Conflict(
         "quantize.grouped_mm.mx" in converters and _cuda_below(10, 0),
         "model.converters has quantize.grouped_mm.mx, which needs a GPU of compute capability 10.0 "
         "or newer: leave it out",
-        "components/quantization/mx.py",
-        "MXFP8 is only supported on SM100 or architectures",
+        "components/quantization/mx.py: MXFP8 is only supported on SM100 or architectures",
     )
     yield Conflict(
         "quantize.linear.mx" in converters and compiled and tensor > 1,
         "model.converters has quantize.linear.mx, which cannot be compiled with tensor "
         "parallelism: set parallelism.tensor_parallel_degree = 1, or compile.enable = false",
-        "components/quantization/mx.py",
-        "TP not yet supported with torch.compile for mxfp8",
+        "components/quantization/mx.py: TP not yet supported with torch.compile for mxfp8",
     )
     yield Conflict(
         run.torchtitans("build_optimizers_fn")
@@ -346,15 +339,13 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "optimizer.early_step_in_backward = true has neither expert nor pipeline parallelism: set "
         "it to false, or parallelism.expert_parallel_degree and "
         "parallelism.pipeline_parallel_degree to 1",
-        "components/optimizer.py",
-        "Optimizers in backward is not supported with Pipeline Parallel.",
+        "components/optimizer.py: Optimizers in backward is not supported with Pipeline Parallel.",
     )
     yield Conflict(
         config.training.enable_cpu_offload and cpu,
         "training.enable_cpu_offload = true, but this machine has no GPU to offload from: set it "
         "to false",
-        "distributed/utils.py",
-        'backend = f"{device_type}:{backend},cpu:gloo"',
+        'distributed/utils.py: backend = f"{device_type}:{backend},cpu:gloo"',
     )
     yield Conflict(
         config.training.enable_cpu_offload
@@ -364,15 +355,13 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         and fsdp_ranks == 1,
         "training.enable_cpu_offload = true, but only FSDP offloads: set it to false, or start "
         "more ranks, for a parallelism.data_parallel_shard_degree of 2 or more",
-        "train.py",
-        "elif job_config.training.enable_cpu_offload:",
+        "train.py: elif job_config.training.enable_cpu_offload:",
     )
     yield Conflict(
         expert > 1 and expert_tensor not in (1, tensor),
         "parallelism.expert_tensor_parallel_degree must be 1 or the same as "
         "parallelism.tensor_parallel_degree",
-        "distributed/parallel_dims.py",
-        "Currently we only support ETP=TP or ETP=1",
+        "distributed/parallel_dims.py: Currently we only support ETP=TP or ETP=1",
     )
     yield Conflict(
         run.layout is not None
@@ -382,61 +371,53 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "parallelism.expert_parallel_degree * expert_tensor_parallel_degree does not divide "
         "data_parallel_shard_degree * context_parallel_degree * tensor_parallel_degree: change "
         "one of them",
-        "distributed/parallel_dims.py",
-        "efsdp = fsdp * self.tp // (self.etp * self.ep)",
+        "distributed/parallel_dims.py: efsdp = fsdp * self.tp // (self.etp * self.ep)",
     )
     yield Conflict(
         expert > 1 and experts is not None and experts % expert != 0,
         "parallelism.expert_parallel_degree does not divide the experts of the model's flavor: "
         "use a degree that does",
-        "distributed/expert_parallel.py",
-        "num_tokens_per_expert.view(ep_degree, -1)",
+        "distributed/expert_parallel.py: num_tokens_per_expert.view(ep_degree, -1)",
     )
     yield Conflict(
         deepep and (expert < 2 or expert_tensor > 1),
         'parallelism.expert_parallel_comm_backend = "deepep" needs '
         "parallelism.expert_parallel_degree of 2 or more and "
         'parallelism.expert_tensor_parallel_degree = 1: change them, or set it to "standard"',
-        "models/llama4/infra/parallelize.py",
-        "DeepEP requires expert parallelism",
+        "models/llama4/infra/parallelize.py: DeepEP requires expert parallelism",
     )
     yield Conflict(
         deepep and _missing("deep_ep"),
         'parallelism.expert_parallel_comm_backend = "deepep", but the package deep_ep is not '
         'installed: install it, or set it to "standard"',
-        "models/llama4/infra/parallelize.py",
-        "use_deepep = True",
+        "models/llama4/infra/parallelize.py: use_deepep = True",
     )
     yield Conflict(
         degrees.enable_async_tensor_parallel and tensor > 1 and not compiled,
         'parallelism.enable_async_tensor_parallel = true needs compile.enable = true and "model" '
         "in compile.components",
-        "distributed/tensor_parallel.py",
-        "Async TP requires 'model' in --compile.components",
+        "distributed/tensor_parallel.py: Async TP requires 'model' in --compile.components",
     )
     yield Conflict(
         context > 1
         and degrees.context_parallel_load_balancer == "ptrr"
         and model is not None
-        and getattr(model.args, "attn_type", "sdpa") != "flex",
+        and model.attention != "flex",
         'parallelism.context_parallel_load_balancer = "ptrr" balances flex attention only: set it '
         'to "headtail", or choose a flavor with flex attention',
-        "distributed/context_parallel.py",
-        "PTRRLoadBalancer requires attention_masks to be a",
+        "distributed/context_parallel.py: PTRRLoadBalancer requires attention_masks to be a",
     )
     yield Conflict(
         recompute.mode == "memory_budget" and not compiled,
         'activation_checkpoint.mode = "memory_budget" needs compile.enable = true and "model" in '
         "compile.components",
-        "distributed/activation_checkpoint.py",
-        "Memory budget mode requires model to be compiled",
+        "distributed/activation_checkpoint.py: Memory budget mode requires model to be compiled",
     )
     yield Conflict(
         recompute.mode == "selective" and recompute.selective_ac_option == "op" and recompute.debug,
         'activation_checkpoint.debug = true does not go with selective_ac_option = "op": set it to '
         "false, or selective_ac_option to a number of layers",
-        "distributed/activation_checkpoint.py",
-        "context_fn=selective_checkpointing_context_fn,",
+        "distributed/activation_checkpoint.py: context_fn=selective_checkpointing_context_fn,",
     )
     yield Conflict(
         pipelined
@@ -447,65 +428,56 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         'parallelism.pipeline_parallel_schedule = "DualPipeV" with expert parallelism has no '
         'activation checkpointing: set activation_checkpoint.mode = "none", or '
         "parallelism.pipeline_parallel_expert_parallel_overlap = false",
-        "distributed/dual_pipe_v.py",
-        "Expert Parallel with DualPipeV and Activation",
+        "distributed/dual_pipe_v.py: Expert Parallel with DualPipeV and Activation",
     )
     yield Conflict(
         simulated and not (simulated_ranks.isdecimal() and int(simulated_ranks) > 0),
         "comm.mode simulates as many ranks as the environment variable NGPU says, which is not "
         'a number of at least 1: set NGPU, or comm.mode = "default"',
-        "distributed/utils.py",
-        "NGPU environment variable must be set when using comm_mode=",
+        "distributed/utils.py: NGPU environment variable must be set when using comm_mode=",
     )
     yield Conflict(
         saves and checkpoint.async_mode == "async_with_pinned_mem" and cpu,
         'checkpoint.async_mode = "async_with_pinned_mem" needs a GPU: set it to "async", or use a '
         "machine with GPUs",
-        "components/checkpoint.py",
-        "self.stager = DefaultStager(StagingOptions(True, True, True, True))",
+        "components/checkpoint.py: self.stager = DefaultStager(StagingOptions(",
     )
     yield Conflict(
         checkpoint.create_seed_checkpoint and (run.world_size > 1 or not saves),
         "checkpoint.create_seed_checkpoint = true needs checkpoint.enable = true, "
         "checkpoint.load_only = false and a single rank (--nproc-per-node 1)",
-        "train.py",
-        "Must create seed checkpoint using a single device, to disable sharding.",
+        "train.py: Must create seed checkpoint using a single device, to disable sharding.",
     )
     yield Conflict(
         loads_first and checkpoint.initial_load_in_hf and not checkpoint.initial_load_model_only,
         "checkpoint.initial_load_in_hf = true loads weights only: set "
         "checkpoint.initial_load_model_only = true",
-        "components/checkpoint.py",
-        "Only model can be loaded when loading from HF's safetensors checkpoint.",
+        "components/checkpoint.py: Only model can be loaded when loading from HF's safetensors",
     )
     yield Conflict(
         loads_first
         and checkpoint.initial_load_in_hf_quantized
         and not checkpoint.initial_load_in_hf,
         "checkpoint.initial_load_in_hf_quantized = true needs checkpoint.initial_load_in_hf = true",
-        "components/checkpoint.py",
-        "Quantized checkpoint can only be loaded from HuggingFace format.",
+        "components/checkpoint.py: Quantized checkpoint can only be loaded from HuggingFace",
     )
     yield Conflict(
         loads_first and checkpoint.initial_load_in_hf and no_adapter,
         "checkpoint.initial_load_in_hf = true, but this model has no weights in Hugging Face's "
         "format: set it to false",
-        "components/checkpoint.py",
-        "trying to load checkpoint in HF safetensors format, but sd_adapter is not",
+        "components/checkpoint.py: trying to load checkpoint in HF safetensors format, but",
     )
     yield Conflict(
         checkpoint.enable and checkpoint.last_save_in_hf and no_adapter,
         "checkpoint.last_save_in_hf = true, but this model has no weights in Hugging Face's "
         "format: set it to false",
-        "components/checkpoint.py",
-        "last_save_in_hf is True, but sd_adapter is not provided.",
+        "components/checkpoint.py: last_save_in_hf is True, but sd_adapter is not provided.",
     )
     yield Conflict(
         saves and checkpoint.last_save_in_hf and not checkpoint.last_save_model_only,
         "checkpoint.last_save_in_hf = true saves weights only: set checkpoint.last_save_model_only "
         "= true, or checkpoint.last_save_in_hf = false",
-        "components/checkpoint.py",
-        "Only model can be saved when saving in HF safetensors format.",
+        "components/checkpoint.py: Only model can be saved when saving in HF safetensors format.",
     )
     yield Conflict(
         pipelined
@@ -515,36 +487,26 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "under pipeline parallelism, whose schedule takes batches of one shape, "
         "validation.local_batch_size and validation.seq_len must be those of [training]: make them "
         "equal",
-        "components/validate.py",
-        "self.pp_schedule.eval(",
+        "components/validate.py: self.pp_schedule.eval(",
     )
     yield Conflict(
         config.fault_tolerance.enable,
         "fault_tolerance.enable = true has no effect in this trainer, which does not use TorchFT: "
         "set it to false",
-        "experiments/ft/train.py",
-        "self.ft_manager = FTManager(job_config.fault_tolerance)",
+        "experiments/ft/train.py: self.ft_manager = FTManager(job_config.fault_tolerance)",
     )
 
 
 def check_options(run: Run, report: Report) -> None:
-    """Look for values that TorchTitan would refuse.
-
-    Args:
-        run: The run.
-        report: Where each is noted, as a mistake of its own.
-    """
+    """Note each value that TorchTitan would refuse as a mistake of its own."""
     for limit in LIMITS:
         if limit.when(run) and not limit.allows(run.config):
-            report.refuse([_out_of_limits(limit, value_of(run.config, limit.option))])
+            value = attrgetter(limit.option)(run.config)
+            names = {name.lower(): name for name in limit.names}
+            near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+            hint = f'; did you mean "{names[near[0]]}"?' if near else ""
+            report.refuse([f"{limit.option} must be {limit.must_be}, got {value!r}{hint}"])
     report.refuse(conflict.mistake for conflict in conflicts(run) if conflict.broken)
-
-
-def _out_of_limits(limit: Limit, value: Any) -> str:
-    names = {name.lower(): name for name in limit.names}
-    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-    hint = f'; did you mean "{names[near[0]]}"?' if near else ""
-    return f"{limit.option} must be {limit.must_be}, got {value!r}{hint}"
 
 
 def check_schedule(run: Run, report: Report) -> None:
@@ -552,13 +514,6 @@ def check_schedule(run: Run, report: Report) -> None:
 
     Beyond `lr_scheduler.total_steps` it falls below zero, which trains away what was learned, or
     fails an assertion.
-
-    Args:
-        run: The run.
-        report: Takes a warning where it falls below zero.
-
-    Raises:
-        TrainError: TorchTitan would fail.
     """
     options, steps = run.config.lr_scheduler, run.config.training.steps
     total = options.total_steps
@@ -593,14 +548,6 @@ def check_schedule(run: Run, report: Report) -> None:
         report.warn(f"{beyond}, after which the learning rate is below zero: {remedy}")
 
 
-def value_of(config: "MosaicJobConfig", option: str) -> Any:
-    """An option's value, by section and key."""
-    found: Any = config
-    for name in option.split("."):
-        found = getattr(found, name)
-    return found
-
-
 # By what they begin with: what is read in their place.
 _UNUSED = {
     "training.dataset": "the data are those of [mosaic_dataloader.dataset]",
@@ -615,23 +562,11 @@ def check_unused(config: "MosaicJobConfig", report: Report) -> None:
     """Warn of options without effect that are set to other values than their defaults."""
     from torchtitan.config import JobConfig
 
-    defaults = _flat(asdict(JobConfig()))
-    given = _flat(asdict(config))
-    for option, default in defaults.items():
-        for begin, instead in _UNUSED.items():
-            if option.startswith(begin) and given[option] != default:
-                report.warn(
-                    f"{option} = {given[option]!r} has no effect here: {instead}; remove it"
-                )
+    from mosaic_config.schema import tables_of
 
-
-def _flat(tables: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Values by section and key."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        # Free keys of a tokenizer or of streams are not options of TorchTitan's.
-        if isinstance(value, dict) and not name.startswith("mosaic_"):
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[before + name] = value
-    return flat
+    for path, table in tables_of(JobConfig()):
+        for key, default in vars(table).items():
+            option = ".".join((*path, key))
+            for begin, instead in _UNUSED.items():
+                if option.startswith(begin) and (given := attrgetter(option)(config)) != default:
+                    report.warn(f"{option} = {given!r} has no effect here: {instead}; remove it")

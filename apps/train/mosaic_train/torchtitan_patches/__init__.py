@@ -1,16 +1,21 @@
 """What torchtitan 0.2.2 needs corrected, one correction per module.
 
-Each module says what upstream does, names the lines (`ANSWERS`, compared with the installed package
-before anything is corrected) and when the correction can go. What a machine without an accelerator
-needs stands in `cpu`. Corrections are made in this order:
+Each module says what upstream does, when the correction can go, and which lines it answers:
+`ANSWERS` has them as `grep -n` prints them (file, number, text), to compare them with the installed
+package before anything is corrected. What a machine without an accelerator needs is in `cpu`.
+Corrections are made in this order:
 
 1. `patch_torchtitan`, before a Trainer is made: functions and methods of TorchTitan.
 2. `patch_spec`: our own TrainSpec; what its `parallelize_fn` does to a model.
 """
 
 import functools
+import importlib.metadata
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+from mosaic_train.errors import TrainError
 from mosaic_train.torchtitan_patches import (
     backend_names,
     cpu,
@@ -20,42 +25,61 @@ from mosaic_train.torchtitan_patches import (
     no_targets,
     tied_weights,
     uninitialized,
-    upstream,
 )
 
 __all__ = ["ANSWERS", "check_torchtitan", "patch_model", "patch_spec", "patch_torchtitan"]
 
-ANSWERS = tuple(
-    answer
-    for patch in (
-        backend_names,
-        irope_masks,
-        uninitialized,
-        gradient_scale,
-        no_targets,
-        fsdp_sums,
-        tied_weights,
-        *cpu.PATCHES,
-    )
-    for answer in patch.ANSWERS
+_VERSION = "0.2.2"
+_PATCHES = (
+    backend_names,
+    cpu,
+    fsdp_sums,
+    gradient_scale,
+    irope_masks,
+    no_targets,
+    tied_weights,
+    uninitialized,
 )
+ANSWERS = tuple(answer for patch in _PATCHES for answer in patch.ANSWERS)
 
 
 def check_torchtitan() -> None:
     """Check that the installed TorchTitan is the one that the corrections are for.
 
+    A patch of code that has changed would be wrong in silence: a gradient that upstream has
+    corrected by then would be corrected twice.
+
     Raises:
-        TrainError: It is not.
+        TrainError: It is another version, or its code differs.
     """
-    upstream.check_upstream(ANSWERS)
+    installed = importlib.metadata.version("torchtitan")
+    # A local build ("0.2.2+cu130") has the same code.
+    if installed.partition("+")[0] != _VERSION:
+        raise TrainError(
+            f"torchtitan {installed} is installed, but this app corrects the code of {_VERSION}: "
+            f"install torchtitan {_VERSION}"
+        )
+    spec = importlib.util.find_spec("torchtitan")
+    assert spec is not None and spec.submodule_search_locations
+    root = Path(spec.submodule_search_locations[0])
+    for answer in ANSWERS:
+        place, _, text = answer.partition(": ")
+        path, _, number = place.partition(":")
+        try:
+            lines = (root / path).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            lines = []
+        found = lines[int(number) - 1].strip() if len(lines) >= int(number) else ""
+        if found != text:
+            raise TrainError(
+                f"the installed torchtitan is not {_VERSION} as released, whose code this app "
+                f"corrects: line {number} of torchtitan/{path} is {found!r} and not {text!r}: "
+                f"reinstall torchtitan {_VERSION}"
+            )
 
 
 def patch_torchtitan() -> None:
-    """Correct TorchTitan in this process. Call it before a Trainer is made.
-
-    Raises:
-        TrainError: The installed TorchTitan is not the one that the corrections are for.
-    """
+    """Correct TorchTitan in this process. Call it before a Trainer is made."""
     check_torchtitan()
     _patch_steps()
     no_targets.leave_out_of_maxima()
@@ -82,41 +106,31 @@ def _patch_steps() -> None:
 
 
 def patch_spec(spec: Any) -> None:
-    """Correct what a spec builds. Changes the spec in place; may be called again.
-
-    Args:
-        spec: Our own TrainSpec.
-    """
+    """Correct what our own spec builds. Changes the spec in place; may be called again."""
     gradient_scale.scale_loss(spec)
-    if not isinstance(spec.parallelize_fn, _Parallelize):
-        spec.parallelize_fn = _Parallelize(spec.parallelize_fn)
+    if not hasattr(spec.parallelize_fn, "mosaic"):
+        spec.parallelize_fn = _correcting(spec.parallelize_fn)
     if cpu.no_accelerator():
         cpu.run_experts_one_by_one(spec.model_args)
 
 
-def patch_model(model: Any) -> None:
-    """Correct a model before its weights are there.
+def _correcting(original: Any) -> Any:
+    """Parallelize as the spec's own function does; for a pipeline, each of its stages."""
 
-    Args:
-        model: A whole model, or a stage of a pipeline.
-    """
-    irope_masks.take_own_masks(model)
-    uninitialized.initialize_all(model)
-
-
-class _Parallelize:
-    """Parallelizes as the spec's own function does; for a pipeline, each of its stages."""
-
-    def __init__(self, parallelize: Any) -> None:
-        self._parallelize = parallelize
-        functools.update_wrapper(self, parallelize)
-
-    def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(original)
+    def parallelize(model: Any, *args: Any, **kwargs: Any) -> Any:
         patch_model(model)
         with tied_weights.tied_weights_in_one_group(model):
-            model = self._parallelize(model, *args, **kwargs)
+            model = original(model, *args, **kwargs)
         backend_names.name_children(model)
         fsdp_sums.sum_gradients(model)
-        if cpu.no_accelerator():
-            cpu.reduce_by_plain_sums(model)
         return model
+
+    parallelize.mosaic = True  # type: ignore[attr-defined]
+    return parallelize
+
+
+def patch_model(model: Any) -> None:
+    """Correct a model, or a stage of a pipeline, before its weights are there."""
+    irope_masks.take_own_masks(model)
+    uninitialized.initialize_all(model)

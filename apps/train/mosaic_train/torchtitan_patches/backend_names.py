@@ -9,21 +9,13 @@ once upstream cuts stages without renaming children.
 
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
 ANSWERS = (
-    Answers(
-        "experiments/transformers_modeling_backend/model/model.py", 455, "def named_children(self):"
-    ),
+    "experiments/transformers_modeling_backend/model/model.py:455: def named_children(self):",
 )
 
 
 def name_children(model: Any) -> None:
-    """Give a model's children the names that its weights have.
-
-    Args:
-        model: Any model, or a stage that was cut from one.
-    """
+    """Give the children of a model or stage the names that its weights have."""
     from torch import nn
 
     if type(model).named_children is not nn.Module.named_children:

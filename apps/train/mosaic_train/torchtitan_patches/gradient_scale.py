@@ -19,33 +19,17 @@ from typing import Any
 
 import torch
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
 ANSWERS = (
-    Answers(
-        "train.py",
-        523,
-        "(torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
-    ),
-    Answers("train.py", 538, "loss = loss_sum / global_valid_tokens"),
-    Answers("distributed/pipeline_parallel.py", 209, "scale_grads=False,"),
-    Answers(
-        "models/llama3/infra/parallelize.py",
-        372,
-        "replicate(model, device_mesh=dp_mesh, bucket_cap_mb=100)",
-    ),
+    "train.py:523: (torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
+    "train.py:538: loss = loss_sum / global_valid_tokens",
+    "distributed/pipeline_parallel.py:209: scale_grads=False,",
+    "models/llama3/infra/parallelize.py:372: "
+    "replicate(model, device_mesh=dp_mesh, bucket_cap_mb=100)",
 )
 
 
 class ScaledLoss:
-    """A loss function whose gradient is multiplied by a number.
-
-    Args:
-        loss_fn: Any; what it returns is handed on with its value unchanged.
-
-    Attributes:
-        scale: What the gradient is multiplied by.
-    """
+    """A loss function with its own value, whose gradient is multiplied by `scale`."""
 
     def __init__(self, loss_fn: Callable[..., Any]) -> None:
         self._loss_fn = loss_fn
@@ -58,21 +42,22 @@ class ScaledLoss:
 
 
 def scale_loss(spec: Any) -> None:
-    """Have a spec's loss functions take a scale. Changes the spec in place.
+    """Have a spec's loss functions take a scale. Changes the spec in place."""
+    build = spec.build_loss_fn
+    if hasattr(build, "mosaic"):
+        return
 
-    Args:
-        spec: Our own TrainSpec.
-    """
-    if not isinstance(spec.build_loss_fn, _BuildLoss):
-        spec.build_loss_fn = _BuildLoss(spec.build_loss_fn)
+    def build_loss(*args: Any, **kwargs: Any) -> ScaledLoss:
+        return ScaledLoss(build(*args, **kwargs))
+
+    build_loss.mosaic = True  # type: ignore[attr-defined]
+    spec.build_loss_fn = build_loss
 
 
 def set_scale(trainer: Any, global_valid_tokens: Any) -> None:
-    """Set the scale for the next micro-batch.
+    """Set the scale of a Trainer's loss for the next micro-batch.
 
-    Args:
-        trainer: TorchTitan's Trainer.
-        global_valid_tokens: Targets over all ranks and micro-batches of the step.
+    `global_valid_tokens` counts the targets over all ranks and micro-batches of the step.
     """
     if not isinstance(trainer.loss_fn, ScaledLoss):
         raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
@@ -103,13 +88,3 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         return gradients[0] * ctx.scale, None
-
-
-class _BuildLoss:
-    """Calls the spec's own function, and gives its loss a scale."""
-
-    def __init__(self, build: Callable[..., Any]) -> None:
-        self._build = build
-
-    def __call__(self, *args: Any, **kwargs: Any) -> ScaledLoss:
-        return ScaledLoss(self._build(*args, **kwargs))

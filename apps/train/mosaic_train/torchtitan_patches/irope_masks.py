@@ -7,17 +7,11 @@ the one that the line above it has chosen. This can go once upstream passes `att
 import functools
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
-ANSWERS = (Answers("models/llama4/model/model.py", 282, "block_mask=attention_masks,"),)
+ANSWERS = ("models/llama4/model/model.py:282: block_mask=attention_masks,",)
 
 
 def take_own_masks(model: Any) -> None:
-    """Have each layer of a model take its own mask.
-
-    Args:
-        model: Any model; only layers with `use_rope` are changed.
-    """
+    """Have each layer of a model take its own mask; only layers with `use_rope` are changed."""
     for module in model.modules():
         attention = getattr(module, "inner_attention", None)
         if attention is not None and hasattr(module, "use_rope"):

@@ -12,26 +12,19 @@ This can go once upstream keeps its divisors from being 0.
 
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
 ANSWERS = (
-    Answers(
-        "train.py",
-        523,
-        "(torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
-    ),
-    Answers("train.py", 538, "loss = loss_sum / global_valid_tokens"),
-    Answers("train.py", 623, "local_avg_loss = loss * global_valid_tokens / local_valid_tokens"),
-    Answers("train.py", 626, "dist_utils.dist_max(local_avg_loss, loss_mesh),"),
+    "train.py:523: (torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
+    "train.py:538: loss = loss_sum / global_valid_tokens",
+    "train.py:623: local_avg_loss = loss * global_valid_tokens / local_valid_tokens",
+    "train.py:626: dist_utils.dist_max(local_avg_loss, loss_mesh),",
 )
 
 
 def at_least_one(global_valid_tokens: Any) -> Any:
     """The number of targets that a loss is divided by.
 
-    Args:
-        global_valid_tokens: Targets over all ranks and micro-batches of a step: a number, or a
-            tensor of one if no rank has other rows.
+    It comes from all ranks and micro-batches of a step: as a number, or as a tensor of one if no
+    rank has other rows.
     """
     import torch
 

@@ -11,27 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
-_LLAMA3 = "models/llama3/infra/parallelize.py"
-_LLAMA4 = "models/llama4/infra/parallelize.py"
 _BACKEND = "experiments/transformers_modeling_backend/infra/parallelize.py"
-ANSWERS = tuple(
-    answer
-    for path, embedding, output in ((_LLAMA3, 336, 352), (_LLAMA4, 375, 422), (_BACKEND, 331, 376))
-    for answer in (
-        Answers(path, embedding, "model.tok_embeddings,"),
-        Answers(path, output, "[model.norm, model.output],"),
-    )
+ANSWERS = (
+    "models/llama3/infra/parallelize.py:336: model.tok_embeddings,",
+    "models/llama3/infra/parallelize.py:352: [model.norm, model.output],",
+    "models/llama4/infra/parallelize.py:375: model.tok_embeddings,",
+    "models/llama4/infra/parallelize.py:422: [model.norm, model.output],",
+    f"{_BACKEND}:331: model.tok_embeddings,",
+    f"{_BACKEND}:376: [model.norm, model.output],",
 )
 
 
 def has_tied_weights(model: Any) -> bool:
-    """Whether a model's output layer has the embedding's weight.
-
-    Args:
-        model: A whole model, before it is parallelized.
-    """
+    """Whether the output layer of a model, not yet parallelized, has the embedding's weight."""
     embedding, output = getattr(model, "tok_embeddings", None), getattr(model, "output", None)
     weight = getattr(embedding, "weight", None)
     return weight is not None and weight is getattr(output, "weight", None)
@@ -39,11 +31,7 @@ def has_tied_weights(model: Any) -> bool:
 
 @contextmanager
 def tied_weights_in_one_group(model: Any) -> Iterator[None]:
-    """Have FSDP, if it is applied inside, put a model's tied layers into one group.
-
-    Args:
-        model: Any model, before it is parallelized.
-    """
+    """Have FSDP, if it is applied inside, put a model's tied layers into one group."""
     if not has_tied_weights(model):
         yield
         return

@@ -9,15 +9,10 @@ once upstream initializes both.
 import functools
 from typing import Any
 
-from mosaic_train.torchtitan_patches.upstream import Answers
-
 ANSWERS = (
-    Answers("models/moe/moe.py", 358, "trunc_normal_(self.gate.weight, mean=0.0, std=init_std)"),
-    Answers(
-        "experiments/transformers_modeling_backend/model/model.py",
-        446,
-        "self.model.apply(selective_init)",
-    ),
+    "models/moe/moe.py:358: trunc_normal_(self.gate.weight, mean=0.0, std=init_std)",
+    "experiments/transformers_modeling_backend/model/model.py:446: "
+    "self.model.apply(selective_init)",
 )
 
 

@@ -86,7 +86,7 @@ def parse_typed(option: Given, annotation: Any) -> Any:
         ConfigError: The option has no value, or one that is not of the type.
     """
     values = list(option.values)
-    if bool in arms(annotation):  # TOML's spelling, beside tyro's
+    if bool in arms(annotation):  # TOML's spelling, in addition to tyro's
         values = [{"true": "True", "false": "False"}.get(value, value) for value in values]
     args = [f"--value={values[0]}", *values[1:]] if option.inline else ["--value", *values]
     holder: Any = dataclasses.make_dataclass("Holder", [("value", annotation)])

@@ -204,7 +204,7 @@ def _read_named(
         if cls is not None:
             name, keys = f"{NAME}.", f", where the key is one of {', '.join(types)}"
         raise ConfigError(
-            f"{option.flag} is not an option of its own; "
+            f"{option.flag} is not an option by itself; "
             f"write --{'.'.join(above)}.{name}<key> VALUE{keys}"
         )
     if key not in types:
@@ -239,7 +239,7 @@ def _read_listed(option: Given, above: Path, before: list[dict[str, Any]]) -> li
     key, _, inner = rest.partition(".")
     if not number.isdecimal() or not key:
         raise ConfigError(
-            f"{option.flag} is not an option of its own; write --{name}.1.<key> VALUE for the "
+            f"{option.flag} is not an option by itself; write --{name}.1.<key> VALUE for the "
             f"first table of the list, or --{name} '[...]' for all of it"
         )
     listed = copy.deepcopy(before)

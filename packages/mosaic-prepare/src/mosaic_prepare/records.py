@@ -54,7 +54,7 @@ def _documents(
     limit = options.max_document_bytes
     for offset, data in _records(piece, delimiter.encode(), limit):
         try:
-            if data is None:
+            if data is None or len(data) > limit:
                 raise NotADocumentError(
                     f"is longer than max_document_bytes = {limit} ({hint}, or raise that)"
                 )
@@ -104,73 +104,77 @@ def _json_document(line: bytes, options: PrepareOptions) -> str | None:
 
 
 def _records(piece: Piece, delimiter: bytes, limit: int) -> Iterator[tuple[int, bytes | None]]:
-    r"""The records that begin in a piece, with the byte at which each does.
+    """The records that begin in a piece, with the byte at which each does.
 
-    Pieces of a file meet at the end of a delimiter that no other one overlaps ("\n\n" occurs twice
-    in "\n\n\n"), so that they find the records that a single reader would.
+    Of one that is longer than `limit`, None may be in its place, so that it is not held.
     """
     if piece.stop is None and not piece.start:
         with unpacked(piece.file) as stream:
-            yield from _split(stream, 0, None, delimiter, limit, skip=False)
+            yield from _split(stream, 0, None, delimiter, limit)
         return
     with opened(piece.file) as stream:
-        # Enough before it to find a delimiter that ends there, and one that overlaps that.
-        begin = max(0, piece.start - 2 * len(delimiter) + 1)
+        begin = _border(stream, piece.start, delimiter)
+        end = None if piece.stop is None else _border(stream, piece.stop, delimiter)
         stream.seek(begin)
-        yield from _split(stream, begin, piece, delimiter, limit, skip=piece.start > 0)
+        yield from _split(stream, begin, end, delimiter, limit)
 
 
-def _split(
-    stream: IO[bytes],
-    position: int,
-    piece: Piece | None,
-    delimiter: bytes,
-    limit: int,
-    *,
-    skip: bool,
-) -> Iterator[tuple[int, bytes | None]]:
+def _border(stream: IO[bytes], place: int, delimiter: bytes) -> int:
+    r"""Where the first record at or after byte `place` begins; the end of the file if none does.
+
+    Pieces of a file meet at the end of a delimiter that no earlier one overlaps ("\n\n" occurs
+    twice in "\n\n\n"), so that they find the records that a single reader would.
+    """
+    if not place:
+        return 0
     width = len(delimiter)
-    # `data[0]` is byte `position` of the file; the present record begins at `data[begin]`.
-    data, begin, searched = bytearray(), 0, 0
-    dropping = False
-    # What a decoder has made before it meets damage; `read` would lose it.
-    read = getattr(stream, "read1", stream.read)
-    while True:
-        chunk = read(_CHUNK_BYTES)
+    # Enough before it to find a delimiter that ends there, and one that overlaps that.
+    position = max(0, place - 2 * width + 1)
+    stream.seek(position)
+    data, searched = b"", 0
+    while chunk := stream.read(_CHUNK_BYTES):
         data += chunk
         while (found := data.find(delimiter, searched)) >= 0:
             end = found + width
-            at = position + end
             alone = data.find(delimiter, max(0, found - width + 1), end - 1) < 0
-            if skip:
-                # What lies before belongs to the pieces before. Where no record begins in this
-                # piece, it is read up to where one begins in a later one.
-                skip = not (alone and piece is not None and at >= piece.start)
-                searched = found + 1 if skip else end
-            else:
-                if not dropping:
-                    yield position + begin, _held(data, begin, found, limit)
-                dropping, searched = False, end
-            begin = end
-            if piece is not None and piece.stop is not None and alone and at >= piece.stop:
-                return
+            if alone and position + end >= place:
+                return position + end
+            searched = found + 1
+        searched = max(searched, len(data) - width + 1)
+        # The bytes before that show whether a delimiter stands alone are kept.
+        passed = max(0, searched - width + 1)
+        data, position, searched = data[passed:], position + passed, searched - passed
+    return position + len(data)
+
+
+def _split(
+    stream: IO[bytes], position: int, end: int | None, delimiter: bytes, limit: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """The records of `stream`, which is at byte `position` of the file, up to byte `end`."""
+    # `data` begins at byte `position`, and with it the present record unless that is too long.
+    data, searched, too_long = bytearray(), 0, False
+    # What a decoder has made before it meets damage; `read` would lose it.
+    read = getattr(stream, "read1", stream.read)
+    while True:
+        at = position + len(data)
+        chunk = read(_CHUNK_BYTES if end is None else min(_CHUNK_BYTES, end - at))
         if not chunk:
             break
-        searched = max(searched, len(data) - width + 1)
-        if skip:
-            begin = searched
-        elif not dropping and searched - begin > limit:
+        data += chunk
+        begin = 0
+        while (found := data.find(delimiter, searched)) >= 0:
+            if not too_long:
+                yield position + begin, bytes(data[begin:found])
+            begin = searched = found + len(delimiter)
+            too_long = False
+        searched = max(begin, len(data) - len(delimiter) + 1)
+        if not too_long and searched - begin > limit:
             yield position + begin, None
-            dropping = True
-        # The bytes before that tell whether a delimiter stands alone are kept.
-        keep = max(0, (searched if dropping else begin) - width + 1)
-        del data[:keep]
-        position += keep
-        begin, searched = max(begin - keep, 0), searched - keep
-    if not skip and not dropping and begin < len(data):
-        # Nothing after a last delimiter is not a document.
-        yield position + begin, _held(data, begin, len(data), limit)
-
-
-def _held(data: bytearray, begin: int, end: int, limit: int) -> bytes | None:
-    return bytes(data[begin:end]) if end - begin <= limit else None
+            too_long = True
+        if too_long:
+            begin = searched
+        del data[:begin]
+        position, searched = position + begin, searched - begin
+    # Nothing after a last delimiter is not a document.
+    if data and not too_long:
+        yield position, bytes(data)

@@ -12,11 +12,17 @@ from torchtitan.protocols.train_spec import (
 )
 
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.text_only import NON_TEXT_SPECS
 from mosaic_trainspec.transform import get_mosaic_train_spec
 from mosaic_trainspec.validator import ValidationDataLoaderBuilder
 
 _SUFFIX = "_mosaic"
+
+# TorchTitan specs known to need more than token ids, with what they need. They are refused by name,
+# because importing them only to look pulls in (or fails on) image libraries.
+_NON_TEXT_SPECS = {
+    "flux": "images",
+    "vlm": "images next to the text",
+}
 
 # What this package registered, by registered name: tells our own entries in TorchTitan's registry
 # from a spec that somebody else happened to register under the same name.
@@ -74,7 +80,7 @@ def register_mosaic_train_spec(
 
 
 def _base_name(name: str) -> str:
-    """Strip the suffix unless the suffixed name is a spec of its own."""
+    """Strip the suffix unless the suffixed name is itself a spec."""
     if name.endswith(_SUFFIX) and name not in _known_names():
         return name.removesuffix(_SUFFIX)
     return name
@@ -92,7 +98,7 @@ def _load_base_spec(name: str) -> TrainSpec:
     text_names = sorted(
         known_name
         for known_name in known
-        if known_name not in NON_TEXT_SPECS or known_name in titan_registry._extra_train_specs
+        if known_name not in _NON_TEXT_SPECS or known_name in titan_registry._extra_train_specs
     )
     if name not in known:
         nearest = difflib.get_close_matches(name, text_names, n=1, cutoff=0.5)
@@ -102,7 +108,7 @@ def _load_base_spec(name: str) -> TrainSpec:
         )
     if name not in text_names:
         raise TrainSpecError(
-            f"model.name '{name}' is not a text model (it needs {NON_TEXT_SPECS[name]}), and "
+            f"model.name '{name}' is not a text model (it needs {_NON_TEXT_SPECS[name]}), and "
             f"Mosaic streams hold rows of token ids: known text models are {', '.join(text_names)}"
         )
     try:

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+import inspect
 from functools import partial
 
 from torchtitan.protocols.train_spec import (
@@ -13,9 +13,11 @@ from torchtitan.protocols.train_spec import (
 )
 
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.text_only import refuse_non_text_spec
 from mosaic_trainspec.validator import ValidationDataLoaderBuilder
 from mosaic_trainspec.validator_builder import build_mosaic_validator
+
+# What is made from the token ids outside the model (gpt_oss has no default for its masks).
+_MADE_FROM_TOKENS = ("attention_masks", "positions")
 
 
 def get_mosaic_train_spec(
@@ -57,13 +59,19 @@ def get_mosaic_train_spec(
             f"base_spec must be a torchtitan TrainSpec, not {type(base_spec).__name__}: "
             "pass what torchtitan's get_train_spec returns"
         )
-    _require_callable("build_dataloader_fn", build_dataloader_fn)
-    _require_callable("build_tokenizer_fn", build_tokenizer_fn)
-    if build_validation_dataloader_fn is not None:
-        _require_callable("build_validation_dataloader_fn", build_validation_dataloader_fn)
-    if build_metrics_processor_fn is not None:
-        _require_callable("build_metrics_processor_fn", build_metrics_processor_fn)
-    refuse_non_text_spec(base_spec)
+    builders = {
+        "build_dataloader_fn": build_dataloader_fn,
+        "build_tokenizer_fn": build_tokenizer_fn,
+        "build_validation_dataloader_fn": build_validation_dataloader_fn,
+        "build_metrics_processor_fn": build_metrics_processor_fn,
+    }
+    optional = ("build_validation_dataloader_fn", "build_metrics_processor_fn")
+    for name, builder in builders.items():
+        if not callable(builder) and (builder is not None or name not in optional):
+            raise TrainSpecError(
+                f"{name} must be callable, not {type(builder).__name__}: pass the builder function"
+            )
+    _refuse_non_text_spec(base_spec)
 
     # Copied one by one, so that flavors sharing an object (say MoE arguments) stop sharing it too.
     model_args = {flavor: copy.deepcopy(args) for flavor, args in base_spec.model_args.items()}
@@ -82,8 +90,37 @@ def get_mosaic_train_spec(
     )
 
 
-def _require_callable(name: str, builder: Callable[..., object]) -> None:
-    if not callable(builder):
+def _refuse_non_text_spec(base_spec: TrainSpec) -> None:
+    """Raise unless the spec's model can be trained on token ids alone.
+
+    Judged by what the spec says of itself: a text spec builds a tokenizer, and its model's
+    ``forward`` needs the token ids only. The size of the vocabulary is not a criterion:
+    ``vlm`` has one, and ``transformers_modeling_backend`` learns its own only when training starts.
+
+    Raises:
+        TrainSpecError: The spec has no tokenizer builder, or its model needs further inputs.
+    """
+    model = getattr(base_spec.model_cls, "__name__", repr(base_spec.model_cls))
+    if base_spec.build_tokenizer_fn is None:
         raise TrainSpecError(
-            f"{name} must be callable, not {type(builder).__name__}: pass the builder function"
+            f"{model} is not a text model (its TrainSpec builds no tokenizer), and Mosaic streams "
+            "hold rows of token ids: set model.name to a text model"
         )
+    needed = _required_inputs(base_spec.model_cls)
+    if len(needed) > 1:
+        raise TrainSpecError(
+            f"{model} is not a pure text model (beside '{needed[0]}' its forward needs "
+            f"{', '.join(needed[1:])}), and Mosaic streams hold rows of token ids: "
+            "set model.name to a text model"
+        )
+
+
+def _required_inputs(model_cls: type) -> list[str]:
+    parameters = list(inspect.signature(model_cls.forward).parameters.values())[1:]  # type: ignore[attr-defined]
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.name not in _MADE_FROM_TOKENS
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]

@@ -179,7 +179,7 @@ class MosaicValidator(BaseValidator):
                     totals[stream, 1] += (inputs.labels != IGNORE_INDEX).sum()
         # "loss" spans the ranks with different rows or parts of rows (data and context parallel);
         # tensor parallel ranks hold the same loss. Only a last stage has added anything, and the
-        # sum over "pp" brings it to every stage.
+        # sum over "pp" gives it to every stage.
         for name in ("loss", "pp"):
             mesh = self.parallel_dims.get_optional_mesh(name)
             if mesh is not None:

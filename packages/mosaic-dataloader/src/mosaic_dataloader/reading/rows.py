@@ -1,7 +1,7 @@
 """Reading batches of samples into tensors."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,7 +90,6 @@ class _Draft:
         texts: Documents that are still to be written.
         rows: The row of each.
         origins: Shard of each, and place within it.
-        ends: Where documents end (see `reading.positions`), if that is known by now.
         stored_ends: By row, where documents end in it, as the data say.
     """
 
@@ -100,7 +99,6 @@ class _Draft:
     texts: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     origins: list[tuple[int, int]] = field(default_factory=list)
-    ends: Int64Array | None = None
     stored_ends: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -213,10 +211,9 @@ class RowReader:
             inputs, labels = draft.inputs, draft.labels
             # Rows are filled from their beginning: one with a last target is full of them.
             full = draft.full or bool(labels[:, -1].min() >= 0)
-            ends = draft.ends
+            ends = None
             if self._boundaries is not None:
-                if ends is None:
-                    ends = self._ends(inputs, draft.stored_ends)
+                ends = ends_in_rows(inputs, self._boundaries.eos_id, draft.stored_ends)
                 if self._boundaries.mask and len(ends):
                     labels.reshape(-1)[ends] = IGNORE_INDEX
                     full = False
@@ -252,14 +249,9 @@ class RowReader:
         """
         full = self._store.full_rows
         try:
-            if self._boundaries is None:
-                rows = [full[shard][place] for shard, place in zip(shards, places, strict=True)]
-                ends = []
-            else:
-                # Rows and ends out of the same shard: another thread may be closing it.
-                own = [(full[shard], place) for shard, place in zip(shards, places, strict=True)]
-                rows = [shard[place] for shard, place in own]
-                ends = [_stored_ends(shard, place) for shard, place in own]
+            rows = [full[shard][place] for shard, place in zip(shards, places, strict=True)]
+            if self._boundaries is not None:
+                draft.stored_ends = _stored_ends(full, shards, places)
         except KeyError:
             return False
         if not rows:
@@ -271,9 +263,6 @@ class RowReader:
         gathered = gathered.reshape(len(rows), self._seq_len + 1)
         draft.inputs[...] = gathered[:, :-1]
         draft.labels[...] = gathered[:, 1:]
-        if self._boundaries is not None:
-            stored = {row: own for row, own in enumerate(ends) if own is not None}
-            draft.ends = self._ends(gathered, stored)
         return True
 
     def _check_gathered(
@@ -352,10 +341,6 @@ class RowReader:
             raise self._outside(shard, place, int(tokens[bad]))
         fill_row(draft.inputs, draft.labels, row, tokens, self._pad_id)
 
-    def _ends(self, tokens: NDArray[Any], stored: dict[int, NDArray[Any]]) -> Int64Array:
-        assert self._boundaries is not None
-        return ends_in_rows(tokens, self._seq_len, self._boundaries.eos_id, stored)
-
     def _outside(self, shard: int, place: int, token_id: int) -> MosaicDataError:
         return outside_error(
             self._store.streams, self._mixture, self._vocab_size, shard, place, token_id
@@ -375,7 +360,16 @@ class RowReader:
             return self._tokenizer.encode(texts)
 
 
-def _stored_ends(shard: NDArray[Any] | ScatteredRows, place: int) -> NDArray[Any] | None:
-    """Where documents end in a sample, as the data say; None if they do not."""
-    ends = getattr(shard, "ends", None)
-    return None if ends is None else ends[place]
+def _stored_ends(
+    full: Mapping[int, NDArray[Any] | ScatteredRows], shards: Sequence[int], places: Sequence[int]
+) -> dict[int, NDArray[Any]]:
+    """By row, where documents end in it, for rows whose shard stores that.
+
+    Raises:
+        KeyError: A shard is not open; another thread may just have closed it.
+    """
+    return {
+        row: opened.ends[place]
+        for row, (shard, place) in enumerate(zip(shards, places, strict=True))
+        if isinstance(opened := full[shard], ScatteredRows) and opened.ends is not None
+    }

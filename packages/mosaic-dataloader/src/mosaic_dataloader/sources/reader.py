@@ -52,8 +52,8 @@ class BatchReader:
         self._dataset = dataset
         self._options = options
         self._pin, self._thread_setup = _pinner(options.pin_memory)
-        # Inputs and labels, int64 each.
-        batch_bytes = 2 * 8 * layout.batch_size * dataset.seq_len
+        # Inputs, labels and positions, int64 each.
+        batch_bytes = (2 + dataset.positions) * 8 * layout.batch_size * dataset.seq_len
         self._depth = options.prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
         # Workers keep their own batches ready.
         self._kept_ready = 2 if options.num_workers else self._depth

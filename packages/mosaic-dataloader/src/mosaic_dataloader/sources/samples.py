@@ -275,7 +275,7 @@ class SampleRows:
         if batch.full:
             full: Int64Array = request.own_per_stream * batch.labels.shape[1]
             return full
-        per_row = np.count_nonzero(batch.labels.numpy() >= 0, axis=1)
+        per_row = (batch.labels.numpy() >= 0).sum(axis=1)
         # A row of padding (-1) has no target, whatever stream it is taken for.
         streams = self.mixture.stream_of(np.maximum(request.ids, 0))
         counts = np.bincount(streams, weights=per_row, minlength=len(self.mixture.streams))

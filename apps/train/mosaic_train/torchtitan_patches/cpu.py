@@ -1,0 +1,228 @@
+"""Training without an accelerator: what torchtitan 0.2.2 lacks for it.
+
+Each function says what upstream does and when it can go once that has changed.
+"""
+
+import functools
+import math
+import os
+import platform
+import re
+import resource
+import sys
+import types
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ANSWERS = (
+    'tools/utils.py:37: device_type = _get_available_device_type() or "cuda"',
+    'tools/utils.py:80: result = subprocess.run(["lspci"], stdout=subprocess.PIPE, text=True)',
+    "distributed/utils.py:260: return torch.autocast(",
+    "models/attention.py:191: return F.scaled_dot_product_attention(",
+    "models/moe/moe.py:348: num_tokens_per_expert = torch.histc(",
+    "models/moe/moe.py:399: num_tokens_per_expert = torch.histc(",
+    "models/moe/moe.py:37: "
+    "use_grouped_mm: bool = True  # grouped mm or for-loop for the experts computation",
+)
+
+
+def no_accelerator() -> bool:
+    """Whether this machine has no device that TorchTitan would use."""
+    from torch._utils import _get_available_device_type
+
+    return _get_available_device_type() is None
+
+
+def enable_cpu() -> None:
+    """Have TorchTitan run on CPU in this process. Call it before a Trainer is made."""
+    _bind_device()
+    _leave_peak_flops_unknown()
+    _accept_float32_autocast()
+    count_integers_on_cpu()
+    _attend_to_own_heads()
+
+
+def _bind_device() -> None:
+    """Replace TorchTitan's device type and module, "cuda" otherwise, wherever they are bound.
+
+    `torchtitan.tools.utils` decides at import, and several modules copy both names; some of those
+    come in with the first import of anything of torchtitan, so that there is no moment in between.
+    This can go once upstream falls back on "cpu".
+    """
+    import torchtitan.components.metrics
+    import torchtitan.distributed.utils
+    import torchtitan.tools.profiling  # noqa: F401
+
+    device = CpuDevice("mosaic_train_cpu")
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("torchtitan."):
+            continue
+        # Only names that came from the tools module: a model may have its own of that name.
+        if getattr(module, "device_type", None) == "cuda":
+            module.device_type = "cpu"  # type: ignore[attr-defined]
+        if getattr(getattr(module, "device_module", None), "__name__", "") == "torch.cuda":
+            module.device_module = device  # type: ignore[attr-defined]
+
+
+class CpuDevice(types.ModuleType):
+    """`torch.cpu`, with the device's name and memory figures, which TorchTitan asks for too."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else: streams, synchronization and the like."""
+        return getattr(torch.cpu, name)
+
+    def current_device(self) -> int:
+        """Index of the device, as an accelerator's module gives it."""
+        return 0
+
+    def get_device_name(self, device: object = None) -> str:
+        """The processor's name as the kernel gives it, else its architecture."""
+        try:
+            match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        except OSError:
+            match = None
+        return match[1].strip() if match else platform.machine()
+
+    def get_device_properties(self, device: object = None) -> Any:
+        """`total_memory` in bytes: what this process may use."""
+        return types.SimpleNamespace(total_memory=machine_bytes())
+
+    def reset_peak_memory_stats(self, device: object = None) -> None:
+        """Let the peak start again at what is resident now, where the kernel can."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
+        except OSError:
+            return  # no /proc, or a sandbox that forbids it: the figure is that of the whole run
+
+    def empty_cache(self) -> None:
+        """Nothing is cached."""
+
+    def memory_stats(self, device: object = None) -> dict[str, int]:
+        """The process's resident set since the last reset, under an accelerator's keys."""
+        peak = _peak_bytes()
+        return {
+            "active_bytes.all.peak": peak,
+            "reserved_bytes.all.peak": peak,
+            "num_alloc_retries": 0,
+            "num_ooms": 0,
+        }
+
+
+def _peak_bytes() -> int:
+    """Largest resident set since the last reset (where there is no /proc: since the start)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        if match:
+            return int(match[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine_bytes() -> int:
+    """Memory that this process may use: the machine's, or its container's if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdecimal():
+            total = min(total, int(limit))
+    return total
+
+
+def _leave_peak_flops_unknown() -> None:
+    """Report a model FLOPS utilization of nan instead of one measured by an A100's peak.
+
+    It also spares the `lspci` call, which fails with a warning where there is none. This can go
+    once upstream reports no utilization for a device that it does not know.
+    """
+    from torchtitan.tools import utils
+
+    utils.get_peak_flops = lambda device_name: math.nan
+
+
+def _accept_float32_autocast() -> None:
+    """Silence torch's warning that autocast to float32 does nothing.
+
+    TorchTitan enters autocast also where `training.mixed_precision_param` is float32, which is
+    the faster choice on CPUs without bfloat16 units; autocast then does nothing, as wanted. This
+    can go once upstream leaves autocast out there.
+    """
+    warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype is not")
+
+
+def count_integers_on_cpu() -> None:
+    """Give `torch.histc` a CPU form for integers, with which a router counts tokens per expert.
+
+    Torch has it for accelerators only. Everything else still goes to torch's own function. This can
+    go once upstream counts with `torch.bincount`.
+    """
+    if not isinstance(torch.histc, _Histogram):
+        torch.histc = _Histogram(torch.histc)  # type: ignore[assignment]
+
+
+class _Histogram:
+    """`torch.histc`, also for integer tensors on CPU."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+        functools.update_wrapper(self, original)
+
+    def __call__(self, input: Any, bins: int = 100, min: int = 0, max: int = 0, **more: Any) -> Any:
+        """Count the values in `bins` equal bins between `min` and `max`, as `torch.histc` does."""
+        if input.is_floating_point() or input.device.type != "cpu" or more:
+            return self._original(input, bins=bins, min=min, max=max, **more)
+        if min == max:
+            low, high = torch.aminmax(input)
+            min, max = int(low), int(high) + int(low == high)
+        # In integers: a bin's border must not depend on how a fraction is rounded.
+        inside = input[(input >= min) & (input <= max)]
+        index = (((inside - min) * bins) // (max - min)).clamp_(max=bins - 1)
+        return torch.bincount(index, minlength=bins).to(input.dtype)
+
+
+def _attend_to_own_heads() -> None:
+    """Have attention over DTensors computed on each rank's own heads.
+
+    PyTorch's fused attention for CPU has no sharding strategy. It needs none where tensor
+    parallelism has shared the heads out: each is computed for itself. Models that keep DTensors up
+    to there (qwen3) need this; the others pass plain tensors. This can go once PyTorch has that
+    strategy.
+    """
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+    from torchtitan.models.attention import ScaledDotProductAttentionWrapper as Attention
+
+    original: Any = Attention.forward
+    if hasattr(original, "mosaic"):
+        return
+    # Of [batch, heads, length, head size]. Cut along the others, a rank cannot compute alone.
+    alone = (Replicate(), Shard(0), Shard(1))
+
+    def forward(self: Any, q: Any, k: Any, v: Any, **options: Any) -> Any:
+        if not isinstance(q, DTensor) or any(placement not in alone for placement in q.placements):
+            return original(self, q, k, v, **options)
+        mesh, placements = q.device_mesh, q.placements
+        own = (tensor.redistribute(mesh, placements).to_local() for tensor in (q, k, v))
+        return DTensor.from_local(original(self, *own, **options), mesh, placements)
+
+    forward.mosaic = True  # type: ignore[attr-defined]
+    Attention.forward = forward  # type: ignore[method-assign]
+
+
+def run_experts_one_by_one(model_args: Mapping[str, Any]) -> None:
+    """Have every flavor of a TrainSpec multiply expert by expert. Changes the flavors in place.
+
+    Multiplying all at once (grouped_mm) sorts the tokens with a Triton kernel. Most models of
+    TorchTitan 0.2.2 leave it by themselves where there is no recent GPU, but not all. This can go
+    once qwen3 leaves it, too.
+    """
+    for args in model_args.values():
+        experts = getattr(args, "moe_args", None)
+        if experts is not None:
+            experts.use_grouped_mm = False

@@ -127,8 +127,8 @@ def _check_schedule(pp_schedule: _PipelineSchedule, job_config: JobConfig) -> No
             "Interleaved1F1B, or validation.enable to false"
         )
     # A schedule always cuts a batch into as many micro-batches as in training. Older torch also
-    # keeps receive buffers of the training micro-batch's size, newer torch (2.15) allocates them again;
-    # the same batch size is right for both.
+    # keeps receive buffers of the training micro-batch's size, newer torch (2.15) allocates them
+    # again; the same batch size is right for both.
     validation, training = job_config.validation, job_config.training
     if validation.local_batch_size != training.local_batch_size:
         raise TrainSpecError(

@@ -343,7 +343,7 @@ def _as_rank(arguments: Arguments, rank: RankEnvironment) -> int:
         )
     os.environ.update(rank.variables)
     if not rank.rank and not rank.launched_by_us:
-        # Its end makes the launcher end the others, which are still importing.
+        # When it exits, the launcher ends the others, which are still importing.
         _announce(arguments)
 
     from mosaic_train.rank import run_rank

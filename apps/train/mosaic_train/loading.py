@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-# No batches of another machine's ranks are fewer than those of this one's.
+# For ranks of other machines: smaller than any negated number of batches, so that it never counts.
 _NONE_READY = -(1 << 40)
 
 

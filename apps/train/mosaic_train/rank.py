@@ -54,7 +54,7 @@ def run_rank(rank: RankEnvironment, parse_config: Callable[[], "MosaicJobConfig"
             # Held until this process ends. A dry run writes nothing.
             owns = not rank.rank and config.comm.mode == "default"
             _lock = lock_folder(config.job.dump_folder) if owns else None
-        # What fails from here on lies in the data and not in the file.
+        # Mistakes from here on are in the data and not in the file.
         _train(config)
     except BaseException as error:  # torch's checkpoint errors are not of type `Exception`
         if isinstance(error, KeyboardInterrupt) and config is not None:

@@ -24,8 +24,8 @@ def register_spec(config: "MosaicJobConfig") -> str:
 
     Raises:
         TrainError: `experimental.custom_import` cannot be imported, or the section that says what
-            to build is not as it must be.
-        TrainSpecError: The model is unknown or no text model.
+            to build is missing or wrong.
+        TrainSpecError: The model is unknown, or not a text model.
     """
     if config.experimental.custom_import:
         # It may register the very model that is named. As under `torchrun -m`, the working
@@ -111,8 +111,8 @@ def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
 class _Builders:
     """What our spec builds, where one of them has to know of another.
 
-    TorchTitan's Trainer builds its data loader first, and passes the metrics processor nothing of
-    it.
+    TorchTitan's Trainer builds its data loader first, and does not pass it to the metrics
+    processor.
 
     Attributes:
         vocab_size: Token ids that the model embeds; None where that is not known.

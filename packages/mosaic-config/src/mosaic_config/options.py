@@ -31,12 +31,12 @@ from mosaic_config.suggest import nearest, unknown_option
 
 
 def set_options(root: type, given: Sequence[Given], config: Any) -> Any:
-    """Return a configuration with the command line's options set.
+    """Return a configuration with the command line's options set, in their order.
 
     Args:
-        root: The dataclass of the whole configuration.
-        given: The options, in their order.
-        config: An instance of `root`; what it holds is replaced in place.
+        root: The dataclass of the configuration.
+        given: The options.
+        config: An instance of `root`, which is changed in place.
 
     Raises:
         ConfigError: An option is unknown, or its value is wrong.
@@ -58,12 +58,7 @@ def set_options(root: type, given: Sequence[Given], config: Any) -> Any:
 
 
 def print_help(root: type, config: Any, section: str | None = None) -> None:
-    """Print the options with their present values.
-
-    Args:
-        root: The dataclass of the whole configuration.
-        config: An instance of it.
-        section: The section to print; None: all of them.
+    """Print the options of a section, or of all of them, with their present values.
 
     Raises:
         ConfigError: There is no such section.
@@ -140,11 +135,7 @@ def _read(
 ) -> tuple[Path, Any]:
     """Return the path of an option's key, and its value.
 
-    Args:
-        root: The dataclass of the whole configuration.
-        option: The option.
-        config: An instance of `root`.
-        changes: What the options before it have changed or added, by table.
+    `changes` is what the options before it have changed or added, by table.
     """
     if not option.flag:
         raise ConfigError(
@@ -183,12 +174,7 @@ def _read_named(
 ) -> tuple[Path, Any]:
     """Return the path and the value of an option below a table whose keys the user chooses.
 
-    Args:
-        root: The dataclass of the whole configuration.
-        option: The option.
-        above: Where the table is.
-        named: The type of its values.
-        names: The keys that it has.
+    The table is at `above`, has the keys `names`, and values of type `named`.
     """
     tail = option.flag[2 + len(".".join(above)) + 1 :]
     cls = table_in(named)
@@ -215,15 +201,10 @@ def _read_named(
 
 
 def _read_listed(option: Given, above: Path, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a list of tables with an option's value in it.
+    """Return a list of tables (that at `above`, which was `before`) with an option's value in it.
 
     Worked example: `--a.stages.2.weights.code 0.3` sets `code` in the table `weights` of the second
     stage, and `--a.stages '[{samples = 9}, {}]'` replaces the whole list.
-
-    Args:
-        option: The option.
-        above: Where the list is.
-        before: Its tables; they are not changed.
     """
     name = ".".join(above)
     tail = option.flag[2 + len(name) + 1 :]

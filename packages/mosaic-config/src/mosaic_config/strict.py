@@ -29,7 +29,7 @@ def build_strictly(root: type, data: dict[str, Any], source: str | None) -> Any:
     """Return an instance of a configuration dataclass, filled from TOML tables.
 
     Args:
-        root: The dataclass of the whole configuration.
+        root: The dataclass of the configuration.
         data: Tables as `tomllib` returns them; keys left out keep their defaults.
         source: The file's name for messages; None without a file.
 

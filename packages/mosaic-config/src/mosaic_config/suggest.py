@@ -20,7 +20,7 @@ def suggest(
     """Look for an unknown key's nearest neighbours.
 
     Args:
-        root: The dataclass of the whole configuration.
+        root: The dataclass of the configuration.
         path: The table that holds the key, with `<name>` for the user's own names.
         key: The unknown key.
         is_table: Whether the key holds a table, so that tables are proposed for it first (and
@@ -59,7 +59,7 @@ def unknown_option(root: type, flag: str, section: Path, key: str, *, written: P
     """Return the sentence for an unknown option, with the nearest that exists.
 
     Args:
-        root: The dataclass of the whole configuration.
+        root: The dataclass of the configuration.
         flag: The option as it was written.
         section: The table that it names, with `<name>` for the user's own names.
         key: Its last part, with underscores.

@@ -12,9 +12,6 @@ _REPEATED = ("Cannot overwrite", "Cannot declare", "Duplicate", "Cannot mutate")
 def read_toml(path: str) -> dict[str, Any]:
     """Return the tables of a TOML file.
 
-    Args:
-        path: The file.
-
     Raises:
         ConfigError: The file cannot be read or is not valid TOML.
     """

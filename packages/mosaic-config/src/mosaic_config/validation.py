@@ -129,12 +129,7 @@ def _prepare(prepare: MosaicPrepare, tokenizer: str | None) -> Iterator[str]:
 
 
 def _weight_problems(place: str, dataset: MosaicDataset) -> Iterator[str]:
-    """Yield a sentence for each weight that contradicts another (mosaicml-streaming's rules).
-
-    Args:
-        place: The dataset's TOML path, for the sentences.
-        dataset: The dataset with the streams.
-    """
+    """Yield a sentence for each weight that contradicts another (mosaicml-streaming's rules)."""
     kinds = {name: _weights(stream) for name, stream in dataset.streams.items()}
     for name, weights in kinds.items():
         if len(weights) > 1:

@@ -59,7 +59,7 @@ def get_mosaic_train_spec(
             f"base_spec must be a torchtitan TrainSpec, not {type(base_spec).__name__}: "
             "pass what torchtitan's get_train_spec returns"
         )
-    builders = {
+    builders: dict[str, object] = {
         "build_dataloader_fn": build_dataloader_fn,
         "build_tokenizer_fn": build_tokenizer_fn,
         "build_validation_dataloader_fn": build_validation_dataloader_fn,

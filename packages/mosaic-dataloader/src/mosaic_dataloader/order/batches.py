@@ -12,8 +12,9 @@ from mosaic_dataloader.order.assign import (
     rows_of_rank_partial,
 )
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import LOOKED_UP, SampleSequence
+from mosaic_dataloader.order.sequence import LOOKED_UP
 from mosaic_dataloader.order.skip import Range, Skip
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.

@@ -26,7 +26,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import SampleSequence
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 
 # A first position, and the one after the last.
 Range = tuple[int, int]

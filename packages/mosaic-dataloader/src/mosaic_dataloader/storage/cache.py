@@ -4,14 +4,13 @@ Every loader that fetches obeys the limits of all running loaders that share its
 recently used shards go first, never one that somebody has open.
 """
 
-import contextlib
 import json
 import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -123,7 +122,7 @@ class Registration:
         """Withdraw the lease."""
         while self._held:
             path, lock = self._held[-1]
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 os.remove(path)
             lock.close()
             # Only now: one that was interrupted is continued by the next call.
@@ -143,20 +142,14 @@ def live_leases(directory: str) -> list[CacheLease]:
     found = []
     for name in names:
         path = os.path.join(leases_root(directory), name)
-        try:
-            lock = RangeLock(path, create=False)
-        except FileNotFoundError:
-            continue
-        try:
-            if lock.try_exclusive(0):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(path)
-                continue
-        finally:
-            lock.close()
         # Its holder may withdraw it at any moment.
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-            found += _read_lease(file.read(), name)
+        with suppress(FileNotFoundError):
+            with closing(RangeLock(path, create=False)) as lock:
+                if lock.try_exclusive(0):
+                    os.remove(path)
+                    continue
+            with open(path, encoding="utf-8") as file:
+                found += _read_lease(file.read(), name)
     return found
 
 
@@ -211,10 +204,9 @@ class LeaseWatch:
             return False
         stale = self._limited and now - self._looked > self._SECONDS
         if changed != self._changed or stale:
-            lock = RangeLock(lock_path(self._directory))
-            try:
-                # Held by somebody who makes room, or was stopped while it did: where nobody limits
-                # the directory, nobody takes it.
+            with closing(RangeLock(lock_path(self._directory))) as lock:
+                # Held by a process that makes room, or was stopped while it did: where nobody
+                # limits the directory, nobody takes it.
                 if not lock.try_exclusive(BUDGET_BYTE):
                     # Also for those who ask again in a moment: whoever waits for room with its own
                     # shards open would wait for itself.
@@ -222,8 +214,6 @@ class LeaseWatch:
                     return True
                 self._limited = bool(live_leases(self._directory))
                 self._changed = os.stat(leases_root(self._directory)).st_mtime_ns
-            finally:
-                lock.close()
             self._looked = now
         return self._limited
 
@@ -261,7 +251,7 @@ def reserved(
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.remove(note)
 
 
@@ -306,7 +296,7 @@ def usage(directory: str) -> int:
     for shard in live_staging(directory):
         note = os.path.join(staging_folder(directory, shard), _RESERVED)
         # Nothing is reserved yet, or no longer.
-        with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
+        with suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
     # Shards by their names: a merged index has them in folders of their own.
     names = ("index.json", *(n for files in shard_files(directory) for n in files.names))
@@ -324,17 +314,13 @@ def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
 
 def _evict(directory: str, shard: int) -> int:
     """Remove a shard unless somebody has it open; the bytes that this freed."""
-    lock = RangeLock(lock_path(directory))
-    try:
-        if not lock.try_exclusive(use_byte(shard)):
-            return 0
-        freed = 0
-        for name in shard_files(directory)[shard].names:
-            path = path_in_stream(directory, name)
-            with contextlib.suppress(FileNotFoundError):
-                size = os.lstat(path).st_size
-                os.remove(path)
-                freed += size
-        return freed
-    finally:
-        lock.close()
+    freed = 0
+    with closing(RangeLock(lock_path(directory))) as lock:
+        if lock.try_exclusive(use_byte(shard)):
+            for name in shard_files(directory)[shard].names:
+                path = path_in_stream(directory, name)
+                with suppress(FileNotFoundError):
+                    size = os.lstat(path).st_size
+                    os.remove(path)
+                    freed += size
+    return freed

@@ -16,7 +16,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -44,14 +44,11 @@ def live_staging(directory: str) -> list[int]:
         return []
     alive = []
     for shard in (int(entry) for entry in entries if entry.isdigit()):
-        lock = RangeLock(lock_path(directory))
-        try:
+        with closing(RangeLock(lock_path(directory))) as lock:
             if lock.try_exclusive(fetch_byte(shard)):
                 shutil.rmtree(staging_folder(directory, shard), ignore_errors=True)
             else:
                 alive.append(shard)
-        finally:
-            lock.close()
     return alive
 
 

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util import threads
@@ -107,14 +107,12 @@ class RangeLock:
         # cannot be unlocked was never locked: not every file system knows these locks.
         with suppress(OSError):
             self._call(fcntl.F_UNLCK, 0, 0)
-        os.close(self._fd)
-        self._fd = -1
+        self.hand_over_to_child()
 
     def after_fork(self) -> None:
-        """Let the parent's locks be the parent's alone; the child may lock anew."""
+        """Let the parent's locks be the parent's alone; the child may lock again."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            self.hand_over_to_child()
 
     def __del__(self) -> None:
         self.close()
@@ -162,7 +160,7 @@ class RangeLock:
 @contextmanager
 def locked(
     path: str, byte: int, timeout: float | None = None, *, shared: bool = False
-) -> Iterator[RangeLock]:
+) -> Iterator[None]:
     """Hold one byte of a lock file, through an open file of its own.
 
     Args:
@@ -174,12 +172,9 @@ def locked(
     Raises:
         LockTimeoutError: Somebody else held it all the time.
     """
-    lock = RangeLock(path)
-    try:
+    with closing(RangeLock(path)) as lock:
         (lock.shared if shared else lock.exclusive)(byte, timeout)
-        yield lock
-    finally:
-        lock.close()
+        yield
 
 
 def holder_of(path: str, byte: int) -> str:

@@ -65,8 +65,6 @@ class ShardFetcher:
         self._number, self._traffic = number, traffic
         self._transfers = Transfers(data.name, data.stream, data.directory)
         self._swept = False
-        # Of shards on their way, where the index has no hashes.
-        self._versions: dict[int, Version] = {}
         # Downloaded, or found with the right hash, by this process.
         self._verified: set[int] = set()
         # When a download failed in this process, and why.
@@ -105,7 +103,10 @@ class ShardFetcher:
         try:
             if self.present(shard) and self._is_verified(shard):
                 return True
-            self._sweep()
+            if not self._swept:
+                # Of killed processes; one that lives holds its shard's lock.
+                self._swept = True
+                live_staging(self._data.directory)
             with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
                 if self.present(shard) and self._is_verified(shard):
                     return False
@@ -124,7 +125,8 @@ class ShardFetcher:
                 shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
             ) from error
         except OSError as error:
-            raise self._failure(shard, error) from printable(error)
+            cause = f"{one_line(error)}; {hint(error, self._data.directory)}"
+            raise self._error(shard, cause) from printable(error)
 
     def _is_verified(self, shard: int) -> bool:
         """Whether a shard that is present has the hash in the index, if there is one.
@@ -165,7 +167,8 @@ class ShardFetcher:
             self._data.compared = fetch_index(
                 self._data.name, self._data.stream, self._data.directory
             )
-        self._versions.pop(shard, None)
+        # What the store says of the files, where the index has no hashes.
+        versions: list[Version | None] = []
         folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
@@ -173,9 +176,13 @@ class ShardFetcher:
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
             with reserved(self._data.directory, shard, size, timeout, self._traffic):
-                pairs = self._data.readers[shard].file_pairs
-                arrived = sum([self._fetch_file(shard, raw, zipped) for raw, zipped in pairs])
-                self._note_version(shard)
+                arrived = 0
+                for raw, zipped in self._data.readers[shard].file_pairs:
+                    arrived += self._fetch_file(shard, raw, zipped, versions.append)
+                # For later starts to compare; of several files, that of the first.
+                version = next(filter(None, versions), None)
+                if version is not None:
+                    note_shard_version(self._data.directory, shard, version)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
             raise
@@ -185,7 +192,13 @@ class ShardFetcher:
         if arrived:
             self._traffic.fetched(self._number, arrived)
 
-    def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> int:
+    def _fetch_file(
+        self,
+        shard: int,
+        raw: "FileInfo",
+        zipped: "FileInfo | None",
+        note: Callable[[Version | None], None],
+    ) -> int:
         """Put a file in its place; the bytes that came from the store."""
         directory, folder = self._data.directory, self._staging(shard)
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
@@ -204,7 +217,7 @@ class ShardFetcher:
             f"shard {raw.basename}",
             accept,
             size=(zipped or raw).bytes,
-            note=None if (zipped or raw).hashes else partial(self._arrived, shard),
+            note=None if (zipped or raw).hashes else note,
             on_attempt=partial(self._begin_attempt, shard),
         )
         final = path_in_stream(directory, raw.basename)
@@ -255,17 +268,6 @@ class ShardFetcher:
             f"{about}, attempt {attempt} of {attempts}, begun {seconds:.0f} s ago by {where}; "
             f"{sum(sizes):,} of {whole:,} bytes are here"
         )
-
-    def _arrived(self, shard: int, version: Version | None) -> None:
-        """Note which version of a shard arrived; of several files, that of the first."""
-        if version is not None:
-            self._versions.setdefault(shard, version)
-
-    def _note_version(self, shard: int) -> None:
-        """Note the version of a shard that is in place now, for later starts to compare."""
-        version = self._versions.pop(shard, None)
-        if version is not None:
-            note_shard_version(self._data.directory, shard, version)
 
     @staticmethod
     def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
@@ -326,22 +328,12 @@ class ShardFetcher:
         except OSError as error:
             raise unreadable(self._data.name, path, error) from error
 
-    def _sweep(self) -> None:
-        """Remove partial downloads of killed processes; a live one holds its shard's lock."""
-        if self._swept:
-            return
-        self._swept = True
-        live_staging(self._data.directory)
-
     def _staging(self, shard: int) -> str:
         return staging_folder(self._data.directory, shard)
 
     def _raw(self, shard: int) -> "FileInfo":
         info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
         return info
-
-    def _failure(self, shard: int, error: Exception) -> MosaicDataError:
-        return self._error(shard, f"{one_line(error)}; {hint(error, self._data.directory)}")
 
     def _error(self, shard: int, cause: str) -> MosaicDataError:
         what = f"shard {self._raw(shard).basename}"

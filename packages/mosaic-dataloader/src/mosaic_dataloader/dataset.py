@@ -27,7 +27,6 @@ from mosaic_dataloader.storage.cache import check_cache_limit
 from mosaic_dataloader.storage.store import ShardStore, ends_of
 from mosaic_dataloader.storage.streams import (
     DataStream,
-    StreamDefaults,
     open_streams,
     warn_at_start,
 )
@@ -235,16 +234,7 @@ class StreamingTextDataset:
         self.orders_dir = os.path.join(cache_dir, "orders")
         opened = open_streams(
             streams or {"data": {"remote": remote, "local": local, "split": split}},
-            StreamDefaults(
-                split=split if streams else None,
-                download_retry=options.download_retry,
-                download_timeout=options.download_timeout,
-                validate_hash=validate_hash,
-                keep_zip=keep_zip,
-                allow_unsafe_types=allow_unsafe_types,
-                token_encoding_type=token_encoding_type,
-                cache_dir=cache_dir,
-            ),
+            replace(options, split=split if streams else None, cache_dir=cache_dir),
         )
         self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         # By stream; None for no limit of its own.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.options import StreamOptions
+from mosaic_dataloader.options import DatasetOptions, StreamOptions
 from mosaic_dataloader.storage.column import Column, find_column
 from mosaic_dataloader.storage.contents import (
     path_in_stream,
@@ -40,9 +40,10 @@ at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
-# A week in seconds. The stores' libraries and the kernel have no room for numbers without end.
 STREAM_OPTIONS = {field.name: field for field in fields(StreamOptions)}
 _WEIGHTS = ("proportion", "repeat", "choose")
+# Options of a stream that a data set gives to all its streams.
+_DEFAULTS = ("split", "download_retry", "download_timeout", "validate_hash", "keep_zip")
 
 
 class UnusableIndexError(MosaicDataError):
@@ -108,49 +109,29 @@ class ShardSamples(NamedTuple):
     places: list[int]
 
 
-@dataclass(frozen=True)
-class StreamDefaults:
-    """What holds for every stream that does not say otherwise."""
-
-    split: str | None
-    download_retry: int
-    download_timeout: float
-    validate_hash: str | None
-    keep_zip: bool
-    allow_unsafe_types: bool
-    token_encoding_type: str
-    cache_dir: str
-
-    def for_stream(self) -> dict[str, Any]:
-        """As ``Stream.apply_default`` takes them."""
-        return {
-            "split": self.split,
-            "download_retry": self.download_retry,
-            "download_timeout": self.download_timeout,
-            "validate_hash": self.validate_hash,
-            "keep_zip": self.keep_zip,
-        }
-
-
 def open_streams(
-    streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"], defaults: StreamDefaults
+    streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"], options: DatasetOptions
 ) -> list[DataStream]:
     """Read every stream's index, fetching it where needed.
+
+    Args:
+        streams: The streams' own options by their names, or streams of mosaicml-streaming.
+        options: What holds for every stream that does not say otherwise; with its ``cache_dir``.
 
     Raises:
         MosaicDataError: Options contradict each other, an index is missing or unreadable, or a
             stream has no column to read.
     """
     if isinstance(streams, Mapping):
-        named = [(name, _from_options(name, dict(o), defaults)) for name, o in streams.items()]
+        named = [(name, _from_options(name, dict(o), options)) for name, o in streams.items()]
     else:
         names = [f"stream_{i}" for i in range(len(streams))]
-        named = [(n, _own_copy(n, s, defaults)) for n, s in zip(names, streams, strict=True)]
+        named = [(n, _own_copy(n, s, options)) for n, s in zip(names, streams, strict=True)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
     # Side by side: their stores answer late, each for itself.
     opened = map_concurrent(
-        [partial(_open, name, stream, defaults) for name, stream in named],
+        [partial(_open, name, stream, options) for name, stream in named],
         _OPENED_AT_ONCE,
         "mosaic-index",
     )
@@ -177,34 +158,39 @@ def _warn_of_no_hashes(streams: list[DataStream]) -> None:
         )
 
 
-def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
-    unknown = sorted(set(options) - set(STREAM_OPTIONS))
+def _from_options(name: str, given: dict[str, Any], options: DatasetOptions) -> "Stream":
+    unknown = sorted(set(given) - set(STREAM_OPTIONS))
     if unknown:
         raise MosaicDataError(
             f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
         )
-    options = _checked(name, {key: value for key, value in options.items() if value is not None})
-    remote, local = options.get("remote"), options.get("local")
+    own = _checked(name, {key: value for key, value in given.items() if value is not None})
+    remote, local = own.get("remote"), own.get("local")
     hide_secrets_of(str(remote))
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
     if not remote:
         # Before mosaicml-streaming is imported, which takes seconds.
-        split = options.get("split") or defaults.split or ""
+        split = own.get("split") or options.split or ""
         _check_directory(name, os.path.realpath(os.path.join(str(local), split)))
     from streaming import Stream
 
-    options["local"] = local or _cache_directory(remote, defaults.cache_dir)
+    own["local"] = local or _cache_directory(remote, options)
     # Not one of mosaicml-streaming's: the data set keeps it.
-    options.pop("max_repeats", None)
+    own.pop("max_repeats", None)
     try:
-        stream = Stream(**options)
+        stream = Stream(**own)
     except (ValueError, ImportError) as error:
         # What a store's library is missing, or mosaicml-streaming refuses.
         message = redacted(" ".join(str(error).split()))
         raise MosaicDataError(f'stream "{name}": {message}') from printable(error)
-    stream.apply_default(defaults.for_stream())
+    stream.apply_default(_defaults(options))
     return stream
+
+
+def _defaults(options: DatasetOptions) -> dict[str, Any]:
+    """As ``Stream.apply_default`` takes them."""
+    return {name: getattr(options, name) for name in _DEFAULTS}
 
 
 def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +217,7 @@ def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream":
+def _own_copy(name: str, stream: "Stream", options: DatasetOptions) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
     hide_secrets_of(str(own.remote))
@@ -239,25 +225,25 @@ def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream"
         own.remote = arguments.place(f'stream "{name}": remote', own.remote)
     if own._local is None and own.remote is not None:
         # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
-        own.local = _cache_directory(own.remote, defaults.cache_dir)
-    options = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
-    options |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
-    checked = _checked(name, {key: v for key, v in options.items() if v is not None})
+        own.local = _cache_directory(own.remote, options)
+    given = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
+    given |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
+    checked = _checked(name, {key: v for key, v in given.items() if v is not None})
     own.remote, own.local = checked.get("remote"), checked["local"]
     for weight in _WEIGHTS:
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)
-    own.apply_default(defaults.for_stream())
+    own.apply_default(_defaults(options))
     return own
 
 
-def _cache_directory(remote: str | None, cache_dir: str) -> str:
+def _cache_directory(remote: str | None, options: DatasetOptions) -> str:
     """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
     digest = hashlib.sha256(_place(str(remote), "").encode()).hexdigest()[:16]
-    return os.path.join(cache_dir, "streams", digest)
+    return os.path.join(str(options.cache_dir), "streams", digest)
 
 
-def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
+def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
     # One spelling for each place: locks, limits and caches go by it.
@@ -265,9 +251,9 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if stream.remote is None or _place(stream.remote, stream.split) == directory:
         _check_directory(name, directory)
-        readers = _read_index(name, stream, defaults)
+        readers = _read_index(name, stream, options)
         if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
-            return _opened(name, stream, readers, directory, False, defaults)
+            return _opened(name, stream, readers, directory, False, options)
         if not all(r.compression for r in readers):
             missing = next(r for r in readers if not os.path.isfile(_raw_path(directory, r)))
             raise MosaicDataError(
@@ -276,14 +262,14 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
             )
         # Compressed and local only: unpack into the cache, for nothing is written beside the data.
         stream.remote = stream.local
-        stream.local = _cache_directory(stream.local, defaults.cache_dir)
+        stream.local = _cache_directory(stream.local, options)
         stream.safe_keep_zip = stream.keep_zip = False
         directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if _complete_and_unwritable(stream, directory):
         # Another user's cache, or one on read-only storage: read like data in place.
-        readers = _read_index(name, stream, defaults)
+        readers = _read_index(name, stream, options)
         compare_unwritable(name, stream, directory)
-        return _opened(name, stream, readers, directory, False, defaults)
+        return _opened(name, stream, readers, directory, False, options)
     source = _place(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
         _check_directory(name, source)
@@ -291,18 +277,18 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     try:
         compared = fetch_index(name, stream, directory)
         try:
-            readers = _read_index(name, stream, defaults)
+            readers = _read_index(name, stream, options)
         except UnusableIndexError:
             # The copy here is damaged: what comes from the remote was checked when it arrived.
             discard_index(directory)
             compared = fetch_index(name, stream, directory)
-            readers = _read_index(name, stream, defaults)
+            readers = _read_index(name, stream, options)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
-    opened = _opened(name, stream, readers, directory, True, defaults)
+    opened = _opened(name, stream, readers, directory, True, options)
     opened.compared = compared
     return opened
 
@@ -341,11 +327,11 @@ def _opened(
     readers: list["Reader"],
     directory: str,
     fetched: bool,
-    defaults: StreamDefaults,
+    options: DatasetOptions,
 ) -> DataStream:
     if not sum(len(r) for r in readers):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
-    columns = _find_columns(name, readers, defaults.token_encoding_type)
+    columns = _find_columns(name, readers, options.token_encoding_type)
     if stream.validate_hash:
         _check_hash(name, stream.validate_hash, readers)
     if not fetched:
@@ -473,12 +459,12 @@ def _make_cache(name: str, directory: str) -> None:
         ) from error
 
 
-def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
+def _read_index(name: str, stream: "Stream", options: DatasetOptions) -> list["Reader"]:
     directory = os.path.join(stream.local, stream.split)
     path = os.path.join(directory, "index.json")
     try:
         refuse_link_outside(os.path.realpath(directory), "index.json")
-        return read_index(stream, defaults.allow_unsafe_types)
+        return read_index(stream, options.allow_unsafe_types)
     except (CorruptShardError, InvalidIndexError) as error:
         raise UnusableIndexError(
             f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'

@@ -312,7 +312,7 @@ class StreamingTextDataset:
             self.vocab_size,
             self.boundaries,
         )
-        self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
+        self.documents = DocumentReader(self.store, self.tokenizer, self.eos_id)
         self.identity = DataIdentity(
             self.store,
             self.mixture,
@@ -366,7 +366,7 @@ class StreamingTextDataset:
         if found is None:
             reader = self.documents
             if not self.packing:
-                reader = DocumentReader(self.store, self.mixture, self.tokenizer, None)
+                reader = DocumentReader(self.store, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
             # Let go of at the end, not by a thread later: workers may be forked in a moment.
             with self.store.iterating():

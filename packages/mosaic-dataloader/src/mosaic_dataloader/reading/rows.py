@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.documents import encode_texts
 from mosaic_dataloader.reading.positions import Boundaries, ends_in_rows
 from mosaic_dataloader.reading.vocabulary import first_outside, outside_error
 from mosaic_dataloader.storage.mds import ScatteredRows
@@ -196,7 +197,7 @@ class RowReader:
             # No file is held while texts are encoded, which takes longer than anything else here.
             self._store.release()
         texts = [text for draft in drafts for text in draft.texts]
-        return EncodedBatches(drafts, self._encode(texts), failure)
+        return EncodedBatches(drafts, encode_texts(self._store, self._tokenizer, texts), failure)
 
     def written(self, encoded: EncodedBatches) -> Iterator[RowBatch]:
         """Write encoded texts into their rows.
@@ -230,8 +231,9 @@ class RowReader:
         shard, place = int(shards[0]), int(places[0])
         tokens: NDArray[Any]
         with self._store.reading(shard) as opened:
-            if self._is_text(shard):
-                tokens = next(self._encode([opened.text(place)]))[: self._seq_len + 1]
+            if self._store.is_text(shard):
+                encoded = encode_texts(self._store, self._tokenizer, [opened.text(place)])
+                tokens = next(encoded)[: self._seq_len + 1]
             else:
                 tokens = opened.tokens(place)[: self._seq_len + 1].astype(np.int64)
         return torch.from_numpy(tokens)
@@ -331,7 +333,7 @@ class RowReader:
                 continue
             with self._store.reading(shard) as opened:
                 wanted = places[rows].tolist()
-                if self._is_text(shard):
+                if self._store.is_text(shard):
                     draft.texts += [opened.text(place) for place in wanted]
                     draft.rows += rows
                     draft.origins += [(shard, place) for place in wanted]
@@ -360,19 +362,6 @@ class RowReader:
         return outside_error(
             self._store.streams, self._mixture, self._vocab_size, shard, place, token_id
         )
-
-    def _is_text(self, shard: int) -> bool:
-        bounds = self._mixture.stream_shards
-        stream = int(bounds.searchsorted(shard, side="right")) - 1
-        return self._store.streams[stream].column.kind == "text"
-
-    def _encode(self, texts: list[str]) -> Iterator[Int64Array]:
-        if not texts:
-            return iter(())
-        if self._tokenizer is None:
-            raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
-        with self._store.traffic.encoding(len(texts)):
-            return self._tokenizer.encode(texts)
 
 
 def _stored_ends(shard: NDArray[Any] | ScatteredRows, place: int) -> NDArray[Any] | None:

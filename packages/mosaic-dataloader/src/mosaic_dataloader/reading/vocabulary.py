@@ -68,9 +68,9 @@ def outside_error(
         place: Number of the sample within the shard.
         token_id: The id.
     """
-    number = int(mixture.stream_shards.searchsorted(shard, side="right")) - 1
+    number, shard_number = mixture.shard_in_stream(shard)
     stream = streams[number]
-    reader = stream.readers[shard - int(mixture.stream_shards[number])]
+    reader = stream.readers[shard_number]
     sample = int(mixture.shard_offsets[shard] - mixture.stream_offsets[number]) + place
     if stream.column.kind == "text":
         hint = "train with a tokenizer whose ids the model embeds, or a model that embeds more"

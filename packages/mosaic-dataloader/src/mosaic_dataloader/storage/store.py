@@ -174,11 +174,12 @@ class ShardStore:
                 dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits)
             )
         shards = [shard for shard in dict.fromkeys(asked) if shard >= 0]
-        absent = [shard for shard in shards if not self._is_here(shard)]
+        placed = [(shard, *self._place(shard)) for shard in shards]
+        absent = [shard for shard, n, place in placed if not self._fetchers[n].present(place)]
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             return [f"{self._progress(absent[0])}{more}"]
-        names = {self.streams[self._place(shard)[0]].name for shard in shards}
+        names = {self.streams[stream].name for _, stream, _ in placed}
         listed = ", ".join(f'"{name}"' for name in sorted(names))
         return [f"a worker process, which reads or encodes samples of {listed}"]
 
@@ -358,15 +359,12 @@ class ShardStore:
         stream, place = self._place(shard)
         return self._fetchers[stream].progress(place)
 
-    def _is_here(self, shard: int) -> bool:
-        stream, place = self._place(shard)
-        return self._fetchers[stream].present(place)
-
     def _place(self, shard: int) -> tuple[int, int]:
-        """The stream a shard belongs to, and its number there."""
-        bounds = self._mixture.stream_shards
-        stream = int(bounds.searchsorted(shard, side="right")) - 1
-        return stream, shard - int(bounds[stream])
+        return self._mixture.shard_in_stream(shard)
+
+    def is_text(self, shard: int) -> bool:
+        """Whether a shard holds text, which is to be encoded."""
+        return self.streams[self._place(shard)[0]].column.kind == "text"
 
 
 def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:

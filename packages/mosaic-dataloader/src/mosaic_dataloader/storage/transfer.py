@@ -232,36 +232,16 @@ def _within(seconds: float, job: Callable[[], T], watch: Callable[[], None]) -> 
     """Run a job, but wait for it no longer than so many seconds; its result.
 
     Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
-    runs in a thread of its own, which is left behind where it hangs.
-
-    Args:
-        seconds: For how long to wait.
-        job: What to do.
-        watch: Called now and then while the job runs; what it raises ends the wait.
-
-    Raises:
-        DownloadTimeoutError: It took longer.
-        StoppedError: The waiting thread was stopped.
+    runs in a thread of its own, which is left behind where it hangs. ``watch`` is called now and
+    then while the job runs; what it raises ends the wait.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            results.append(job())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="mosaic-download", daemon=True).start()
+    outcome = threads.Outcome(job)
+    threading.Thread(target=outcome.run, name="mosaic-download", daemon=True).start()
     deadline = time.monotonic() + seconds
-    while not threads.wait(done, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()))):
+    while not threads.wait(
+        outcome.ended, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()))
+    ):
         watch()
-        if time.monotonic() < deadline:
-            continue
-        raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+        if time.monotonic() >= deadline:
+            raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
+    return outcome.result()

@@ -228,7 +228,7 @@ def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> 
     """
     if len(jobs) == 1:
         return [jobs[0]()]
-    outcomes = [_Outcome(job) for job in jobs]
+    outcomes = [Outcome(job) for job in jobs]
     pool = JobThreads(min(threads, len(jobs)), name)
     try:
         for outcome in outcomes:
@@ -248,31 +248,37 @@ def run_async(job: Callable[[], T], name: str) -> Callable[[], T]:
     Returns:
         What waits for its result, or raises what it raised. Nobody has to ask.
     """
-    outcome = _Outcome(job)
+    outcome = Outcome(job)
     ThreadGroup([outcome.run], name)
     return outcome.result
 
 
-class _Outcome(Generic[T]):
-    """What a job run in another thread comes to."""
+class Outcome(Generic[T]):
+    """What a job that is run in another thread comes to.
+
+    Attributes:
+        ended: Set when it has ended.
+    """
 
     def __init__(self, job: Callable[[], T]):
         self._job = job
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._results: list[T] = []
         self._error: BaseException | None = None
 
     def run(self) -> None:
+        """Run the job."""
         try:
             self._results.append(self._job())
         except BaseException as error:
-            # Whatever it is, it belongs to whoever wants the result.
+            # Whatever it is, it belongs to the thread that wants the result.
             self._error = error
         finally:
-            self._ended.set()
+            self.ended.set()
 
     def result(self) -> T:
-        wait(self._ended)
+        """Wait for its result, or raise what it raised."""
+        wait(self.ended)
         if self._error is not None:
             raise self._error
         return self._results[0]

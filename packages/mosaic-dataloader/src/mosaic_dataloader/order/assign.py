@@ -92,14 +92,9 @@ def rows_of_rank(nodes: Int64Array, canonical: int, rank: int, world_size: int) 
 def rows_of_rank_by_phase(
     first: int, canonical: int, batch: int, rank: int, world_size: int
 ) -> Int64Array:
-    """The same where the canonical nodes follow one another, without sorting a batch.
+    """The same where the canonical nodes follow one another, without sorting a batch of B rows.
 
-    Args:
-        first: Canonical node of the first row.
-        canonical: Canonical nodes; they divide ``batch``.
-        batch: Rows of the batch, B.
-        rank: Data-parallel rank.
-        world_size: Data-parallel ranks.
+    ``first`` is the canonical node of the first row; the canonical nodes divide B.
 
     Returns:
         int64[B / world_size].
@@ -112,16 +107,9 @@ def rows_of_rank_by_phase(
 def rows_of_rank_partial(
     nodes: Int64Array, canonical: int, batch: int, rank: int, world_size: int
 ) -> Int64Array:
-    """The same for the last, partial batch of a finite pass.
+    """The same for the last, partial batch of a finite pass, given the nodes of its rows, int64[n].
 
     The rows are spread as evenly as they go, so that few ranks are left with nothing but padding.
-
-    Args:
-        nodes: int64[n], canonical node of each row.
-        canonical: Canonical nodes.
-        batch: Rows of a full batch.
-        rank: Data-parallel rank.
-        world_size: Data-parallel ranks.
 
     Returns:
         int64[<= batch / world_size], row numbers, ascending; over all ranks every row once.

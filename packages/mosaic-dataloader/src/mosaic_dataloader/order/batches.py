@@ -141,12 +141,7 @@ def _next_batches(
 def own_rows_of_batch(
     sequence: SampleSequence, layout: Layout, stretches: list[Range]
 ) -> Int64Array:
-    """The rank's rows within a global batch.
-
-    Args:
-        sequence: The order.
-        layout: The rank.
-        stretches: Where the rows of the batch lie.
+    """The rank's rows within the global batch whose rows lie in some stretches.
 
     Returns:
         int64[batch_size], row numbers within the batch, ascending.

@@ -106,12 +106,8 @@ class _Segments:
 class FeistelOrder:
     """One epoch; has the interface of ``ListedEpoch``.
 
-    Args:
-        mixture: The data.
-        options: The resolved order.
-        epoch: Which epoch, from 0.
-        streams: Which streams, by number; all by default.
-        block: Samples in a window; the options' ``shuffle_block_size`` by default.
+    ``streams`` are all by default, and ``block``, the samples in a window, is the options'
+    ``shuffle_block_size``.
     """
 
     def __init__(

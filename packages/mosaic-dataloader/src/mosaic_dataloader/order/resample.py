@@ -51,13 +51,7 @@ def choose_per_shard(samples: Int64Array, choose: int, granularity: int, seed: i
 def resample(
     mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int] | None = None
 ) -> tuple[Int64Array, Int64Array]:
-    """Draw an epoch's samples, in the order of their shards.
-
-    Args:
-        mixture: The data.
-        options: Seed, sampling method and granularity.
-        epoch: Which epoch, from 0.
-        streams: Which streams, by number; all by default.
+    """Draw an epoch's samples of all streams, or of some, in the order of their shards.
 
     Returns:
         ``sizes``, int64[segments]: samples in each segment that the shuffle treats like a shard (a
@@ -95,11 +89,7 @@ def shuffled_by_streaming(
 ) -> Int64Array:
     """Indexes into a resampled list, int64[samples], in mosaicml-streaming's shuffled order.
 
-    Args:
-        sizes: int64[segments], from ``resample``.
-        options: The algorithm, its seed, and the canonical nodes.
-        epoch: Which epoch, from 0.
-        block: Samples in a shuffle block.
+    ``sizes``, int64[segments], are from `resample`; ``block`` is the samples in a shuffle block.
     """
     # Imported late: importing streaming costs more than importing torch.
     from streaming.base.shuffle import get_shuffle

@@ -184,12 +184,9 @@ class EpochSequence:
         return self.origin.epoch + epochs, place
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
-        """Sample ids and canonical nodes at the positions ``[start, stop)`` of the run.
+        """Sample ids and canonical nodes, both int64[n], at ``[start, stop)``.
 
         Runs across as many epoch ends as lie between.
-
-        Returns:
-            Two int64[stop - start].
         """
         parts = [order.rows(*places) for order, *places in self._parts(start, stop)]
         return _joined([ids for ids, _ in parts]), _joined([nodes for _, nodes in parts])
@@ -236,8 +233,7 @@ class EpochSequence:
     def probe_ids(self, positions: Int64Array) -> Int64Array:
         """Sample ids at positions; the first one's in place of those of a later epoch.
 
-        Args:
-            positions: int64[lists, n], each list ascending.
+        ``positions`` are int64[lists, n], each list ascending.
         """
         epochs = (positions - self.origin.samples) // self.epoch_length
         here = np.where(epochs == epochs[:, :1], positions, positions[:, :1])
@@ -270,10 +266,7 @@ class EpochSequence:
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].
 
-        Args:
-            start: Position of the run at which the first begins.
-            size: Rows of a batch.
-            count: Batches.
+        The first begins at the position ``start`` of the run; each has ``size`` rows.
         """
         if len(self.mixture.streams) == 1:
             return np.full((count, 1), size, np.int64)

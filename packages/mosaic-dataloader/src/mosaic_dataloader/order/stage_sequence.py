@@ -207,10 +207,7 @@ class StageSequence:
 
         A stream's number in the run and the sample's in the stream; -1 for a sample of a later
         epoch than the list's first of its stream, whose order may not exist yet; ``REMOVED`` where
-        the stream was removed.
-
-        Args:
-            positions: int64[lists, n], each list ascending.
+        the stream was removed. ``positions`` are int64[lists, n], each list ascending.
         """
         with self._lock:
             found = self._order.draws(positions.ravel())

@@ -187,11 +187,7 @@ class StageOrder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def draws(self, positions: Int64Array) -> Draws:
-        """What each of some positions draws.
-
-        Args:
-            positions: int64[n], in any order.
-        """
+        """What each of some positions draws; int64[n], in any order."""
         streams = np.empty(len(positions), np.uint16)
         epochs, places = np.empty_like(positions), np.empty_like(positions)
         left = np.arange(len(positions))
@@ -262,12 +258,7 @@ class StageOrder:
     def _hand_out(
         self, stream: int, at: Int64Array, taken: _Taken
     ) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Hand out a stream's samples to the draws of a block.
-
-        Args:
-            stream: Which stream.
-            at: int64[n], places of its draws within the block, ascending.
-            taken: What was taken of the stream before the block.
+        """Hand out a stream's samples to the draws of a block at some places in it, ascending.
 
         Returns:
             int64[n] each: the epoch, the node that owns the sample, and its number among the
@@ -398,12 +389,7 @@ class StageOrder:
 
 
 class _Placed:
-    """A block's draws.
-
-    Args:
-        streams: uint16[J * block], the stream of each position, in the order of positions.
-        count: Streams.
-    """
+    """A block's draws: uint16[J * block], the stream of each position."""
 
     def __init__(self, streams: NDArray[np.uint16], count: int):
         self.streams = streams

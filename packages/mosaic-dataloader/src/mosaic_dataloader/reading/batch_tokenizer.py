@@ -131,11 +131,7 @@ def _without_special_tokens(slow: Any) -> Any:
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """Token id for padded inputs: the pad token's, else the EOS token's, else 0.
-
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-    """
+    """Token id for padded inputs: the pad token's, else the EOS token's, else 0."""
     for inner in wrapped_tokenizers(tokenizer):
         for name in ("pad_token_id", "eos_token_id"):
             value = getattr(inner, name, None)
@@ -145,21 +141,12 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def eos_token_id(tokenizer: Any) -> int | None:
-    """Token id that ends a document; None if the tokenizer does not say.
-
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-    """
+    """Token id that ends a document; None if the tokenizer does not say."""
     return special_token_id(tokenizer, "eos")
 
 
 def special_token_id(tokenizer: Any, kind: str) -> int | None:
-    """Id of a special token; None if the tokenizer does not say.
-
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-        kind: ``"eos"`` or ``"bos"``.
-    """
+    """Id of the special token ``"eos"`` or ``"bos"``; None if the tokenizer does not say."""
     for inner in wrapped_tokenizers(tokenizer):
         for name in (f"{kind}_token_id", f"{kind}_id"):
             value = getattr(inner, name, None)

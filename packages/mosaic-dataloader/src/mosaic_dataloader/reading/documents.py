@@ -44,11 +44,7 @@ class DocumentReader:
         self.dtype: np.dtype[np.integer[Any]] = np.dtype(np.int32 if narrow else np.int64)
 
     def read(self, shards: Sequence[int], places: Sequence[int]) -> list[Tokens]:
-        """Read documents.
-
-        Args:
-            shards: Shard of each.
-            places: Place of each within its shard.
+        """Read documents, given the shard of each and its place within the shard.
 
         Returns:
             Token ids of each, freshly allocated, ``dtype[n]``; n is 0 for an empty one.

@@ -31,13 +31,7 @@ def check_prepared(
     """Compare tokenizer and row length with the manifests of streams that hold tokens.
 
     Streams without a manifest were not made by `mosaic-prepare`, or copied without it: nothing is
-    known of them.
-
-    Args:
-        streams: Opened streams.
-        tokenizer: As `StreamingTextDataset` takes it; None compares no tokenizer.
-        seq_len: Tokens in a row, T.
-        packing: Whether samples are joined as documents.
+    known of them. A tokenizer of None is not compared.
 
     Raises:
         MosaicDataError: A stream was made with another tokenizer, has ids beyond its vocabulary, or

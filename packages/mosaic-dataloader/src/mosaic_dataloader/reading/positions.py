@@ -62,10 +62,7 @@ def ends_in_rows(
 def joined_ends(ends: Sequence[NDArray[Any]], rows: Sequence[int], length: int) -> Int64Array:
     """Ends of several rows as places in the run of their batch.
 
-    Args:
-        ends: Of each row, integer[n], places in the row; those outside of it mean nothing.
-        rows: The number of each row, ascending.
-        length: Tokens in a row, T.
+    Those outside of their row's T tokens mean nothing; the rows' numbers are ascending.
 
     Returns:
         int64[K], ascending.

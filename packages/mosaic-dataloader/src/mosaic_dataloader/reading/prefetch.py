@@ -42,11 +42,6 @@ class PrefetchQueue(Generic[T]):
     ``queue.Queue`` takes three locks and wakes a thread for every item. Here a lock is taken only
     by a thread that has to sleep; appending to and popping from a deque are atomic.
 
-    Args:
-        depth: Places.
-        clock: Tells the time, in seconds.
-        watch: Is told how long the consumer waits for items.
-
     Attributes:
         items: What waits to be taken.
         asleep: Whether the producer sleeps until there is room.
@@ -76,9 +71,7 @@ class PrefetchQueue(Generic[T]):
     def put(self, item: T, idle: Callable[[], None] | None = None) -> bool:
         """Add an item, and wait until there is a place for another one.
 
-        Args:
-            item: What to hand over.
-            idle: Called now and then while there is no place.
+        ``idle`` is called now and then while there is no place.
 
         Returns:
             Whether more items are wanted.

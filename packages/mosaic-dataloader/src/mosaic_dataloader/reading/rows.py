@@ -176,12 +176,9 @@ class RowReader:
         return next(self.written(self.encoded([(shards, places)])))
 
     def encoded(self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]) -> EncodedBatches:
-        """Read several batches, and encode the texts of all of them at once.
+        """Read several batches, as ``batch`` does, and encode the texts of all of them at once.
 
         A tokenizer's threads have more to share out than a single batch's documents.
-
-        Args:
-            wanted: Shards and places of each batch, as for ``batch``.
 
         Returns:
             The batches up to the first that cannot be read; for ``written``, in any thread.

@@ -52,12 +52,7 @@ class TokenizerIdentity:
 
 
 def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
-    """Describe a tokenizer.
-
-    Args:
-        tokenizer: A `transformers` tokenizer, a `tokenizers.Tokenizer`, or an object with one of
-            them as its attribute `tokenizer`.
-        name: Its name or directory.
+    """Describe a tokenizer of a kind that `BatchTokenizer` takes, by its name or directory.
 
     Returns:
         None if it is of another kind.

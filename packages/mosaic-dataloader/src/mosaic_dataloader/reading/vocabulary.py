@@ -18,11 +18,9 @@ from mosaic_dataloader.storage.streams import DataStream
 
 
 def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
-    """Find a token id that is negative or beyond the vocabulary.
+    """Find a token id, integer[n], that is negative or beyond the vocabulary.
 
-    Args:
-        ids: integer[n].
-        vocab_size: Ids that are embedded; None refuses only negative ones.
+    Without a ``vocab_size``, only negative ones are refused.
 
     Returns:
         Its place; -1 where there is none.
@@ -60,13 +58,7 @@ def outside_error(
 ) -> MosaicDataError:
     """Say where a token id comes from that the model does not embed.
 
-    Args:
-        streams: The opened streams.
-        mixture: Their sizes.
-        vocab_size: See `first_outside`.
-        shard: Number of the shard over all streams.
-        place: Number of the sample within the shard.
-        token_id: The id.
+    ``shard`` is its number over all streams, ``place`` the number of the sample within it.
     """
     number, shard_number = mixture.shard_in_stream(shard)
     stream = streams[number]

@@ -200,13 +200,10 @@ class WorkerPool:
         )
 
     def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        """Requests, in their order, each with what a worker read for it.
+        """Requests, in their order, each with what a worker read for its ``shards`` and ``places``.
 
         The workers are started by the call itself: it belongs into the main thread, where torch
         can watch for their deaths and nothing else runs while the process is forked.
-
-        Args:
-            requests: Each has the attributes ``shards`` and ``places``.
         """
         self._pipe.resume()
         self._sampler.requests = requests

@@ -99,9 +99,6 @@ class Registration:
 
     The note is locked; when its holder dies, however it dies, the lock is free and the next reader
     removes the note.
-
-    Args:
-        lease: The lease.
     """
 
     def __init__(self, lease: CacheLease):
@@ -174,11 +171,7 @@ def _read_lease(text: str, name: str) -> list[CacheLease]:
 
 
 class LeaseWatch:
-    """Whether anybody limits a directory, cheap enough to ask for every batch.
-
-    Args:
-        directory: The cache directory.
-    """
+    """Whether anybody limits a directory, cheap enough to ask for every batch."""
 
     # How long a look at who lives is good for; a new lease is seen sooner, by the folder's time.
     _SECONDS = 5.0

@@ -48,16 +48,11 @@ _FASTEST_FIRST = (
 
 
 class ShardFetcher:
-    """Fetches the shards of one stream.
+    """Fetches the shards of one stream, and counts them.
 
     A shard is downloaded into a folder of its own, checked, unpacked and moved to its name in one
     step, all under the shard's lock: other processes see it complete or not at all, and what a
     killed process left is removed by the next one.
-
-    Args:
-        data: The stream.
-        number: Its number among the streams.
-        traffic: Counts what is fetched.
     """
 
     def __init__(self, data: DataStream, number: int, traffic: Traffic):

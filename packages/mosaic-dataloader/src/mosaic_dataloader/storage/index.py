@@ -202,14 +202,8 @@ def _compare(
 ) -> Version | None:
     """Put the remote's index into the directory, or compare it with the one that is there.
 
-    Args:
-        name: How messages call the stream.
-        stream: The stream.
-        transfers: Its downloads.
-        folder: For what arrives.
-        directory: The cache directory.
-        known: The version of the index that is here, as far as the store reported it.
-        noted: Whether shards that nothing is noted of are to be refused.
+    ``known`` is the version of the index that is here, as far as the store reported it. Unless
+    ``noted``, shards that nothing is noted of are taken as they are.
 
     Returns:
         The version of the remote's index.
@@ -360,9 +354,7 @@ def _manifest(transfers: Transfers, folder: str) -> str:
 def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
     """Keep the remote's manifest in the cache, if the remote has one.
 
-    Args:
-        manifest: Gives its path, or raises what fetching it did.
-        directory: The cache directory.
+    ``manifest`` gives its path, or raises what fetching it did.
     """
     path = manifest_paths(directory)[1]
     try:

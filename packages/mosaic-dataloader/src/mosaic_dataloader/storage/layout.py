@@ -155,12 +155,7 @@ def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
 
 
 def cached_files(directory: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Path and status of those files that are there; a link is not followed.
-
-    Args:
-        directory: The cache directory.
-        names: Names of files in it, of a `ShardFiles`.
-    """
+    """Path and status of those files of a directory that are there; a link is not followed."""
     for name in names:
         path = os.path.join(directory, name)
         with suppress(FileNotFoundError, NotADirectoryError):

@@ -148,9 +148,7 @@ class ShardStore:
     def ensure(self, shard: int, *, new: bool) -> None:
         """Download the shard's file unless it is present, without opening it.
 
-        Args:
-            shard: Which shard.
-            new: Whether to count it as a hit if it is found in the cache.
+        Where it is ``new``, it counts as a hit if it is found in the cache.
         """
         self.register()
         stream, place = self._place(shard)

@@ -108,10 +108,6 @@ class OrderStore:
     own, and the others wait. A process that is killed while it builds leaves a lock that is free
     and a folder that the next one removes.
 
-    Args:
-        root: Folder for the orders of all keys.
-        key: What the orders are made from.
-
     Raises:
         OSError: The folder cannot be written to.
     """

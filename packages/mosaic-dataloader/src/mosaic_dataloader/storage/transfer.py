@@ -149,9 +149,6 @@ class Transfers:
     def version(self, file: str) -> Version | None:
         """What the store says about the present version of a file; None where it cannot.
 
-        Args:
-            file: Its name at the remote.
-
         Raises:
             NotFoundError: The store does not have it.
             MosaicDataError: The store does not answer; it is asked once.

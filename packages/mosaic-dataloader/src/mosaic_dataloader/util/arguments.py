@@ -56,10 +56,6 @@ def as_flags(message: str, names: Iterable[str]) -> str:
 
     A name that is a plain word, such as `form`, is an option only where the message gives its value
     (`form = "rows"`) or says to change it (`leave out form`).
-
-    Args:
-        message: It has the names that the options have in Python.
-        names: Those of the options that the command has.
     """
     for name in names:
         flag = f"--{name.replace('_', '-')}"
@@ -85,10 +81,7 @@ def check_options(options: Any) -> None:
 def checked(field: "dataclasses.Field[Any]", name: str, value: Any) -> Any:
     """A value of an option, as a Python number where it is a number.
 
-    Args:
-        field: The option, made by `option`.
-        name: Its name for the message.
-        value: The value; None where the option's type allows it.
+    ``field`` is made by `option`; ``name`` is for the message.
 
     Raises:
         MosaicDataError: The option does not take the value.

@@ -161,16 +161,9 @@ class RangeLock:
 def locked(
     path: str, byte: int, timeout: float | None = None, *, shared: bool = False
 ) -> Iterator[None]:
-    """Hold one byte of a lock file, through an open file of its own.
+    """Hold one byte of a lock file, through an open file of its own; see `RangeLock.exclusive`.
 
-    Args:
-        path: The lock file.
-        byte: Which byte.
-        timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
-        shared: Hold it beside others that hold it so, and not alone.
-
-    Raises:
-        LockTimeoutError: Somebody else held it all the time.
+    With ``shared`` it is held beside others that hold it so.
     """
     with closing(RangeLock(path)) as lock:
         (lock.shared if shared else lock.exclusive)(byte, timeout)

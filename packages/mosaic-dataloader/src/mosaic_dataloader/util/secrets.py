@@ -48,11 +48,7 @@ _RULES = (
 
 
 def hide_secrets_of(address: str) -> None:
-    """Remember the password and the query of an address, so that no message shows them.
-
-    Args:
-        address: An address as the user gave it.
-    """
+    """Remember the password and the query of an address, so that no message shows them."""
     scheme, _, rest = address.partition("://")
     place, _, query = rest.partition("?")
     found = [query, *query.split("&"), *(item.partition("=")[2] for item in query.split("&"))]

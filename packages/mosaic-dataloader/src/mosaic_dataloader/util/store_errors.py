@@ -103,12 +103,7 @@ def is_not_found(error: BaseException) -> bool:
 
 
 def hint(error: BaseException, directory: str) -> str:
-    """What the user can do.
-
-    Args:
-        error: What ended the last try.
-        directory: The cache directory.
-    """
+    """What the user can do about the error that ended the last try."""
     if isinstance(error, CorruptShardError | InvalidIndexError) or _is_a(
         error, "FlexibleChecksumError"
     ):

@@ -179,12 +179,7 @@ def _join(groups: Iterable[ThreadGroup], seconds: float) -> None:
 
 
 class JobThreads:
-    """Runs jobs in their order; those not begun are dropped when it is closed or dropped.
-
-    Args:
-        threads: How many jobs run at a time.
-        name: Of the threads.
-    """
+    """Runs jobs in their order; those not begun are dropped when it is closed or dropped."""
 
     def __init__(self, threads: int, name: str):
         jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -215,12 +210,9 @@ def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
 
 
 def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> list[T]:
-    """Results of jobs, in their order, each run in a thread; a single one in this thread.
+    """Results of jobs, in their order, so many at a time, each run in a thread.
 
-    Args:
-        jobs: What to do.
-        threads: How many run at a time.
-        name: Of the threads.
+    A single one runs in this thread.
 
     Raises:
         BaseException: What the first job in the order raised that raised anything; those not
@@ -240,10 +232,6 @@ def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> 
 
 def run_async(job: Callable[[], T], name: str) -> Callable[[], T]:
     """Begin a job in a thread.
-
-    Args:
-        job: What to do.
-        name: Of the thread.
 
     Returns:
         What waits for its result, or raises what it raised. Nobody has to ask.

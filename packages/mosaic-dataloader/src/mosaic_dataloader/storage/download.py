@@ -24,7 +24,7 @@ from mosaic_dataloader.storage.index import fetch_index
 from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.traffic import RETRIES, Traffic
-from mosaic_dataloader.storage.transfer import Transfers, subject
+from mosaic_dataloader.storage.transfer import Transfers
 from mosaic_dataloader.storage.unpack import unpack
 from mosaic_dataloader.storage.versions import Version, note_shard_version
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, LockTimeoutError, locked
@@ -159,9 +159,7 @@ class ShardFetcher:
     def _fetch(self, shard: int) -> None:
         if not self._data.compared:
             # The store was out of reach at the start. If it is back, so may other data be.
-            self._data.compared = fetch_index(
-                self._data.name, self._data.stream, self._data.directory
-            )
+            self._data.compared = fetch_index(self._transfers)
         # What the store says of the files, where the index has no hashes.
         versions: list[Version | None] = []
         folder = self._staging(shard)
@@ -239,7 +237,7 @@ class ShardFetcher:
 
     def progress(self, shard: int) -> str:
         """What is known of a shard that somebody waits for, in words."""
-        about = subject(self._data.name, f"shard {self._raw(shard).basename}", self._data.stream)
+        about = self._transfers.subject(f"shard {self._raw(shard).basename}")
         if not self._data.fetched:
             return f"{about}, which is read where it lies"
         if self.present(shard):
@@ -331,5 +329,5 @@ class ShardFetcher:
         return info
 
     def _error(self, shard: int, cause: str) -> MosaicDataError:
-        what = f"shard {self._raw(shard).basename}"
-        return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
+        about = self._transfers.subject(f"shard {self._raw(shard).basename}")
+        return MosaicDataError(f"{about}: {cause}")

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
+logger = logging.getLogger(__name__)
+
+# Shards asked about at a time.
+_ASKED_AT_ONCE = 16
+_UNREACHABLE = "%s. Going on with the one in %s"
+# What shards of a data set usually have in common.
 _SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
 
 
@@ -77,7 +83,11 @@ class _Maker:
 
     def reader(self, info: dict[str, Any]) -> "Reader":
         if info["format"] != "mds":
-            return self._foreign(info)
+            from streaming.base.format import reader_from_json
+
+            foreign = reader_from_json(*self._place, info)
+            foreign.validate(self._unsafe)
+            return foreign
         options = {k: v for k, v in info.items() if k not in ("version", "format")}
         shared = self._shared
         known = all(options[key] == shared.get(key) for key in _SHARED)
@@ -91,19 +101,6 @@ class _Maker:
             reader.validate(self._unsafe)
             self._shared = {key: options[key] for key in _SHARED}
         return reader
-
-    def _foreign(self, info: dict[str, Any]) -> "Reader":
-        from streaming.base.format import reader_from_json
-
-        reader = reader_from_json(*self._place, info)
-        reader.validate(self._unsafe)
-        return reader
-
-
-logger = logging.getLogger(__name__)
-
-# Shards asked about at a time.
-_ASKED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class _Checked:
     version: Version | None = None
 
 
-def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
+def fetch_index(transfers: Transfers) -> bool:
     """Download ``index.json`` into a cache directory, or check that it is still the remote's.
 
     A cache that holds shards of other data would mix them with the remote's, so it is refused: if
@@ -135,8 +132,8 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
     Raises:
         MosaicDataError: There is no index, or the cache belongs to other data.
     """
+    directory = transfers.directory
     path = os.path.join(directory, "index.json")
-    transfers = Transfers(name, stream, directory)
     # As long as another process may take that does not give up either.
     timeout = LOCK_TIMEOUT + transfers.longest
     before = _read_checked(directory)
@@ -148,12 +145,17 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
             return checked.reached
         reached = True
         with _staging(directory) as folder:
-            # A distant store takes as long for each as for both.
-            manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
+            # A distant store takes as long for each as for both. The manifest serves checks only,
+            # so one attempt is made: most data sets have none.
+            file = "manifest.json"
+            manifest = run_async(
+                lambda: transfers.download(file, folder, file, _arrived, attempts=1),
+                "mosaic-manifest",
+            )
             try:
-                version = _compare(name, stream, transfers, folder, directory, checked.version)
+                version = _compare(transfers, folder, checked.version)
             except _UnreachableError as error:
-                logger.warning("%s. Going on with the one in %s", error, directory)
+                logger.warning(_UNREACHABLE, error, directory)
                 version, reached = checked.version, False
             else:
                 _keep_manifest(manifest, directory)
@@ -161,7 +163,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         return reached
 
 
-def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
+def compare_unwritable(transfers: Transfers) -> None:
     """Compare the index of a cache that cannot be written to with its remote's.
 
     Shards without hashes are compared if the cache holds what the store said of them: one that was
@@ -170,20 +172,12 @@ def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
     Raises:
         MosaicDataError: The cache belongs to other data.
     """
-    checked = _read_checked(directory)
+    version = _read_checked(transfers.directory).version
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _compare(
-                name,
-                stream,
-                Transfers(name, stream, directory),
-                folder,
-                directory,
-                checked.version,
-                noted=checked.version is not None,
-            )
+            _compare(transfers, folder, version, noted=version is not None)
     except (_UnreachableError, FileNotFoundError) as error:
-        logger.warning("%s. Going on with the one in %s", error, directory)
+        logger.warning(_UNREACHABLE, error, transfers.directory)
 
 
 class _UnreachableError(Exception):
@@ -191,14 +185,7 @@ class _UnreachableError(Exception):
 
 
 def _compare(
-    name: str,
-    stream: "Stream",
-    transfers: Transfers,
-    folder: str,
-    directory: str,
-    known: Version | None,
-    *,
-    noted: bool = True,
+    transfers: Transfers, folder: str, known: Version | None, *, noted: bool = True
 ) -> Version | None:
     """Put the remote's index into the directory, or compare it with the one that is there.
 
@@ -212,7 +199,7 @@ def _compare(
         MosaicDataError: There is none to be had, or the cache belongs to other data.
         _UnreachableError: The remote cannot be asked, but there is an index.
     """
-    path = os.path.join(directory, "index.json")
+    path = os.path.join(transfers.directory, "index.json")
     needed = not os.path.isfile(path)
     versions: list[Version | None] = []
     try:
@@ -236,13 +223,13 @@ def _compare(
         os.replace(arrived, path)
         return version
     if not same:
-        raise _other_data(name, stream, directory, "their indexes differ")
+        raise _other_data(transfers, "their indexes differ")
     if noted and version is not None and version != known:
-        _compare_shards(name, stream, transfers, directory)
+        _compare_shards(transfers)
     return version
 
 
-def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory: str) -> None:
+def _compare_shards(transfers: Transfers) -> None:
     """Compare the cached shards that have no hashes with what the store says of them now.
 
     Their sizes alone do not tell them from those of a data set written in their place.
@@ -260,14 +247,12 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
             raise _UnreachableError(str(error)) from error
         if version is None or version.digest() != noted:
             raise _other_data(
-                name,
-                stream,
-                directory,
+                transfers,
                 f"the index was written again, and nothing shows that {file} is still the same; "
                 f'hashes=["xxh64"] in the index would',
             )
 
-    jobs = []
+    jobs, directory = [], transfers.directory
     for shard, files in enumerate(shard_files(directory)):
         if not files.hashed and any(cached_files(directory, files.names)):
             noted = read_shard_note(directory, shard)
@@ -275,11 +260,11 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
     map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
 
 
-def _other_data(name: str, stream: "Stream", directory: str, why: str) -> MosaicDataError:
-    remote = redacted(os.path.join(str(stream.remote), stream.split))
+def _other_data(transfers: Transfers, why: str) -> MosaicDataError:
+    remote = redacted(os.path.join(str(transfers.stream.remote), transfers.stream.split))
     return MosaicDataError(
-        f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
-        f"directory or choose another local"
+        f'stream "{transfers.name}": {transfers.directory} caches other data than {remote} holds '
+        f"({why}); delete that directory or choose another local"
     )
 
 
@@ -341,14 +326,6 @@ def _usable(path: str) -> bool:
     except (CorruptShardError, InvalidIndexError):
         return False
     return True
-
-
-def _manifest(transfers: Transfers, folder: str) -> str:
-    """Fetch the remote's manifest. It serves checks only, so one attempt is made.
-
-    Most data sets have none, and repeating what is not there costs seconds.
-    """
-    return transfers.download("manifest.json", folder, "manifest.json", _arrived, attempts=1)
 
 
 def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:

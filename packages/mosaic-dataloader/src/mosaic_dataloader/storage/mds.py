@@ -115,14 +115,9 @@ class ReaderShard:
 _UINT32 = struct.Struct("<I")
 # Codes of value dtypes in an ``ndarray`` value that carries its own (MDS encodings table).
 _DTYPE_OF_CODE = {
-    8: "uint8",
-    9: "int8",
-    16: "uint16",
-    17: "int16",
-    32: "uint32",
-    33: "int32",
-    64: "uint64",
-    65: "int64",
+    bits + signed: f"{'int' if signed else 'uint'}{bits}"
+    for bits in (8, 16, 32, 64)
+    for signed in (False, True)
 }
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ class ShardStore:
             with self._guard:
                 self._iterations -= 1
                 if not self._iterations:
-                    self._let_go()
+                    self._close_unused(self._watches)
 
     @contextmanager
     def reading(self, shard: int) -> Iterator[OpenShard]:
@@ -194,19 +194,17 @@ class ShardStore:
                 for stream, watch in self._watches.items()
                 if not self._keeps_open or watch.limited()
             }
-            for shard in list(self._open) if limited else ():
-                if self._place(shard)[0] in limited and not self._uses.get(shard):
-                    self._close_shard(shard)
+            self._close_unused(limited)
 
     @property
     def fetches(self) -> bool:
         """Whether any stream's shards come from elsewhere."""
         return any(s.fetched for s in self.streams)
 
-    def _let_go(self) -> None:
-        """Unmap all fetched shards that nobody is reading right now."""
+    def _close_unused(self, streams: Container[int]) -> None:
+        """Unmap the shards of these streams that nobody is reading right now."""
         for shard in list(self._open):
-            if self._place(shard)[0] in self._watches and not self._uses.get(shard):
+            if self._place(shard)[0] in streams and not self._uses.get(shard):
                 self._close_shard(shard)
 
     def _let_go_later(self) -> None:
@@ -223,7 +221,7 @@ class ShardStore:
         with self._guard:
             idle = time.monotonic() - self._used_at >= _IDLE_SECONDS
             if idle and not self._iterations:
-                self._let_go()
+                self._close_unused(self._watches)
             # An iteration that is running lets go at its end.
             self._lets_go = not idle and not self._iterations
             return not self._lets_go
@@ -296,7 +294,10 @@ class ShardStore:
             self._pin(stream, place)
             try:
                 if data.fetched:
-                    self._touch(fetcher.path(place))
+                    # The time of last use, for others that look for what was least recently used.
+                    # Files of another user cannot be touched; they count as old as their download.
+                    with contextlib.suppress(PermissionError):
+                        os.utime(fetcher.path(place))
                 opened = _opened(data, place, self._reads_ends)
             except BaseException as error:
                 self._unpin(stream, place)
@@ -345,13 +346,6 @@ class ShardStore:
     def _unpin(self, stream: int, place: int) -> None:
         if stream in self._pins:
             self._pins[stream].unlock(use_byte(place))
-
-    @staticmethod
-    def _touch(path: str) -> None:
-        """Note the use, for others that look for what was least recently used."""
-        # Files of another user cannot be touched; they then count as old as their download.
-        with contextlib.suppress(PermissionError):
-            os.utime(path)
 
     def _progress(self, shard: int) -> str:
         stream, place = self._place(shard)

@@ -26,6 +26,7 @@ from mosaic_dataloader.storage.index import (
     read_index,
 )
 from mosaic_dataloader.storage.layout import shard_files
+from mosaic_dataloader.storage.transfer import Transfers
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted, without_secrets
 from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError, one_line
@@ -268,20 +269,21 @@ def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
     if _complete_and_unwritable(stream, directory):
         # Another user's cache, or one on read-only storage: read like data in place.
         readers = _read_index(name, stream, options)
-        compare_unwritable(name, stream, directory)
+        compare_unwritable(Transfers(name, stream, directory))
         return _opened(name, stream, readers, directory, False, options)
     source = _place(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
         _check_directory(name, source)
     _make_cache(name, directory)
+    transfers = Transfers(name, stream, directory)
     try:
-        compared = fetch_index(name, stream, directory)
+        compared = fetch_index(transfers)
         try:
             readers = _read_index(name, stream, options)
         except UnusableIndexError:
             # The copy here is damaged: what comes from the remote was checked when it arrived.
             discard_index(directory)
-            compared = fetch_index(name, stream, directory)
+            compared = fetch_index(transfers)
             readers = _read_index(name, stream, options)
     except OSError as error:
         raise MosaicDataError(
@@ -300,7 +302,11 @@ def _check_directory(name: str, directory: str) -> None:
         raise MosaicDataError(
             f'stream "{name}": directory {directory} does not exist; correct local, or give remote'
         )
-    splits = _folders_with_index(directory)
+    splits = sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if os.path.isfile(os.path.join(entry.path, "index.json"))
+    )
     if splits:
         first = "train" if "train" in splits else splits[0]
         shown = ", ".join(splits[:3]) + (", …" if len(splits) > 3 else "")
@@ -310,14 +316,6 @@ def _check_directory(name: str, directory: str) -> None:
         )
     raise MosaicDataError(
         f'stream "{name}": directory {directory} holds no index.json; correct local, or give remote'
-    )
-
-
-def _folders_with_index(directory: str) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(directory)
-        if os.path.isfile(os.path.join(entry.path, "index.json"))
     )
 
 

@@ -59,9 +59,9 @@ class Transfers:
     """
 
     def __init__(self, name: str, stream: "Stream", directory: str):
-        self._name = name
-        self._stream = stream
-        self._directory = directory
+        self.name = name
+        self.stream = stream
+        self.directory = directory
         self._threads = threading.local()
         hide_secrets_of(str(stream.remote))
         reset_in_child(self)
@@ -73,11 +73,11 @@ class Transfers:
     @property
     def longest(self) -> float:
         """Seconds that ``download`` takes at most."""
-        attempts = self._stream.download_retry
+        attempts = self.stream.download_retry
         # All after the first few pauses are equally long.
         pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
         pauses += _LONGEST_PAUSE * max(0, attempts - 6)
-        return float(attempts * self._stream.download_timeout + pauses)
+        return float(attempts * self.stream.download_timeout + pauses)
 
     def download(
         self,
@@ -114,7 +114,7 @@ class Transfers:
             NotFoundError: The store does not have it.
             MosaicDataError: It cannot be downloaded; one line says why and what to do.
         """
-        attempts = attempts or self._stream.download_retry
+        attempts = attempts or self.stream.download_retry
         for attempt in itertools.count(1):
             on_attempt(attempt, attempts)
             # An attempt that was abandoned may still write to its own file.
@@ -126,7 +126,7 @@ class Transfers:
                     note(version)
                 return path
             except MosaicDataError as error:
-                about = subject(self._name, what, self._stream)
+                about = self.subject(what)
                 raise MosaicDataError(f"{about}: {error}") from None
             except Exception as error:
                 # Object stores raise errors of their own of every kind.
@@ -137,7 +137,7 @@ class Transfers:
                 pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
                 logger.warning(
                     "%s: %s; trying again in %.1f s (%d of %d)",
-                    subject(self._name, what, self._stream),
+                    self.subject(what),
                     one_line(error),
                     pause,
                     attempt + 1,
@@ -155,7 +155,7 @@ class Transfers:
         """
         from mosaic_dataloader.storage.mosaicml import version_of
 
-        timeout = self._stream.download_timeout
+        timeout = self.stream.download_timeout
         try:
             return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
         except Exception as error:
@@ -174,11 +174,11 @@ class Transfers:
                             f"at least {arrived} bytes arrived where the index says {size} bytes"
                         )
 
-        remote, timeout = self._address(file), self._stream.download_timeout
+        remote, timeout = self._address(file), self.stream.download_timeout
         return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask), watch)
 
     def _address(self, file: str) -> str:
-        root = os.path.join(str(self._stream.remote), self._stream.split)
+        root = os.path.join(str(self.stream.remote), self.stream.split)
         if not urlsplit(root).scheme:
             # A directory of this machine's, which a file name of its index must not lead out of.
             refuse_link_outside(os.path.realpath(root), file)
@@ -190,7 +190,7 @@ class Transfers:
         """Do what needs the store, within the time that one attempt may take."""
         downloader = self._downloader()
         try:
-            return _within(self._stream.download_timeout, lambda: job(downloader), watch)
+            return _within(self.stream.download_timeout, lambda: job(downloader), watch)
         except BaseException:
             # Its connection may be what is broken; where it is given up, this ends it.
             self._threads.downloader = None
@@ -202,21 +202,20 @@ class Transfers:
         from mosaic_dataloader.storage.mosaicml import new_downloader
 
         if self._threads.__dict__.get("downloader") is None:
-            self._threads.downloader = new_downloader(self._stream)
+            self._threads.downloader = new_downloader(self.stream)
         own: CloudDownloader = self._threads.downloader
         return own
 
+    def subject(self, what: str) -> str:
+        """What a message is about: stream, file and address."""
+        where = redacted(os.path.join(str(self.stream.remote), self.stream.split).rstrip("/"))
+        return f'stream "{self.name}", {what} from {where}'
+
     def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
         tried = f" (tried {attempt} times)" if attempt > 1 else ""
-        todo = hint(error, self._directory)
+        todo = hint(error, self.directory)
         kind = NotFoundError if is_not_found(error) else MosaicDataError
-        return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
-
-
-def subject(name: str, what: str, stream: "Stream") -> str:
-    """What a message is about: stream, file and address."""
-    where = redacted(os.path.join(str(stream.remote), stream.split).rstrip("/"))
-    return f'stream "{name}", {what} from {where}'
+        return kind(f"{self.subject(what)}: {one_line(error)}{tried}; {todo}")
 
 
 def _longest_pause(attempt: int) -> float:

@@ -8,7 +8,6 @@ so that only the shards of one window are in use at a time. Memory grows with th
 the samples.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -88,21 +87,6 @@ def _diffuse(
 _COUNTS, _MEMBERS, _RUN, _EPOCH, _WINDOW = range(5)
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """What an epoch per_shard; all arrays are int64[segments].
-
-    Attributes:
-        shards: Which shard.
-        copies: How many times the epoch has held the whole shard before this segment.
-        sizes: Samples in the segment.
-    """
-
-    shards: Int64Array
-    copies: Int64Array
-    sizes: Int64Array
-
-
 class FeistelOrder:
     """One epoch; has the interface of ``ListedEpoch``.
 
@@ -125,7 +109,7 @@ class FeistelOrder:
         self._nodes = options.num_canonical_nodes
         self._mixture = mixture
         segments = self._draw(mixture, options, streams or range(len(mixture.streams)))
-        self._lay_out(segments, block or options.shuffle_block_size)
+        self._lay_out(*segments, block or options.shuffle_block_size)
 
     def __len__(self) -> int:
         """Samples in the epoch."""
@@ -185,7 +169,13 @@ class FeistelOrder:
         begin = self._windows.edges[window]
         return begin + self._in_window.at(window, places - begin)
 
-    def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> _Segments:
+    def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> list[Int64Array]:
+        """The segments that the epoch draws; all arrays are int64[segments].
+
+        Returns:
+            Which shard each is of, how many times the epoch has held the whole shard before it,
+            and its samples.
+        """
         shards: list[Int64Array] = []
         copies: list[Int64Array] = []
         sizes: list[Int64Array] = []
@@ -201,9 +191,11 @@ class FeistelOrder:
                 shards.append(own[used])
                 copies.append(np.full(len(used), copy, np.int64))
                 sizes.append(drawn[used])
-        return _Segments(*(np.concatenate(parts) for parts in (shards, copies, sizes)))
+        return [np.concatenate(parts) for parts in (shards, copies, sizes)]
 
-    def _lay_out(self, segments: _Segments, block: int) -> None:
+    def _lay_out(
+        self, shards: Int64Array, copies: Int64Array, drawn: Int64Array, block: int
+    ) -> None:
         """Cut the segments at the canonical nodes' bounds, order them, and group them into windows.
 
         Three shards of 4 samples each (0 to 3, 4 to 7, 8 to 11), two canonical nodes, blocks of 4,
@@ -219,23 +211,21 @@ class FeistelOrder:
         - interleaved over the nodes, the positions of the epoch hold ``2 8 1 10 3 9 0 11 5 7 4 6``.
         """
         seed, epoch = self._key
-        order = np.argsort(keys(_RUN, seed, segments.shards, segments.copies), kind="stable")
-        ends = np.cumsum(segments.sizes[order])
+        order = np.argsort(keys(_RUN, seed, shards, copies), kind="stable")
+        ends = np.cumsum(drawn[order])
         self._length = int(ends[-1])
         self._node_starts = node_starts(self._length, self._nodes)
         # Every segment begins a span, and so does every canonical node.
-        begins = np.union1d(ends - segments.sizes[order], self._node_starts[:-1])
+        begins = np.union1d(ends - drawn[order], self._node_starts[:-1])
         segment = np.searchsorted(ends, begins, side="right")
-        first = begins - (ends - segments.sizes[order])[segment]
+        first = begins - (ends - drawn[order])[segment]
         segment = order[segment]
         sizes = np.diff(begins, append=self._length)
         node = np.searchsorted(self._node_starts, begins, side="right") - 1
-        epoch_keys = keys(
-            _EPOCH, seed, epoch, segments.shards[segment], segments.copies[segment], first
-        )
+        epoch_keys = keys(_EPOCH, seed, epoch, shards[segment], copies[segment], first)
         by_node = np.lexsort((epoch_keys, node))
-        self._shard = _narrow(segments.shards[segment][by_node])
-        self._drawn_of = _narrow(segments.sizes[segment][by_node])
+        self._shard = _narrow(shards[segment][by_node])
+        self._drawn_of = _narrow(drawn[segment][by_node])
         self._first = _narrow(first[by_node])
         self._stream = _narrow(
             np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1

@@ -125,17 +125,14 @@ class EpochSequence:
         with self._building:
             order = self._ready(number)
             if order is None:
-                order = self._built(number)
+                order = self._stored.load(number) if self._stored else None
+                order = order or build_epoch(self.mixture, self.options, number)
                 self._keep(number, order)
         return order
 
     def after_fork(self) -> None:
         """A thread that does not exist in this child may have held the locks."""
         self._guard, self._building = threading.Lock(), threading.Lock()
-
-    def _built(self, number: int) -> Order:
-        stored = self._stored.load(number) if self._stored else None
-        return stored or build_epoch(self.mixture, self.options, number)
 
     def _ready(self, number: int) -> Order | None:
         """The order of an epoch if it is there, now the last one to be dropped."""

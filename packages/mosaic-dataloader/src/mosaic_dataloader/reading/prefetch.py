@@ -99,10 +99,6 @@ class PrefetchQueue(Generic[T]):
         self._closed = True
         _release(self._space)
 
-    def clear(self) -> None:
-        """Drop the items that were not taken."""
-        self.items.clear()
-
     def end(self, error: BaseException) -> None:
         """Add a last item, whether there is a place or not: what is raised instead of it."""
         self.items.append(End(error))
@@ -328,6 +324,6 @@ def _close(queue: PrefetchQueue[T], group: threads.ThreadGroup | None) -> None:
     queue.close()
     if group is not None:
         group.close()
-    queue.clear()
-    # Whoever waits for an item in another thread waits no longer.
+    queue.items.clear()
+    # A thread that waits for an item waits no longer.
     queue.end(StopIteration())

@@ -87,6 +87,11 @@ class DataStream:
         return list({id(column): column for column in self.columns}.values())
 
     @property
+    def samples(self) -> int:
+        """Samples in the stream."""
+        return sum(map(len, self.readers))
+
+    @property
     def dtypes(self) -> set[np.dtype[Any] | None]:
         """Dtypes of the stored token ids; None for text and where each value has its own."""
         return {column.dtype for column in self.distinct_columns}
@@ -99,12 +104,7 @@ class DataStream:
 
 
 class ShardSamples(NamedTuple):
-    """Samples of one shard.
-
-    Attributes:
-        shard: Number of the shard in its stream.
-        places: Their numbers in the shard.
-    """
+    """Samples of one shard, both by their numbers: the shard in its stream, they in the shard."""
 
     shard: int
     places: list[int]
@@ -327,7 +327,7 @@ def _opened(
     fetched: bool,
     options: DatasetOptions,
 ) -> DataStream:
-    if not sum(len(r) for r in readers):
+    if not any(map(len, readers)):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
     columns = _find_columns(name, readers, options.token_encoding_type)
     if stream.validate_hash:

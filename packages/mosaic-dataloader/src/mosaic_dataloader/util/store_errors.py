@@ -62,13 +62,13 @@ class DownloadTimeoutError(Exception):
     """A download took longer than it may."""
 
 
-def one_line(error: BaseException) -> str:
-    """An error's type and text on one line, without secrets."""
+def one_line(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
+    """An error's type and text on one line, cut to so many characters, without secrets."""
     text = redacted(" ".join(str(error).split()))
     # boto3 tries once here; the number of all attempts is reported beside it.
     text = text.replace(" (reached max retries: 0)", "")
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[:_LONGEST_TEXT]}…"
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

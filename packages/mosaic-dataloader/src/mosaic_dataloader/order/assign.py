@@ -39,14 +39,9 @@ def node_starts(length: int, nodes: int) -> Int64Array:
 
 
 def interleave(items: Int64Array, nodes: int) -> Int64Array:
-    """Interleave a list that lies node after node.
+    """Interleave a list, int64[length], that lies node after node.
 
-    Args:
-        items: int64[length].
-        nodes: Canonical nodes.
-
-    Returns:
-        int64[length], the same items: first of each node, second of each node, and so on.
+    First comes the first item of each node, then the second of each, and so on.
     """
     if nodes == 1:
         return items
@@ -92,12 +87,9 @@ def rows_of_rank(nodes: Int64Array, canonical: int, rank: int, world_size: int) 
 def rows_of_rank_by_phase(
     first: int, canonical: int, batch: int, rank: int, world_size: int
 ) -> Int64Array:
-    """The same where the canonical nodes follow one another, without sorting a batch of B rows.
+    """The same, int64[B / world_size], where the canonical nodes follow one another.
 
-    ``first`` is the canonical node of the first row; the canonical nodes divide B.
-
-    Returns:
-        int64[B / world_size].
+    Nothing is sorted. ``first`` is the canonical node of the first row; the nodes divide B.
     """
     share = batch // world_size
     node, phase = np.divmod(np.arange(rank * share, (rank + 1) * share), batch // canonical)
@@ -109,10 +101,8 @@ def rows_of_rank_partial(
 ) -> Int64Array:
     """The same for the last, partial batch of a finite pass, given the nodes of its rows, int64[n].
 
-    The rows are spread as evenly as they go, so that few ranks are left with nothing but padding.
-
-    Returns:
-        int64[<= batch / world_size], row numbers, ascending; over all ranks every row once.
+    The rows are spread as evenly as they go, so that few ranks are left with nothing but padding:
+    int64[<= batch / world_size], over all ranks every row once.
     """
     order = _sorted(nodes, canonical, batch)
     count = len(nodes)

@@ -141,11 +141,7 @@ def _next_batches(
 def own_rows_of_batch(
     sequence: SampleSequence, layout: Layout, stretches: list[Range]
 ) -> Int64Array:
-    """The rank's rows within the global batch whose rows lie in some stretches.
-
-    Returns:
-        int64[batch_size], row numbers within the batch, ascending.
-    """
+    """The rank's rows, int64[batch_size], within the batch whose rows lie in some stretches."""
     if len(stretches) == 1:
         found: Int64Array = own_rows(sequence, layout, stretches[0][0], 1)[0]
         return found

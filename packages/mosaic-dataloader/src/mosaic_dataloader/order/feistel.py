@@ -170,11 +170,10 @@ class FeistelOrder:
         return begin + self._in_window.at(window, places - begin)
 
     def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> list[Int64Array]:
-        """The segments that the epoch draws; all arrays are int64[segments].
+        """The segments that the epoch draws, int64[segments] each.
 
-        Returns:
-            Which shard each is of, how many times the epoch has held the whole shard before it,
-            and its samples.
+        Which shard each is of, how many times the epoch has held the whole shard before it, and its
+        samples.
         """
         shards: list[Int64Array] = []
         copies: list[Int64Array] = []

@@ -233,11 +233,7 @@ class StageSequence:
         return self.mixture.count_streams(self._present[streams].reshape(count, size))
 
     def draws(self, start: int, stop: int) -> Int64Array:
-        """How often positions ``[start, stop)`` draw from each stream that the run ever had.
-
-        Returns:
-            int64[streams].
-        """
+        """How often ``[start, stop)`` draws from each stream of the run, int64[streams]."""
         with self._lock:
             return self._drawn_before(stop) - self._drawn_before(start)
 

@@ -260,9 +260,8 @@ class StageOrder:
     ) -> tuple[Int64Array, Int64Array, Int64Array]:
         """Hand out a stream's samples to the draws of a block at some places in it, ascending.
 
-        Returns:
-            int64[n] each: the epoch, the node that owns the sample, and its number among the
-            samples of that epoch that the node owns.
+        Returns, int64[n] each, the epoch, the node that owns the sample, and its number among the
+        samples of that epoch that the node owns.
         """
         owned = self._owned[stream]
         if len(owned) == 1:

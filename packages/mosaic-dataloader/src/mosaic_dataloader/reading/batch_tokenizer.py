@@ -58,20 +58,15 @@ class BatchTokenizer:
             self._set_special_tokens()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
-        """Encode texts at once.
+        """Encode texts at once: int64[n] for each.
 
-        Returns:
-            Token ids, one int64[n] per text. Only when they are asked for are they made arrays of,
-            which holds Python's lock, as encoding does not.
+        They become arrays only when they are asked for: that holds Python's lock, as encoding does
+        not.
         """
         return (np.asarray(ids, np.int64) for ids in self.ids(texts))
 
     def ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
-        """Encode texts at once.
-
-        Returns:
-            A list of token ids for each text, made when it is asked for.
-        """
+        """Encode texts at once: a list for each, made when it is asked for."""
         if not texts:
             return ()
         if self._is_fast:

@@ -100,8 +100,7 @@ def encode_texts(
 def joined(documents: Sequence[Tokens]) -> tuple[Tokens, NDArray[np.int64]]:
     """Documents as two arrays, which pass cheaply from process to process.
 
-    Returns:
-        Their tokens end to end, and int64[n], the length of each.
+    Their tokens end to end, and int64[n], the length of each.
     """
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     return (np.concatenate(documents) if documents else np.empty(0, np.int32)), lengths

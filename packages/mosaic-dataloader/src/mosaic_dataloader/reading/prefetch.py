@@ -69,12 +69,9 @@ class PrefetchQueue(Generic[T]):
         self._closed = False
 
     def put(self, item: T, idle: Callable[[], None] | None = None) -> bool:
-        """Add an item, and wait until there is a place for another one.
+        """Add an item and wait until there is a place for another; returns whether one is wanted.
 
         ``idle`` is called now and then while there is no place.
-
-        Returns:
-            Whether more items are wanted.
         """
         if self._closed:
             return False
@@ -280,9 +277,6 @@ def prefetch(
         on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
             that know nothing of that.
         watch: Is told how long items are waited for.
-
-    Returns:
-        An iterator over the values, for one thread at a time.
     """
     queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth, watch=watch)
 

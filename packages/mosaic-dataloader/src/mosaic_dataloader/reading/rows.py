@@ -176,12 +176,10 @@ class RowReader:
         return next(self.written(self.encoded([(shards, places)])))
 
     def encoded(self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]) -> EncodedBatches:
-        """Read several batches, as ``batch`` does, and encode the texts of all of them at once.
+        """Read batches, and encode the texts of all of them at once.
 
-        A tokenizer's threads have more to share out than a single batch's documents.
-
-        Returns:
-            The batches up to the first that cannot be read; for ``written``, in any thread.
+        A tokenizer's threads have more to share out than a single batch's documents. The result,
+        for ``written`` in any thread, ends before the first batch that cannot be read.
         """
         drafts: list[_Draft] = []
         failure = None
@@ -197,10 +195,7 @@ class RowReader:
         return EncodedBatches(drafts, encode_texts(self._store, self._tokenizer, texts), failure)
 
     def written(self, encoded: EncodedBatches) -> Iterator[RowBatch]:
-        """Write encoded texts into their rows.
-
-        Yields:
-            What ``batch`` returns for each batch.
+        """Write encoded texts into their rows; what ``batch`` returns for each batch.
 
         Raises:
             MosaicDataError: As for ``batch``, after the batches before that one.

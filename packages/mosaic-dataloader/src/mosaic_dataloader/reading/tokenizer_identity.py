@@ -52,10 +52,9 @@ class TokenizerIdentity:
 
 
 def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
-    """Describe a tokenizer of a kind that `BatchTokenizer` takes, by its name or directory.
+    """Describe a tokenizer of a kind that `BatchTokenizer` takes; None for another kind.
 
-    Returns:
-        None if it is of another kind.
+    ``name`` is its name or directory.
     """
     encoders = (
         each

@@ -18,12 +18,9 @@ from mosaic_dataloader.storage.streams import DataStream
 
 
 def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
-    """Find a token id, integer[n], that is negative or beyond the vocabulary.
+    """The place of a token id, integer[n], that is negative or beyond the vocabulary; -1 for none.
 
     Without a ``vocab_size``, only negative ones are refused.
-
-    Returns:
-        Its place; -1 where there is none.
     """
     unsigned, limit = _bounds(ids.dtype, vocab_size)
     if unsigned is None or not len(ids):

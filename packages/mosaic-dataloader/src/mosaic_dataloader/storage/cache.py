@@ -45,10 +45,7 @@ def largest_shard(streams: list[DataStream]) -> int:
 
 
 def check_cache_limit(streams: list[DataStream], limit: int | str) -> int:
-    """Parse a cache limit and check that it leaves room to work.
-
-    Returns:
-        The limit in bytes.
+    """Parse a cache limit, in bytes, and check that it leaves room to work.
 
     Raises:
         MosaicDataError: It is no size, or holds fewer than four of the largest shards beside the

@@ -60,15 +60,11 @@ def shown(value: object) -> str:
 
 
 def load_index(path: str) -> list[dict[str, Any]]:
-    """The shards that an index describes.
+    """The shards that an index file describes.
 
-    Args:
-        path: The index file.
-
-    Returns:
-        A mapping for each shard, with the keys that mosaicml-streaming writes and no others. Its
-        names stay in the stream's directory as far as a name tells, its values are of the right
-        types, and its sizes agree with one another.
+    Each is a mapping with the keys that mosaicml-streaming writes and no others. Its names stay in
+    the stream's directory as far as a name tells, its values are of the right types, and its sizes
+    agree with one another.
 
     Raises:
         OSError: It cannot be read.
@@ -212,12 +208,9 @@ def file_size(path: str) -> int | None:
 
 
 def _check_shard(shard: Any, names: set[str], previous: dict[str, Any]) -> None:
-    """Check one shard.
+    """Check one shard, given the one before it.
 
-    Args:
-        shard: What the index says of it.
-        names: The files of the shards before; its own are added.
-        previous: The shard before.
+    ``names`` are the files of all shards before; its own are added.
     """
     if not isinstance(shard, dict):
         raise InvalidIndexError(f"{shown(shard)} is not a mapping")

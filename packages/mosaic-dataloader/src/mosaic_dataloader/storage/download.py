@@ -83,8 +83,7 @@ class ShardFetcher:
     def ensure(self, shard: int) -> bool:
         """Fetch the shard unless it is present.
 
-        Returns:
-            Whether it was found in the cache, without waiting for anybody who fetches it.
+        Returns whether it was, and no other process was fetching it.
 
         Raises:
             MosaicDataError: It cannot be had, or is not what the index says.

@@ -107,10 +107,7 @@ class _Maker:
 class _Checked:
     """What `.mosaic/checked` says of the last comparison with the remote.
 
-    Attributes:
-        number: How many comparisons have ended.
-        reached: Whether the remote could be reached for it.
-        version: What the store last said of the index; None where it says nothing.
+    How many have ended, whether the remote could be reached, and what the store says of the index.
     """
 
     number: int = 0
@@ -189,11 +186,8 @@ def _compare(
 ) -> Version | None:
     """Put the remote's index into the directory, or compare it with the one that is there.
 
-    ``known`` is the version of the index that is here, as far as the store reported it. Unless
-    ``noted``, shards that nothing is noted of are taken as they are.
-
-    Returns:
-        The version of the remote's index.
+    ``known`` is the version of the index that is here, as far as the store reported it; that of the
+    remote's is returned. Unless ``noted``, shards that nothing is noted of are taken as they are.
 
     Raises:
         MosaicDataError: There is none to be had, or the cache belongs to other data.
@@ -233,9 +227,6 @@ def _compare_shards(transfers: Transfers) -> None:
     """Compare the cached shards that have no hashes with what the store says of them now.
 
     Their sizes alone do not tell them from those of a data set written in their place.
-
-    Raises:
-        MosaicDataError: One of them is another one, or may be.
     """
 
     def compare(file: str, noted: bytes | None) -> None:

@@ -220,11 +220,7 @@ class MappedShard:
         return np.frombuffer(self._map, dtype, count, first)
 
     def full_rows(self, count: int) -> "NDArray[Any] | ScatteredRows | None":
-        """What gives a row of ``count`` tokens by its sample's number, at little cost.
-
-        Returns:
-            None where that takes looking at each sample.
-        """
+        """What gives a row of ``count`` tokens by its number; None where each must be looked at."""
         if self.uniform is not None:
             return self.uniform[:, :count] if self.uniform.shape[1] >= count else None
         column, samples = self._column, len(self._offsets) - 1

@@ -195,11 +195,7 @@ def _defaults(options: DatasetOptions) -> dict[str, Any]:
 
 
 def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A stream's options with paths resolved.
-
-    Raises:
-        MosaicDataError: A value is of a kind or size that the option does not take.
-    """
+    """A stream's options with paths resolved."""
     checked = dict(options)
     for key, value in options.items():
         where = f'stream "{name}": {key}'
@@ -353,11 +349,7 @@ def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
 
 
 def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
-    """The column to read of each shard: a merged index may hold shards that differ.
-
-    Raises:
-        MosaicDataError: A shard has none, or some hold tokens and others only text.
-    """
+    """The column to read of each shard: a merged index may hold shards that differ."""
     found: list[Column] = []
     known: dict[Any, Column] = {}
     before = None

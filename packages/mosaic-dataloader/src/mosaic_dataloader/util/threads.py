@@ -78,14 +78,7 @@ def sleep(seconds: float) -> None:
 
 
 def wait(event: threading.Event, seconds: float | None = None) -> bool:
-    """Wait for an event.
-
-    Args:
-        event: What to wait for.
-        seconds: For how long at most; None for no limit.
-
-    Returns:
-        Whether it is set.
+    """Wait for an event, for so many seconds at most if they are given; whether it is set.
 
     Raises:
         StoppedError: The thread was stopped.
@@ -233,8 +226,7 @@ def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> 
 def run_async(job: Callable[[], T], name: str) -> Callable[[], T]:
     """Begin a job in a thread.
 
-    Returns:
-        What waits for its result, or raises what it raised. Nobody has to ask.
+    What is returned waits for its result, or raises what it raised. It need not be called.
     """
     outcome = Outcome(job)
     ThreadGroup([outcome.run], name)

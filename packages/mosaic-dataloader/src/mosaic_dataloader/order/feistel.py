@@ -35,52 +35,34 @@ def extra_samples(samples: Int64Array, rest: int, granularity: int, key: int) ->
     Returns:
         int64[shards], samples of each shard to take; they add up to ``rest``.
     """
-    total = int(samples.sum())
-    per_shard = np.zeros(len(samples), np.int64)
     if not rest:
-        return per_shard
+        return np.zeros(len(samples), np.int64)
     by_key = np.argsort(keys(key, np.arange(len(samples))), kind="stable")
-    ends = np.cumsum(samples[by_key])
     # Python integers: the product exceeds 64 bits where both are beyond billions.
-    share = rest / total
+    share = rest / int(samples.sum())
     if granularity == 1:
-        upto = np.minimum(np.floor(ends * share), rest).astype(np.int64)
+        upto = np.minimum(np.floor(np.cumsum(samples[by_key]) * share), rest).astype(np.int64)
         upto[-1] = rest
+        per_shard = np.empty(len(samples), np.int64)
         per_shard[by_key] = np.diff(upto, prepend=0)
         # Rounding of the product may ask one sample too many of a shard taken nearly whole.
         if (per_shard <= samples).all():
             return per_shard
-        per_shard[:] = 0
-    _diffuse(per_shard, samples, by_key, rest, granularity, share)
-    return per_shard
-
-
-def _diffuse(
-    per_shard: Int64Array,
-    samples: Int64Array,
-    by_key: Int64Array,
-    rest: int,
-    granularity: int,
-    share: float,
-) -> None:
-    """Take whole multiples shard by shard, carrying over what is too little or too much."""
-    sizes = samples.tolist()
-    owed = 0.0
-    left = rest
+    # Take whole multiples shard by shard, carrying over what is too little or too much.
+    sizes, taken = samples.tolist(), np.zeros(len(samples), np.int64)
+    owed, left = 0.0, rest
     for shard in by_key.tolist():
         owed += sizes[shard] * share
         picks = int(owed / granularity + 0.5)
-        taken = max(0, min(picks * granularity, sizes[shard], left))
-        per_shard[shard] = taken
-        owed -= taken
-        left -= taken
+        taken[shard] = size = max(0, min(picks * granularity, sizes[shard], left))
+        owed -= size
+        left -= size
     # What rounding left over: at most about one multiple.
     for shard in by_key.tolist():
-        if not left:
-            return
-        more = min(sizes[shard] - int(per_shard[shard]), left)
-        per_shard[shard] += more
+        more = min(sizes[shard] - int(taken[shard]), left)
+        taken[shard] += more
         left -= more
+    return taken
 
 
 # So that keys for different purposes never agree.

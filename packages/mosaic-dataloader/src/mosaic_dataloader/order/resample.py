@@ -49,9 +49,9 @@ def choose_per_shard(samples: Int64Array, choose: int, granularity: int, seed: i
 
 
 def resample(
-    mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int] | None = None
+    mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int]
 ) -> tuple[Int64Array, Int64Array]:
-    """Draw an epoch's samples of all streams, or of some, in the order of their shards.
+    """Draw an epoch's samples of some streams, in the order of their shards.
 
     Returns:
         ``sizes``, int64[segments]: samples in each segment that the shuffle treats like a shard (a
@@ -63,7 +63,7 @@ def resample(
     pick_seed = seed + epoch if options.seed_changes_with_epoch else seed
     sizes: list[int] = []
     ids: list[Int64Array] = []
-    for number in range(len(mixture.streams)) if streams is None else streams:
+    for number in streams:
         stream = mixture.streams[number]
         draws = choose_per_shard(
             stream.samples_per_shard, stream.choose, options.sampling_granularity, pick_seed

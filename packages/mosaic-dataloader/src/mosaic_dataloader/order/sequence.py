@@ -156,10 +156,10 @@ class EpochSequence:
     def prepare_next(self, position: int) -> None:
         """Order the epoch after that of ``position`` in the background, before it is needed.
 
-        In the first epoch this begins when a quarter of it is read, so that a run that ends before
-        seldom has a second one ordered in vain. A run that has come to its second epoch will need
-        the next one: this begins early, but not in the first moments, in which the order changes
-        and one more process would be felt.
+        In the first epoch this begins when a quarter of it is read: a run that ends in its first
+        epoch needs no second one. A run that has come to its second epoch will need the next one:
+        this begins early, but not in the first moments, in which the order changes and one more
+        process would slow training down.
         """
         stored = self._stored
         if stored is None:

@@ -50,7 +50,7 @@ class BatchTokenizer:
         self._is_fast = hasattr(self.fast, "encode_batch_fast")
         if self._is_fast:
             # The Rust tokenizer encodes a batch on all cores without holding Python's lock. While
-            # it does, nobody can change a setting: whoever handed it in keeps another one.
+            # it does, no setting can be changed: the caller keeps another one.
             self.fast = copy.deepcopy(self.fast)
             # Set on the tokenizer, these would cut or fill documents unseen.
             self.fast.no_truncation()
@@ -127,12 +127,7 @@ def _without_special_tokens(slow: Any) -> Any:
 
 def pad_token_id(tokenizer: Any) -> int:
     """Token id for padded inputs: the pad token's, else the EOS token's, else 0."""
-    for inner in wrapped_tokenizers(tokenizer):
-        for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(inner, name, None)
-            if value is not None:
-                return int(value)
-    return 0
+    return _first_id(tokenizer, "pad_token_id", "eos_token_id") or 0
 
 
 def eos_token_id(tokenizer: Any) -> int | None:
@@ -142,8 +137,12 @@ def eos_token_id(tokenizer: Any) -> int | None:
 
 def special_token_id(tokenizer: Any, kind: str) -> int | None:
     """Id of the special token ``"eos"`` or ``"bos"``; None if the tokenizer does not say."""
+    return _first_id(tokenizer, f"{kind}_token_id", f"{kind}_id")
+
+
+def _first_id(tokenizer: Any, *names: str) -> int | None:
     for inner in wrapped_tokenizers(tokenizer):
-        for name in (f"{kind}_token_id", f"{kind}_id"):
+        for name in names:
             value = getattr(inner, name, None)
             if value is not None:
                 return int(value)

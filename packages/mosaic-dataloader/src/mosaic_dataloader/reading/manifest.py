@@ -21,7 +21,7 @@ from mosaic_dataloader.storage.streams import DataStream
 _LONGEST_NAME = 512
 
 logger = logging.getLogger(__name__)
-# A logger of its own: every process warns, and whoever tells it in another way silences this one.
+# Its own logger: every process warns, and a caller that reports it otherwise silences this one.
 row_length_logger = logging.getLogger("mosaic_dataloader.row_length")
 
 

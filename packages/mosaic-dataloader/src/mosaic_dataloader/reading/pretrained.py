@@ -102,7 +102,7 @@ def _hub_refuses(name: str, kwargs: Mapping[str, Any]) -> str:
         HfApi().model_info(name, revision=revision, token=token, timeout=_PATIENCE)
     except GatedRepoError as error:
         raise MosaicDataError(
-            "the hub wants its terms accepted, and a token (HF_TOKEN) of who has"
+            "the hub wants its terms accepted, and the token (HF_TOKEN) of a user who did"
         ) from error
     except RepositoryNotFoundError as error:
         raise MosaicDataError(
@@ -292,7 +292,7 @@ def _refuse_links(folder: str, files_in: str, kind: Any) -> None:
 
 
 def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: Exception) -> str:
-    """Why it could not be loaded: the file or the package that is missing, if that can be told."""
+    """Why it could not be loaded: the file or the package that is missing, if that is known."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
         return _CODE
     if os.path.isdir(name) and (kind is not None or not named):

@@ -13,7 +13,7 @@ from mosaic_dataloader.reading.manifest import prepared_form, prepared_tokens
 from mosaic_dataloader.storage.store import ShardStore
 from mosaic_dataloader.storage.streams import DataStream, ShardSamples
 
-# What is read of a stream where nothing else tells: so many samples, or so many bytes of them where
+# What is read of a stream where nothing else tells it: so many samples, or so many bytes where
 # they are large, but some in any case; from a few shards, which may have to be downloaded, or from
 # more where each holds little.
 _SAMPLES, _BYTES, _FEWEST = 1024, 16 << 20, 16

@@ -1,7 +1,7 @@
 """Keeping caches within their limits: space is reserved before it is used.
 
 Every loader that fetches obeys the limits of all running loaders that share its directory. Least
-recently used shards go first, never one that somebody has open.
+recently used shards go first, never one that is open.
 """
 
 import json
@@ -48,7 +48,7 @@ def check_cache_limit(streams: list[DataStream], limit: int | str) -> int:
     """Parse a cache limit, in bytes, and check that it leaves room to work.
 
     Raises:
-        MosaicDataError: It is no size, or holds fewer than four of the largest shards beside the
+        MosaicDataError: It is not a size, or holds fewer than four of the largest shards beside the
             indexes.
     """
     size = parse_bytes("cache_limit", limit)
@@ -168,7 +168,7 @@ def _read_lease(text: str, name: str) -> list[CacheLease]:
 
 
 class LeaseWatch:
-    """Whether anybody limits a directory, cheap enough to ask for every batch."""
+    """Whether any process limits a directory, cheap enough to ask for every batch."""
 
     # How long a look at who lives is good for; a new lease is seen sooner, by the folder's time.
     _SECONDS = 5.0
@@ -198,8 +198,8 @@ class LeaseWatch:
                 # Held by a process that makes room, or was stopped while it did: where nobody
                 # limits the directory, nobody takes it.
                 if not lock.try_exclusive(BUDGET_BYTE):
-                    # Also for those who ask again in a moment: whoever waits for room with its own
-                    # shards open would wait for itself.
+                    # Also for threads that ask again in a moment: one that waits for room with its
+                    # own shards open would wait for itself.
                     self._limited = True
                     return True
                 self._limited = bool(live_leases(self._directory))
@@ -303,7 +303,7 @@ def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
 
 
 def _evict(directory: str, shard: int) -> int:
-    """Remove a shard unless somebody has it open; the bytes that this freed."""
+    """Remove a shard unless it is open; the bytes that this freed."""
     freed = 0
     with closing(RangeLock(lock_path(directory))) as lock:
         if lock.try_exclusive(use_byte(shard)):

@@ -235,7 +235,7 @@ class ShardFetcher:
             file.write(f"{os.getpid()} {attempt} {attempts}")
 
     def progress(self, shard: int) -> str:
-        """What is known of a shard that somebody waits for, in words."""
+        """What is known of a shard that a thread waits for, in words."""
         about = self._transfers.subject(f"shard {self._raw(shard).basename}")
         if not self._data.fetched:
             return f"{about}, which is read where it lies"

@@ -61,7 +61,7 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No search for cycles: there are none, and over and over it would visit all that is made."""
+    """No search for reference cycles: there are none, and it would visit all readers repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -128,7 +128,7 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
     """
     path = os.path.join(directory, "index.json")
     found = os.stat(path)
-    # Another process may have filled the directory anew since it was last asked for.
+    # Another process may have filled the directory again since it was last asked for.
     return _shard_files(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 

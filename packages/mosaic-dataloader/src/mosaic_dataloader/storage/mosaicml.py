@@ -132,7 +132,7 @@ class S3Objects(S3Downloader):
 
     mosaicml-streaming's own asks for the size first and then gets 8 MiB at a time, one after
     another; its SDK tries each of these several times and has its own clock. Here a file is one
-    request, which is tried once: whoever calls tries again.
+    request, which is tried once: the caller tries again.
 
     Credentials, endpoint (``S3_ENDPOINT_URL``) and requester-pays buckets
     (``MOSAICML_STREAMING_AWS_REQUESTER_PAYS``) are found as mosaicml-streaming finds them.
@@ -141,7 +141,7 @@ class S3Objects(S3Downloader):
         timeout: Seconds to wait for a connection, or for its next byte.
 
     Attributes:
-        arrived: The version of each downloaded file, by its local path, until somebody takes it.
+        arrived: The version of each downloaded file, by its local path, until it is taken out.
     """
 
     def __init__(self, timeout: float):
@@ -195,7 +195,7 @@ class S3Objects(S3Downloader):
                 self._s3_client = None
 
     def clean_up(self) -> None:
-        """Keep the client: other threads use it, and its connections are made anew by need."""
+        """Keep the client: other threads use it, and it reconnects where it must."""
 
     def _get(self, client: Any, remote: str, local: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -327,8 +327,8 @@ class ShardStore:
     def _kept(self, stream: int, place: int) -> Iterator[None]:
         """Keep a shard from being evicted in the context.
 
-        Whoever evicts it may have been stopped in the middle of that. So it is waited for here,
-        without the guard, and `_pin` has nothing left to wait for.
+        A process that evicts it may have been stopped in the middle of that. So it is waited for
+        here, without the guard, and `_pin` has nothing left to wait for.
         """
         if not self.streams[stream].fetched:
             yield

@@ -1,4 +1,4 @@
-"""Epoch orders in the cache directory, made by whoever needs one first."""
+"""Epoch orders in the cache directory, made by the process that needs one first."""
 
 import errno
 import logging
@@ -142,16 +142,16 @@ class OrderStore:
             StoppedError: The thread was stopped while it waited.
         """
         self._use(epoch)
-        told = time.monotonic() + _REPORT_SECONDS
+        report_at = time.monotonic() + _REPORT_SECONDS
         while not self.holds(epoch):
             self._start(epoch, nice=0)
             self._check(epoch)
-            if time.monotonic() > told:
+            if time.monotonic() > report_at:
                 holder = holder_of(self._lock_path, _build_byte(epoch))
                 if "stopped" in holder:
                     raise TimeoutError(errno.ETIMEDOUT, f"{holder} computes the order")
                 logger.info("waiting for the order of epoch %d, which %s computes", epoch, holder)
-                told += 60.0
+                report_at += 60.0
             threads.sleep(_POLL_SECONDS)
         order = map_order(self._path(epoch), self._nodes)
         threads.run_async(partial(self._forget_later, epoch), "mosaic-orders")
@@ -184,11 +184,11 @@ class OrderStore:
         """Let other processes remove what only this one used."""
         self._uses.close()
         for process in self._building.values():
-            # It goes on: what it builds will be found by the next run.
+            # It continues: the next run finds what it builds.
             process.poll()
 
     def _start(self, epoch: int, nice: int) -> None:
-        """Start building, unless somebody does."""
+        """Start building, unless another process does."""
         with closing(RangeLock(self._lock_path)) as lock:
             if not lock.try_exclusive(_build_byte(epoch)) or self.holds(epoch):
                 return

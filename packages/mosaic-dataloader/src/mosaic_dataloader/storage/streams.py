@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
-# Its own logger: every process warns, and whoever wants it once for all silences it in the others.
+# Its own logger: every process warns, and a launcher that wants one line silences the others.
 at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 
 # Streams whose indexes are fetched at a time.
@@ -148,7 +148,7 @@ def warn_at_start(line: str) -> None:
 
 
 def _warn_of_no_hashes(streams: list[DataStream]) -> None:
-    """Name the streams whose cached shards are told from others by little."""
+    """Name the streams whose cached shards only size and time tell from others."""
     names = [stream.name for stream in streams if stream.fetched and not stream.hashed]
     if names:
         which = f'stream{"s" if len(names) > 1 else ""} "' + '", "'.join(names) + '"'
@@ -433,7 +433,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 
 def _make_cache(name: str, directory: str) -> None:
     own = os.path.join(directory, ".mosaic")
-    # Whoever may write to a shared cache must not make this process write elsewhere.
+    # Other users of a shared cache must not make this process write elsewhere.
     below = ("lock", "staging", "leases", "versions", "checked", "checked.new", "manifest.json")
     for path in (own, *(os.path.join(own, entry) for entry in below)):
         if os.path.islink(path):
@@ -457,7 +457,7 @@ def _read_index(name: str, stream: "Stream", options: DatasetOptions) -> list["R
         return read_index(stream, options.allow_unsafe_types)
     except (CorruptShardError, InvalidIndexError) as error:
         raise UnusableIndexError(
-            f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
+            f'stream "{name}": cannot read {path}: {error}; restore it, or write it again'
         ) from error
     except MosaicDataError as error:
         raise MosaicDataError(f'stream "{name}": {error}') from None

@@ -129,7 +129,7 @@ def parse_count(option: str, value: int | str) -> int:
 def _parse(option: str, value: int | str, units: dict[str, int], examples: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:
-        raise MosaicDataError(f"{option} = {value!r} is no size; write for example {examples}")
+        raise MosaicDataError(f"{option} = {value!r} is not a size; write for example {examples}")
     wanted = float(match[1]) * units[match[2].lower()]
     if not math.isfinite(wanted):
         raise MosaicDataError(f"{option} = {value!r} is too large")
@@ -208,7 +208,7 @@ def place(name: str, value: Any) -> str:
     """Where data are: a path with ``~`` and ``file://`` resolved, or a store's address as it is.
 
     Raises:
-        MosaicDataError: It is no path, a home directory is not known, or the path is not UTF-8,
+        MosaicDataError: It is not a path, a home directory is not known, or the path is not UTF-8,
             which neither messages nor the libraries underneath can hold.
     """
     if not isinstance(value, str | os.PathLike):

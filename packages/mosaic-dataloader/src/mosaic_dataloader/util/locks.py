@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (0 for this kind of lock).
 _FLOCK = "hhqqi4x"
-# Seconds to wait for a lock that is held for moments only. Whoever holds it longer is stopped, or
-# its storage hangs.
+# Seconds to wait for a lock that is held for moments only. A process that holds it longer is
+# stopped, or its storage hangs.
 LOCK_TIMEOUT = 60.0
 # Seconds after which it is said, once, what is waited for.
 _REPORT_SECONDS = 10.0
@@ -35,7 +35,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.01
 
 
 class LockTimeoutError(MosaicDataError):
-    """Somebody else held a lock all the time.
+    """Another holder kept a lock all the time.
 
     Attributes:
         holder: Who, as far as it can be known: ``process 1234 (stopped)`` or ``another process``.
@@ -74,7 +74,7 @@ class RangeLock:
             timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
 
         Raises:
-            LockTimeoutError: Somebody else held it all the time.
+            LockTimeoutError: Another holder kept it all the time.
         """
         self._wait(fcntl.F_WRLCK, byte, timeout)
 

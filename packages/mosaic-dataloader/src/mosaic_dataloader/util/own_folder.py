@@ -29,7 +29,7 @@ def own_temporary_folder(prefix: str, option: str) -> str:
         path = os.path.join(tempfile.gettempdir(), f"{prefix}-{os.getuid()}")
     except FileNotFoundError as error:
         raise MosaicDataError(f"there is no temporary directory; set {option}") from error
-    # Where it cannot be made, whoever needs it reports that it cannot be written to.
+    # Where it cannot be made, the code that needs it reports that it cannot be written to.
     with suppress(OSError):
         # Fails for whatever has that name already, a link that leads nowhere included.
         os.mkdir(path, 0o700)

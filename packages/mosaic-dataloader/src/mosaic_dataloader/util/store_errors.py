@@ -15,7 +15,7 @@ _PASSING_STATUSES = (408, 425, 429)
 # Codes that S3 and its like send with status 400 or 403 and that pass.
 _PASSING_CODES = (
     "BadDigest",
-    # Looked up anew for the next try.
+    # Looked up again for the next try.
     "ExpiredToken",
     "RequestTimeTooSkewed",
     "RequestTimeout",
@@ -107,7 +107,7 @@ def hint(error: BaseException, directory: str) -> str:
     if isinstance(error, CorruptShardError | InvalidIndexError) or _is_a(
         error, "FlexibleChecksumError"
     ):
-        return "restore it in the store, or write its index anew"
+        return "restore it in the store, or write its index again"
     if isinstance(error, DownloadTimeoutError):
         return "see why the store is slow, or raise download_timeout"
     number = error.errno if isinstance(error, OSError) else None

@@ -42,11 +42,11 @@ class StopSignal(Protocol):
     """What tells a thread to stop, such as a ``threading.Event``."""
 
     def is_set(self) -> bool:
-        """Whether it was told."""
+        """Whether the thread is to stop."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait for so many seconds at most; whether it was told."""
+        """Wait for so many seconds at most; whether the thread is to stop."""
         ...
 
 
@@ -54,7 +54,7 @@ _own = threading.local()
 
 
 def stop_with(signal: StopSignal) -> None:
-    """Have the waits of the present thread end with StoppedError once it is told to stop."""
+    """Have the waits of the present thread end with StoppedError once the signal is set."""
     _own.stop = signal
 
 
@@ -98,7 +98,7 @@ class ThreadGroup:
     """Daemon threads that are stopped together.
 
     Args:
-        jobs: What each of them runs. None may refer to whoever closes the group when it is dropped.
+        jobs: What each of them runs. None may refer to what closes the group when it is dropped.
         name: Of the threads.
         wake: Called when the group is stopped, perhaps more than once and in any thread: wakes
             those that wait otherwise than by ``sleep`` and ``wait``.

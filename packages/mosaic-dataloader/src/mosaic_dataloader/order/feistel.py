@@ -151,7 +151,9 @@ class FeistelOrder:
         begin = self._windows.edges[window]
         return begin + self._in_window.at(window, places - begin)
 
-    def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> list[Int64Array]:
+    def _draw(
+        self, mixture: Mixture, options: ResolvedOrder, streams: range
+    ) -> tuple[Int64Array, Int64Array, Int64Array]:
         """The segments that the epoch draws, int64[segments] each.
 
         Which shard each is of, how many times the epoch has held the whole shard before it, and its
@@ -172,7 +174,7 @@ class FeistelOrder:
                 shards.append(own[used])
                 copies.append(np.full(len(used), copy, np.int64))
                 sizes.append(drawn[used])
-        return [np.concatenate(parts) for parts in (shards, copies, sizes)]
+        return np.concatenate(shards), np.concatenate(copies), np.concatenate(sizes)
 
     def _lay_out(
         self, shards: Int64Array, copies: Int64Array, drawn: Int64Array, block: int

@@ -171,6 +171,6 @@ def _mixed_batches(
     origins = np.repeat(np.arange(len(parts)), counts)
     rng.shuffle(origins)
     mixed = np.empty((2, len(origins), rows), np.int64)
-    for stream, (part, count) in enumerate(zip(parts, counts, strict=True)):
-        mixed[:, origins == stream] = part[:, : count * rows].reshape(2, count, rows)
+    for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        mixed[:, origins == number] = part[:, : count * rows].reshape(2, count, rows)
     return mixed

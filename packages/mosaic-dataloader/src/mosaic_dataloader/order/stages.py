@@ -26,7 +26,7 @@ epoch 0. If a second stage with equal weights begins at position 44, A has been 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -232,13 +232,11 @@ class StageOrder:
 
     def _draws_of(self, stage: int, number: int) -> tuple[Draws, list[_Taken]]:
         """What a whole block draws, and what is taken after it; the last ones are kept."""
-
-        def found() -> tuple[Draws, list[_Taken]]:
+        if (stage, number) not in self._found:
             before = self._found.get((stage, number - 1))
             taken = before[1] if before else self._taken_before(stage, number)
-            return self._draw_block(stage, number, taken)
-
-        return _cached(self._found, (stage, number), found, self._kept)
+            self._found[stage, number] = self._draw_block(stage, number, taken)
+        return _latest(self._found, (stage, number), self._kept)
 
     def _draw_block(
         self, stage: int, number: int, taken: list[_Taken]
@@ -373,8 +371,7 @@ class StageOrder:
 
     def _placement(self, stage: int, number: int) -> "_Placed":
         """Where in a block the streams' draws stand; the last ones are kept."""
-
-        def placed() -> _Placed:
+        if (stage, number) not in self._placed:
             start, counts = self.stages[stage].start, self.stages[stage].counts
             nodes = np.arange(self._nodes)
             key = keys(_PURPOSE, self._seed, start, number, nodes)
@@ -382,9 +379,8 @@ class StageOrder:
             which = np.tile(nodes, self._block)
             index = np.repeat(np.arange(self._block, dtype=np.int64), self._nodes)
             table = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-            return _Placed(table[block.at(which, index)], len(counts))
-
-        return _cached(self._placed, (stage, number), placed, _KEPT)
+            self._placed[stage, number] = _Placed(table[block.at(which, index)], len(counts))
+        return _latest(self._placed, (stage, number), _KEPT)
 
 
 class _Placed:
@@ -410,17 +406,12 @@ class _Placed:
         return np.bincount(self.streams[:first], minlength=streams).astype(np.int64)
 
 
-def _cached(
-    cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], made: Callable[[], T], most: int
-) -> T:
-    found = cache.get(key)
-    if found is None:
-        found = cache[key] = made()
-        while len(cache) > most:
-            cache.popitem(last=False)
-    else:
-        cache.move_to_end(key)
-    return found
+def _latest(cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], most: int) -> T:
+    """An entry of a cache of so many, now the last one to be dropped."""
+    cache.move_to_end(key)
+    while len(cache) > most:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _owners(nodes: Int64Array, left: Int64Array) -> Int64Array:

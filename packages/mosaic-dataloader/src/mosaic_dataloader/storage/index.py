@@ -52,55 +52,44 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
         InvalidIndexError: It is not an index of shards; see `load_index`.
         ValueError: It has columns of a type that is not safe.
     """
-    path = os.path.join(str(stream.local), str(stream.split), "index.json")
-    with _no_collection():
-        shards = load_index(path)
-        made = _Maker(str(stream.local), str(stream.split), allow_unsafe_types)
-        return [made.reader(info) for info in shards]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for reference cycles: there are none, and it would visit all readers repeatedly."""
+    place = (str(stream.local), str(stream.split))
     enabled = gc.isenabled()
+    # There are no reference cycles, and a search for them would visit all readers repeatedly.
     gc.disable()
     try:
-        yield
+        shards = load_index(os.path.join(*place, "index.json"))
+        return list(_readers(shards, place, allow_unsafe_types))
     finally:
         if enabled:
             gc.enable()
 
 
-class _Maker:
-    def __init__(self, local: str, split: str, allow_unsafe_types: bool):
-        from streaming.base.format.base.reader import FileInfo
-        from streaming.base.format.mds import MDSReader
+def _readers(
+    shards: list[dict[str, Any]], place: tuple[str, str], allow_unsafe_types: bool
+) -> Iterator["Reader"]:
+    from streaming.base.format import reader_from_json
+    from streaming.base.format.base.reader import FileInfo
+    from streaming.base.format.mds import MDSReader
 
-        self._place = (local, split)
-        self._unsafe = allow_unsafe_types
-        self._file, self._mds = FileInfo, MDSReader
-        self._shared: dict[str, Any] = {}
-
-    def reader(self, info: dict[str, Any]) -> "Reader":
+    shared: dict[str, Any] = {}
+    for info in shards:
         if info["format"] != "mds":
-            from streaming.base.format import reader_from_json
-
-            foreign = reader_from_json(*self._place, info)
-            foreign.validate(self._unsafe)
-            return foreign
+            foreign = reader_from_json(*place, info)
+            foreign.validate(allow_unsafe_types)
+            yield foreign
+            continue
         options = {k: v for k, v in info.items() if k not in ("version", "format")}
-        shared = self._shared
         known = all(options[key] == shared.get(key) for key in _SHARED)
         if known:
             options.update(shared)
         for key in ("raw_data", "zip_data"):
-            options[key] = self._file(**options[key]) if options[key] else None
-        reader = self._mds(*self._place, **options)
+            options[key] = FileInfo(**options[key]) if options[key] else None
+        reader = MDSReader(*place, **options)
         if not known:
             # Equal columns are as safe as those that were looked at.
-            reader.validate(self._unsafe)
-            self._shared = {key: options[key] for key in _SHARED}
-        return reader
+            reader.validate(allow_unsafe_types)
+            shared = {key: options[key] for key in _SHARED}
+        yield reader
 
 
 @dataclass(frozen=True)

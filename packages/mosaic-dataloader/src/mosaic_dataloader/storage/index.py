@@ -21,7 +21,7 @@ from mosaic_dataloader.storage.layout import (
     lock_path,
     manifest_paths,
     shard_files,
-    staging_root,
+    staging_folder,
 )
 from mosaic_dataloader.storage.transfer import NotFoundError, Transfers
 from mosaic_dataloader.storage.versions import Version, read_shard_note
@@ -271,7 +271,7 @@ def _write_checked(directory: str, checked: _Checked) -> None:
 def _staging(directory: str) -> Iterator[str]:
     """A folder for what arrives."""
     # One for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = os.path.join(staging_root(directory), "index")
+    folder = staging_folder(directory, "index")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     try:

@@ -27,9 +27,9 @@ from mosaic_dataloader.util.locks import RangeLock
 from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 
 
-def staging_folder(directory: str, shard: int) -> str:
-    """The folder in which one shard is downloaded and unpacked."""
-    return os.path.join(staging_root(directory), str(shard))
+def staging_folder(directory: str, name: int | str) -> str:
+    """The folder in which one shard, by its number, or the index is downloaded and unpacked."""
+    return os.path.join(directory, ".mosaic", "staging", str(name))
 
 
 def live_staging(directory: str) -> list[int]:
@@ -39,7 +39,7 @@ def live_staging(directory: str) -> list[int]:
     dead.
     """
     try:
-        entries = os.listdir(staging_root(directory))
+        entries = os.listdir(staging_folder(directory, ""))
     except FileNotFoundError:
         return []
     alive = []
@@ -75,11 +75,6 @@ def use_byte(shard: int) -> int:
 def lock_path(directory: str) -> str:
     """The lock file."""
     return os.path.join(directory, ".mosaic", "lock")
-
-
-def staging_root(directory: str) -> str:
-    """Where shards are downloaded and unpacked."""
-    return os.path.join(directory, ".mosaic", "staging")
 
 
 def leases_root(directory: str) -> str:

@@ -275,19 +275,17 @@ class MappedShard:
         position = begin + 4 * sum(size is None for size in self._sizes)
         if position > stop:
             raise self._damaged(index, "its sizes are")
-        header = begin
-        for number, fixed in enumerate(self._sizes):
+        header, size = begin, 0
+        for fixed in self._sizes[: self._column.index + 1]:
+            position += size
             if fixed is None:
                 (size,) = _UINT32.unpack(self._map[header : header + 4].tobytes())
                 header += 4
             else:
                 size = fixed
-            if number == self._column.index:
-                if not begin <= position <= position + size <= stop:
-                    raise self._damaged(index, "its sizes are")
-                return position, position + size
-            position += size
-        raise AssertionError("the column is one of the shard's columns")
+        if not begin <= position <= position + size <= stop:
+            raise self._damaged(index, "its sizes are")
+        return position, position + size
 
     def _first_token(self, begin: int, end: int, index: int) -> tuple[np.dtype[Any], int]:
         """Dtype of a value and the offset of its first element; ``bytes`` have no header."""

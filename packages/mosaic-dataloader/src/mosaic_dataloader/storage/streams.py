@@ -165,7 +165,7 @@ def _from_options(name: str, given: dict[str, Any], options: DatasetOptions) -> 
         raise MosaicDataError(
             f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
         )
-    own = _checked(name, {key: value for key, value in given.items() if value is not None})
+    own = _checked(name, given)
     remote, local = own.get("remote"), own.get("local")
     hide_secrets_of(str(remote))
     if not remote and not local:
@@ -194,18 +194,16 @@ def _defaults(options: DatasetOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in _DEFAULTS}
 
 
-def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A stream's options with paths resolved."""
-    checked = dict(options)
-    for key, value in options.items():
+def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a stream that are not None, with paths resolved."""
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
         where = f'stream "{name}": {key}'
-        resolve = (
-            arguments.place
-            if key in ("remote", "local")
-            else partial(arguments.checked, STREAM_OPTIONS[key])
-        )
-        checked[key] = resolve(where, value)
-    weights = [key for key in _WEIGHTS if key in options]
+        if value is not None and key in ("remote", "local"):
+            checked[key] = arguments.place(where, value)
+        elif value is not None:
+            checked[key] = arguments.checked(STREAM_OPTIONS[key], where, value)
+    weights = [key for key in _WEIGHTS if key in checked]
     if len(weights) > 1:
         raise MosaicDataError(
             f'stream "{name}" has {" and ".join(weights)}; a stream takes only one of proportion, '
@@ -225,7 +223,7 @@ def _own_copy(name: str, stream: "Stream", options: DatasetOptions) -> "Stream":
         own.local = _cache_directory(own.remote, options)
     given = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
     given |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
-    checked = _checked(name, {key: v for key, v in given.items() if v is not None})
+    checked = _checked(name, given)
     own.remote, own.local = checked.get("remote"), checked["local"]
     for weight in _WEIGHTS:
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):

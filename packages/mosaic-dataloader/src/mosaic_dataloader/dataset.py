@@ -32,24 +32,12 @@ from mosaic_dataloader.storage.streams import (
 )
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.arguments import parse_count
-from mosaic_dataloader.util.own_folder import own_temporary_folder
+from mosaic_dataloader.util.own_folder import default_cache_dir
 
 if TYPE_CHECKING:
     from streaming import Stream
 
 logger = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> str:
-    """Where caches go that are given no place: a folder of this user's in the temporary directory.
-
-    The temporary directory is on the machine's own disk on most clusters, the home directory is
-    not.
-
-    Raises:
-        MosaicDataError: What has that folder's name is not this user's alone.
-    """
-    return own_temporary_folder("mosaic-dataloader", "cache_dir")
 
 
 class StreamingTextDataset:

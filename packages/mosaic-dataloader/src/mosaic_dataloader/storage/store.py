@@ -194,7 +194,8 @@ class ShardStore:
                 for stream, watch in self._watches.items()
                 if not self._keeps_open or watch.limited()
             }
-            self._close_unused(limited)
+            if limited:
+                self._close_unused(limited)
 
     @property
     def fetches(self) -> bool:

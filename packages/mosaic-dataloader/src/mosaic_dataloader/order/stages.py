@@ -210,7 +210,8 @@ class StageOrder:
         number, rest = divmod(position - self.stages[stage].start, self._block * self._nodes)
         placed = self._placement(stage, number)
         counts = np.array(self.stages[stage].counts, np.int64)
-        since = counts * self._nodes * number + placed.counted(rest, len(counts))
+        in_block = np.bincount(placed.streams[:rest], minlength=len(counts))
+        since = counts * self._nodes * number + in_block
         return self._total(stage) + since
 
     def _total(self, stage: int) -> Int64Array:
@@ -400,10 +401,6 @@ class _Placed:
         """Places, int64[n], of a stream's draws within the block, ascending."""
         by_stream, bounds = self._sorted
         return by_stream[bounds[stream] : bounds[stream + 1]]
-
-    def counted(self, first: int, streams: int) -> Int64Array:
-        """Draws from each stream, int64[streams], among the block's first positions."""
-        return np.bincount(self.streams[:first], minlength=streams).astype(np.int64)
 
 
 def _latest(cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], most: int) -> T:

@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mosaic_dataloader.order.assign import (
-    rows_of_rank,
-    rows_of_rank_by_phase,
-    rows_of_rank_partial,
-)
+from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_by_phase
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import LOOKED_UP
 from mosaic_dataloader.order.skip import Range, Skip
@@ -114,11 +110,9 @@ def one_pass(
     if left and not drop_last:
         stretches = skip.stretches(position, left)
         ids, nodes = _joined_rows(sequence, stretches)
-        canonical = sequence.options.num_canonical_nodes
+        canonical, rank = sequence.options.num_canonical_nodes, layout.rank
         own = ids[
-            rows_of_rank_partial(
-                nodes, canonical, layout.global_batch, layout.rank, layout.world_size
-            )
+            rows_of_rank(nodes, canonical, rank, layout.world_size, batch=layout.global_batch)
         ]
         yield _request(sequence, stretches[0][0], end, ids, own, layout.batch_size - len(own))
 

@@ -82,17 +82,11 @@ class RowBatch(NamedTuple):
 
 @dataclass
 class _Draft:
-    """A batch whose texts are not encoded yet.
+    """A batch whose texts are not encoded yet; ``inputs`` and ``labels`` are int64[B, T].
 
-    Attributes:
-        inputs: int64[B, T].
-        labels: int64[B, T].
-        full: Whether it is known by now that every label is a target.
-        texts: Documents that are still to be written.
-        rows: The row of each.
-        origins: Shard of each, and place within it.
-        ends: Where documents end (see `reading.positions`), if that is known by now.
-        stored_ends: By row, where documents end in it, as the data say.
+    ``texts`` are still to be written, to ``rows``; ``origins`` are their shards and places in them.
+    ``full``, ``ends`` and, by row, ``stored_ends`` are what is known by now of targets and of where
+    documents end.
     """
 
     inputs: Int64Array

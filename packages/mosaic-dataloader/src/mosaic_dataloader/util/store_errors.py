@@ -113,7 +113,8 @@ def hint(error: BaseException, directory: str) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL:
         return f"free space on the disk of {directory}, or set cache_limit"
-    if number in _UNWRITABLE or (isinstance(error, PermissionError) and _local(error, directory)):
+    is_local = isinstance(error, OSError) and str(error.filename or "").startswith(directory)
+    if number in _UNWRITABLE or (isinstance(error, PermissionError) and is_local):
         return f"make {directory} writable, or choose another local or cache_dir"
     status = _status(error)
     if status in _MISSING_STATUSES or isinstance(error, FileNotFoundError):
@@ -124,10 +125,6 @@ def hint(error: BaseException, directory: str) -> str:
     if is_permanent(error):
         return "correct remote or the store's settings"
     return "see whether the store works, or raise download_retry"
-
-
-def _local(error: OSError, directory: str) -> bool:
-    return str(error.filename or "").startswith(directory)
 
 
 def _is_a(error: BaseException, *names: str) -> bool:

@@ -159,8 +159,6 @@ class ShardFetcher:
         if not self._data.compared:
             # The store was out of reach at the start. If it is back, so may other data be.
             self._data.compared = fetch_index(self._transfers)
-        # What the store says of the files, where the index has no hashes.
-        versions: list[Version | None] = []
         folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
@@ -168,11 +166,10 @@ class ShardFetcher:
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
             with reserved(self._data.directory, shard, size, timeout, self._traffic):
-                arrived = 0
-                for raw, zipped in self._data.readers[shard].file_pairs:
-                    arrived += self._fetch_file(shard, raw, zipped, versions.append)
+                pairs = self._data.readers[shard].file_pairs
+                fetched = [self._fetch_file(shard, raw, zipped) for raw, zipped in pairs]
                 # For later starts to compare; of several files, that of the first.
-                version = next(filter(None, versions), None)
+                version = next((v for _, v in fetched if v is not None), None)
                 if version is not None:
                     note_shard_version(self._data.directory, shard, version)
         except MosaicDataError as error:
@@ -181,17 +178,17 @@ class ShardFetcher:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(shard)
-        if arrived:
+        if arrived := sum(size for size, _ in fetched):
             self._traffic.fetched(self._number, arrived)
 
     def _fetch_file(
-        self,
-        shard: int,
-        raw: "FileInfo",
-        zipped: "FileInfo | None",
-        note: Callable[[Version | None], None],
-    ) -> int:
-        """Put a file in its place; the bytes that came from the store."""
+        self, shard: int, raw: "FileInfo", zipped: "FileInfo | None"
+    ) -> tuple[int, Version | None]:
+        """Put a file in its place.
+
+        Returns the bytes that came from the store, and what it says of the file where the index has
+        no hash of it.
+        """
         directory, folder = self._data.directory, self._staging(shard)
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
@@ -202,28 +199,30 @@ class ShardFetcher:
                 compression = str(self._data.readers[shard].compression)
                 unpack(path, unpacked, compression, raw.bytes)
 
-        packed = self._kept(kept, folder, accept) if zipped else None
-        arrived = packed or self._transfers.download(
-            (zipped or raw).basename,
-            folder,
-            f"shard {raw.basename}",
-            accept,
-            size=(zipped or raw).bytes,
-            note=None if (zipped or raw).hashes else note,
-            on_attempt=partial(self._begin_attempt, shard),
-        )
+        version = None
+        packed = arrived = self._kept(kept, folder, accept) if zipped else None
+        if arrived is None:
+            arrived, version = self._transfers.download(
+                (zipped or raw).basename,
+                folder,
+                f"shard {raw.basename}",
+                accept,
+                size=(zipped or raw).bytes,
+                ask=not (zipped or raw).hashes,
+                on_attempt=partial(self._begin_attempt, shard),
+            )
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
             os.replace(arrived, final)
-            return int(raw.bytes)
+            return int(raw.bytes), version
         if self._data.stream.safe_keep_zip:
             os.replace(arrived, kept)
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
-        return 0 if packed else int(zipped.bytes)
+        return (0 if packed else int(zipped.bytes)), version
 
     def _begin_attempt(self, shard: int, attempt: int, attempts: int) -> None:
         """Note an attempt, for those who wait for the shard, in whichever process."""

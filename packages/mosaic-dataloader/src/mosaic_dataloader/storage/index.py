@@ -135,7 +135,7 @@ def fetch_index(transfers: Transfers) -> bool:
             # so one attempt is made: most data sets have none.
             file = "manifest.json"
             manifest = run_async(
-                lambda: transfers.download(file, folder, file, _arrived, attempts=1),
+                lambda: transfers.download(file, folder, file, _arrived, attempts=1)[0],
                 "mosaic-manifest",
             )
             try:
@@ -184,23 +184,16 @@ def _compare(
     """
     path = os.path.join(transfers.directory, "index.json")
     needed = not os.path.isfile(path)
-    versions: list[Version | None] = []
     try:
         if not needed and known is not None and transfers.version("index.json") == known:
             return known
-        arrived = transfers.download(
-            "index.json",
-            folder,
-            "index.json",
-            _check,
-            attempts=None if needed else 1,
-            note=versions.append,
+        arrived, version = transfers.download(
+            "index.json", folder, "index.json", _check, attempts=None if needed else 1, ask=True
         )
     except MosaicDataError as error:
         if needed:
             raise
         raise _UnreachableError(str(error)) from error
-    version = versions[-1]
     same = not needed and filecmp.cmp(arrived, path, shallow=False)
     if needed or not (same or _usable(path)):
         os.replace(arrived, path)

@@ -87,9 +87,9 @@ class Transfers:
         check: Callable[[str], None],
         attempts: int | None = None,
         size: int | None = None,
-        note: Callable[[Version | None], None] | None = None,
+        ask: bool = False,
         on_attempt: Callable[[int, int], None] = lambda attempt, attempts: None,
-    ) -> str:
+    ) -> tuple[str, Version | None]:
         """Download a file.
 
         Transient errors are retried after a pause that grows and varies: damage in transit, a
@@ -102,13 +102,13 @@ class Transfers:
             check: Called with its path; raises ``CorruptShardError`` if the file is not valid.
             attempts: How often to try at most; by default as the stream says.
             size: Bytes that it has; a download that brings more is ended early.
-            note: Called with the version that arrived, None where the store does not say. Asking
-                for it costs a request at some stores.
+            ask: Whether the version is wanted, which costs a request at some stores.
             on_attempt: Called before each attempt with its number, from 1, and with how many there
                 are at the most.
 
         Returns:
-            Its path.
+            Its path, and the version that arrived; None where nobody asks, or the store does not
+            say.
 
         Raises:
             NotFoundError: The store does not have it.
@@ -120,11 +120,9 @@ class Transfers:
             # An attempt that was abandoned may still write to its own file.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:
-                version = self._try(file, path, size, ask=note is not None)
+                version = self._try(file, path, size, ask=ask)
                 check(path)
-                if note is not None:
-                    note(version)
-                return path
+                return path, version if ask else None
             except MosaicDataError as error:
                 about = self.subject(what)
                 raise MosaicDataError(f"{about}: {error}") from None

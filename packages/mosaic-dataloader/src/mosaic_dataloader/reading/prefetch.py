@@ -169,8 +169,8 @@ class PrefetchIterator(Generic[T, P]):
         self,
         queue: PrefetchQueue[tuple[T, P]],
         on_taken: Callable[[P], object],
-        on_end: Callable[[], object] | None,
-        group: threads.ThreadGroup,
+        on_end: Callable[[], object] | None = None,
+        group: threads.ThreadGroup | None = None,
     ):
         self._queue = queue
         self._on_taken = on_taken
@@ -314,9 +314,10 @@ def _fill(
         queue.end(error)
 
 
-def _close(queue: PrefetchQueue[T], group: threads.ThreadGroup) -> None:
+def _close(queue: PrefetchQueue[T], group: threads.ThreadGroup | None) -> None:
     queue.close()
-    group.close()
+    if group is not None:
+        group.close()
     queue.items.clear()
     # A thread that waits for an item waits no longer.
     queue.end(StopIteration())

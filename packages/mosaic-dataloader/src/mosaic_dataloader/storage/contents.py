@@ -121,21 +121,21 @@ def check_name(name: object) -> None:
         raise InvalidIndexError(f"basename {shown(name)} is not a file name")
     parts = name.split("/")
     if not parts[0] or ".." in parts:
-        reason = "leads out of the stream's directory"
-    elif _UNSAFE.search(name):
-        reason = 'contains a control character or a backslash; folders are separated by "/"'
-    elif len(name) > _LONGEST_NAME or max(map(len, map(os.fsencode, parts))) > _LONGEST_PART:
-        reason = "is too long for a file name"
+        raise InvalidIndexError(f"basename {shown(name)} leads out of the stream's directory")
+    if _UNSAFE.search(name):
+        raise InvalidIndexError(
+            f"basename {shown(name)} contains a control character or a backslash; folders are "
+            f'separated by "/"'
+        )
+    if len(name) > _LONGEST_NAME or max(len(os.fsencode(part)) for part in parts) > _LONGEST_PART:
+        raise InvalidIndexError(f"basename {shown(name)} is too long for a file name")
     # Some writers of merged indexes begin with "./".
-    elif any(part.startswith(".") and part != "." for part in parts):
-        reason = "is hidden, which no shard is"
-    elif parts[-1] in ("", "."):
-        reason = "is a directory"
-    elif next(part for part in parts if part not in ("", ".")).casefold() in _RESERVED:
-        reason = "is not a shard's"
-    else:
-        return
-    raise InvalidIndexError(f"basename {shown(name)} {reason}")
+    if any(part.startswith(".") and part != "." for part in parts):
+        raise InvalidIndexError(f"basename {shown(name)} is hidden, which no shard is")
+    if parts[-1] in ("", "."):
+        raise InvalidIndexError(f"basename {shown(name)} is a directory")
+    if next(part for part in parts if part not in ("", ".")).casefold() in _RESERVED:
+        raise InvalidIndexError(f"basename {shown(name)} is not a shard's")
 
 
 def refuse_link_outside(directory: str, name: str) -> None:

@@ -48,7 +48,7 @@ def test_the_manifest_is_fetched_while_the_index_is(
     plain = Transfers.download
     together = threading.Barrier(2, timeout=60)
 
-    def meet(self: Transfers, file: str, *given: Any, **options: Any) -> str:
+    def meet(self: Transfers, file: str, *given: Any, **options: Any) -> Any:
         if file in ("index.json", "manifest.json"):
             together.wait()
         return plain(self, file, *given, **options)

@@ -25,7 +25,6 @@ from mosaic_dataloader.order.assign import (
     node_starts,
     rows_of_rank,
     rows_of_rank_by_phase,
-    rows_of_rank_partial,
 )
 from mosaic_dataloader.order.batches import Layout, one_pass
 from mosaic_dataloader.order.mixture import Intervals
@@ -59,7 +58,7 @@ def test_ranks_share_a_batch_out_exactly(nodes: list[int], world_size: int) -> N
     for low, high in pairwise(rows):
         assert keys[low].max() <= keys[high].min()
     odd = np.array(nodes, np.int64)
-    parts = [rows_of_rank_partial(odd, 8, 24, r, world_size) for r in range(world_size)]
+    parts = [rows_of_rank(odd, 8, r, world_size, 24) for r in range(world_size)]
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(odd)))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

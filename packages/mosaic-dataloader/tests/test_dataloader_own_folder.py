@@ -10,7 +10,7 @@ import pytest
 from dataloader_helpers import loader, take, write_rows
 
 from mosaic_dataloader import MosaicDataError
-from mosaic_dataloader.dataset import default_cache_dir
+from mosaic_dataloader.util.own_folder import default_cache_dir
 
 OTHERS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "a link": (lambda place, other: os.symlink(other, place), "cannot be used"),

@@ -209,7 +209,7 @@ def test_resampling_is_the_librarys(
     resolved = options.resolve(num_nodes=1, global_batch=1, local_batch=1)
     if not any(int(s.choose) for s in streams):
         return
-    units, ids = resample(mixture_of(streams, shards), resolved, epoch)
+    units, ids = resample(mixture_of(streams, shards), resolved, epoch, range(len(streams)))
     their_units, their_ids = StreamingDataset.resample_streams(data, epoch)
     assert np.array_equal(units, their_units)
     assert np.array_equal(ids, their_ids)

@@ -278,7 +278,7 @@ def test_ranks_that_start_together_share_a_comparison_that_began_after_they_aske
     asked: list[str] = []
     plain = Transfers.download
 
-    def count(self: Transfers, file: str, *given: Any, **options: Any) -> str:
+    def count(self: Transfers, file: str, *given: Any, **options: Any) -> Any:
         asked.append(file)
         return plain(self, file, *given, **options)
 

@@ -27,30 +27,17 @@ from mosaic_dataloader.storage.cache import check_cache_limit
 from mosaic_dataloader.storage.store import ShardStore, ends_of
 from mosaic_dataloader.storage.streams import (
     DataStream,
-    StreamDefaults,
     open_streams,
     warn_at_start,
 )
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.arguments import parse_count
-from mosaic_dataloader.util.own_folder import own_temporary_folder
+from mosaic_dataloader.util.own_folder import default_cache_dir
 
 if TYPE_CHECKING:
     from streaming import Stream
 
 logger = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> str:
-    """Where caches go that are given no place: a folder of this user's in the temporary directory.
-
-    The temporary directory is on the machine's own disk on most clusters, the home directory is
-    not.
-
-    Raises:
-        MosaicDataError: What has that folder's name is not this user's alone.
-    """
-    return own_temporary_folder("mosaic-dataloader", "cache_dir")
 
 
 class StreamingTextDataset:
@@ -235,16 +222,7 @@ class StreamingTextDataset:
         self.orders_dir = os.path.join(cache_dir, "orders")
         opened = open_streams(
             streams or {"data": {"remote": remote, "local": local, "split": split}},
-            StreamDefaults(
-                split=split if streams else None,
-                download_retry=options.download_retry,
-                download_timeout=options.download_timeout,
-                validate_hash=validate_hash,
-                keep_zip=keep_zip,
-                allow_unsafe_types=allow_unsafe_types,
-                token_encoding_type=token_encoding_type,
-                cache_dir=cache_dir,
-            ),
+            replace(options, split=split if streams else None, cache_dir=cache_dir),
         )
         self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         # By stream; None for no limit of its own.
@@ -322,7 +300,7 @@ class StreamingTextDataset:
             self.vocab_size,
             self.boundaries,
         )
-        self.documents = DocumentReader(self.store, self.mixture, self.tokenizer, self.eos_id)
+        self.documents = DocumentReader(self.store, self.tokenizer, self.eos_id)
         self.identity = DataIdentity(
             self.store,
             self.mixture,
@@ -376,7 +354,7 @@ class StreamingTextDataset:
         if found is None:
             reader = self.documents
             if not self.packing:
-                reader = DocumentReader(self.store, self.mixture, self.tokenizer, None)
+                reader = DocumentReader(self.store, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
             # Let go of at the end, not by a thread later: workers may be forked in a moment.
             with self.store.iterating():

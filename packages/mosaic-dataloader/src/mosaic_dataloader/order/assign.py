@@ -39,14 +39,9 @@ def node_starts(length: int, nodes: int) -> Int64Array:
 
 
 def interleave(items: Int64Array, nodes: int) -> Int64Array:
-    """Interleave a list that lies node after node.
+    """Interleave a list, int64[length], that lies node after node.
 
-    Args:
-        items: int64[length].
-        nodes: Canonical nodes.
-
-    Returns:
-        int64[length], the same items: first of each node, second of each node, and so on.
+    First comes the first item of each node, then the second of each, and so on.
     """
     if nodes == 1:
         return items
@@ -70,65 +65,40 @@ def node_of(positions: Int64Array, length: int, nodes: int) -> Int64Array:
     return found
 
 
-def rows_of_rank(nodes: Int64Array, canonical: int, rank: int, world_size: int) -> Int64Array:
-    """Rows of full batches that one rank reads.
+def rows_of_rank(
+    nodes: Int64Array, canonical: int, rank: int, world_size: int, batch: int | None = None
+) -> Int64Array:
+    """Rows of batches that one data-parallel rank of ``world_size`` reads.
 
     Args:
-        nodes: int64[..., B], canonical node of each row of one or more batches; ``B`` is a
-            multiple of ``world_size``.
+        nodes: int64[..., n], canonical node of each row of one or more batches.
         canonical: Canonical nodes.
-        rank: Data-parallel rank.
-        world_size: Data-parallel ranks.
+        rank: The rank.
+        world_size: All ranks.
+        batch: Rows of a full batch, where these are those of the last, partial batch of a finite
+            pass: they are spread as evenly as they go, so that few ranks are left with nothing but
+            padding.
 
     Returns:
-        int64[..., B / world_size], row numbers within each batch, ascending: within a rank the
-        rows are back in position order.
+        int64[..., n / world_size] (one more on some ranks of a partial batch), row numbers within
+        each batch, ascending: within a rank the rows are back in position order.
     """
-    share = nodes.shape[-1] // world_size
-    order = _sorted(nodes, canonical, nodes.shape[-1])
-    return np.sort(order[..., rank * share : (rank + 1) * share], axis=-1)
+    count = nodes.shape[-1]
+    order = _sorted(nodes, canonical, batch or count)
+    first, stop = rank * count // world_size, (rank + 1) * count // world_size
+    return np.sort(order[..., first:stop], axis=-1)
 
 
 def rows_of_rank_by_phase(
     first: int, canonical: int, batch: int, rank: int, world_size: int
 ) -> Int64Array:
-    """The same where the canonical nodes follow one another, without sorting a batch.
+    """The same, int64[B / world_size], where the canonical nodes follow one another.
 
-    Args:
-        first: Canonical node of the first row.
-        canonical: Canonical nodes; they divide ``batch``.
-        batch: Rows of the batch, B.
-        rank: Data-parallel rank.
-        world_size: Data-parallel ranks.
-
-    Returns:
-        int64[B / world_size].
+    Nothing is sorted. ``first`` is the canonical node of the first row; the nodes divide B.
     """
     share = batch // world_size
     node, phase = np.divmod(np.arange(rank * share, (rank + 1) * share), batch // canonical)
     return np.sort((node - first) % canonical + phase * canonical)
-
-
-def rows_of_rank_partial(
-    nodes: Int64Array, canonical: int, batch: int, rank: int, world_size: int
-) -> Int64Array:
-    """The same for the last, partial batch of a finite pass.
-
-    The rows are spread as evenly as they go, so that few ranks are left with nothing but padding.
-
-    Args:
-        nodes: int64[n], canonical node of each row.
-        canonical: Canonical nodes.
-        batch: Rows of a full batch.
-        rank: Data-parallel rank.
-        world_size: Data-parallel ranks.
-
-    Returns:
-        int64[<= batch / world_size], row numbers, ascending; over all ranks every row once.
-    """
-    order = _sorted(nodes, canonical, batch)
-    count = len(nodes)
-    return np.sort(order[rank * count // world_size : (rank + 1) * count // world_size])
 
 
 def _sorted(nodes: Int64Array, canonical: int, batch: int) -> Int64Array:

@@ -6,14 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mosaic_dataloader.order.assign import (
-    rows_of_rank,
-    rows_of_rank_by_phase,
-    rows_of_rank_partial,
-)
+from mosaic_dataloader.order.assign import rows_of_rank, rows_of_rank_by_phase
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import LOOKED_UP, SampleSequence
+from mosaic_dataloader.order.sequence import LOOKED_UP
 from mosaic_dataloader.order.skip import Range, Skip
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 
 # A rank's samples looked up at a time, and all ranks' together. numpy costs microseconds a call
 # whatever the size, which for a single small batch is as much as copying its rows.
@@ -113,11 +110,9 @@ def one_pass(
     if left and not drop_last:
         stretches = skip.stretches(position, left)
         ids, nodes = _joined_rows(sequence, stretches)
-        canonical = sequence.options.num_canonical_nodes
+        canonical, rank = sequence.options.num_canonical_nodes, layout.rank
         own = ids[
-            rows_of_rank_partial(
-                nodes, canonical, layout.global_batch, layout.rank, layout.world_size
-            )
+            rows_of_rank(nodes, canonical, rank, layout.world_size, batch=layout.global_batch)
         ]
         yield _request(sequence, stretches[0][0], end, ids, own, layout.batch_size - len(own))
 
@@ -140,16 +135,7 @@ def _next_batches(
 def own_rows_of_batch(
     sequence: SampleSequence, layout: Layout, stretches: list[Range]
 ) -> Int64Array:
-    """The rank's rows within a global batch.
-
-    Args:
-        sequence: The order.
-        layout: The rank.
-        stretches: Where the rows of the batch lie.
-
-    Returns:
-        int64[batch_size], row numbers within the batch, ascending.
-    """
+    """The rank's rows, int64[batch_size], within the batch whose rows lie in some stretches."""
     if len(stretches) == 1:
         found: Int64Array = own_rows(sequence, layout, stretches[0][0], 1)[0]
         return found

@@ -8,7 +8,6 @@ so that only the shards of one window are in use at a time. Memory grows with th
 the samples.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,82 +35,45 @@ def extra_samples(samples: Int64Array, rest: int, granularity: int, key: int) ->
     Returns:
         int64[shards], samples of each shard to take; they add up to ``rest``.
     """
-    total = int(samples.sum())
-    per_shard = np.zeros(len(samples), np.int64)
     if not rest:
-        return per_shard
+        return np.zeros(len(samples), np.int64)
     by_key = np.argsort(keys(key, np.arange(len(samples))), kind="stable")
-    ends = np.cumsum(samples[by_key])
     # Python integers: the product exceeds 64 bits where both are beyond billions.
-    share = rest / total
+    share = rest / int(samples.sum())
     if granularity == 1:
-        upto = np.minimum(np.floor(ends * share), rest).astype(np.int64)
+        upto = np.minimum(np.floor(np.cumsum(samples[by_key]) * share), rest).astype(np.int64)
         upto[-1] = rest
+        per_shard = np.empty(len(samples), np.int64)
         per_shard[by_key] = np.diff(upto, prepend=0)
         # Rounding of the product may ask one sample too many of a shard taken nearly whole.
         if (per_shard <= samples).all():
             return per_shard
-        per_shard[:] = 0
-    _diffuse(per_shard, samples, by_key, rest, granularity, share)
-    return per_shard
-
-
-def _diffuse(
-    per_shard: Int64Array,
-    samples: Int64Array,
-    by_key: Int64Array,
-    rest: int,
-    granularity: int,
-    share: float,
-) -> None:
-    """Take whole multiples shard by shard, carrying over what is too little or too much."""
-    sizes = samples.tolist()
-    owed = 0.0
-    left = rest
+    # Take whole multiples shard by shard, carrying over what is too little or too much.
+    sizes, taken = samples.tolist(), np.zeros(len(samples), np.int64)
+    owed, left = 0.0, rest
     for shard in by_key.tolist():
         owed += sizes[shard] * share
         picks = int(owed / granularity + 0.5)
-        taken = max(0, min(picks * granularity, sizes[shard], left))
-        per_shard[shard] = taken
-        owed -= taken
-        left -= taken
+        taken[shard] = size = max(0, min(picks * granularity, sizes[shard], left))
+        owed -= size
+        left -= size
     # What rounding left over: at most about one multiple.
     for shard in by_key.tolist():
-        if not left:
-            return
-        more = min(sizes[shard] - int(per_shard[shard]), left)
-        per_shard[shard] += more
+        more = min(sizes[shard] - int(taken[shard]), left)
+        taken[shard] += more
         left -= more
+    return taken
 
 
 # So that keys for different purposes never agree.
 _COUNTS, _MEMBERS, _RUN, _EPOCH, _WINDOW = range(5)
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """What an epoch per_shard; all arrays are int64[segments].
-
-    Attributes:
-        shards: Which shard.
-        copies: How many times the epoch has held the whole shard before this segment.
-        sizes: Samples in the segment.
-    """
-
-    shards: Int64Array
-    copies: Int64Array
-    sizes: Int64Array
-
-
 class FeistelOrder:
     """One epoch; has the interface of ``ListedEpoch``.
 
-    Args:
-        mixture: The data.
-        options: The resolved order.
-        epoch: Which epoch, from 0.
-        streams: Which streams, by number; all by default.
-        block: Samples in a window; the options' ``shuffle_block_size`` by default.
+    ``streams`` are all by default, and ``block``, the samples in a window, is the options'
+    ``shuffle_block_size``.
     """
 
     def __init__(
@@ -129,7 +91,7 @@ class FeistelOrder:
         self._nodes = options.num_canonical_nodes
         self._mixture = mixture
         segments = self._draw(mixture, options, streams or range(len(mixture.streams)))
-        self._lay_out(segments, block or options.shuffle_block_size)
+        self._lay_out(*segments, block or options.shuffle_block_size)
 
     def __len__(self) -> int:
         """Samples in the epoch."""
@@ -189,7 +151,14 @@ class FeistelOrder:
         begin = self._windows.edges[window]
         return begin + self._in_window.at(window, places - begin)
 
-    def _draw(self, mixture: Mixture, options: ResolvedOrder, streams: range) -> _Segments:
+    def _draw(
+        self, mixture: Mixture, options: ResolvedOrder, streams: range
+    ) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """The segments that the epoch draws, int64[segments] each.
+
+        Which shard each is of, how many times the epoch has held the whole shard before it, and its
+        samples.
+        """
         shards: list[Int64Array] = []
         copies: list[Int64Array] = []
         sizes: list[Int64Array] = []
@@ -205,9 +174,11 @@ class FeistelOrder:
                 shards.append(own[used])
                 copies.append(np.full(len(used), copy, np.int64))
                 sizes.append(drawn[used])
-        return _Segments(*(np.concatenate(parts) for parts in (shards, copies, sizes)))
+        return np.concatenate(shards), np.concatenate(copies), np.concatenate(sizes)
 
-    def _lay_out(self, segments: _Segments, block: int) -> None:
+    def _lay_out(
+        self, shards: Int64Array, copies: Int64Array, drawn: Int64Array, block: int
+    ) -> None:
         """Cut the segments at the canonical nodes' bounds, order them, and group them into windows.
 
         Three shards of 4 samples each (0 to 3, 4 to 7, 8 to 11), two canonical nodes, blocks of 4,
@@ -223,23 +194,21 @@ class FeistelOrder:
         - interleaved over the nodes, the positions of the epoch hold ``2 8 1 10 3 9 0 11 5 7 4 6``.
         """
         seed, epoch = self._key
-        order = np.argsort(keys(_RUN, seed, segments.shards, segments.copies), kind="stable")
-        ends = np.cumsum(segments.sizes[order])
+        order = np.argsort(keys(_RUN, seed, shards, copies), kind="stable")
+        ends = np.cumsum(drawn[order])
         self._length = int(ends[-1])
         self._node_starts = node_starts(self._length, self._nodes)
         # Every segment begins a span, and so does every canonical node.
-        begins = np.union1d(ends - segments.sizes[order], self._node_starts[:-1])
+        begins = np.union1d(ends - drawn[order], self._node_starts[:-1])
         segment = np.searchsorted(ends, begins, side="right")
-        first = begins - (ends - segments.sizes[order])[segment]
+        first = begins - (ends - drawn[order])[segment]
         segment = order[segment]
         sizes = np.diff(begins, append=self._length)
         node = np.searchsorted(self._node_starts, begins, side="right") - 1
-        epoch_keys = keys(
-            _EPOCH, seed, epoch, segments.shards[segment], segments.copies[segment], first
-        )
+        epoch_keys = keys(_EPOCH, seed, epoch, shards[segment], copies[segment], first)
         by_node = np.lexsort((epoch_keys, node))
-        self._shard = _narrow(segments.shards[segment][by_node])
-        self._drawn_of = _narrow(segments.sizes[segment][by_node])
+        self._shard = _narrow(shards[segment][by_node])
+        self._drawn_of = _narrow(drawn[segment][by_node])
         self._first = _narrow(first[by_node])
         self._stream = _narrow(
             np.searchsorted(self._mixture.stream_shards, self._shard, side="right") - 1

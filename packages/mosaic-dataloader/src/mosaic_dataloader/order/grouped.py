@@ -13,14 +13,15 @@ from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.shuffles import shuffle_of
 
+# int64[2, n]: sample ids, and their canonical nodes.
+Rows = Int64Array
 
-def build_grouped(
-    mixture: Mixture, options: ResolvedOrder, epoch: int
-) -> tuple[Int64Array, Int64Array]:
+
+def build_grouped(mixture: Mixture, options: ResolvedOrder, epoch: int) -> Rows:
     """Build an epoch for ``stratified``, ``per_stream`` or ``device_per_stream`` batching.
 
     Returns:
-        ``ids`` and ``nodes``, both int64[batches * B]: sample ids and their canonical nodes.
+        int64[2, batches * B]: sample ids, and their canonical nodes.
 
     Raises:
         MosaicDataError: A stream is too small for its part of a single batch.
@@ -30,31 +31,24 @@ def build_grouped(
         "per_stream": _per_stream,
         "device_per_stream": _device_per_stream,
     }[options.batching_method]
-    return build(mixture, options, epoch)
+    return build(mixture, options, epoch).reshape(2, -1)
 
 
-def _stratified(
-    mixture: Mixture, options: ResolvedOrder, epoch: int
-) -> tuple[Int64Array, Int64Array]:
+def _stratified(mixture: Mixture, options: ResolvedOrder, epoch: int) -> Rows:
     """Every batch holds the same number of samples of each stream."""
     portions = stream_portions(mixture, options.order_batch)
-    parts = [
-        _interleaved_stream(mixture, options, epoch, number)
-        for number in range(len(mixture.streams))
-    ]
-    batches = min(len(ids) // portion for (ids, _), portion in zip(parts, portions, strict=True))
+    parts = [_interleaved_stream(mixture, options, epoch, n) for n in range(len(mixture.streams))]
+    batches = min(p.shape[1] // portion for p, portion in zip(parts, portions, strict=True))
     if not batches:
         raise MosaicDataError(
             f"no stream mixture fills one stratified batch of {options.order_batch} rows; lower "
             f"the batch size or raise epoch_size"
         )
     cut = [
-        [values[: batches * portion].reshape(batches, portion) for values in part]
+        part[:, : batches * portion].reshape(2, batches, portion)
         for part, portion in zip(parts, portions, strict=True)
     ]
-    ids = np.concatenate([c[0] for c in cut], axis=1)
-    nodes = np.concatenate([c[1] for c in cut], axis=1)
-    return ids.ravel(), nodes.ravel()
+    return np.concatenate(cut, axis=2)
 
 
 def stream_portions(mixture: Mixture, batch: int) -> list[int]:
@@ -77,66 +71,40 @@ def stream_portions(mixture: Mixture, batch: int) -> list[int]:
     return [int(p) for p in portions]
 
 
-def _per_stream(
-    mixture: Mixture, options: ResolvedOrder, epoch: int
-) -> tuple[Int64Array, Int64Array]:
+def _per_stream(mixture: Mixture, options: ResolvedOrder, epoch: int) -> Rows:
     """Every batch holds samples of one stream only."""
-    batch = options.order_batch
-    parts: list[tuple[Int64Array, Int64Array]] = []
-    counts = []
-    for number, stream in enumerate(mixture.streams):
-        ids, nodes = _interleaved_stream(mixture, options, epoch, number)
-        count = len(ids) // batch
-        _require_batches(count, stream.name, "batch", batch)
-        counts.append(count)
-        parts.append((ids[: count * batch], nodes[: count * batch]))
-    mixed = _shuffled_batches(counts, np.random.default_rng(_batch_seed(options, epoch)))
-    ids = np.concatenate([p[0] for p in parts]).reshape(-1, batch)[mixed]
-    nodes = np.concatenate([p[1] for p in parts]).reshape(-1, batch)[mixed]
-    return ids.ravel(), nodes.ravel()
+    parts = [_interleaved_stream(mixture, options, epoch, n) for n in range(len(mixture.streams))]
+    rng = np.random.default_rng(_batch_seed(options, epoch))
+    return _mixed_batches(mixture, parts, "batch", options.order_batch, rng)
 
 
-def _device_per_stream(
-    mixture: Mixture, options: ResolvedOrder, epoch: int
-) -> tuple[Int64Array, Int64Array]:
+def _device_per_stream(mixture: Mixture, options: ResolvedOrder, epoch: int) -> Rows:
     """Every device's part of a batch holds samples of one stream only."""
     device, machines = options.device_batch, options.nodes
     _check_machines(options)
     per_machine = options.num_canonical_nodes // machines
-    streams = [
-        _shuffled_stream(mixture, options, epoch, number) for number in range(len(mixture.streams))
-    ]
+    streams = [_shuffled_stream(mixture, options, epoch, n) for n in range(len(mixture.streams))]
     rng = np.random.default_rng(_batch_seed(options, epoch))
-    machine_ids: list[Int64Array] = []
-    machine_nodes: list[Int64Array] = []
+    batches_of: list[Rows] = []
     for machine in range(machines):
         first = machine * per_machine
-        counts, ids, nodes = [], [], []
-        for number, order in enumerate(streams):
+        parts = []
+        for order in streams:
             starts = node_starts(len(order), options.num_canonical_nodes)
-            own = order[starts[first] : starts[first + per_machine]]
-            count = len(own) // device
-            _require_batches(count, mixture.streams[number].name, "device batch", device)
-            counts.append(count)
-            own_ids = interleave(own, per_machine)[: count * device]
-            ids.append(own_ids)
-            places = np.arange(count * device, dtype=np.int64)
-            nodes.append(first + node_of(places, len(own), per_machine))
-        mixed = _shuffled_batches(counts, rng)
-        machine_ids.append(np.concatenate(ids).reshape(-1, device)[mixed])
-        machine_nodes.append(np.concatenate(nodes).reshape(-1, device)[mixed])
+            own = _interleaved(order[starts[first] : starts[first + per_machine]], per_machine)
+            own[1] += first
+            parts.append(own)
+        batches_of.append(_mixed_batches(mixture, parts, "device batch", device, rng))
     # A batch takes the same number of device batches from every machine, one after another.
     per_batch = options.order_batch // device // machines
-    batches = min(len(ids) for ids in machine_ids) // per_batch
+    batches = min(own.shape[1] for own in batches_of) // per_batch
     if not batches:
         raise MosaicDataError(
             f"the streams do not fill one device_per_stream batch of {options.order_batch} rows; "
             f"lower the batch size"
         )
-    shape = (batches, per_batch, device)
-    ids = np.stack([i[: batches * per_batch].reshape(shape) for i in machine_ids], axis=1)
-    nodes = np.stack([n[: batches * per_batch].reshape(shape) for n in machine_nodes], axis=1)
-    return ids.ravel(), nodes.ravel()
+    shape = (2, batches, per_batch, device)
+    return np.stack([own[:, : batches * per_batch].reshape(shape) for own in batches_of], axis=2)
 
 
 def _check_machines(options: ResolvedOrder) -> None:
@@ -172,34 +140,37 @@ def _shuffled_stream(
     return shuffle_of(options).list_ids(mixture, options, epoch, streams, block)
 
 
-def _interleaved_stream(
-    mixture: Mixture, options: ResolvedOrder, epoch: int, number: int
-) -> tuple[Int64Array, Int64Array]:
+def _interleaved_stream(mixture: Mixture, options: ResolvedOrder, epoch: int, number: int) -> Rows:
     order = _shuffled_stream(mixture, options, epoch, number)
-    canonical = options.num_canonical_nodes
+    return _interleaved(order, options.num_canonical_nodes)
+
+
+def _interleaved(order: Int64Array, nodes: int) -> Rows:
     places = np.arange(len(order), dtype=np.int64)
-    return interleave(order, canonical), node_of(places, len(order), canonical)
+    return np.stack([interleave(order, nodes), node_of(places, len(order), nodes)])
 
 
 def _batch_seed(options: ResolvedOrder, epoch: int) -> int:
     return options.shuffle_seed + (epoch if options.seed_changes_with_epoch else 0)
 
 
-def _shuffled_batches(counts: list[int], rng: np.random.Generator) -> Int64Array:
-    """Batch numbers in an order that mixes the streams at random and keeps each stream's own."""
-    origins = np.repeat(np.arange(len(counts)), counts)
+def _mixed_batches(
+    mixture: Mixture, parts: list[Rows], what: str, rows: int, rng: np.random.Generator
+) -> Rows:
+    """Full batches of single streams, int64[2, batches, rows].
+
+    Their order mixes the streams at random and keeps each stream's own.
+    """
+    counts = [part.shape[1] // rows for part in parts]
+    for stream, count in zip(mixture.streams, counts, strict=True):
+        if not count:
+            raise MosaicDataError(
+                f'stream "{stream.name}" does not fill one {what} of {rows} rows; lower the batch '
+                f"size or raise the stream's weight"
+            )
+    origins = np.repeat(np.arange(len(parts)), counts)
     rng.shuffle(origins)
-    mixed = np.empty(len(origins), np.int64)
-    first = 0
-    for stream, count in enumerate(counts):
-        mixed[origins == stream] = first + np.arange(count)
-        first += count
+    mixed = np.empty((2, len(origins), rows), np.int64)
+    for number, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        mixed[:, origins == number] = part[:, : count * rows].reshape(2, count, rows)
     return mixed
-
-
-def _require_batches(count: int, stream: str, what: str, rows: int) -> None:
-    if not count:
-        raise MosaicDataError(
-            f'stream "{stream}" does not fill one {what} of {rows} rows; lower the batch size or '
-            f"raise the stream's weight"
-        )

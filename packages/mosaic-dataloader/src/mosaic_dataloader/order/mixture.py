@@ -127,32 +127,23 @@ class Mixture:
         shards = np.searchsorted(self.shard_offsets, ids, side="right") - 1
         return shards, ids - self.shard_offsets[shards]
 
+    def shard_in_stream(self, shard: int) -> tuple[int, int]:
+        """The number of the stream that a shard belongs to, and the shard's number in it."""
+        stream = int(self.stream_shards.searchsorted(shard, side="right")) - 1
+        return stream, shard - int(self.stream_shards[stream])
+
     def stream_of(self, ids: Int64Array) -> Int64Array:
         """Stream number, of the shape of ``ids``, of each sample id."""
         return self._stream_intervals.find(ids)
 
     def count_per_stream(self, ids: Int64Array) -> Int64Array:
-        """Samples of each stream.
-
-        Args:
-            ids: int64[batches, B], sample ids.
-
-        Returns:
-            int64[batches, streams], how many ids of each batch belong to each stream.
-        """
+        """Samples of each stream, int64[batches, streams], among ids, int64[batches, B]."""
         if len(self.streams) == 1:
             return np.full((len(ids), 1), ids.shape[1], np.int64)
         return self.count_streams(self.stream_of(ids))
 
     def count_streams(self, numbers: Int64Array) -> Int64Array:
-        """How often each stream's number occurs.
-
-        Args:
-            numbers: int64[batches, B], stream numbers.
-
-        Returns:
-            int64[batches, streams], how often each is in each batch.
-        """
+        """How often each stream occurs, int64[batches, streams], in numbers, int64[batches, B]."""
         batches, streams = len(numbers), len(self.streams)
         places = numbers + np.arange(batches)[:, None] * streams
         counts = np.bincount(places.ravel(), minlength=batches * streams)

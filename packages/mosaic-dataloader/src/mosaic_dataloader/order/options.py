@@ -1,6 +1,6 @@
 """The options that decide the order, as the user gives them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from mosaic_dataloader.order.resolved import LARGEST_SEED, ResolvedOrder
 from mosaic_dataloader.order.shuffles import SHUFFLES
@@ -96,15 +96,9 @@ class OrderOptions:
         # Only the methods that build the order batch by batch depend on it.
         order_batch = global_batch if self.batching_method != "random" else 0
         by_device = self.batching_method == "device_per_stream"
+        given = {field.name: getattr(self, field.name) for field in fields(OrderOptions)}
         return ResolvedOrder(
-            shuffle=self.shuffle,
-            shuffle_algo=self.shuffle_algo,
-            shuffle_seed=self.shuffle_seed,
-            shuffle_block_size=block,
-            num_canonical_nodes=canonical,
-            sampling_method=self.sampling_method,
-            sampling_granularity=self.sampling_granularity,
-            batching_method=self.batching_method,
+            **{**given, "shuffle_block_size": block, "num_canonical_nodes": canonical},
             order_batch=order_batch,
             device_batch=local_batch if by_device else 0,
             nodes=num_nodes if by_device else 0,

@@ -48,17 +48,9 @@ def keys(*parts: Any) -> UInt64Array:
 
 
 def permuted(index: Int64Array, size: Int64Array, key: UInt64Array) -> Int64Array:
-    """Where a keyed permutation sends each index.
+    """Where a keyed permutation sends each index; see `Permutations`. All arrays are of one length.
 
     For one size and key, the results for ``0 … size - 1`` are a permutation of them.
-
-    Args:
-        index: int64[n].
-        size: int64[n], size of the permutation that each index belongs to; below 2**62.
-        key: uint64[n], its key.
-
-    Returns:
-        int64[n], each below its size.
     """
     return Permutations(size, key).at(np.arange(len(index)), index)
 
@@ -81,14 +73,10 @@ class Permutations:
         self._key = key
 
     def at(self, which: Int64Array, index: Int64Array) -> Int64Array:
-        """Where a permutation sends an index, one for each pair of them.
+        """Where permutations send indexes, int64[m].
 
-        Args:
-            which: int64[m], numbers of permutations.
-            index: int64[m], each from 0 and below the size of its permutation.
-
-        Returns:
-            int64[m], likewise.
+        ``which`` are numbers of permutations, and ``index`` numbers below the size of each, both
+        int64[m].
         """
         a, b = self._a[which], self._b[which]
         key, size = self._key[which], self._size[which]

@@ -49,15 +49,9 @@ def choose_per_shard(samples: Int64Array, choose: int, granularity: int, seed: i
 
 
 def resample(
-    mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int] | None = None
+    mixture: Mixture, options: ResolvedOrder, epoch: int, streams: Iterable[int]
 ) -> tuple[Int64Array, Int64Array]:
-    """Draw an epoch's samples, in the order of their shards.
-
-    Args:
-        mixture: The data.
-        options: Seed, sampling method and granularity.
-        epoch: Which epoch, from 0.
-        streams: Which streams, by number; all by default.
+    """Draw an epoch's samples of some streams, in the order of their shards.
 
     Returns:
         ``sizes``, int64[segments]: samples in each segment that the shuffle treats like a shard (a
@@ -69,7 +63,7 @@ def resample(
     pick_seed = seed + epoch if options.seed_changes_with_epoch else seed
     sizes: list[int] = []
     ids: list[Int64Array] = []
-    for number in range(len(mixture.streams)) if streams is None else streams:
+    for number in streams:
         stream = mixture.streams[number]
         draws = choose_per_shard(
             stream.samples_per_shard, stream.choose, options.sampling_granularity, pick_seed
@@ -95,11 +89,7 @@ def shuffled_by_streaming(
 ) -> Int64Array:
     """Indexes into a resampled list, int64[samples], in mosaicml-streaming's shuffled order.
 
-    Args:
-        sizes: int64[segments], from ``resample``.
-        options: The algorithm, its seed, and the canonical nodes.
-        epoch: Which epoch, from 0.
-        block: Samples in a shuffle block.
+    ``sizes``, int64[segments], are from `resample`; ``block`` is the samples in a shuffle block.
     """
     # Imported late: importing streaming costs more than importing torch.
     from streaming.base.shuffle import get_shuffle

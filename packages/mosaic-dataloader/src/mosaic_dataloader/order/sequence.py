@@ -54,73 +54,6 @@ class StoredEpochs(Protocol):
         """Free what a loaded order takes, in the background; it is not used again."""
 
 
-class SampleSequence(Protocol):
-    """The samples of a run at any of its positions.
-
-    Attributes:
-        mixture: The data.
-        options: The resolved order.
-        epoch_length: Samples in an epoch.
-    """
-
-    mixture: Mixture
-    options: ResolvedOrder
-
-    @property
-    def epoch_length(self) -> int:
-        """Samples in an epoch."""
-
-    def check(self) -> None:
-        """Raise MosaicDataError unless the order can be built, as far as that is cheap."""
-
-    def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
-        """Raise MosaicDataError if a stream that was removed is still to be read from.
-
-        Args:
-            low: Every position before it was read.
-            high: No position from here on was read.
-            lanes: By lane, the next position that it reads; lanes take turns. None are needed where
-                nothing lies between the two.
-        """
-
-    def prepare_next(self, position: int) -> None:
-        """Order in the background what follows the epoch of a position, before it is needed."""
-
-    def locate(self, position: int) -> tuple[int, int]:
-        """Epoch and place within it of a position of the run."""
-
-    def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
-        """Sample ids and canonical nodes, both int64[n], at the positions ``[start, stop)``."""
-
-    def canonical_nodes(self, start: int, stop: int) -> Int64Array:
-        """Canonical nodes, int64[n], at the positions ``[start, stop)``."""
-
-    def phase(self, start: int, stop: int) -> int | None:
-        """The canonical node of ``start``, if the nodes follow one another until ``stop``."""
-
-    def epochs(self, start: int, stop: int) -> Int64Array:
-        """The epochs, int64[n], that the samples at the positions ``[start, stop)`` belong to."""
-
-    def ids_at(self, positions: Int64Array) -> Int64Array:
-        """Sample ids, int64[n], at positions, int64[n]."""
-
-    def next_ids(self, position: int, count: int) -> Int64Array:
-        """What identifies up to ``count`` samples from a position on; see ``probe_ids``."""
-
-    def probe_ids(self, positions: Int64Array) -> Int64Array:
-        """What identifies the samples at positions, as far as no further epoch is needed for it.
-
-        Args:
-            positions: int64[lists, n], each list ascending.
-        """
-
-    def draws(self, start: int, stop: int) -> Int64Array:
-        """How often ``[start, stop)`` draws from each stream that the run ever had, int64[n]."""
-
-    def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
-        """Samples of each stream in consecutive batches, int64[count, streams]."""
-
-
 class EpochSequence:
     """The endless sequence of epochs as a random-access list.
 
@@ -170,7 +103,7 @@ class EpochSequence:
         return len(self.epoch(self.origin.epoch))
 
     def check(self) -> None:
-        """See that the order can be built, as far as that is cheap.
+        """Check that the order can be built, as far as that is cheap.
 
         Raises:
             MosaicDataError: The data are too few for it, or the layout does not fit it.
@@ -182,7 +115,7 @@ class EpochSequence:
             _ = self.epoch_length
 
     def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
-        """Nothing: an order of epochs is one of the streams in the data."""
+        """Do nothing: an order of epochs has only streams that are in the data."""
 
     def epoch(self, number: int) -> Order:
         """The order of one epoch, built when first asked for."""
@@ -192,17 +125,14 @@ class EpochSequence:
         with self._building:
             order = self._ready(number)
             if order is None:
-                order = self._built(number)
+                order = self._stored.load(number) if self._stored else None
+                order = order or build_epoch(self.mixture, self.options, number)
                 self._keep(number, order)
         return order
 
     def after_fork(self) -> None:
         """A thread that does not exist in this child may have held the locks."""
         self._guard, self._building = threading.Lock(), threading.Lock()
-
-    def _built(self, number: int) -> Order:
-        stored = self._stored.load(number) if self._stored else None
-        return stored or build_epoch(self.mixture, self.options, number)
 
     def _ready(self, number: int) -> Order | None:
         """The order of an epoch if it is there, now the last one to be dropped."""
@@ -226,10 +156,10 @@ class EpochSequence:
     def prepare_next(self, position: int) -> None:
         """Order the epoch after that of ``position`` in the background, before it is needed.
 
-        In the first epoch this begins when a quarter of it is read, so that a run that ends before
-        seldom has a second one ordered in vain. A run that has come to its second epoch will need
-        the next one: this begins early, but not in the first moments, in which the order changes
-        and one more process would be felt.
+        In the first epoch this begins when a quarter of it is read: a run that ends in its first
+        epoch needs no second one. A run that has come to its second epoch will need the next one:
+        this begins early, but not in the first moments, in which the order changes and one more
+        process would slow training down.
         """
         stored = self._stored
         if stored is None:
@@ -251,12 +181,9 @@ class EpochSequence:
         return self.origin.epoch + epochs, place
 
     def rows(self, start: int, stop: int) -> tuple[Int64Array, Int64Array]:
-        """Sample ids and canonical nodes at the positions ``[start, stop)`` of the run.
+        """Sample ids and canonical nodes, both int64[n], at ``[start, stop)``.
 
         Runs across as many epoch ends as lie between.
-
-        Returns:
-            Two int64[stop - start].
         """
         parts = [order.rows(*places) for order, *places in self._parts(start, stop)]
         return _joined([ids for ids, _ in parts]), _joined([nodes for _, nodes in parts])
@@ -303,8 +230,7 @@ class EpochSequence:
     def probe_ids(self, positions: Int64Array) -> Int64Array:
         """Sample ids at positions; the first one's in place of those of a later epoch.
 
-        Args:
-            positions: int64[lists, n], each list ascending.
+        ``positions`` are int64[lists, n], each list ascending.
         """
         epochs = (positions - self.origin.samples) // self.epoch_length
         here = np.where(epochs == epochs[:, :1], positions, positions[:, :1])
@@ -337,10 +263,7 @@ class EpochSequence:
     def count_per_stream(self, start: int, size: int, count: int) -> Int64Array:
         """Samples of each stream in consecutive batches, int64[count, streams].
 
-        Args:
-            start: Position of the run at which the first begins.
-            size: Rows of a batch.
-            count: Batches.
+        The first begins at the position ``start`` of the run; each has ``size`` rows.
         """
         if len(self.mixture.streams) == 1:
             return np.full((count, 1), size, np.int64)

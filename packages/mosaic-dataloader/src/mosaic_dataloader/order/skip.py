@@ -26,7 +26,7 @@ from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.order.sequence import SampleSequence
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 
 # A first position, and the one after the last.
 Range = tuple[int, int]
@@ -68,13 +68,9 @@ class Skip:
         return position, _LONGEST
 
     def stretches(self, position: int, rows: int) -> list[Range]:
-        """Where the next rows lie.
+        """Where the next rows lie, at least one.
 
         Worked example: see the module; the 4 rows from position 8 on are [(8, 10), (14, 16)].
-
-        Args:
-            position: Where to begin.
-            rows: How many, at least 1.
         """
         found: list[Range] = []
         while rows:
@@ -114,14 +110,7 @@ def skip_from(position: int, given: Sequence[Range], left_out: Iterable[Range] =
 
 
 def trained_draws(sequence: SampleSequence, skip: Skip, start: int, stop: int) -> Int64Array:
-    """Samples of each stream, int64[streams], between two positions, without those left out.
-
-    Args:
-        sequence: The order.
-        skip: What the run leaves out.
-        start: The first position.
-        stop: The position after the last one.
-    """
+    """Samples of each stream, int64[streams], in ``[start, stop)``, without those left out."""
     drawn = sequence.draws(start, stop)
     for first, end in skip.cut(stop):
         if end > start:

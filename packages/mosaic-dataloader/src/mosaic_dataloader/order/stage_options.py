@@ -52,10 +52,6 @@ class StageConfig:
 def parse_stages(given: Any, names: Sequence[str]) -> tuple[StageOptions, ...]:
     """Check the option ``stages``.
 
-    Args:
-        given: A list of mappings with ``weights`` and ``samples`` or ``tokens``.
-        names: The streams.
-
     Raises:
         MosaicDataError: It is something else; the message says what to change.
     """

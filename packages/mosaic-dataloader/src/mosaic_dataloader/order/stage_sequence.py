@@ -26,7 +26,7 @@ OpenStored = Callable[[Mixture, ResolvedOrder], StoredEpochs | None]
 
 
 class StageSequence:
-    """The samples of a run whose mixture changes, as a random-access list.
+    """The samples of a run whose mixture changes, as a random-access list; see `EpochSequence`.
 
     Its streams are all that the run ever had. Those that are part of the data now have their own
     epochs; the others only take their places in the blocks of earlier stages.
@@ -105,10 +105,16 @@ class StageSequence:
         """Nothing: streams of any size can be drawn from."""
 
     def require_streams(self, low: int, high: int, lanes: Sequence[int] = ()) -> None:
-        """Refuse to continue where a stream that was removed is still to be read from.
+        """Refuse to continue where a removed stream is still to be read from.
 
         The last stage draws from streams in the data: only the samples up to its beginning are in
         question.
+
+        Args:
+            low: Every position before it was read.
+            high: No position from here on was read.
+            lanes: By lane, the next position that it reads; lanes take turns. None are needed where
+                nothing lies between the two.
 
         Worked example: the last stage begins at position 12. Of 4 lanes, the next positions are 8,
         5, 14 and 11: positions 5, 8, 9 and 11 are not read yet, and 6, 7 and 10 are.
@@ -201,10 +207,7 @@ class StageSequence:
 
         A stream's number in the run and the sample's in the stream; -1 for a sample of a later
         epoch than the list's first of its stream, whose order may not exist yet; ``REMOVED`` where
-        the stream was removed.
-
-        Args:
-            positions: int64[lists, n], each list ascending.
+        the stream was removed. ``positions`` are int64[lists, n], each list ascending.
         """
         with self._lock:
             found = self._order.draws(positions.ravel())
@@ -230,11 +233,7 @@ class StageSequence:
         return self.mixture.count_streams(self._present[streams].reshape(count, size))
 
     def draws(self, start: int, stop: int) -> Int64Array:
-        """How often positions ``[start, stop)`` draw from each stream that the run ever had.
-
-        Returns:
-            int64[streams].
-        """
+        """How often ``[start, stop)`` draws from each stream of the run, int64[streams]."""
         with self._lock:
             return self._drawn_before(stop) - self._drawn_before(start)
 
@@ -250,6 +249,10 @@ class StageSequence:
             streams = self._order.streams(position - rest, position)
             taken = taken + np.bincount(streams, minlength=len(taken))
         return taken
+
+
+# What a run reads from. Both classes have the same methods.
+SampleSequence = EpochSequence | StageSequence
 
 
 def _seed(run: int, digest: str) -> int:

@@ -26,7 +26,7 @@ epoch 0. If a second stage with equal weights begins at position 44, A has been 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeVar
@@ -187,11 +187,7 @@ class StageOrder:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def draws(self, positions: Int64Array) -> Draws:
-        """What each of some positions draws.
-
-        Args:
-            positions: int64[n], in any order.
-        """
+        """What each of some positions draws; int64[n], in any order."""
         streams = np.empty(len(positions), np.uint16)
         epochs, places = np.empty_like(positions), np.empty_like(positions)
         left = np.arange(len(positions))
@@ -214,7 +210,8 @@ class StageOrder:
         number, rest = divmod(position - self.stages[stage].start, self._block * self._nodes)
         placed = self._placement(stage, number)
         counts = np.array(self.stages[stage].counts, np.int64)
-        since = counts * self._nodes * number + placed.counted(rest, len(counts))
+        in_block = np.bincount(placed.streams[:rest], minlength=len(counts))
+        since = counts * self._nodes * number + in_block
         return self._total(stage) + since
 
     def _total(self, stage: int) -> Int64Array:
@@ -236,13 +233,11 @@ class StageOrder:
 
     def _draws_of(self, stage: int, number: int) -> tuple[Draws, list[_Taken]]:
         """What a whole block draws, and what is taken after it; the last ones are kept."""
-
-        def found() -> tuple[Draws, list[_Taken]]:
+        if (stage, number) not in self._found:
             before = self._found.get((stage, number - 1))
             taken = before[1] if before else self._taken_before(stage, number)
-            return self._draw_block(stage, number, taken)
-
-        return _cached(self._found, (stage, number), found, self._kept)
+            self._found[stage, number] = self._draw_block(stage, number, taken)
+        return _latest(self._found, (stage, number), self._kept)
 
     def _draw_block(
         self, stage: int, number: int, taken: list[_Taken]
@@ -262,16 +257,10 @@ class StageOrder:
     def _hand_out(
         self, stream: int, at: Int64Array, taken: _Taken
     ) -> tuple[Int64Array, Int64Array, Int64Array]:
-        """Hand out a stream's samples to the draws of a block.
+        """Hand out a stream's samples to the draws of a block at some places in it, ascending.
 
-        Args:
-            stream: Which stream.
-            at: int64[n], places of its draws within the block, ascending.
-            taken: What was taken of the stream before the block.
-
-        Returns:
-            int64[n] each: the epoch, the node that owns the sample, and its number among the
-            samples of that epoch that the node owns.
+        Returns, int64[n] each, the epoch, the node that owns the sample, and its number among the
+        samples of that epoch that the node owns.
         """
         owned = self._owned[stream]
         if len(owned) == 1:
@@ -383,8 +372,7 @@ class StageOrder:
 
     def _placement(self, stage: int, number: int) -> "_Placed":
         """Where in a block the streams' draws stand; the last ones are kept."""
-
-        def placed() -> _Placed:
+        if (stage, number) not in self._placed:
             start, counts = self.stages[stage].start, self.stages[stage].counts
             nodes = np.arange(self._nodes)
             key = keys(_PURPOSE, self._seed, start, number, nodes)
@@ -392,18 +380,12 @@ class StageOrder:
             which = np.tile(nodes, self._block)
             index = np.repeat(np.arange(self._block, dtype=np.int64), self._nodes)
             table = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-            return _Placed(table[block.at(which, index)], len(counts))
-
-        return _cached(self._placed, (stage, number), placed, _KEPT)
+            self._placed[stage, number] = _Placed(table[block.at(which, index)], len(counts))
+        return _latest(self._placed, (stage, number), _KEPT)
 
 
 class _Placed:
-    """A block's draws.
-
-    Args:
-        streams: uint16[J * block], the stream of each position, in the order of positions.
-        count: Streams.
-    """
+    """A block's draws: uint16[J * block], the stream of each position."""
 
     def __init__(self, streams: NDArray[np.uint16], count: int):
         self.streams = streams
@@ -420,22 +402,13 @@ class _Placed:
         by_stream, bounds = self._sorted
         return by_stream[bounds[stream] : bounds[stream + 1]]
 
-    def counted(self, first: int, streams: int) -> Int64Array:
-        """Draws from each stream, int64[streams], among the block's first positions."""
-        return np.bincount(self.streams[:first], minlength=streams).astype(np.int64)
 
-
-def _cached(
-    cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], made: Callable[[], T], most: int
-) -> T:
-    found = cache.get(key)
-    if found is None:
-        found = cache[key] = made()
-        while len(cache) > most:
-            cache.popitem(last=False)
-    else:
-        cache.move_to_end(key)
-    return found
+def _latest(cache: "OrderedDict[tuple[int, int], T]", key: tuple[int, int], most: int) -> T:
+    """An entry of a cache of so many, now the last one to be dropped."""
+    cache.move_to_end(key)
+    while len(cache) > most:
+        cache.popitem(last=False)
+    return cache[key]
 
 
 def _owners(nodes: Int64Array, left: Int64Array) -> Int64Array:

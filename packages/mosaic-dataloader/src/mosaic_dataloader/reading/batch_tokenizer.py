@@ -50,7 +50,7 @@ class BatchTokenizer:
         self._is_fast = hasattr(self.fast, "encode_batch_fast")
         if self._is_fast:
             # The Rust tokenizer encodes a batch on all cores without holding Python's lock. While
-            # it does, nobody can change a setting: whoever handed it in keeps another one.
+            # it does, no setting can be changed: the caller keeps another one.
             self.fast = copy.deepcopy(self.fast)
             # Set on the tokenizer, these would cut or fill documents unseen.
             self.fast.no_truncation()
@@ -58,20 +58,15 @@ class BatchTokenizer:
             self._set_special_tokens()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Int64Array]:
-        """Encode texts at once.
+        """Encode texts at once: int64[n] for each.
 
-        Returns:
-            Token ids, one int64[n] per text. Only when they are asked for are they made arrays of,
-            which holds Python's lock, as encoding does not.
+        They become arrays only when they are asked for: that holds Python's lock, as encoding does
+        not.
         """
         return (np.asarray(ids, np.int64) for ids in self.ids(texts))
 
     def ids(self, texts: Sequence[str]) -> Iterable[list[int]]:
-        """Encode texts at once.
-
-        Returns:
-            A list of token ids for each text, made when it is asked for.
-        """
+        """Encode texts at once: a list for each, made when it is asked for."""
         if not texts:
             return ()
         if self._is_fast:
@@ -131,37 +126,23 @@ def _without_special_tokens(slow: Any) -> Any:
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """Token id for padded inputs: the pad token's, else the EOS token's, else 0.
-
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-    """
-    for inner in wrapped_tokenizers(tokenizer):
-        for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(inner, name, None)
-            if value is not None:
-                return int(value)
-    return 0
+    """Token id for padded inputs: the pad token's, else the EOS token's, else 0."""
+    return _first_id(tokenizer, "pad_token_id", "eos_token_id") or 0
 
 
 def eos_token_id(tokenizer: Any) -> int | None:
-    """Token id that ends a document; None if the tokenizer does not say.
-
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-    """
+    """Token id that ends a document; None if the tokenizer does not say."""
     return special_token_id(tokenizer, "eos")
 
 
 def special_token_id(tokenizer: Any, kind: str) -> int | None:
-    """Id of a special token; None if the tokenizer does not say.
+    """Id of the special token ``"eos"`` or ``"bos"``; None if the tokenizer does not say."""
+    return _first_id(tokenizer, f"{kind}_token_id", f"{kind}_id")
 
-    Args:
-        tokenizer: As for ``BatchTokenizer``, of any kind, or None.
-        kind: ``"eos"`` or ``"bos"``.
-    """
+
+def _first_id(tokenizer: Any, *names: str) -> int | None:
     for inner in wrapped_tokenizers(tokenizer):
-        for name in (f"{kind}_token_id", f"{kind}_id"):
+        for name in names:
             value = getattr(inner, name, None)
             if value is not None:
                 return int(value)

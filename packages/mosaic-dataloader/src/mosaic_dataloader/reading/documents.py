@@ -1,13 +1,12 @@
 """Reading whole documents as tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.mixture import Mixture
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.storage.store import ShardStore
 
@@ -23,7 +22,6 @@ class DocumentReader:
 
     Args:
         store: The shards.
-        mixture: Their sizes.
         tokenizer: For text; None where all streams hold tokens.
         eos_id: The token that ends a document; None to add none.
     """
@@ -31,12 +29,10 @@ class DocumentReader:
     def __init__(
         self,
         store: ShardStore,
-        mixture: Mixture,
         tokenizer: BatchTokenizer | None,
         eos_id: int | None,
     ):
         self._store = store
-        self._mixture = mixture
         self._tokenizer = tokenizer
         self._eos_id = eos_id
         dtypes = {
@@ -46,14 +42,9 @@ class DocumentReader:
         }
         narrow = all(d is not None and np.can_cast(d, np.int32) for d in dtypes)
         self.dtype: np.dtype[np.integer[Any]] = np.dtype(np.int32 if narrow else np.int64)
-        self._text = np.array([s.column.kind == "text" for s in store.streams])
 
     def read(self, shards: Sequence[int], places: Sequence[int]) -> list[Tokens]:
-        """Read documents.
-
-        Args:
-            shards: Shard of each.
-            places: Place of each within its shard.
+        """Read documents, given the shard of each and its place within the shard.
 
         Returns:
             Token ids of each, freshly allocated, ``dtype[n]``; n is 0 for an empty one.
@@ -69,21 +60,19 @@ class DocumentReader:
             by_shard.setdefault(shard, []).append(number)
         for shard, numbers in by_shard.items():
             with self._store.reading(shard) as opened:
-                if self._is_text(shard):
+                if self._store.is_text(shard):
                     texts += [opened.text(places[n]) for n in numbers]
                     text_numbers += numbers
                     continue
                 for number in numbers:
                     found[number] = self._ended(opened.tokens(places[number]))
-        # No file is held meanwhile: encoding takes longer than anything else here.
+        # No file is held during that: encoding takes longer than anything else here.
         self._store.release()
-        for number, tokens in zip(text_numbers, self._encode(texts), strict=True):
-            found[number] = tokens
+        encoded = encode_texts(self._store, self._tokenizer, texts)
+        for number, text, tokens in zip(text_numbers, texts, encoded, strict=True):
+            # Of an empty text, a tokenizer would make BOS.
+            found[number] = self._ended(tokens if text else tokens[:0])
         return found
-
-    def _is_text(self, shard: int) -> bool:
-        bounds = self._mixture.stream_shards
-        return bool(self._text[int(bounds.searchsorted(shard, side="right")) - 1])
 
     def _ended(self, tokens: Tokens) -> Tokens:
         """A copy that ends with EOS; empty if the document is."""
@@ -95,25 +84,23 @@ class DocumentReader:
         ended[count] = self._eos_id
         return ended
 
-    def _encode(self, texts: list[str]) -> list[Tokens]:
-        if not texts:
-            return []
-        if self._tokenizer is None:
-            raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
-        with self._store.traffic.encoding(len(texts)):
-            encoded = self._tokenizer.encode(texts)
-        # Of an empty text, a tokenizer would make BOS.
-        return [
-            self._ended(tokens if text else tokens[:0])
-            for text, tokens in zip(texts, encoded, strict=True)
-        ]
+
+def encode_texts(
+    store: ShardStore, tokenizer: BatchTokenizer | None, texts: list[str]
+) -> Iterator[Int64Array]:
+    """Token ids, int64[n], of each of some texts of a store."""
+    if not texts:
+        return iter(())
+    # A data set with text is not opened without one.
+    assert tokenizer is not None
+    with store.traffic.encoding(len(texts)):
+        return tokenizer.encode(texts)
 
 
 def joined(documents: Sequence[Tokens]) -> tuple[Tokens, NDArray[np.int64]]:
     """Documents as two arrays, which pass cheaply from process to process.
 
-    Returns:
-        Their tokens end to end, and int64[n], the length of each.
+    Their tokens end to end, and int64[n], the length of each.
     """
     lengths = np.fromiter(map(len, documents), np.int64, len(documents))
     return (np.concatenate(documents) if documents else np.empty(0, np.int32)), lengths

@@ -21,7 +21,7 @@ from mosaic_dataloader.storage.streams import DataStream
 _LONGEST_NAME = 512
 
 logger = logging.getLogger(__name__)
-# A logger of its own: every process warns, and whoever tells it in another way silences this one.
+# Its own logger: every process warns, and a caller that reports it otherwise silences this one.
 row_length_logger = logging.getLogger("mosaic_dataloader.row_length")
 
 
@@ -31,13 +31,7 @@ def check_prepared(
     """Compare tokenizer and row length with the manifests of streams that hold tokens.
 
     Streams without a manifest were not made by `mosaic-prepare`, or copied without it: nothing is
-    known of them.
-
-    Args:
-        streams: Opened streams.
-        tokenizer: As `StreamingTextDataset` takes it; None compares no tokenizer.
-        seq_len: Tokens in a row, T.
-        packing: Whether samples are joined as documents.
+    known of them. A tokenizer of None is not compared.
 
     Raises:
         MosaicDataError: A stream was made with another tokenizer, has ids beyond its vocabulary, or
@@ -62,16 +56,24 @@ def check_prepared(
             elif own.vocab_size:
                 # One without entries encodes nothing, and is compared with nothing.
                 _compare(stream.name, TokenizerIdentity(**made), own, note)
-        if packing:
-            _refuse_rows(stream.name, note)
-        else:
+        if not packing:
             _compare_length(stream.name, note, seq_len)
+        elif note.get("form") == "rows":
+            # Rows overlap by a token, which would be trained on twice if they were joined.
+            raise MosaicDataError(
+                f'stream "{stream.name}" was prepared as full rows, and packing = true would join '
+                f"them as if they were documents; set packing to false, or prepare the data with "
+                f"--form documents"
+            )
 
 
 def _manifest(stream: DataStream) -> dict[str, Any]:
     """A stream's manifest; empty if it has none, or one of something else.
 
     What is read of it has the types that `mosaic-prepare` writes.
+
+    Raises:
+        MosaicDataError: It cannot be read.
     """
     for path in manifest_paths(stream.directory):
         if not os.path.isfile(path):
@@ -147,43 +149,18 @@ def _compare(
         )
 
 
-def _refuse_rows(name: str, note: Mapping[str, Any]) -> None:
-    """Rows overlap by a token, which would be trained on twice if they were joined."""
-    if note.get("form") == "rows":
-        raise MosaicDataError(
-            f'stream "{name}" was prepared as full rows, and packing = true would join them as if '
-            f"they were documents; set packing to false, or prepare the data with --form documents"
-        )
-
-
 def prepared_tokens(stream: DataStream) -> int | None:
-    """Tokens of a stream by what `mosaic-prepare` noted; None where it is text, or noted nothing.
-
-    Raises:
-        MosaicDataError: There is a note that cannot be read.
-    """
-    # Text has none of its own.
+    """Tokens of a stream that `mosaic-prepare` noted; None for text, or where it noted nothing."""
     return _manifest(stream).get("facts", {}).get("tokens") or None
 
 
 def prepared_row_length(stream: DataStream) -> int | None:
-    """Targets in a full row of a stream, T, by what `mosaic-prepare` noted when it made rows.
-
-    Returns:
-        None where it made something else, or nothing.
-
-    Raises:
-        MosaicDataError: There is a note that cannot be read.
-    """
+    """Targets in a full row, T, as `mosaic-prepare` noted; None where it made no rows."""
     return _noted_length(_manifest(stream))
 
 
 def prepared_form(stream: DataStream) -> str | None:
-    """What `mosaic-prepare` noted that it made: rows, documents or text; None without a note.
-
-    Raises:
-        MosaicDataError: There is a note that cannot be read.
-    """
+    """What `mosaic-prepare` noted that it made: rows, documents or text; None without a note."""
     form = _manifest(stream).get("form")
     return form if isinstance(form, str) else None
 
@@ -196,26 +173,23 @@ def _compare_length(name: str, note: Mapping[str, Any], seq_len: int) -> None:
     targets = _noted_length(note)
     if targets is None or targets == seq_len:
         return
-    if targets < seq_len:
-        row_length_logger.warning(
-            'stream "%s": its rows were prepared for seq_len = %d, training has %d: %.0f %% of '
-            "each step is padding; prepare longer rows, or train with seq_len = %d",
-            name,
-            targets,
-            seq_len,
-            100 * (1 - targets / seq_len),
-            targets,
-        )
-    else:
-        row_length_logger.warning(
-            'stream "%s": its rows were prepared for seq_len = %d, training has %d: %.0f %% of '
-            "the tokens are never trained on; prepare shorter rows, or train with seq_len = %d",
-            name,
-            targets,
-            seq_len,
-            100 * (1 - seq_len / targets),
-            targets,
-        )
+    short, long = sorted((targets, seq_len))
+    cost, wanted = (
+        ("each step is padding", "longer")
+        if targets < seq_len
+        else ("the tokens are never trained on", "shorter")
+    )
+    row_length_logger.warning(
+        'stream "%s": its rows were prepared for seq_len = %d, training has %d: %.0f %% of %s; '
+        "prepare %s rows, or train with seq_len = %d",
+        name,
+        targets,
+        seq_len,
+        100 * (1 - short / long),
+        cost,
+        wanted,
+        targets,
+    )
 
 
 def _name(tokenizer: Any) -> str:

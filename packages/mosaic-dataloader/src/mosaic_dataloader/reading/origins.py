@@ -89,15 +89,10 @@ def sample_fields(
     """The fields of a `RowOrigin` that follow from its sample, for each of int64[n] sample ids."""
     shards, places = mixture.locate(ids)
     found = []
-    for sample, number, shard, place in zip(
-        ids.tolist(),
-        mixture.stream_of(ids).tolist(),
-        shards.tolist(),
-        places.tolist(),
-        strict=True,
-    ):
+    for sample, shard, place in zip(ids.tolist(), shards.tolist(), places.tolist(), strict=True):
+        number, shard_in_stream = mixture.shard_in_stream(shard)
         stream = streams[number]
-        reader = stream.readers[shard - int(mixture.stream_shards[number])]
+        reader = stream.readers[shard_in_stream]
         found.append(
             {
                 "stream": stream.name,

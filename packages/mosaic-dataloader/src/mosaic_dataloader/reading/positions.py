@@ -59,15 +59,9 @@ def ends_in_rows(
 
 
 def joined_ends(ends: Sequence[NDArray[Any]], rows: Sequence[int], length: int) -> Int64Array:
-    """Ends of several rows as places in the run of their batch.
+    """Ends of several rows as places in the run of their batch, int64[K], ascending.
 
-    Args:
-        ends: Of each row, integer[n], places in the row; those outside of it mean nothing.
-        rows: The number of each row, ascending.
-        length: Tokens in a row, T.
-
-    Returns:
-        int64[K], ascending.
+    Those outside of their row's T tokens mean nothing; the rows' numbers are ascending.
     """
     if not ends:
         return np.empty(0, np.int64)
@@ -80,14 +74,10 @@ def joined_ends(ends: Sequence[NDArray[Any]], rows: Sequence[int], length: int) 
 
 
 def positions_from_ends(ends: Int64Array, shape: tuple[int, int]) -> Int64Array:
-    """Each token's position in its document; 0 at the first token of a document and of a row.
+    """Each token's position in its document, int64[B, T].
 
-    Args:
-        ends: int64[K], ascending; see the module.
-        shape: B and T.
-
-    Returns:
-        int64[B, T].
+    It is 0 at the first token of a document and of a row. ``ends`` are int64[K], ascending; see the
+    module.
     """
     count, length = shape
     if not len(ends):

@@ -42,11 +42,6 @@ class PrefetchQueue(Generic[T]):
     ``queue.Queue`` takes three locks and wakes a thread for every item. Here a lock is taken only
     by a thread that has to sleep; appending to and popping from a deque are atomic.
 
-    Args:
-        depth: Places.
-        clock: Tells the time, in seconds.
-        watch: Is told how long the consumer waits for items.
-
     Attributes:
         items: What waits to be taken.
         asleep: Whether the producer sleeps until there is room.
@@ -74,14 +69,9 @@ class PrefetchQueue(Generic[T]):
         self._closed = False
 
     def put(self, item: T, idle: Callable[[], None] | None = None) -> bool:
-        """Add an item, and wait until there is a place for another one.
+        """Add an item and wait until there is a place for another; returns whether one is wanted.
 
-        Args:
-            item: What to hand over.
-            idle: Called now and then while there is no place.
-
-        Returns:
-            Whether more items are wanted.
+        ``idle`` is called now and then while there is no place.
         """
         if self._closed:
             return False
@@ -105,10 +95,6 @@ class PrefetchQueue(Generic[T]):
         """Want no more items; a producer that waits for a place returns at once."""
         self._closed = True
         _release(self._space)
-
-    def clear(self) -> None:
-        """Drop the items that were not taken."""
-        self.items.clear()
 
     def end(self, error: BaseException) -> None:
         """Add a last item, whether there is a place or not: what is raised instead of it."""
@@ -291,9 +277,6 @@ def prefetch(
         on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
             that know nothing of that.
         watch: Is told how long items are waited for.
-
-    Returns:
-        An iterator over the values, for one thread at a time.
     """
     queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth, watch=watch)
 
@@ -335,6 +318,6 @@ def _close(queue: PrefetchQueue[T], group: threads.ThreadGroup | None) -> None:
     queue.close()
     if group is not None:
         group.close()
-    queue.clear()
-    # Whoever waits for an item in another thread waits no longer.
+    queue.items.clear()
+    # A thread that waits for an item waits no longer.
     queue.end(StopIteration())

@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.util.store_errors import one_line
 
 # Seconds for an answer of the hub. Its own library asks six times, over a minute.
 _PATIENCE = 5.0
@@ -101,7 +102,7 @@ def _hub_refuses(name: str, kwargs: Mapping[str, Any]) -> str:
         HfApi().model_info(name, revision=revision, token=token, timeout=_PATIENCE)
     except GatedRepoError as error:
         raise MosaicDataError(
-            "the hub wants its terms accepted, and a token (HF_TOKEN) of who has"
+            "the hub wants its terms accepted, and the token (HF_TOKEN) of a user who did"
         ) from error
     except RepositoryNotFoundError as error:
         raise MosaicDataError(
@@ -184,7 +185,7 @@ def _find(name: str, file: str, kwargs: Mapping[str, Any]) -> str | None:
             **{key: kwargs[key] for key in _WHERE if key in kwargs},
         )
     except (OSError, ValueError) as error:  # a name or a revision that the hub does not take
-        raise MosaicDataError(_named(error)) from error
+        raise MosaicDataError(one_line(error, _LONGEST_REASON)) from error
     return found
 
 
@@ -282,18 +283,16 @@ def _refuse_links(folder: str, files_in: str, kind: Any) -> None:
     for name in sorted({*_COMMON_FILES, *filter(None, kind.vocab_files_names.values())}):
         path = os.path.join(files_in, name)
         target = os.path.realpath(path)
-        if os.path.lexists(path) and not any(_lies_in(target, place) for place in within):
+        if os.path.lexists(path) and not any(
+            os.path.commonpath([target, place]) == place for place in within
+        ):
             raise MosaicDataError(
                 f"{path} is a link to {target}, outside the directory: copy the file there"
             )
 
 
-def _lies_in(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
-
-
 def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: Exception) -> str:
-    """Why it could not be loaded: the file or the package that is missing, if that can be told."""
+    """Why it could not be loaded: the file or the package that is missing, if that is known."""
     if isinstance(error, ValueError) and "trust_remote_code" in str(error):
         return _CODE
     if os.path.isdir(name) and (kind is not None or not named):
@@ -301,7 +300,7 @@ def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: 
         reason = _what_is_missing(folder, kind)
         if reason:
             return reason
-    return _named(error)
+    return one_line(error, _LONGEST_REASON)
 
 
 def _what_is_missing(folder: str, kind: Any) -> str:
@@ -315,7 +314,7 @@ def _what_is_missing(folder: str, kind: Any) -> str:
             "other files: copy all of the tokenizer's files, or write them with save_pretrained()"
         )
     if wanted and not present:
-        return f"its vocabulary is missing: copy {_either(wanted)} to it"
+        return f"its vocabulary is missing: copy {' or '.join(wanted)} to it"
     if _DEFINITION in present:
         try:
             Tokenizer.from_file(os.path.join(folder, _DEFINITION))
@@ -326,21 +325,10 @@ def _what_is_missing(folder: str, kind: Any) -> str:
         and importlib.util.find_spec("sentencepiece") is None
     ):
         return (
-            f"the package sentencepiece, which reads its {_either(present)}, is not installed: "
+            f"the package sentencepiece, which reads its {' or '.join(present)}, is not installed: "
             f"install it, or add the {_DEFINITION} that save_pretrained() writes where it is"
         )
     return ""
-
-
-def _named(error: Exception) -> str:
-    text = _one_line(error)
-    if len(text) > _LONGEST_REASON:
-        text = text[:_LONGEST_REASON] + "…"
-    return f"{type(error).__name__}: {text}"
-
-
-def _either(files: Iterable[str]) -> str:
-    return " or ".join(files)
 
 
 def _one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
+from mosaic_dataloader.reading.documents import encode_texts
 from mosaic_dataloader.reading.positions import Boundaries, ends_in_rows
 from mosaic_dataloader.reading.vocabulary import first_outside, outside_error
 from mosaic_dataloader.storage.mds import ScatteredRows
@@ -81,16 +82,11 @@ class RowBatch(NamedTuple):
 
 @dataclass
 class _Draft:
-    """A batch whose texts are not encoded yet.
+    """A batch whose texts are not encoded yet; ``inputs`` and ``labels`` are int64[B, T].
 
-    Attributes:
-        inputs: int64[B, T].
-        labels: int64[B, T].
-        full: Whether it is known by now that every label is a target.
-        texts: Documents that are still to be written.
-        rows: The row of each.
-        origins: Shard of each, and place within it.
-        stored_ends: By row, where documents end in it, as the data say.
+    ``texts`` are still to be written, to ``rows``; ``origins`` are their shards and places in them.
+    ``full`` and, by row, ``stored_ends`` are what is known by now of targets and of where documents
+    end.
     """
 
     inputs: Int64Array
@@ -173,15 +169,10 @@ class RowReader:
         return next(self.written(self.encoded([(shards, places)])))
 
     def encoded(self, wanted: Iterable[tuple[Sequence[int], Sequence[int]]]) -> EncodedBatches:
-        """Read several batches, and encode the texts of all of them at once.
+        """Read batches, and encode the texts of all of them at once.
 
-        A tokenizer's threads have more to share out than a single batch's documents.
-
-        Args:
-            wanted: Shards and places of each batch, as for ``batch``.
-
-        Returns:
-            The batches up to the first that cannot be read; for ``written``, in any thread.
+        A tokenizer's threads have more to share out than a single batch's documents. The result,
+        for ``written`` in any thread, ends before the first batch that cannot be read.
         """
         drafts: list[_Draft] = []
         failure = None
@@ -194,13 +185,10 @@ class RowReader:
             # No file is held while texts are encoded, which takes longer than anything else here.
             self._store.release()
         texts = [text for draft in drafts for text in draft.texts]
-        return EncodedBatches(drafts, self._encode(texts), failure)
+        return EncodedBatches(drafts, encode_texts(self._store, self._tokenizer, texts), failure)
 
     def written(self, encoded: EncodedBatches) -> Iterator[RowBatch]:
-        """Write encoded texts into their rows.
-
-        Yields:
-            What ``batch`` returns for each batch.
+        """Write encoded texts into their rows; what ``batch`` returns for each batch.
 
         Raises:
             MosaicDataError: As for ``batch``, after the batches before that one.
@@ -227,8 +215,9 @@ class RowReader:
         shard, place = int(shards[0]), int(places[0])
         tokens: NDArray[Any]
         with self._store.reading(shard) as opened:
-            if self._is_text(shard):
-                tokens = next(self._encode([opened.text(place)]))[: self._seq_len + 1]
+            if self._store.is_text(shard):
+                encoded = encode_texts(self._store, self._tokenizer, [opened.text(place)])
+                tokens = next(encoded)[: self._seq_len + 1]
             else:
                 tokens = opened.tokens(place)[: self._seq_len + 1].astype(np.int64)
         return torch.from_numpy(tokens)
@@ -320,7 +309,7 @@ class RowReader:
                 continue
             with self._store.reading(shard) as opened:
                 wanted = places[rows].tolist()
-                if self._is_text(shard):
+                if self._store.is_text(shard):
                     draft.texts += [opened.text(place) for place in wanted]
                     draft.rows += rows
                     draft.origins += [(shard, place) for place in wanted]
@@ -345,19 +334,6 @@ class RowReader:
         return outside_error(
             self._store.streams, self._mixture, self._vocab_size, shard, place, token_id
         )
-
-    def _is_text(self, shard: int) -> bool:
-        bounds = self._mixture.stream_shards
-        stream = int(bounds.searchsorted(shard, side="right")) - 1
-        return self._store.streams[stream].column.kind == "text"
-
-    def _encode(self, texts: list[str]) -> Iterator[Int64Array]:
-        if not texts:
-            return iter(())
-        if self._tokenizer is None:
-            raise MosaicDataError("a stream holds text, and there is no tokenizer to encode it")
-        with self._store.traffic.encoding(len(texts)):
-            return self._tokenizer.encode(texts)
 
 
 def _stored_ends(

@@ -20,7 +20,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class WaitWatch:
     """Counts the seconds that a step waits for batches, and reports what a long wait is for.
 
-    It has no thread: whoever waits for a batch looks at the clock now and then.
+    It has no thread: the thread that waits for a batch looks at the clock now and then.
 
     Args:
         report_after: Seconds that a batch may take before the wait is reported. It is reported

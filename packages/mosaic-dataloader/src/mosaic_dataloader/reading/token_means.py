@@ -13,7 +13,7 @@ from mosaic_dataloader.reading.manifest import prepared_form, prepared_tokens
 from mosaic_dataloader.storage.store import ShardStore
 from mosaic_dataloader.storage.streams import DataStream, ShardSamples
 
-# What is read of a stream where nothing else tells: so many samples, or so many bytes of them where
+# What is read of a stream where nothing else tells it: so many samples, or so many bytes where
 # they are large, but some in any case; from a few shards, which may have to be downloaded, or from
 # more where each holds little.
 _SAMPLES, _BYTES, _FEWEST = 1024, 16 << 20, 16
@@ -35,7 +35,7 @@ def known_mean(stream: DataStream, seq_len: int | None, *, adds_eos: bool) -> To
     """
     tokens = prepared_tokens(stream)
     if tokens is not None and prepared_form(stream) == ("rows" if seq_len else "documents"):
-        mean = tokens / _samples(stream)
+        mean = tokens / stream.samples
         return _mean(min(mean, seq_len) if seq_len else mean, "its manifest")
     row = tokens_per_row(stream)
     if row is None or (adds_eos if seq_len is None else not _equal_rows(stream)):
@@ -46,7 +46,7 @@ def known_mean(stream: DataStream, seq_len: int | None, *, adds_eos: bool) -> To
 
 def estimated_mean(stream: DataStream, seq_len: int | None) -> TokenMean:
     """The mean about, by the sizes in a stream's index; arguments are those of `known_mean`."""
-    mean = stored_tokens(stream) / _samples(stream)
+    mean = stored_tokens(stream) / stream.samples
     found = _mean(mean if seq_len is None else min(mean, seq_len), "the sizes in its index")
     return found._replace(estimated=True)
 
@@ -90,12 +90,12 @@ def measured_mean(
         means = [np.mean(_targets(own, seq_len) if seq_len else own) for own in lengths]
         mean = float(np.average(means, weights=counts))
     read_samples = sum(len(places) for _, places in parts)
-    return _mean(mean, f"measured on {read_samples:,} of its {_samples(stream):,} samples")
+    return _mean(mean, f"measured on {read_samples:,} of its {stream.samples:,} samples")
 
 
 def _parts(stream: DataStream) -> list[ShardSamples]:
     filled = [number for number, reader in enumerate(stream.readers) if len(reader)]
-    samples = _samples(stream)
+    samples = stream.samples
     stored = sum(reader.get_raw_size() for reader in stream.readers)
     wanted = min(_SAMPLES, max(_FEWEST, _BYTES * samples // max(1, stored)))
     shards = max(_SHARDS, min(_MOST_SHARDS, wanted * len(filled) // samples))
@@ -132,10 +132,6 @@ def _equal_rows(stream: DataStream) -> bool:
     """Whether the index says that all rows, whose column is their only one, are equally long."""
     sizes = {getattr(reader, "column_sizes", [None])[0] for reader in stream.readers}
     return len(sizes) == 1 and None not in sizes
-
-
-def _samples(stream: DataStream) -> int:
-    return sum(len(reader) for reader in stream.readers)
 
 
 def _mean(tokens: float, source: str) -> TokenMean:

@@ -52,15 +52,9 @@ class TokenizerIdentity:
 
 
 def identify_tokenizer(tokenizer: Any, name: str) -> TokenizerIdentity | None:
-    """Describe a tokenizer.
+    """Describe a tokenizer of a kind that `BatchTokenizer` takes; None for another kind.
 
-    Args:
-        tokenizer: A `transformers` tokenizer, a `tokenizers.Tokenizer`, or an object with one of
-            them as its attribute `tokenizer`.
-        name: Its name or directory.
-
-    Returns:
-        None if it is of another kind.
+    ``name`` is its name or directory.
     """
     encoders = (
         each

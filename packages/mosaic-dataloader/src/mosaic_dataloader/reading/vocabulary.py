@@ -18,14 +18,9 @@ from mosaic_dataloader.storage.streams import DataStream
 
 
 def first_outside(ids: NDArray[Any], vocab_size: int | None) -> int:
-    """Find a token id that is negative or beyond the vocabulary.
+    """The place of a token id, integer[n], that is negative or beyond the vocabulary; -1 for none.
 
-    Args:
-        ids: integer[n].
-        vocab_size: Ids that are embedded; None refuses only negative ones.
-
-    Returns:
-        Its place; -1 where there is none.
+    Without a ``vocab_size``, only negative ones are refused.
     """
     unsigned, limit = _bounds(ids.dtype, vocab_size)
     if unsigned is None or not len(ids):
@@ -60,17 +55,11 @@ def outside_error(
 ) -> MosaicDataError:
     """Say where a token id comes from that the model does not embed.
 
-    Args:
-        streams: The opened streams.
-        mixture: Their sizes.
-        vocab_size: See `first_outside`.
-        shard: Number of the shard over all streams.
-        place: Number of the sample within the shard.
-        token_id: The id.
+    ``shard`` is its number over all streams, ``place`` the number of the sample within it.
     """
-    number = int(mixture.stream_shards.searchsorted(shard, side="right")) - 1
+    number, shard_number = mixture.shard_in_stream(shard)
     stream = streams[number]
-    reader = stream.readers[shard - int(mixture.stream_shards[number])]
+    reader = stream.readers[shard_number]
     sample = int(mixture.shard_offsets[shard] - mixture.stream_offsets[number]) + place
     if stream.column.kind == "text":
         hint = "train with a tokenizer whose ids the model embeds, or a model that embeds more"

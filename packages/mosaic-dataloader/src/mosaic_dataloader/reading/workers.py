@@ -200,16 +200,14 @@ class WorkerPool:
         )
 
     def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        """Requests, in their order, each with what a worker read for it.
+        """Requests, in their order, each with what a worker read for its ``shards`` and ``places``.
 
         The workers are started by the call itself: it belongs into the main thread, where torch
         can watch for their deaths and nothing else runs while the process is forked.
-
-        Args:
-            requests: Each has the attributes ``shards`` and ``places``.
         """
         self._pipe.resume()
-        self._sampler.restart(requests)
+        self._sampler.requests = requests
+        self._sampler.under_way.clear()
         return self._answers(iter(self._loader))
 
     def after_fork(self) -> None:
@@ -219,7 +217,11 @@ class WorkerPool:
 
     def awaited(self) -> list[int]:
         """The shards of the oldest request that is not answered yet; none if all are."""
-        return self._sampler.awaited()
+        try:
+            # Another thread may take it at this moment.
+            return list(self._sampler.under_way[0].shards)
+        except IndexError:
+            return []
 
     def stop(self) -> None:
         """Have the workers give up what they wait for; the next call of ``answers`` uses them."""
@@ -233,7 +235,7 @@ class WorkerPool:
                 raise answer
             read, counted = answer
             self._traffic.add(counted)
-            yield self._sampler.oldest(), read
+            yield self._sampler.under_way.popleft(), read
 
 
 # Kept in a forked process until its end.
@@ -244,26 +246,12 @@ class _RequestSampler(Sampler[Any]):
     """Hands requests to torch's dataloader and remembers which are under way."""
 
     def __init__(self) -> None:
-        self._requests: Iterator[Any] = iter(())
-        self._under_way: deque[Any] = deque()
-
-    def restart(self, requests: Iterator[Any]) -> None:
-        self._requests = requests
-        self._under_way.clear()
-
-    def oldest(self) -> Any:
-        return self._under_way.popleft()
-
-    def awaited(self) -> list[int]:
-        try:
-            # Another thread may take it at this moment.
-            return list(self._under_way[0].shards)
-        except IndexError:
-            return []
+        self.requests: Iterator[Any] = iter(())
+        self.under_way: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[Any]:
-        for request in self._requests:
-            self._under_way.append(request)
+        for request in self.requests:
+            self.under_way.append(request)
             # All that a worker needs.
             yield request.shards, request.places
 

@@ -24,7 +24,8 @@ import numpy as np
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
-from mosaic_dataloader.order.sequence import REMOVED, SampleSequence
+from mosaic_dataloader.order.sequence import REMOVED
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
     definition_digest,

@@ -12,9 +12,10 @@ import torch
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
 from mosaic_dataloader.order.resolved import ResolvedOrder
-from mosaic_dataloader.order.sequence import EpochStart, SampleSequence
+from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import Range, Skip, skip_from
 from mosaic_dataloader.order.stage_options import StageConfig
+from mosaic_dataloader.order.stage_sequence import SampleSequence
 from mosaic_dataloader.reading.origins import PreviewRow
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
 from mosaic_dataloader.state.identity import DataIdentity, Identity, compare, order_difference

@@ -1,17 +1,16 @@
 """Keeping caches within their limits: space is reserved before it is used.
 
 Every loader that fetches obeys the limits of all running loaders that share its directory. Least
-recently used shards go first, never one that somebody has open.
+recently used shards go first, never one that is open.
 """
 
-import contextlib
 import json
 import logging
 import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -46,13 +45,10 @@ def largest_shard(streams: list[DataStream]) -> int:
 
 
 def check_cache_limit(streams: list[DataStream], limit: int | str) -> int:
-    """Parse a cache limit and check that it leaves room to work.
-
-    Returns:
-        The limit in bytes.
+    """Parse a cache limit, in bytes, and check that it leaves room to work.
 
     Raises:
-        MosaicDataError: It is no size, or holds fewer than four of the largest shards beside the
+        MosaicDataError: It is not a size, or holds fewer than four of the largest shards beside the
             indexes.
     """
     size = parse_bytes("cache_limit", limit)
@@ -100,9 +96,6 @@ class Registration:
 
     The note is locked; when its holder dies, however it dies, the lock is free and the next reader
     removes the note.
-
-    Args:
-        lease: The lease.
     """
 
     def __init__(self, lease: CacheLease):
@@ -123,7 +116,7 @@ class Registration:
         """Withdraw the lease."""
         while self._held:
             path, lock = self._held[-1]
-            with contextlib.suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):
                 os.remove(path)
             lock.close()
             # Only now: one that was interrupted is continued by the next call.
@@ -143,20 +136,14 @@ def live_leases(directory: str) -> list[CacheLease]:
     found = []
     for name in names:
         path = os.path.join(leases_root(directory), name)
-        try:
-            lock = RangeLock(path, create=False)
-        except FileNotFoundError:
-            continue
-        try:
-            if lock.try_exclusive(0):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(path)
-                continue
-        finally:
-            lock.close()
         # Its holder may withdraw it at any moment.
-        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-            found += _read_lease(file.read(), name)
+        with suppress(FileNotFoundError):
+            with closing(RangeLock(path, create=False)) as lock:
+                if lock.try_exclusive(0):
+                    os.remove(path)
+                    continue
+            with open(path, encoding="utf-8") as file:
+                found += _read_lease(file.read(), name)
     return found
 
 
@@ -181,11 +168,7 @@ def _read_lease(text: str, name: str) -> list[CacheLease]:
 
 
 class LeaseWatch:
-    """Whether anybody limits a directory, cheap enough to ask for every batch.
-
-    Args:
-        directory: The cache directory.
-    """
+    """Whether any process limits a directory, cheap enough to ask for every batch."""
 
     # How long a look at who lives is good for; a new lease is seen sooner, by the folder's time.
     _SECONDS = 5.0
@@ -211,19 +194,16 @@ class LeaseWatch:
             return False
         stale = self._limited and now - self._looked > self._SECONDS
         if changed != self._changed or stale:
-            lock = RangeLock(lock_path(self._directory))
-            try:
-                # Held by somebody who makes room, or was stopped while it did: where nobody limits
-                # the directory, nobody takes it.
+            with closing(RangeLock(lock_path(self._directory))) as lock:
+                # Held by a process that makes room, or was stopped while it did: where nobody
+                # limits the directory, nobody takes it.
                 if not lock.try_exclusive(BUDGET_BYTE):
-                    # Also for those who ask again in a moment: whoever waits for room with its own
-                    # shards open would wait for itself.
+                    # Also for threads that ask again in a moment: one that waits for room with its
+                    # own shards open would wait for itself.
                     self._limited = True
                     return True
                 self._limited = bool(live_leases(self._directory))
                 self._changed = os.stat(leases_root(self._directory)).st_mtime_ns
-            finally:
-                lock.close()
             self._looked = now
         return self._limited
 
@@ -261,7 +241,7 @@ def reserved(
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             os.remove(note)
 
 
@@ -306,7 +286,7 @@ def usage(directory: str) -> int:
     for shard in live_staging(directory):
         note = os.path.join(staging_folder(directory, shard), _RESERVED)
         # Nothing is reserved yet, or no longer.
-        with contextlib.suppress(FileNotFoundError), open(note, encoding="ascii") as file:
+        with suppress(FileNotFoundError), open(note, encoding="ascii") as file:
             total += int(file.read() or 0)
     # Shards by their names: a merged index has them in folders of their own.
     names = ("index.json", *(n for files in shard_files(directory) for n in files.names))
@@ -323,18 +303,14 @@ def _resident(directories: tuple[str, ...]) -> Iterator[tuple[int, str, int]]:
 
 
 def _evict(directory: str, shard: int) -> int:
-    """Remove a shard unless somebody has it open; the bytes that this freed."""
-    lock = RangeLock(lock_path(directory))
-    try:
-        if not lock.try_exclusive(use_byte(shard)):
-            return 0
-        freed = 0
-        for name in shard_files(directory)[shard].names:
-            path = path_in_stream(directory, name)
-            with contextlib.suppress(FileNotFoundError):
-                size = os.lstat(path).st_size
-                os.remove(path)
-                freed += size
-        return freed
-    finally:
-        lock.close()
+    """Remove a shard unless it is open; the bytes that this freed."""
+    freed = 0
+    with closing(RangeLock(lock_path(directory))) as lock:
+        if lock.try_exclusive(use_byte(shard)):
+            for name in shard_files(directory)[shard].names:
+                path = path_in_stream(directory, name)
+                with suppress(FileNotFoundError):
+                    size = os.lstat(path).st_size
+                    os.remove(path)
+                    freed += size
+    return freed

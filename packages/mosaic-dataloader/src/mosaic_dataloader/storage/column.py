@@ -6,15 +6,13 @@ from typing import Any
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.storage.contents import shown
 
 TOKEN_COLUMN = "tokens"
 TEXT_COLUMN = "text"
 # Columns that a message names at most.
 _LISTED = 12
-
-# Dtypes that an ``ndarray`` column may declare and that can hold token ids.
-_INTEGER_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _token_column(index: int, encoding: str, stream: str, token_encoding_type: s
         return Column(TOKEN_COLUMN, index, "bytes", np.dtype(token_encoding_type))
     if kind == "ndarray":
         dtype, _, shape = rest.partition(":")
-        if dtype and dtype not in _INTEGER_DTYPES:
+        if dtype and dtype not in TOKEN_ENCODING_TYPES:
             raise MosaicDataError(
                 f'stream "{stream}": column "tokens" holds {_plain(dtype)} values; token ids need '
                 f"an integer type"

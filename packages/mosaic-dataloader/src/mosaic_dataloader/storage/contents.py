@@ -1,6 +1,6 @@
 """What an index says, read as data from outside: checked before anything is done by it.
 
-Whoever wrote the index chose its names and sizes. So no name may lead out of the stream's
+The author of the index chose its names and sizes. So no name may lead out of the stream's
 directory, and no size is believed that the rest of the index or the file itself contradicts.
 """
 
@@ -33,13 +33,6 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 # upper and lower case. (`.mosaic` is hidden, as no shard may be.)
 _RESERVED = ("index.json", "manifest.json")
 
-_FILES = {
-    "mds": ("raw_data",),
-    "json": ("raw_data", "raw_meta"),
-    "csv": ("raw_data", "raw_meta"),
-    "tsv": ("raw_data", "raw_meta"),
-    "xsv": ("raw_data", "raw_meta"),
-}
 _COMMON = ("version", "format", "hashes", "compression", "size_limit", "samples")
 _COLUMNS = {
     "mds": ("column_names", "column_encodings", "column_sizes"),
@@ -60,15 +53,11 @@ def shown(value: object) -> str:
 
 
 def load_index(path: str) -> list[dict[str, Any]]:
-    """The shards that an index describes.
+    """The shards that an index file describes.
 
-    Args:
-        path: The index file.
-
-    Returns:
-        A mapping for each shard, with the keys that mosaicml-streaming writes and no others. Its
-        names stay in the stream's directory as far as a name tells, its values are of the right
-        types, and its sizes agree with one another.
+    Each is a mapping with the keys that mosaicml-streaming writes and no others. Its names stay in
+    the stream's directory as far as a name tells, its values are of the right types, and its sizes
+    agree with one another.
 
     Raises:
         OSError: It cannot be read.
@@ -212,21 +201,19 @@ def file_size(path: str) -> int | None:
 
 
 def _check_shard(shard: Any, names: set[str], previous: dict[str, Any]) -> None:
-    """Check one shard.
+    """Check one shard, given the one before it.
 
-    Args:
-        shard: What the index says of it.
-        names: The files of the shards before; its own are added.
-        previous: The shard before.
+    ``names`` are the files of all shards before; its own are added.
     """
     if not isinstance(shard, dict):
         raise InvalidIndexError(f"{shown(shard)} is not a mapping")
     kind = shard.get("format")
-    if not isinstance(kind, str) or kind not in _FILES:
-        raise InvalidIndexError(f"format {shown(kind)} is not one of {', '.join(_FILES)}")
+    if not isinstance(kind, str) or kind not in _COLUMNS:
+        raise InvalidIndexError(f"format {shown(kind)} is not one of {', '.join(_COLUMNS)}")
     _require_version(shard)
     described = (*_COLUMNS[kind], "hashes")
-    packed = {key: key.replace("raw", "zip") for key in _FILES[kind]}
+    raw_files = ("raw_data",) if kind == "mds" else ("raw_data", "raw_meta")
+    packed = {key: key.replace("raw", "zip") for key in raw_files}
     _require_keys(shard, (*_COMMON, *_COLUMNS[kind], *packed.keys(), *packed.values()))
     # Nearly always as in the shard before, whose own are then kept: 8.0 and 8 are equal, too.
     if all(key in previous and shard[key] == previous[key] for key in described):

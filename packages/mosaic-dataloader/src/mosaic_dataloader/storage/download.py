@@ -24,7 +24,7 @@ from mosaic_dataloader.storage.index import fetch_index
 from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.traffic import RETRIES, Traffic
-from mosaic_dataloader.storage.transfer import Transfers, subject
+from mosaic_dataloader.storage.transfer import Transfers
 from mosaic_dataloader.storage.unpack import unpack
 from mosaic_dataloader.storage.versions import Version, note_shard_version
 from mosaic_dataloader.util.locks import LOCK_TIMEOUT, LockTimeoutError, locked
@@ -48,16 +48,11 @@ _FASTEST_FIRST = (
 
 
 class ShardFetcher:
-    """Fetches the shards of one stream.
+    """Fetches the shards of one stream, and counts them.
 
     A shard is downloaded into a folder of its own, checked, unpacked and moved to its name in one
     step, all under the shard's lock: other processes see it complete or not at all, and what a
     killed process left is removed by the next one.
-
-    Args:
-        data: The stream.
-        number: Its number among the streams.
-        traffic: Counts what is fetched.
     """
 
     def __init__(self, data: DataStream, number: int, traffic: Traffic):
@@ -65,8 +60,6 @@ class ShardFetcher:
         self._number, self._traffic = number, traffic
         self._transfers = Transfers(data.name, data.stream, data.directory)
         self._swept = False
-        # Of shards on their way, where the index has no hashes.
-        self._versions: dict[int, Version] = {}
         # Downloaded, or found with the right hash, by this process.
         self._verified: set[int] = set()
         # When a download failed in this process, and why.
@@ -90,8 +83,7 @@ class ShardFetcher:
     def ensure(self, shard: int) -> bool:
         """Fetch the shard unless it is present.
 
-        Returns:
-            Whether it was found in the cache, without waiting for anybody who fetches it.
+        Returns whether it was, and no other process was fetching it.
 
         Raises:
             MosaicDataError: It cannot be had, or is not what the index says.
@@ -105,7 +97,10 @@ class ShardFetcher:
         try:
             if self.present(shard) and self._is_verified(shard):
                 return True
-            self._sweep()
+            if not self._swept:
+                # Of killed processes; one that lives holds its shard's lock.
+                self._swept = True
+                live_staging(self._data.directory)
             with locked(lock_path(self._data.directory), fetch_byte(shard), timeout):
                 if self.present(shard) and self._is_verified(shard):
                     return False
@@ -124,7 +119,8 @@ class ShardFetcher:
                 shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
             ) from error
         except OSError as error:
-            raise self._failure(shard, error) from printable(error)
+            cause = f"{one_line(error)}; {hint(error, self._data.directory)}"
+            raise self._error(shard, cause) from printable(error)
 
     def _is_verified(self, shard: int) -> bool:
         """Whether a shard that is present has the hash in the index, if there is one.
@@ -162,10 +158,7 @@ class ShardFetcher:
     def _fetch(self, shard: int) -> None:
         if not self._data.compared:
             # The store was out of reach at the start. If it is back, so may other data be.
-            self._data.compared = fetch_index(
-                self._data.name, self._data.stream, self._data.directory
-            )
-        self._versions.pop(shard, None)
+            self._data.compared = fetch_index(self._transfers)
         folder = self._staging(shard)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
@@ -174,19 +167,28 @@ class ShardFetcher:
         try:
             with reserved(self._data.directory, shard, size, timeout, self._traffic):
                 pairs = self._data.readers[shard].file_pairs
-                arrived = sum([self._fetch_file(shard, raw, zipped) for raw, zipped in pairs])
-                self._note_version(shard)
+                fetched = [self._fetch_file(shard, raw, zipped) for raw, zipped in pairs]
+                # For later starts to compare; of several files, that of the first.
+                version = next((v for _, v in fetched if v is not None), None)
+                if version is not None:
+                    note_shard_version(self._data.directory, shard, version)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(shard)
-        if arrived:
+        if arrived := sum(size for size, _ in fetched):
             self._traffic.fetched(self._number, arrived)
 
-    def _fetch_file(self, shard: int, raw: "FileInfo", zipped: "FileInfo | None") -> int:
-        """Put a file in its place; the bytes that came from the store."""
+    def _fetch_file(
+        self, shard: int, raw: "FileInfo", zipped: "FileInfo | None"
+    ) -> tuple[int, Version | None]:
+        """Put a file in its place.
+
+        Returns the bytes that came from the store, and what it says of the file where the index has
+        no hash of it.
+        """
         directory, folder = self._data.directory, self._staging(shard)
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
@@ -197,28 +199,30 @@ class ShardFetcher:
                 compression = str(self._data.readers[shard].compression)
                 unpack(path, unpacked, compression, raw.bytes)
 
-        packed = self._kept(kept, folder, accept) if zipped else None
-        arrived = packed or self._transfers.download(
-            (zipped or raw).basename,
-            folder,
-            f"shard {raw.basename}",
-            accept,
-            size=(zipped or raw).bytes,
-            note=None if (zipped or raw).hashes else partial(self._arrived, shard),
-            on_attempt=partial(self._begin_attempt, shard),
-        )
+        version = None
+        packed = arrived = self._kept(kept, folder, accept) if zipped else None
+        if arrived is None:
+            arrived, version = self._transfers.download(
+                (zipped or raw).basename,
+                folder,
+                f"shard {raw.basename}",
+                accept,
+                size=(zipped or raw).bytes,
+                ask=not (zipped or raw).hashes,
+                on_attempt=partial(self._begin_attempt, shard),
+            )
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
             os.replace(arrived, final)
-            return int(raw.bytes)
+            return int(raw.bytes), version
         if self._data.stream.safe_keep_zip:
             os.replace(arrived, kept)
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
-        return 0 if packed else int(zipped.bytes)
+        return (0 if packed else int(zipped.bytes)), version
 
     def _begin_attempt(self, shard: int, attempt: int, attempts: int) -> None:
         """Note an attempt, for those who wait for the shard, in whichever process."""
@@ -230,8 +234,8 @@ class ShardFetcher:
             file.write(f"{os.getpid()} {attempt} {attempts}")
 
     def progress(self, shard: int) -> str:
-        """What is known of a shard that somebody waits for, in words."""
-        about = subject(self._data.name, f"shard {self._raw(shard).basename}", self._data.stream)
+        """What is known of a shard that a thread waits for, in words."""
+        about = self._transfers.subject(f"shard {self._raw(shard).basename}")
         if not self._data.fetched:
             return f"{about}, which is read where it lies"
         if self.present(shard):
@@ -255,17 +259,6 @@ class ShardFetcher:
             f"{about}, attempt {attempt} of {attempts}, begun {seconds:.0f} s ago by {where}; "
             f"{sum(sizes):,} of {whole:,} bytes are here"
         )
-
-    def _arrived(self, shard: int, version: Version | None) -> None:
-        """Note which version of a shard arrived; of several files, that of the first."""
-        if version is not None:
-            self._versions.setdefault(shard, version)
-
-    def _note_version(self, shard: int) -> None:
-        """Note the version of a shard that is in place now, for later starts to compare."""
-        version = self._versions.pop(shard, None)
-        if version is not None:
-            note_shard_version(self._data.directory, shard, version)
 
     @staticmethod
     def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
@@ -326,13 +319,6 @@ class ShardFetcher:
         except OSError as error:
             raise unreadable(self._data.name, path, error) from error
 
-    def _sweep(self) -> None:
-        """Remove partial downloads of killed processes; a live one holds its shard's lock."""
-        if self._swept:
-            return
-        self._swept = True
-        live_staging(self._data.directory)
-
     def _staging(self, shard: int) -> str:
         return staging_folder(self._data.directory, shard)
 
@@ -340,9 +326,6 @@ class ShardFetcher:
         info: FileInfo = self._data.readers[shard].file_pairs[-1][0]
         return info
 
-    def _failure(self, shard: int, error: Exception) -> MosaicDataError:
-        return self._error(shard, f"{one_line(error)}; {hint(error, self._data.directory)}")
-
     def _error(self, shard: int, cause: str) -> MosaicDataError:
-        what = f"shard {self._raw(shard).basename}"
-        return MosaicDataError(f"{subject(self._data.name, what, self._data.stream)}: {cause}")
+        about = self._transfers.subject(f"shard {self._raw(shard).basename}")
+        return MosaicDataError(f"{about}: {cause}")

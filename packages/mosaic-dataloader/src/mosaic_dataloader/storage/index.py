@@ -21,7 +21,7 @@ from mosaic_dataloader.storage.layout import (
     lock_path,
     manifest_paths,
     shard_files,
-    staging_root,
+    staging_folder,
 )
 from mosaic_dataloader.storage.transfer import NotFoundError, Transfers
 from mosaic_dataloader.storage.versions import Version, read_shard_note
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
+logger = logging.getLogger(__name__)
+
+# Shards asked about at a time.
+_ASKED_AT_ONCE = 16
+_UNREACHABLE = "%s. Going on with the one in %s"
+# What shards of a data set usually have in common.
 _SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
 
 
@@ -46,74 +52,51 @@ def read_index(stream: "Stream", allow_unsafe_types: bool) -> list["Reader"]:
         InvalidIndexError: It is not an index of shards; see `load_index`.
         ValueError: It has columns of a type that is not safe.
     """
-    path = os.path.join(str(stream.local), str(stream.split), "index.json")
-    with _no_collection():
-        shards = load_index(path)
-        made = _Maker(str(stream.local), str(stream.split), allow_unsafe_types)
-        return [made.reader(info) for info in shards]
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for cycles: there are none, and over and over it would visit all that is made."""
+    place = (str(stream.local), str(stream.split))
     enabled = gc.isenabled()
+    # There are no reference cycles, and a search for them would visit all readers repeatedly.
     gc.disable()
     try:
-        yield
+        shards = load_index(os.path.join(*place, "index.json"))
+        return list(_readers(shards, place, allow_unsafe_types))
     finally:
         if enabled:
             gc.enable()
 
 
-class _Maker:
-    def __init__(self, local: str, split: str, allow_unsafe_types: bool):
-        from streaming.base.format.base.reader import FileInfo
-        from streaming.base.format.mds import MDSReader
+def _readers(
+    shards: list[dict[str, Any]], place: tuple[str, str], allow_unsafe_types: bool
+) -> Iterator["Reader"]:
+    from streaming.base.format import reader_from_json
+    from streaming.base.format.base.reader import FileInfo
+    from streaming.base.format.mds import MDSReader
 
-        self._place = (local, split)
-        self._unsafe = allow_unsafe_types
-        self._file, self._mds = FileInfo, MDSReader
-        self._shared: dict[str, Any] = {}
-
-    def reader(self, info: dict[str, Any]) -> "Reader":
+    shared: dict[str, Any] = {}
+    for info in shards:
         if info["format"] != "mds":
-            return self._foreign(info)
+            foreign = reader_from_json(*place, info)
+            foreign.validate(allow_unsafe_types)
+            yield foreign
+            continue
         options = {k: v for k, v in info.items() if k not in ("version", "format")}
-        shared = self._shared
         known = all(options[key] == shared.get(key) for key in _SHARED)
         if known:
             options.update(shared)
         for key in ("raw_data", "zip_data"):
-            options[key] = self._file(**options[key]) if options[key] else None
-        reader = self._mds(*self._place, **options)
+            options[key] = FileInfo(**options[key]) if options[key] else None
+        reader = MDSReader(*place, **options)
         if not known:
             # Equal columns are as safe as those that were looked at.
-            reader.validate(self._unsafe)
-            self._shared = {key: options[key] for key in _SHARED}
-        return reader
-
-    def _foreign(self, info: dict[str, Any]) -> "Reader":
-        from streaming.base.format import reader_from_json
-
-        reader = reader_from_json(*self._place, info)
-        reader.validate(self._unsafe)
-        return reader
-
-
-logger = logging.getLogger(__name__)
-
-# Shards asked about at a time.
-_ASKED_AT_ONCE = 16
+            reader.validate(allow_unsafe_types)
+            shared = {key: options[key] for key in _SHARED}
+        yield reader
 
 
 @dataclass(frozen=True)
 class _Checked:
     """What `.mosaic/checked` says of the last comparison with the remote.
 
-    Attributes:
-        number: How many comparisons have ended.
-        reached: Whether the remote could be reached for it.
-        version: What the store last said of the index; None where it says nothing.
+    How many have ended, whether the remote could be reached, and what the store says of the index.
     """
 
     number: int = 0
@@ -121,7 +104,7 @@ class _Checked:
     version: Version | None = None
 
 
-def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
+def fetch_index(transfers: Transfers) -> bool:
     """Download ``index.json`` into a cache directory, or check that it is still the remote's.
 
     A cache that holds shards of other data would mix them with the remote's, so it is refused: if
@@ -135,8 +118,8 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
     Raises:
         MosaicDataError: There is no index, or the cache belongs to other data.
     """
+    directory = transfers.directory
     path = os.path.join(directory, "index.json")
-    transfers = Transfers(name, stream, directory)
     # As long as another process may take that does not give up either.
     timeout = LOCK_TIMEOUT + transfers.longest
     before = _read_checked(directory)
@@ -148,12 +131,17 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
             return checked.reached
         reached = True
         with _staging(directory) as folder:
-            # A distant store takes as long for each as for both.
-            manifest = run_async(lambda: _manifest(transfers, folder), "mosaic-manifest")
+            # A distant store takes as long for each as for both. The manifest serves checks only,
+            # so one attempt is made: most data sets have none.
+            file = "manifest.json"
+            manifest = run_async(
+                lambda: transfers.download(file, folder, file, _arrived, attempts=1)[0],
+                "mosaic-manifest",
+            )
             try:
-                version = _compare(name, stream, transfers, folder, directory, checked.version)
+                version = _compare(transfers, folder, checked.version)
             except _UnreachableError as error:
-                logger.warning("%s. Going on with the one in %s", error, directory)
+                logger.warning(_UNREACHABLE, error, directory)
                 version, reached = checked.version, False
             else:
                 _keep_manifest(manifest, directory)
@@ -161,7 +149,7 @@ def fetch_index(name: str, stream: "Stream", directory: str) -> bool:
         return reached
 
 
-def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
+def compare_unwritable(transfers: Transfers) -> None:
     """Compare the index of a cache that cannot be written to with its remote's.
 
     Shards without hashes are compared if the cache holds what the store said of them: one that was
@@ -170,20 +158,12 @@ def compare_unwritable(name: str, stream: "Stream", directory: str) -> None:
     Raises:
         MosaicDataError: The cache belongs to other data.
     """
-    checked = _read_checked(directory)
+    version = _read_checked(transfers.directory).version
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _compare(
-                name,
-                stream,
-                Transfers(name, stream, directory),
-                folder,
-                directory,
-                checked.version,
-                noted=checked.version is not None,
-            )
+            _compare(transfers, folder, version, noted=version is not None)
     except (_UnreachableError, FileNotFoundError) as error:
-        logger.warning("%s. Going on with the one in %s", error, directory)
+        logger.warning(_UNREACHABLE, error, transfers.directory)
 
 
 class _UnreachableError(Exception):
@@ -191,70 +171,44 @@ class _UnreachableError(Exception):
 
 
 def _compare(
-    name: str,
-    stream: "Stream",
-    transfers: Transfers,
-    folder: str,
-    directory: str,
-    known: Version | None,
-    *,
-    noted: bool = True,
+    transfers: Transfers, folder: str, known: Version | None, *, noted: bool = True
 ) -> Version | None:
     """Put the remote's index into the directory, or compare it with the one that is there.
 
-    Args:
-        name: How messages call the stream.
-        stream: The stream.
-        transfers: Its downloads.
-        folder: For what arrives.
-        directory: The cache directory.
-        known: The version of the index that is here, as far as the store reported it.
-        noted: Whether shards that nothing is noted of are to be refused.
-
-    Returns:
-        The version of the remote's index.
+    ``known`` is the version of the index that is here, as far as the store reported it; that of the
+    remote's is returned. Unless ``noted``, shards that nothing is noted of are taken as they are.
 
     Raises:
         MosaicDataError: There is none to be had, or the cache belongs to other data.
         _UnreachableError: The remote cannot be asked, but there is an index.
     """
-    path = os.path.join(directory, "index.json")
+    path = os.path.join(transfers.directory, "index.json")
     needed = not os.path.isfile(path)
-    versions: list[Version | None] = []
     try:
         if not needed and known is not None and transfers.version("index.json") == known:
             return known
-        arrived = transfers.download(
-            "index.json",
-            folder,
-            "index.json",
-            _check,
-            attempts=None if needed else 1,
-            note=versions.append,
+        arrived, version = transfers.download(
+            "index.json", folder, "index.json", _check, attempts=None if needed else 1, ask=True
         )
     except MosaicDataError as error:
         if needed:
             raise
         raise _UnreachableError(str(error)) from error
-    version = versions[-1]
     same = not needed and filecmp.cmp(arrived, path, shallow=False)
     if needed or not (same or _usable(path)):
         os.replace(arrived, path)
         return version
     if not same:
-        raise _other_data(name, stream, directory, "their indexes differ")
+        raise _other_data(transfers, "their indexes differ")
     if noted and version is not None and version != known:
-        _compare_shards(name, stream, transfers, directory)
+        _compare_shards(transfers)
     return version
 
 
-def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory: str) -> None:
+def _compare_shards(transfers: Transfers) -> None:
     """Compare the cached shards that have no hashes with what the store says of them now.
 
     Their sizes alone do not tell them from those of a data set written in their place.
-
-    Raises:
-        MosaicDataError: One of them is another one, or may be.
     """
 
     def compare(file: str, noted: bytes | None) -> None:
@@ -266,14 +220,12 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
             raise _UnreachableError(str(error)) from error
         if version is None or version.digest() != noted:
             raise _other_data(
-                name,
-                stream,
-                directory,
+                transfers,
                 f"the index was written again, and nothing shows that {file} is still the same; "
                 f'hashes=["xxh64"] in the index would',
             )
 
-    jobs = []
+    jobs, directory = [], transfers.directory
     for shard, files in enumerate(shard_files(directory)):
         if not files.hashed and any(cached_files(directory, files.names)):
             noted = read_shard_note(directory, shard)
@@ -281,11 +233,11 @@ def _compare_shards(name: str, stream: "Stream", transfers: Transfers, directory
     map_concurrent(jobs, _ASKED_AT_ONCE, "mosaic-versions")
 
 
-def _other_data(name: str, stream: "Stream", directory: str, why: str) -> MosaicDataError:
-    remote = redacted(os.path.join(str(stream.remote), stream.split))
+def _other_data(transfers: Transfers, why: str) -> MosaicDataError:
+    remote = redacted(os.path.join(str(transfers.stream.remote), transfers.stream.split))
     return MosaicDataError(
-        f'stream "{name}": {directory} caches other data than {remote} holds ({why}); delete that '
-        f"directory or choose another local"
+        f'stream "{transfers.name}": {transfers.directory} caches other data than {remote} holds '
+        f"({why}); delete that directory or choose another local"
     )
 
 
@@ -312,7 +264,7 @@ def _write_checked(directory: str, checked: _Checked) -> None:
 def _staging(directory: str) -> Iterator[str]:
     """A folder for what arrives."""
     # One for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = os.path.join(staging_root(directory), "index")
+    folder = staging_folder(directory, "index")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     try:
@@ -349,20 +301,10 @@ def _usable(path: str) -> bool:
     return True
 
 
-def _manifest(transfers: Transfers, folder: str) -> str:
-    """Fetch the remote's manifest. It serves checks only, so one attempt is made.
-
-    Most data sets have none, and repeating what is not there costs seconds.
-    """
-    return transfers.download("manifest.json", folder, "manifest.json", _arrived, attempts=1)
-
-
 def _keep_manifest(manifest: Callable[[], str], directory: str) -> None:
     """Keep the remote's manifest in the cache, if the remote has one.
 
-    Args:
-        manifest: Gives its path, or raises what fetching it did.
-        directory: The cache directory.
+    ``manifest`` gives its path, or raises what fetching it did.
     """
     path = manifest_paths(directory)[1]
     try:

@@ -16,7 +16,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,9 +27,9 @@ from mosaic_dataloader.util.locks import RangeLock
 from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError
 
 
-def staging_folder(directory: str, shard: int) -> str:
-    """The folder in which one shard is downloaded and unpacked."""
-    return os.path.join(staging_root(directory), str(shard))
+def staging_folder(directory: str, name: int | str) -> str:
+    """The folder in which one shard, by its number, or the index is downloaded and unpacked."""
+    return os.path.join(directory, ".mosaic", "staging", str(name))
 
 
 def live_staging(directory: str) -> list[int]:
@@ -39,19 +39,16 @@ def live_staging(directory: str) -> list[int]:
     dead.
     """
     try:
-        entries = os.listdir(staging_root(directory))
+        entries = os.listdir(staging_folder(directory, ""))
     except FileNotFoundError:
         return []
     alive = []
     for shard in (int(entry) for entry in entries if entry.isdigit()):
-        lock = RangeLock(lock_path(directory))
-        try:
+        with closing(RangeLock(lock_path(directory))) as lock:
             if lock.try_exclusive(fetch_byte(shard)):
                 shutil.rmtree(staging_folder(directory, shard), ignore_errors=True)
             else:
                 alive.append(shard)
-        finally:
-            lock.close()
     return alive
 
 
@@ -78,11 +75,6 @@ def use_byte(shard: int) -> int:
 def lock_path(directory: str) -> str:
     """The lock file."""
     return os.path.join(directory, ".mosaic", "lock")
-
-
-def staging_root(directory: str) -> str:
-    """Where shards are downloaded and unpacked."""
-    return os.path.join(directory, ".mosaic", "staging")
 
 
 def leases_root(directory: str) -> str:
@@ -131,7 +123,7 @@ def shard_files(directory: str) -> tuple[ShardFiles, ...]:
     """
     path = os.path.join(directory, "index.json")
     found = os.stat(path)
-    # Another process may have filled the directory anew since it was last asked for.
+    # Another process may have filled the directory again since it was last asked for.
     return _shard_files(path, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
@@ -158,12 +150,7 @@ def _shard_files(path: str, version: tuple[int, ...]) -> tuple[ShardFiles, ...]:
 
 
 def cached_files(directory: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
-    """Path and status of those files that are there; a link is not followed.
-
-    Args:
-        directory: The cache directory.
-        names: Names of files in it, of a `ShardFiles`.
-    """
+    """Path and status of those files of a directory that are there; a link is not followed."""
     for name in names:
         path = os.path.join(directory, name)
         with suppress(FileNotFoundError, NotADirectoryError):

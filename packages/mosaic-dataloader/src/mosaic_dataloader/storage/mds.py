@@ -53,7 +53,7 @@ class ReaderShard:
             raise MosaicDataError(
                 f"cannot read {meta} ({error.strerror}); let this user read it, or restore it"
             ) from error
-        # Wider, lest a step back look like a long one forward.
+        # Wider, so that a step back does not look like a long one forward.
         self._offsets = offsets[1:].astype(np.int64)
         if (
             len(offsets) < len(reader) + 2
@@ -115,14 +115,9 @@ class ReaderShard:
 _UINT32 = struct.Struct("<I")
 # Codes of value dtypes in an ``ndarray`` value that carries its own (MDS encodings table).
 _DTYPE_OF_CODE = {
-    8: "uint8",
-    9: "int8",
-    16: "uint16",
-    17: "int16",
-    32: "uint32",
-    33: "int32",
-    64: "uint64",
-    65: "int64",
+    bits + signed: f"{'int' if signed else 'uint'}{bits}"
+    for bits in (8, 16, 32, 64)
+    for signed in (False, True)
 }
 
 
@@ -196,7 +191,7 @@ class MappedShard:
         self._offsets: NDArray[np.uint32] = np.frombuffer(self._map, "<u4", samples + 1, 4)
         if int(self._offsets[-1]) != length:
             raise MosaicDataError(f"{path} is not as long as its own offsets say; it is damaged")
-        # Wider than the offsets, lest a step back look like a long one forward.
+        # Wider than the offsets, so that a step back does not look like a long one forward.
         strides = np.diff(self._offsets.astype(np.int64))
         if int(self._offsets[0]) < 4 * (samples + 2) or (strides < 0).any():
             raise MosaicDataError(f"{path}: its offsets are damaged; restore it")
@@ -215,18 +210,17 @@ class MappedShard:
             row: NDArray[Any] = self.uniform[index]
             return row
         begin, end = self._value(index)
-        if self._column.kind == "bytes":
-            assert self._column.dtype is not None
-            return self._array(begin, end, self._column.dtype, index)
-        dtype, begin = self._ndarray_header(begin, end, index)
-        return self._array(begin, end, dtype, index)
+        dtype, first = self._first_token(begin, end, index)
+        count, rest = divmod(end - first, dtype.itemsize)
+        if rest or count < 0:
+            raise MosaicDataError(
+                f"{self._path}, sample {index}: {end - first} bytes are no whole number of "
+                f"{dtype.name} token ids; check token_encoding_type"
+            )
+        return np.frombuffer(self._map, dtype, count, first)
 
     def full_rows(self, count: int) -> "NDArray[Any] | ScatteredRows | None":
-        """What gives a row of ``count`` tokens by its sample's number, at little cost.
-
-        Returns:
-            None where that takes looking at each sample.
-        """
+        """What gives a row of ``count`` tokens by its number; None where each must be looked at."""
         if self.uniform is not None:
             return self.uniform[:, :count] if self.uniform.shape[1] >= count else None
         column, samples = self._column, len(self._offsets) - 1
@@ -249,7 +243,7 @@ class MappedShard:
         sizes = self._map[at].view("<u4")[:, 0].astype(np.int64)
         largest = int(sizes.argmax())
         begin, end = self._value(largest)
-        first = begin if column.kind == "bytes" else self._ndarray_header(begin, end, largest)[1]
+        first = self._first_token(begin, end, largest)[1]
         lead = first - begin
         begins = offsets[1:] - sizes
         fits = (sizes == sizes[largest]) & (begins >= offsets[:-1] + 4 * varying)
@@ -281,22 +275,20 @@ class MappedShard:
         position = begin + 4 * sum(size is None for size in self._sizes)
         if position > stop:
             raise self._damaged(index, "its sizes are")
-        header = begin
-        for number, fixed in enumerate(self._sizes):
+        header, size = begin, 0
+        for fixed in self._sizes[: self._column.index + 1]:
+            position += size
             if fixed is None:
                 (size,) = _UINT32.unpack(self._map[header : header + 4].tobytes())
                 header += 4
             else:
                 size = fixed
-            if number == self._column.index:
-                if not begin <= position <= position + size <= stop:
-                    raise self._damaged(index, "its sizes are")
-                return position, position + size
-            position += size
-        raise AssertionError("the column is one of the shard's columns")
+        if not begin <= position <= position + size <= stop:
+            raise self._damaged(index, "its sizes are")
+        return position, position + size
 
-    def _ndarray_header(self, begin: int, end: int, index: int) -> tuple[np.dtype[Any], int]:
-        """Dtype of an ``ndarray`` value and the offset of its first element."""
+    def _first_token(self, begin: int, end: int, index: int) -> tuple[np.dtype[Any], int]:
+        """Dtype of a value and the offset of its first element; ``bytes`` have no header."""
         dtype = self._column.dtype
         # A byte for the dtype, one for the shape's own form.
         if begin + (dtype is None) + self._column.has_shape > end:
@@ -325,15 +317,6 @@ class MappedShard:
     def _damaged(self, index: int, what: str) -> MosaicDataError:
         return MosaicDataError(f"{self._path}, sample {index}: {what} damaged; restore the shard")
 
-    def _array(self, begin: int, end: int, dtype: np.dtype[Any], index: int) -> NDArray[Any]:
-        count, rest = divmod(end - begin, dtype.itemsize)
-        if rest or count < 0:
-            raise MosaicDataError(
-                f"{self._path}, sample {index}: {end - begin} bytes are no whole number of "
-                f"{dtype.name} token ids; check token_encoding_type"
-            )
-        return np.frombuffer(self._map, dtype, count, begin)
-
     def _uniform_rows(self, samples: int, strides: NDArray[np.int64]) -> NDArray[Any] | None:
         """All token rows as one 2-D view, where they are laid out alike; else None.
 
@@ -345,12 +328,7 @@ class MappedShard:
         if len(self._sizes) > 1 or (strides != stride).any():
             return None
         begin, end = self._value(0)
-        dtype, first = (
-            (self._column.dtype, begin)
-            if self._column.kind == "bytes"
-            else self._ndarray_header(begin, end, 0)
-        )
-        assert dtype is not None
+        dtype, first = self._first_token(begin, end, 0)
         lead = first - int(self._offsets[0])
         if lead:
             # Equal lengths do not make equal headers: compare them all.

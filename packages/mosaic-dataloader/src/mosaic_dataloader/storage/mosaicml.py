@@ -56,12 +56,9 @@ def new_downloader(stream: "Stream") -> CloudDownloader:
 
 
 def version_of(downloader: CloudDownloader, remote: str, timeout: float) -> Version | None:
-    """Ask a store for the version of a file.
+    """Ask a store for the version of a file, by one request of its client.
 
-    Args:
-        downloader: Of the stream; one request of its client.
-        remote: The file's address.
-        timeout: Seconds to wait for the store's answer, where its client takes that.
+    ``timeout`` is the seconds to wait for its answer, where its client takes that.
 
     Returns:
         None where the store cannot be asked.
@@ -92,14 +89,8 @@ def download(
     """Download a file and return its version: the one that arrived or an earlier one.
 
     Never a later one: if the file is replaced in between, its old version stands beside the new
-    bytes, and the next comparison finds that.
-
-    Args:
-        downloader: Of the stream.
-        remote: The file's address.
-        path: Where to put it.
-        timeout: Seconds that it may take.
-        ask: Spend a request on the version where the download does not bring it along.
+    bytes, and the next comparison finds that. To ``ask`` spends a request on the version where the
+    download does not bring it along. ``timeout`` is in seconds.
     """
     if isinstance(downloader, S3Objects):
         downloader.download(remote, path, timeout)
@@ -114,12 +105,9 @@ _sharing = threading.Lock()
 
 
 def shared_objects(timeout: float) -> "S3Objects":
-    """The client of this process for the present environment.
+    """The client of this process for the present environment; see `S3Objects`.
 
     Making one takes a tenth of a second and more, and one serves all threads and streams.
-
-    Args:
-        timeout: Seconds to wait for a connection, or for its next byte.
     """
     environment = sorted(item for item in os.environ.items() if item[0].startswith(_SETTINGS))
     key = (timeout, *environment)
@@ -144,7 +132,7 @@ class S3Objects(S3Downloader):
 
     mosaicml-streaming's own asks for the size first and then gets 8 MiB at a time, one after
     another; its SDK tries each of these several times and has its own clock. Here a file is one
-    request, which is tried once: whoever calls tries again.
+    request, which is tried once: the caller tries again.
 
     Credentials, endpoint (``S3_ENDPOINT_URL``) and requester-pays buckets
     (``MOSAICML_STREAMING_AWS_REQUESTER_PAYS``) are found as mosaicml-streaming finds them.
@@ -153,7 +141,7 @@ class S3Objects(S3Downloader):
         timeout: Seconds to wait for a connection, or for its next byte.
 
     Attributes:
-        arrived: The version of each downloaded file, by its local path, until somebody takes it.
+        arrived: The version of each downloaded file, by its local path, until it is taken out.
     """
 
     def __init__(self, timeout: float):
@@ -207,7 +195,7 @@ class S3Objects(S3Downloader):
                 self._s3_client = None
 
     def clean_up(self) -> None:
-        """Keep the client: other threads use it, and its connections are made anew by need."""
+        """Keep the client: other threads use it, and it reconnects where it must."""
 
     def _get(self, client: Any, remote: str, local: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout

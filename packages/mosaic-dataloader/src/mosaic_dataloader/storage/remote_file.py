@@ -16,9 +16,7 @@ _PAUSES = (0.5, 1.0)
 def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
     """The contents of a remote file; None if there is none, or none that may be seen.
 
-    Args:
-        url: As mosaicml-streaming takes it.
-        timeout: Seconds that one attempt may take.
+    ``timeout`` is the seconds that one attempt may take.
 
     Raises:
         Exception: What the store's client raises for anything else.

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ class ShardStore:
             with self._guard:
                 self._iterations -= 1
                 if not self._iterations:
-                    self._let_go()
+                    self._close_unused(self._watches)
 
     @contextmanager
     def reading(self, shard: int) -> Iterator[OpenShard]:
@@ -148,9 +148,7 @@ class ShardStore:
     def ensure(self, shard: int, *, new: bool) -> None:
         """Download the shard's file unless it is present, without opening it.
 
-        Args:
-            shard: Which shard.
-            new: Whether to count it as a hit if it is found in the cache.
+        Where it is ``new``, it counts as a hit if it is found in the cache.
         """
         self.register()
         stream, place = self._place(shard)
@@ -174,11 +172,12 @@ class ShardStore:
                 dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits)
             )
         shards = [shard for shard in dict.fromkeys(asked) if shard >= 0]
-        absent = [shard for shard in shards if not self._is_here(shard)]
+        placed = [(shard, *self._place(shard)) for shard in shards]
+        absent = [shard for shard, n, place in placed if not self._fetchers[n].present(place)]
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             return [f"{self._progress(absent[0])}{more}"]
-        names = {self.streams[self._place(shard)[0]].name for shard in shards}
+        names = {self.streams[stream].name for _, stream, _ in placed}
         listed = ", ".join(f'"{name}"' for name in sorted(names))
         return [f"a worker process, which reads or encodes samples of {listed}"]
 
@@ -195,19 +194,18 @@ class ShardStore:
                 for stream, watch in self._watches.items()
                 if not self._keeps_open or watch.limited()
             }
-            for shard in list(self._open) if limited else ():
-                if self._place(shard)[0] in limited and not self._uses.get(shard):
-                    self._close_shard(shard)
+            if limited:
+                self._close_unused(limited)
 
     @property
     def fetches(self) -> bool:
         """Whether any stream's shards come from elsewhere."""
         return any(s.fetched for s in self.streams)
 
-    def _let_go(self) -> None:
-        """Unmap all fetched shards that nobody is reading right now."""
+    def _close_unused(self, streams: Container[int]) -> None:
+        """Unmap the shards of these streams that nobody is reading right now."""
         for shard in list(self._open):
-            if self._place(shard)[0] in self._watches and not self._uses.get(shard):
+            if self._place(shard)[0] in streams and not self._uses.get(shard):
                 self._close_shard(shard)
 
     def _let_go_later(self) -> None:
@@ -224,7 +222,7 @@ class ShardStore:
         with self._guard:
             idle = time.monotonic() - self._used_at >= _IDLE_SECONDS
             if idle and not self._iterations:
-                self._let_go()
+                self._close_unused(self._watches)
             # An iteration that is running lets go at its end.
             self._lets_go = not idle and not self._iterations
             return not self._lets_go
@@ -297,7 +295,10 @@ class ShardStore:
             self._pin(stream, place)
             try:
                 if data.fetched:
-                    self._touch(fetcher.path(place))
+                    # The time of last use, for others that look for what was least recently used.
+                    # Files of another user cannot be touched; they count as old as their download.
+                    with contextlib.suppress(PermissionError):
+                        os.utime(fetcher.path(place))
                 opened = _opened(data, place, self._reads_ends)
             except BaseException as error:
                 self._unpin(stream, place)
@@ -327,8 +328,8 @@ class ShardStore:
     def _kept(self, stream: int, place: int) -> Iterator[None]:
         """Keep a shard from being evicted in the context.
 
-        Whoever evicts it may have been stopped in the middle of that. So it is waited for here,
-        without the guard, and `_pin` has nothing left to wait for.
+        A process that evicts it may have been stopped in the middle of that. So it is waited for
+        here, without the guard, and `_pin` has nothing left to wait for.
         """
         if not self.streams[stream].fetched:
             yield
@@ -347,26 +348,16 @@ class ShardStore:
         if stream in self._pins:
             self._pins[stream].unlock(use_byte(place))
 
-    @staticmethod
-    def _touch(path: str) -> None:
-        """Note the use, for others that look for what was least recently used."""
-        # Files of another user cannot be touched; they then count as old as their download.
-        with contextlib.suppress(PermissionError):
-            os.utime(path)
-
     def _progress(self, shard: int) -> str:
         stream, place = self._place(shard)
         return self._fetchers[stream].progress(place)
 
-    def _is_here(self, shard: int) -> bool:
-        stream, place = self._place(shard)
-        return self._fetchers[stream].present(place)
-
     def _place(self, shard: int) -> tuple[int, int]:
-        """The stream a shard belongs to, and its number there."""
-        bounds = self._mixture.stream_shards
-        stream = int(bounds.searchsorted(shard, side="right")) - 1
-        return stream, shard - int(bounds[stream])
+        return self._mixture.shard_in_stream(shard)
+
+    def is_text(self, shard: int) -> bool:
+        """Whether a shard holds text, which is to be encoded."""
+        return self.streams[self._place(shard)[0]].column.kind == "text"
 
 
 def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:

@@ -1,32 +1,43 @@
-"""One epoch's order as files in a folder of its own."""
+"""One epoch's order as files in a folder of its own, and the process that computes them.
+
+That process (``python -m``) imports numpy and the shuffle algorithms, but neither torch nor the
+rest of mosaicml-streaming, which takes seconds: the training process waits for the first order.
+"""
 
 import hashlib
+import importlib.util
 import json
 import mmap
 import os
 import shutil
+import sys
+import types
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
-from mosaic_dataloader.order.epoch import ListedEpoch
+from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.order.epoch import ListedEpoch, build_epoch
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.util import threads
 
 # Raised when the same key gives another order than before.
 _VERSION = 1
+_IDS, _NODES = "ids.npy", "nodes.npy"
+# What is unmapped at a time, and the pause after it, in bytes and seconds.
+_PIECE, _PAUSE = 1 << 20, 1e-3
+# For so long after an epoch's end nothing is done that can wait.
+QUIET_SECONDS = 1.0
+# Exit statuses with which a message is on standard output: the data or options do not allow the
+# order; it cannot be written.
+REFUSED, UNWRITABLE = 3, 4
 
 
 @dataclass(frozen=True)
 class OrderKey:
-    """Data sizes and options of an order.
-
-    Args:
-        mixture: The data.
-        options: The resolved order.
-    """
+    """Data sizes and options of an order."""
 
     mixture: Mixture
     options: ResolvedOrder
@@ -39,12 +50,12 @@ class OrderKey:
     @staticmethod
     def from_json(text: str) -> "OrderKey":
         """The key that ``to_json`` wrote, its streams without their names."""
-        told = json.loads(text)
+        saved = json.loads(text)
         streams = [
             StreamSize(f"number {number}", np.array(sizes, np.int64), choose)
-            for number, (sizes, choose) in enumerate(told["streams"])
+            for number, (sizes, choose) in enumerate(saved["streams"])
         ]
-        return OrderKey(Mixture(streams), ResolvedOrder(**field_names(told["options"])))
+        return OrderKey(Mixture(streams), ResolvedOrder(**field_names(saved["options"])))
 
 
 def name_of(key: str) -> str:
@@ -59,21 +70,8 @@ def name_of(key: str) -> str:
     return digest.hexdigest()[:24]
 
 
-_IDS, _NODES = "ids.npy", "nodes.npy"
-# What is unmapped at a time, and the pause after it, in bytes and seconds.
-_PIECE, _PAUSE = 1 << 20, 1e-3
-# For so long after an epoch's end nothing is done that can wait.
-QUIET_SECONDS = 1.0
-
-
-def write_order(order: ListedEpoch, folder: str, partial: str) -> None:
-    """Write an order; the folder appears whole, and only once it is on disk.
-
-    Args:
-        order: What to write.
-        folder: Its final place.
-        partial: Where it is written before, beside that.
-    """
+def _write_order(order: ListedEpoch, folder: str, partial: str) -> None:
+    """Write an order; the folder appears complete, and only once it is on disk."""
     os.makedirs(partial)
     _write(os.path.join(partial, _IDS), order.ids)
     if order.nodes is not None:
@@ -101,8 +99,8 @@ def map_order(folder: str, num_canonical_nodes: int) -> ListedEpoch:
 def release_pages(order: ListedEpoch) -> None:
     """Give back the pages of a mapped order piece by piece.
 
-    Python's lock is held while a map is closed, which takes ten milliseconds and more for one whose
-    pages have all been read: so long nobody could train.
+    Closing a map whose pages have all been read takes ten milliseconds and more, holds Python's
+    lock, and would halt training for as long.
     """
     threads.sleep(QUIET_SECONDS)
     for array in (order.ids, order.nodes):
@@ -127,3 +125,37 @@ def _write(path: str, values: np.ndarray) -> None:  # type: ignore[type-arg]
 def _map(path: str) -> np.ndarray:  # type: ignore[type-arg]
     # As a plain array: slices of numpy's own memmap class cost several times as much.
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _without_its_parents(package: str, child: str) -> None:
+    """Let modules below ``package.child`` be imported without running either's ``__init__``."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return
+    folders = list(spec.submodule_search_locations)
+    for name in (package, f"{package}.{child}"):
+        empty = types.ModuleType(name)
+        empty.__path__ = folders
+        sys.modules[name] = empty
+        folders = [os.path.join(folder, child) for folder in folders]
+
+
+def _main(key_path: str, epoch: str, folder: str, partial: str) -> None:
+    """Compute the order of an epoch and write it; see `_write_order`."""
+    try:
+        with open(key_path, encoding="utf-8") as file:
+            key = OrderKey.from_json(file.read())
+        if key.options.shuffle:
+            _without_its_parents("streaming", "base")
+        order = build_epoch(key.mixture, key.options, int(epoch))
+        assert isinstance(order, ListedEpoch)  # the one order that is not a list is never stored
+        _write_order(order, folder, partial)
+    except (MosaicDataError, OSError) as error:
+        # What was written of it takes the space that may be what is missing.
+        shutil.rmtree(partial, ignore_errors=True)
+        print(str(error).replace("\n", " "))
+        raise SystemExit(REFUSED if isinstance(error, MosaicDataError) else UNWRITABLE) from None
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Epoch orders in the cache directory, made by whoever needs one first."""
+"""Epoch orders in the cache directory, made by the process that needs one first."""
 
 import errno
 import logging
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
@@ -16,9 +17,10 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.epoch import ListedEpoch
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
-from mosaic_dataloader.storage.stored_order_build import REFUSED, UNWRITABLE
 from mosaic_dataloader.storage.stored_order_files import (
     QUIET_SECONDS,
+    REFUSED,
+    UNWRITABLE,
     OrderKey,
     holds_order,
     map_order,
@@ -48,10 +50,7 @@ _GONE = ".partial-gone-"
 class StoredOrders:
     """Orders of one key for an `EpochSequence`, which computes them itself where this gives None.
 
-    Args:
-        root: Folder for the orders of all keys.
-        mixture: The data.
-        options: The resolved order.
+    ``root`` is the folder for the orders of all keys.
     """
 
     def __init__(self, root: str, mixture: Mixture, options: ResolvedOrder):
@@ -109,10 +108,6 @@ class OrderStore:
     own, and the others wait. A process that is killed while it builds leaves a lock that is free
     and a folder that the next one removes.
 
-    Args:
-        root: Folder for the orders of all keys.
-        key: What the orders are made from.
-
     Raises:
         OSError: The folder cannot be written to.
     """
@@ -147,16 +142,16 @@ class OrderStore:
             StoppedError: The thread was stopped while it waited.
         """
         self._use(epoch)
-        told = time.monotonic() + _REPORT_SECONDS
+        report_at = time.monotonic() + _REPORT_SECONDS
         while not self.holds(epoch):
             self._start(epoch, nice=0)
             self._check(epoch)
-            if time.monotonic() > told:
+            if time.monotonic() > report_at:
                 holder = holder_of(self._lock_path, _build_byte(epoch))
                 if "stopped" in holder:
                     raise TimeoutError(errno.ETIMEDOUT, f"{holder} computes the order")
                 logger.info("waiting for the order of epoch %d, which %s computes", epoch, holder)
-                told += 60.0
+                report_at += 60.0
             threads.sleep(_POLL_SECONDS)
         order = map_order(self._path(epoch), self._nodes)
         threads.run_async(partial(self._forget_later, epoch), "mosaic-orders")
@@ -189,13 +184,12 @@ class OrderStore:
         """Let other processes remove what only this one used."""
         self._uses.close()
         for process in self._building.values():
-            # It goes on: what it builds will be found by the next run.
+            # It continues: the next run finds what it builds.
             process.poll()
 
     def _start(self, epoch: int, nice: int) -> None:
-        """Start building, unless somebody does."""
-        lock = RangeLock(self._lock_path)
-        try:
+        """Start building, unless another process does."""
+        with closing(RangeLock(self._lock_path)) as lock:
             if not lock.try_exclusive(_build_byte(epoch)) or self.holds(epoch):
                 return
             if epoch in self._building and self._building[epoch].poll() is not None:
@@ -205,18 +199,14 @@ class OrderStore:
                 if name.startswith(f"{epoch}.partial"):
                     shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
             self._building[epoch] = self._spawn(epoch, nice, lock)
-        finally:
-            lock.close()
 
     def _spawn(self, epoch: int, nice: int, lock: RangeLock) -> "subprocess.Popen[str]":
-        partial = f"{self._path(epoch)}.partial-{os.getpid()}"
-        module = "mosaic_dataloader.storage.stored_order_build"
-        command = [sys.executable, "-m", module, "--order-key", self._key_path]
-        command += ["--epoch", str(epoch)]
+        folder = self._path(epoch)
+        command = [sys.executable, "-m", "mosaic_dataloader.storage.stored_order_files"]
+        command += [self._key_path, str(epoch), folder, f"{folder}.partial-{os.getpid()}"]
         if nice and (program := shutil.which("nice")):
             # From its first moment: its imports take longer than many a step.
             command = [program, "-n", str(nice), *command]
-        command += ["--folder", self._path(epoch), "--partial", partial]
         # What can be imported here can be imported there.
         path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
         # Workers of another loader may be forked at this moment.
@@ -276,10 +266,9 @@ class OrderStore:
 
     def _prune_epochs(self, epoch: int) -> None:
         """Remove orders that neither this run needs again soon nor anybody else uses."""
-        lock = RangeLock(self._lock_path)
-        try:
+        with closing(RangeLock(self._lock_path)) as lock:
             for name in os.listdir(self._folder):
-                if _GONE in name:  # whoever began to remove it was killed, or is at it
+                if _GONE in name:  # the process that began to remove it was killed, or still does
                     shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
                 if not re.fullmatch(r"\d+", name) or abs(int(name) - epoch) <= 1:
                     continue
@@ -288,8 +277,6 @@ class OrderStore:
                     os.rename(self._path(int(name)), gone)
                     lock.unlock(_use_byte(int(name)))
                     shutil.rmtree(gone, ignore_errors=True)
-        finally:
-            lock.close()
 
     def _prune_orders(self, root: str) -> None:
         for name in os.listdir(root):
@@ -300,11 +287,9 @@ class OrderStore:
                 lock = RangeLock(path, create=False)
             except OSError:
                 continue
-            try:
+            with closing(lock):
                 if lock.try_exclusive(_KEY_BYTE):
                     shutil.rmtree(os.path.join(root, name), ignore_errors=True)
-            finally:
-                lock.close()
 
     def _path(self, epoch: int) -> str:
         return os.path.join(self._folder, str(epoch))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.options import StreamOptions
+from mosaic_dataloader.options import DatasetOptions, StreamOptions
 from mosaic_dataloader.storage.column import Column, find_column
 from mosaic_dataloader.storage.contents import (
     path_in_stream,
@@ -26,6 +26,7 @@ from mosaic_dataloader.storage.index import (
     read_index,
 )
 from mosaic_dataloader.storage.layout import shard_files
+from mosaic_dataloader.storage.transfer import Transfers
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.secrets import hide_secrets_of, printable, redacted, without_secrets
 from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexError, one_line
@@ -35,14 +36,15 @@ if TYPE_CHECKING:
     from streaming import Stream
     from streaming.base.format import Reader
 
-# Its own logger: every process warns, and whoever wants it once for all silences it in the others.
+# Its own logger: every process warns, and a launcher that wants one line silences the others.
 at_start_logger = logging.getLogger("mosaic_dataloader.at_start")
 
 # Streams whose indexes are fetched at a time.
 _OPENED_AT_ONCE = 16
-# A week in seconds. The stores' libraries and the kernel have no room for numbers without end.
 STREAM_OPTIONS = {field.name: field for field in fields(StreamOptions)}
 _WEIGHTS = ("proportion", "repeat", "choose")
+# Options of a stream that a data set gives to all its streams.
+_DEFAULTS = ("split", "download_retry", "download_timeout", "validate_hash", "keep_zip")
 
 
 class UnusableIndexError(MosaicDataError):
@@ -85,6 +87,11 @@ class DataStream:
         return list({id(column): column for column in self.columns}.values())
 
     @property
+    def samples(self) -> int:
+        """Samples in the stream."""
+        return sum(map(len, self.readers))
+
+    @property
     def dtypes(self) -> set[np.dtype[Any] | None]:
         """Dtypes of the stored token ids; None for text and where each value has its own."""
         return {column.dtype for column in self.distinct_columns}
@@ -97,60 +104,35 @@ class DataStream:
 
 
 class ShardSamples(NamedTuple):
-    """Samples of one shard.
-
-    Attributes:
-        shard: Number of the shard in its stream.
-        places: Their numbers in the shard.
-    """
+    """Samples of one shard, both by their numbers: the shard in its stream, they in the shard."""
 
     shard: int
     places: list[int]
 
 
-@dataclass(frozen=True)
-class StreamDefaults:
-    """What holds for every stream that does not say otherwise."""
-
-    split: str | None
-    download_retry: int
-    download_timeout: float
-    validate_hash: str | None
-    keep_zip: bool
-    allow_unsafe_types: bool
-    token_encoding_type: str
-    cache_dir: str
-
-    def for_stream(self) -> dict[str, Any]:
-        """As ``Stream.apply_default`` takes them."""
-        return {
-            "split": self.split,
-            "download_retry": self.download_retry,
-            "download_timeout": self.download_timeout,
-            "validate_hash": self.validate_hash,
-            "keep_zip": self.keep_zip,
-        }
-
-
 def open_streams(
-    streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"], defaults: StreamDefaults
+    streams: Mapping[str, Mapping[str, Any]] | Sequence["Stream"], options: DatasetOptions
 ) -> list[DataStream]:
     """Read every stream's index, fetching it where needed.
+
+    Args:
+        streams: The streams' own options by their names, or streams of mosaicml-streaming.
+        options: What holds for every stream that does not say otherwise; with its ``cache_dir``.
 
     Raises:
         MosaicDataError: Options contradict each other, an index is missing or unreadable, or a
             stream has no column to read.
     """
     if isinstance(streams, Mapping):
-        named = [(name, _from_options(name, dict(o), defaults)) for name, o in streams.items()]
+        named = [(name, _from_options(name, dict(o), options)) for name, o in streams.items()]
     else:
         names = [f"stream_{i}" for i in range(len(streams))]
-        named = [(n, _own_copy(n, s, defaults)) for n, s in zip(names, streams, strict=True)]
+        named = [(n, _own_copy(n, s, options)) for n, s in zip(names, streams, strict=True)]
     if not named:
         raise MosaicDataError("there is no stream; give streams, or remote and/or local")
     # Side by side: their stores answer late, each for itself.
     opened = map_concurrent(
-        [partial(_open, name, stream, defaults) for name, stream in named],
+        [partial(_open, name, stream, options) for name, stream in named],
         _OPENED_AT_ONCE,
         "mosaic-index",
     )
@@ -166,7 +148,7 @@ def warn_at_start(line: str) -> None:
 
 
 def _warn_of_no_hashes(streams: list[DataStream]) -> None:
-    """Name the streams whose cached shards are told from others by little."""
+    """Name the streams whose cached shards only size and time tell from others."""
     names = [stream.name for stream in streams if stream.fetched and not stream.hashed]
     if names:
         which = f'stream{"s" if len(names) > 1 else ""} "' + '", "'.join(names) + '"'
@@ -177,52 +159,51 @@ def _warn_of_no_hashes(streams: list[DataStream]) -> None:
         )
 
 
-def _from_options(name: str, options: dict[str, Any], defaults: StreamDefaults) -> "Stream":
-    unknown = sorted(set(options) - set(STREAM_OPTIONS))
+def _from_options(name: str, given: dict[str, Any], options: DatasetOptions) -> "Stream":
+    unknown = sorted(set(given) - set(STREAM_OPTIONS))
     if unknown:
         raise MosaicDataError(
             f'stream "{name}" has no option {unknown[0]!r}; it takes {", ".join(STREAM_OPTIONS)}'
         )
-    options = _checked(name, {key: value for key, value in options.items() if value is not None})
-    remote, local = options.get("remote"), options.get("local")
+    own = _checked(name, given)
+    remote, local = own.get("remote"), own.get("local")
     hide_secrets_of(str(remote))
     if not remote and not local:
         raise MosaicDataError(f'stream "{name}" has neither remote nor local; give at least one')
     if not remote:
         # Before mosaicml-streaming is imported, which takes seconds.
-        split = options.get("split") or defaults.split or ""
+        split = own.get("split") or options.split or ""
         _check_directory(name, os.path.realpath(os.path.join(str(local), split)))
     from streaming import Stream
 
-    options["local"] = local or _cache_directory(remote, defaults.cache_dir)
+    own["local"] = local or _cache_directory(remote, options)
     # Not one of mosaicml-streaming's: the data set keeps it.
-    options.pop("max_repeats", None)
+    own.pop("max_repeats", None)
     try:
-        stream = Stream(**options)
+        stream = Stream(**own)
     except (ValueError, ImportError) as error:
         # What a store's library is missing, or mosaicml-streaming refuses.
         message = redacted(" ".join(str(error).split()))
         raise MosaicDataError(f'stream "{name}": {message}') from printable(error)
-    stream.apply_default(defaults.for_stream())
+    stream.apply_default(_defaults(options))
     return stream
 
 
-def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """A stream's options with paths resolved.
+def _defaults(options: DatasetOptions) -> dict[str, Any]:
+    """As ``Stream.apply_default`` takes them."""
+    return {name: getattr(options, name) for name in _DEFAULTS}
 
-    Raises:
-        MosaicDataError: A value is of a kind or size that the option does not take.
-    """
-    checked = dict(options)
-    for key, value in options.items():
+
+def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of a stream that are not None, with paths resolved."""
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
         where = f'stream "{name}": {key}'
-        resolve = (
-            arguments.place
-            if key in ("remote", "local")
-            else partial(arguments.checked, STREAM_OPTIONS[key])
-        )
-        checked[key] = resolve(where, value)
-    weights = [key for key in _WEIGHTS if key in options]
+        if value is not None and key in ("remote", "local"):
+            checked[key] = arguments.place(where, value)
+        elif value is not None:
+            checked[key] = arguments.checked(STREAM_OPTIONS[key], where, value)
+    weights = [key for key in _WEIGHTS if key in checked]
     if len(weights) > 1:
         raise MosaicDataError(
             f'stream "{name}" has {" and ".join(weights)}; a stream takes only one of proportion, '
@@ -231,7 +212,7 @@ def _checked(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream":
+def _own_copy(name: str, stream: "Stream", options: DatasetOptions) -> "Stream":
     """A copy without the weights that an earlier dataset derived for it."""
     own = copy.copy(stream)
     hide_secrets_of(str(own.remote))
@@ -239,25 +220,25 @@ def _own_copy(name: str, stream: "Stream", defaults: StreamDefaults) -> "Stream"
         own.remote = arguments.place(f'stream "{name}": remote', own.remote)
     if own._local is None and own.remote is not None:
         # mosaicml-streaming's own choice is a name in the temporary directory that can be guessed.
-        own.local = _cache_directory(own.remote, defaults.cache_dir)
-    options = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
-    options |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
-    checked = _checked(name, {key: v for key, v in options.items() if v is not None})
+        own.local = _cache_directory(own.remote, options)
+    given = {key: getattr(own, key, None) for key in STREAM_OPTIONS if key not in _WEIGHTS}
+    given |= {key: getattr(own, f"_{key}") for key in _WEIGHTS}
+    checked = _checked(name, given)
     own.remote, own.local = checked.get("remote"), checked["local"]
     for weight in _WEIGHTS:
         if getattr(own, f"_{weight}") is None and hasattr(own, weight):
             delattr(own, weight)
-    own.apply_default(defaults.for_stream())
+    own.apply_default(_defaults(options))
     return own
 
 
-def _cache_directory(remote: str | None, cache_dir: str) -> str:
+def _cache_directory(remote: str | None, options: DatasetOptions) -> str:
     """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
     digest = hashlib.sha256(_place(str(remote), "").encode()).hexdigest()[:16]
-    return os.path.join(cache_dir, "streams", digest)
+    return os.path.join(str(options.cache_dir), "streams", digest)
 
 
-def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
+def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
     # Documented as further attempts, but the library takes it for the number of all attempts.
     stream.download_retry += 1
     # One spelling for each place: locks, limits and caches go by it.
@@ -265,9 +246,9 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if stream.remote is None or _place(stream.remote, stream.split) == directory:
         _check_directory(name, directory)
-        readers = _read_index(name, stream, defaults)
+        readers = _read_index(name, stream, options)
         if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
-            return _opened(name, stream, readers, directory, False, defaults)
+            return _opened(name, stream, readers, directory, False, options)
         if not all(r.compression for r in readers):
             missing = next(r for r in readers if not os.path.isfile(_raw_path(directory, r)))
             raise MosaicDataError(
@@ -276,33 +257,34 @@ def _open(name: str, stream: "Stream", defaults: StreamDefaults) -> DataStream:
             )
         # Compressed and local only: unpack into the cache, for nothing is written beside the data.
         stream.remote = stream.local
-        stream.local = _cache_directory(stream.local, defaults.cache_dir)
+        stream.local = _cache_directory(stream.local, options)
         stream.safe_keep_zip = stream.keep_zip = False
         directory = os.path.realpath(os.path.join(stream.local, stream.split))
     if _complete_and_unwritable(stream, directory):
         # Another user's cache, or one on read-only storage: read like data in place.
-        readers = _read_index(name, stream, defaults)
-        compare_unwritable(name, stream, directory)
-        return _opened(name, stream, readers, directory, False, defaults)
+        readers = _read_index(name, stream, options)
+        compare_unwritable(Transfers(name, stream, directory))
+        return _opened(name, stream, readers, directory, False, options)
     source = _place(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
         _check_directory(name, source)
     _make_cache(name, directory)
+    transfers = Transfers(name, stream, directory)
     try:
-        compared = fetch_index(name, stream, directory)
+        compared = fetch_index(transfers)
         try:
-            readers = _read_index(name, stream, defaults)
+            readers = _read_index(name, stream, options)
         except UnusableIndexError:
             # The copy here is damaged: what comes from the remote was checked when it arrived.
             discard_index(directory)
-            compared = fetch_index(name, stream, directory)
-            readers = _read_index(name, stream, defaults)
+            compared = fetch_index(transfers)
+            readers = _read_index(name, stream, options)
     except OSError as error:
         raise MosaicDataError(
             f'stream "{name}": cannot use the cache directory {directory} ({one_line(error)}); '
             f"choose another local"
         ) from error
-    opened = _opened(name, stream, readers, directory, True, defaults)
+    opened = _opened(name, stream, readers, directory, True, options)
     opened.compared = compared
     return opened
 
@@ -314,7 +296,11 @@ def _check_directory(name: str, directory: str) -> None:
         raise MosaicDataError(
             f'stream "{name}": directory {directory} does not exist; correct local, or give remote'
         )
-    splits = _folders_with_index(directory)
+    splits = sorted(
+        entry.name
+        for entry in os.scandir(directory)
+        if os.path.isfile(os.path.join(entry.path, "index.json"))
+    )
     if splits:
         first = "train" if "train" in splits else splits[0]
         shown = ", ".join(splits[:3]) + (", …" if len(splits) > 3 else "")
@@ -327,25 +313,17 @@ def _check_directory(name: str, directory: str) -> None:
     )
 
 
-def _folders_with_index(directory: str) -> list[str]:
-    return sorted(
-        entry.name
-        for entry in os.scandir(directory)
-        if os.path.isfile(os.path.join(entry.path, "index.json"))
-    )
-
-
 def _opened(
     name: str,
     stream: "Stream",
     readers: list["Reader"],
     directory: str,
     fetched: bool,
-    defaults: StreamDefaults,
+    options: DatasetOptions,
 ) -> DataStream:
-    if not sum(len(r) for r in readers):
+    if not any(map(len, readers)):
         raise MosaicDataError(f'stream "{name}" holds no samples ({directory})')
-    columns = _find_columns(name, readers, defaults.token_encoding_type)
+    columns = _find_columns(name, readers, options.token_encoding_type)
     if stream.validate_hash:
         _check_hash(name, stream.validate_hash, readers)
     if not fetched:
@@ -369,11 +347,7 @@ def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
 
 
 def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
-    """The column to read of each shard: a merged index may hold shards that differ.
-
-    Raises:
-        MosaicDataError: A shard has none, or some hold tokens and others only text.
-    """
+    """The column to read of each shard: a merged index may hold shards that differ."""
     found: list[Column] = []
     known: dict[Any, Column] = {}
     before = None
@@ -457,7 +431,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
 
 def _make_cache(name: str, directory: str) -> None:
     own = os.path.join(directory, ".mosaic")
-    # Whoever may write to a shared cache must not make this process write elsewhere.
+    # Other users of a shared cache must not make this process write elsewhere.
     below = ("lock", "staging", "leases", "versions", "checked", "checked.new", "manifest.json")
     for path in (own, *(os.path.join(own, entry) for entry in below)):
         if os.path.islink(path):
@@ -473,15 +447,15 @@ def _make_cache(name: str, directory: str) -> None:
         ) from error
 
 
-def _read_index(name: str, stream: "Stream", defaults: StreamDefaults) -> list["Reader"]:
+def _read_index(name: str, stream: "Stream", options: DatasetOptions) -> list["Reader"]:
     directory = os.path.join(stream.local, stream.split)
     path = os.path.join(directory, "index.json")
     try:
         refuse_link_outside(os.path.realpath(directory), "index.json")
-        return read_index(stream, defaults.allow_unsafe_types)
+        return read_index(stream, options.allow_unsafe_types)
     except (CorruptShardError, InvalidIndexError) as error:
         raise UnusableIndexError(
-            f'stream "{name}": cannot read {path}: {error}; restore it, or write it anew'
+            f'stream "{name}": cannot read {path}: {error}; restore it, or write it again'
         ) from error
     except MosaicDataError as error:
         raise MosaicDataError(f'stream "{name}": {error}') from None

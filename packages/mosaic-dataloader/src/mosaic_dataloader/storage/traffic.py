@@ -15,9 +15,6 @@ class Traffic:
     Any thread raises them, without a lock: a statement such as ``traffic.counts[HITS] += 1`` has no
     call in it, and only at calls and loops does Python change to another thread.
 
-    Args:
-        streams: How many streams there are.
-
     Attributes:
         counts: The counts; see `by_name`.
         waits: By thread, what holds it up now: a shard, by its number, or something in words.

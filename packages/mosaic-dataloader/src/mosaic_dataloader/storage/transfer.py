@@ -59,9 +59,9 @@ class Transfers:
     """
 
     def __init__(self, name: str, stream: "Stream", directory: str):
-        self._name = name
-        self._stream = stream
-        self._directory = directory
+        self.name = name
+        self.stream = stream
+        self.directory = directory
         self._threads = threading.local()
         hide_secrets_of(str(stream.remote))
         reset_in_child(self)
@@ -73,11 +73,11 @@ class Transfers:
     @property
     def longest(self) -> float:
         """Seconds that ``download`` takes at most."""
-        attempts = self._stream.download_retry
+        attempts = self.stream.download_retry
         # All after the first few pauses are equally long.
         pauses = sum(map(_longest_pause, range(1, min(attempts, 6))))
         pauses += _LONGEST_PAUSE * max(0, attempts - 6)
-        return float(attempts * self._stream.download_timeout + pauses)
+        return float(attempts * self.stream.download_timeout + pauses)
 
     def download(
         self,
@@ -87,9 +87,9 @@ class Transfers:
         check: Callable[[str], None],
         attempts: int | None = None,
         size: int | None = None,
-        note: Callable[[Version | None], None] | None = None,
+        ask: bool = False,
         on_attempt: Callable[[int, int], None] = lambda attempt, attempts: None,
-    ) -> str:
+    ) -> tuple[str, Version | None]:
         """Download a file.
 
         Transient errors are retried after a pause that grows and varies: damage in transit, a
@@ -102,31 +102,29 @@ class Transfers:
             check: Called with its path; raises ``CorruptShardError`` if the file is not valid.
             attempts: How often to try at most; by default as the stream says.
             size: Bytes that it has; a download that brings more is ended early.
-            note: Called with the version that arrived, None where the store does not say. Asking
-                for it costs a request at some stores.
+            ask: Whether the version is wanted, which costs a request at some stores.
             on_attempt: Called before each attempt with its number, from 1, and with how many there
                 are at the most.
 
         Returns:
-            Its path.
+            Its path, and the version that arrived; None where nobody asks, or the store does not
+            say.
 
         Raises:
             NotFoundError: The store does not have it.
             MosaicDataError: It cannot be downloaded; one line says why and what to do.
         """
-        attempts = attempts or self._stream.download_retry
+        attempts = attempts or self.stream.download_retry
         for attempt in itertools.count(1):
             on_attempt(attempt, attempts)
             # An attempt that was abandoned may still write to its own file.
             path = os.path.join(folder, f"{os.getpid()}-{next(_numbers)}-{os.path.basename(file)}")
             try:
-                version = self._try(file, path, size, ask=note is not None)
+                version = self._try(file, path, size, ask=ask)
                 check(path)
-                if note is not None:
-                    note(version)
-                return path
+                return path, version if ask else None
             except MosaicDataError as error:
-                about = subject(self._name, what, self._stream)
+                about = self.subject(what)
                 raise MosaicDataError(f"{about}: {error}") from None
             except Exception as error:
                 # Object stores raise errors of their own of every kind.
@@ -137,7 +135,7 @@ class Transfers:
                 pause = _longest_pause(attempt) * _chance.uniform(0.5, 1.0)
                 logger.warning(
                     "%s: %s; trying again in %.1f s (%d of %d)",
-                    subject(self._name, what, self._stream),
+                    self.subject(what),
                     one_line(error),
                     pause,
                     attempt + 1,
@@ -149,16 +147,13 @@ class Transfers:
     def version(self, file: str) -> Version | None:
         """What the store says about the present version of a file; None where it cannot.
 
-        Args:
-            file: Its name at the remote.
-
         Raises:
             NotFoundError: The store does not have it.
             MosaicDataError: The store does not answer; it is asked once.
         """
         from mosaic_dataloader.storage.mosaicml import version_of
 
-        timeout = self._stream.download_timeout
+        timeout = self.stream.download_timeout
         try:
             return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
         except Exception as error:
@@ -177,11 +172,11 @@ class Transfers:
                             f"at least {arrived} bytes arrived where the index says {size} bytes"
                         )
 
-        remote, timeout = self._address(file), self._stream.download_timeout
+        remote, timeout = self._address(file), self.stream.download_timeout
         return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask), watch)
 
     def _address(self, file: str) -> str:
-        root = os.path.join(str(self._stream.remote), self._stream.split)
+        root = os.path.join(str(self.stream.remote), self.stream.split)
         if not urlsplit(root).scheme:
             # A directory of this machine's, which a file name of its index must not lead out of.
             refuse_link_outside(os.path.realpath(root), file)
@@ -193,7 +188,7 @@ class Transfers:
         """Do what needs the store, within the time that one attempt may take."""
         downloader = self._downloader()
         try:
-            return _within(self._stream.download_timeout, lambda: job(downloader), watch)
+            return _within(self.stream.download_timeout, lambda: job(downloader), watch)
         except BaseException:
             # Its connection may be what is broken; where it is given up, this ends it.
             self._threads.downloader = None
@@ -205,21 +200,20 @@ class Transfers:
         from mosaic_dataloader.storage.mosaicml import new_downloader
 
         if self._threads.__dict__.get("downloader") is None:
-            self._threads.downloader = new_downloader(self._stream)
+            self._threads.downloader = new_downloader(self.stream)
         own: CloudDownloader = self._threads.downloader
         return own
 
+    def subject(self, what: str) -> str:
+        """What a message is about: stream, file and address."""
+        where = redacted(os.path.join(str(self.stream.remote), self.stream.split).rstrip("/"))
+        return f'stream "{self.name}", {what} from {where}'
+
     def _error(self, what: str, error: Exception, attempt: int) -> MosaicDataError:
         tried = f" (tried {attempt} times)" if attempt > 1 else ""
-        todo = hint(error, self._directory)
+        todo = hint(error, self.directory)
         kind = NotFoundError if is_not_found(error) else MosaicDataError
-        return kind(f"{subject(self._name, what, self._stream)}: {one_line(error)}{tried}; {todo}")
-
-
-def subject(name: str, what: str, stream: "Stream") -> str:
-    """What a message is about: stream, file and address."""
-    where = redacted(os.path.join(str(stream.remote), stream.split).rstrip("/"))
-    return f'stream "{name}", {what} from {where}'
+        return kind(f"{self.subject(what)}: {one_line(error)}{tried}; {todo}")
 
 
 def _longest_pause(attempt: int) -> float:
@@ -232,36 +226,16 @@ def _within(seconds: float, job: Callable[[], T], watch: Callable[[], None]) -> 
     """Run a job, but wait for it no longer than so many seconds; its result.
 
     Most stores' libraries limit the wait for the next byte at best, some nothing at all. The job
-    runs in a thread of its own, which is left behind where it hangs.
-
-    Args:
-        seconds: For how long to wait.
-        job: What to do.
-        watch: Called now and then while the job runs; what it raises ends the wait.
-
-    Raises:
-        DownloadTimeoutError: It took longer.
-        StoppedError: The waiting thread was stopped.
+    runs in a thread of its own, which is left behind where it hangs. ``watch`` is called now and
+    then while the job runs; what it raises ends the wait.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            results.append(job())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            done.set()
-
-    threading.Thread(target=run, name="mosaic-download", daemon=True).start()
+    outcome = threads.Outcome(job)
+    threading.Thread(target=outcome.run, name="mosaic-download", daemon=True).start()
     deadline = time.monotonic() + seconds
-    while not threads.wait(done, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()))):
+    while not threads.wait(
+        outcome.ended, min(_WATCH_SECONDS, max(0.0, deadline - time.monotonic()))
+    ):
         watch()
-        if time.monotonic() < deadline:
-            continue
-        raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+        if time.monotonic() >= deadline:
+            raise DownloadTimeoutError(f"it did not arrive within download_timeout = {seconds:g} s")
+    return outcome.result()

@@ -56,10 +56,6 @@ def as_flags(message: str, names: Iterable[str]) -> str:
 
     A name that is a plain word, such as `form`, is an option only where the message gives its value
     (`form = "rows"`) or says to change it (`leave out form`).
-
-    Args:
-        message: It has the names that the options have in Python.
-        names: Those of the options that the command has.
     """
     for name in names:
         flag = f"--{name.replace('_', '-')}"
@@ -85,10 +81,7 @@ def check_options(options: Any) -> None:
 def checked(field: "dataclasses.Field[Any]", name: str, value: Any) -> Any:
     """A value of an option, as a Python number where it is a number.
 
-    Args:
-        field: The option, made by `option`.
-        name: Its name for the message.
-        value: The value; None where the option's type allows it.
+    ``field`` is made by `option`; ``name`` is for the message.
 
     Raises:
         MosaicDataError: The option does not take the value.
@@ -136,7 +129,7 @@ def parse_count(option: str, value: int | str) -> int:
 def _parse(option: str, value: int | str, units: dict[str, int], examples: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:
-        raise MosaicDataError(f"{option} = {value!r} is no size; write for example {examples}")
+        raise MosaicDataError(f"{option} = {value!r} is not a size; write for example {examples}")
     wanted = float(match[1]) * units[match[2].lower()]
     if not math.isfinite(wanted):
         raise MosaicDataError(f"{option} = {value!r} is too large")
@@ -215,7 +208,7 @@ def place(name: str, value: Any) -> str:
     """Where data are: a path with ``~`` and ``file://`` resolved, or a store's address as it is.
 
     Raises:
-        MosaicDataError: It is no path, a home directory is not known, or the path is not UTF-8,
+        MosaicDataError: It is not a path, a home directory is not known, or the path is not UTF-8,
             which neither messages nor the libraries underneath can hold.
     """
     if not isinstance(value, str | os.PathLike):

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util import threads
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 # struct flock: l_type, l_whence, l_start, l_len, l_pid (0 for this kind of lock).
 _FLOCK = "hhqqi4x"
-# Seconds to wait for a lock that is held for moments only. Whoever holds it longer is stopped, or
-# its storage hangs.
+# Seconds to wait for a lock that is held for moments only. A process that holds it longer is
+# stopped, or its storage hangs.
 LOCK_TIMEOUT = 60.0
 # Seconds after which it is said, once, what is waited for.
 _REPORT_SECONDS = 10.0
@@ -35,7 +35,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.01
 
 
 class LockTimeoutError(MosaicDataError):
-    """Somebody else held a lock all the time.
+    """Another holder kept a lock all the time.
 
     Attributes:
         holder: Who, as far as it can be known: ``process 1234 (stopped)`` or ``another process``.
@@ -74,7 +74,7 @@ class RangeLock:
             timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
 
         Raises:
-            LockTimeoutError: Somebody else held it all the time.
+            LockTimeoutError: Another holder kept it all the time.
         """
         self._wait(fcntl.F_WRLCK, byte, timeout)
 
@@ -107,14 +107,12 @@ class RangeLock:
         # cannot be unlocked was never locked: not every file system knows these locks.
         with suppress(OSError):
             self._call(fcntl.F_UNLCK, 0, 0)
-        os.close(self._fd)
-        self._fd = -1
+        self.hand_over_to_child()
 
     def after_fork(self) -> None:
-        """Let the parent's locks be the parent's alone; the child may lock anew."""
+        """Let the parent's locks be the parent's alone; the child may lock again."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            self.hand_over_to_child()
 
     def __del__(self) -> None:
         self.close()
@@ -162,24 +160,14 @@ class RangeLock:
 @contextmanager
 def locked(
     path: str, byte: int, timeout: float | None = None, *, shared: bool = False
-) -> Iterator[RangeLock]:
-    """Hold one byte of a lock file, through an open file of its own.
+) -> Iterator[None]:
+    """Hold one byte of a lock file, through an open file of its own; see `RangeLock.exclusive`.
 
-    Args:
-        path: The lock file.
-        byte: Which byte.
-        timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
-        shared: Hold it beside others that hold it so, and not alone.
-
-    Raises:
-        LockTimeoutError: Somebody else held it all the time.
+    With ``shared`` it is held beside others that hold it so.
     """
-    lock = RangeLock(path)
-    try:
+    with closing(RangeLock(path)) as lock:
         (lock.shared if shared else lock.exclusive)(byte, timeout)
-        yield lock
-    finally:
-        lock.close()
+        yield
 
 
 def holder_of(path: str, byte: int) -> str:

@@ -1,4 +1,4 @@
-"""A user's own folder in the temporary directory, which everybody may write to."""
+"""Where caches go by default: a user's own folder in a directory that everybody may write to."""
 
 import os
 import stat
@@ -8,28 +8,23 @@ from contextlib import suppress
 from mosaic_dataloader.errors import MosaicDataError
 
 
-def own_temporary_folder(prefix: str, option: str) -> str:
-    """The path of this user's own folder, made if it is missing.
+def default_cache_dir() -> str:
+    """This user's own folder in the temporary directory, made if it is missing.
 
-    Its name can be guessed, so that another user may have made it first, or a link of that name: a
-    file that is written there would then be theirs, or whichever one the link leads to.
-
-    Args:
-        prefix: What its name begins with; the user's number follows.
-        option: What to set to use another place, for messages.
-
-    Returns:
-        Its path. Only this user may enter it. Where it cannot be made, nothing is there.
+    The temporary directory is on the machine's own disk on most clusters; the home directory is
+    not. The folder's name can be guessed, so that another user may have made it first, or a link of
+    that name: a file that is written there would then be theirs, or whichever one the link leads
+    to. Only this user may enter the folder. Where it cannot be made, nothing is there.
 
     Raises:
         MosaicDataError: What is there is another user's, a link, not a folder, or others may write
             to it.
     """
     try:
-        path = os.path.join(tempfile.gettempdir(), f"{prefix}-{os.getuid()}")
+        path = os.path.join(tempfile.gettempdir(), f"mosaic-dataloader-{os.getuid()}")
     except FileNotFoundError as error:
-        raise MosaicDataError(f"there is no temporary directory; set {option}") from error
-    # Where it cannot be made, whoever needs it reports that it cannot be written to.
+        raise MosaicDataError("there is no temporary directory; set cache_dir") from error
+    # Where it cannot be made, the code that needs it reports that it cannot be written to.
     with suppress(OSError):
         # Fails for whatever has that name already, a link that leads nowhere included.
         os.mkdir(path, 0o700)
@@ -38,13 +33,13 @@ def own_temporary_folder(prefix: str, option: str) -> str:
     except FileNotFoundError:
         return path
     except OSError as error:
-        raise _refusal(path, f"cannot be used ({error.strerror})", option) from error
+        raise _refusal(path, f"cannot be used ({error.strerror})") from error
     try:
         info = os.fstat(opened)
         if info.st_uid != os.getuid():
-            raise _refusal(path, "belongs to another user", option)
+            raise _refusal(path, "belongs to another user")
         if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _refusal(path, "could be written to by others", option)
+            raise _refusal(path, "could be written to by others")
         # One that was made before this was looked at lets others read.
         os.fchmod(opened, 0o700)
     finally:
@@ -52,7 +47,7 @@ def own_temporary_folder(prefix: str, option: str) -> str:
     return path
 
 
-def _refusal(path: str, reason: str, option: str) -> MosaicDataError:
+def _refusal(path: str, reason: str) -> MosaicDataError:
     return MosaicDataError(
-        f"{path} {reason}; remove it, or set {option} to a directory of your own"
+        f"{path} {reason}; remove it, or set cache_dir to a directory of your own"
     )

@@ -19,7 +19,7 @@ _SECRET_VARIABLE = re.compile(
 # Secrets of addresses that this process has seen. Libraries quote parts of an address without what
 # shows that they are secret, as botocore does with a bucket's name.
 _seen: set[str] = set()
-# Shorter ones would also be found in words that are none.
+# Shorter ones would also be found in words that are not secrets.
 _SHORTEST_SECRET = 6
 
 _RULES = (
@@ -48,11 +48,7 @@ _RULES = (
 
 
 def hide_secrets_of(address: str) -> None:
-    """Remember the password and the query of an address, so that no message shows them.
-
-    Args:
-        address: An address as the user gave it.
-    """
+    """Remember the password and the query of an address, so that no message shows them."""
     scheme, _, rest = address.partition("://")
     place, _, query = rest.partition("?")
     found = [query, *query.split("&"), *(item.partition("=")[2] for item in query.split("&"))]
@@ -62,7 +58,7 @@ def hide_secrets_of(address: str) -> None:
         ends = [at.start() for at in re.finditer("@", credentials)]
         # A password may hold an "@", and so may the path.
         found += [credentials[:end] for end in ends]
-        # One with a "/" is taken for a host and a path, and told in parts.
+        # One with a "/" is taken for a host and a path, and quoted in parts.
         found += credentials[: min(ends, default=0)].split("/")
     for secret in found:
         for spelling in (secret, unquote(secret), quote(unquote(secret), safe="")):

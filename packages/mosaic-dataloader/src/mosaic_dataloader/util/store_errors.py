@@ -15,7 +15,7 @@ _PASSING_STATUSES = (408, 425, 429)
 # Codes that S3 and its like send with status 400 or 403 and that pass.
 _PASSING_CODES = (
     "BadDigest",
-    # Looked up anew for the next try.
+    # Looked up again for the next try.
     "ExpiredToken",
     "RequestTimeTooSkewed",
     "RequestTimeout",
@@ -62,13 +62,13 @@ class DownloadTimeoutError(Exception):
     """A download took longer than it may."""
 
 
-def one_line(error: BaseException) -> str:
-    """An error's type and text on one line, without secrets."""
+def one_line(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
+    """An error's type and text on one line, cut to so many characters, without secrets."""
     text = redacted(" ".join(str(error).split()))
     # boto3 tries once here; the number of all attempts is reported beside it.
     text = text.replace(" (reached max retries: 0)", "")
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[:_LONGEST_TEXT]}…"
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -103,22 +103,18 @@ def is_not_found(error: BaseException) -> bool:
 
 
 def hint(error: BaseException, directory: str) -> str:
-    """What the user can do.
-
-    Args:
-        error: What ended the last try.
-        directory: The cache directory.
-    """
+    """What the user can do about the error that ended the last try."""
     if isinstance(error, CorruptShardError | InvalidIndexError) or _is_a(
         error, "FlexibleChecksumError"
     ):
-        return "restore it in the store, or write its index anew"
+        return "restore it in the store, or write its index again"
     if isinstance(error, DownloadTimeoutError):
         return "see why the store is slow, or raise download_timeout"
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL:
         return f"free space on the disk of {directory}, or set cache_limit"
-    if number in _UNWRITABLE or (isinstance(error, PermissionError) and _local(error, directory)):
+    is_local = isinstance(error, OSError) and str(error.filename or "").startswith(directory)
+    if number in _UNWRITABLE or (isinstance(error, PermissionError) and is_local):
         return f"make {directory} writable, or choose another local or cache_dir"
     status = _status(error)
     if status in _MISSING_STATUSES or isinstance(error, FileNotFoundError):
@@ -129,10 +125,6 @@ def hint(error: BaseException, directory: str) -> str:
     if is_permanent(error):
         return "correct remote or the store's settings"
     return "see whether the store works, or raise download_retry"
-
-
-def _local(error: OSError, directory: str) -> bool:
-    return str(error.filename or "").startswith(directory)
 
 
 def _is_a(error: BaseException, *names: str) -> bool:

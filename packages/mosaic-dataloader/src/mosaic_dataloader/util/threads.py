@@ -42,11 +42,11 @@ class StopSignal(Protocol):
     """What tells a thread to stop, such as a ``threading.Event``."""
 
     def is_set(self) -> bool:
-        """Whether it was told."""
+        """Whether the thread is to stop."""
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait for so many seconds at most; whether it was told."""
+        """Wait for so many seconds at most; whether the thread is to stop."""
         ...
 
 
@@ -54,7 +54,7 @@ _own = threading.local()
 
 
 def stop_with(signal: StopSignal) -> None:
-    """Have the waits of the present thread end with StoppedError once it is told to stop."""
+    """Have the waits of the present thread end with StoppedError once the signal is set."""
     _own.stop = signal
 
 
@@ -78,14 +78,7 @@ def sleep(seconds: float) -> None:
 
 
 def wait(event: threading.Event, seconds: float | None = None) -> bool:
-    """Wait for an event.
-
-    Args:
-        event: What to wait for.
-        seconds: For how long at most; None for no limit.
-
-    Returns:
-        Whether it is set.
+    """Wait for an event, for so many seconds at most if they are given; whether it is set.
 
     Raises:
         StoppedError: The thread was stopped.
@@ -105,7 +98,7 @@ class ThreadGroup:
     """Daemon threads that are stopped together.
 
     Args:
-        jobs: What each of them runs. None may refer to whoever closes the group when it is dropped.
+        jobs: What each of them runs. None may refer to what closes the group when it is dropped.
         name: Of the threads.
         wake: Called when the group is stopped, perhaps more than once and in any thread: wakes
             those that wait otherwise than by ``sleep`` and ``wait``.
@@ -179,12 +172,7 @@ def _join(groups: Iterable[ThreadGroup], seconds: float) -> None:
 
 
 class JobThreads:
-    """Runs jobs in their order; those not begun are dropped when it is closed or dropped.
-
-    Args:
-        threads: How many jobs run at a time.
-        name: Of the threads.
-    """
+    """Runs jobs in their order; those not begun are dropped when it is closed or dropped."""
 
     def __init__(self, threads: int, name: str):
         jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -215,12 +203,9 @@ def _work(jobs: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
 
 
 def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> list[T]:
-    """Results of jobs, in their order, each run in a thread; a single one in this thread.
+    """Results of jobs, in their order, so many at a time, each run in a thread.
 
-    Args:
-        jobs: What to do.
-        threads: How many run at a time.
-        name: Of the threads.
+    A single one runs in this thread.
 
     Raises:
         BaseException: What the first job in the order raised that raised anything; those not
@@ -228,7 +213,7 @@ def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> 
     """
     if len(jobs) == 1:
         return [jobs[0]()]
-    outcomes = [_Outcome(job) for job in jobs]
+    outcomes = [Outcome(job) for job in jobs]
     pool = JobThreads(min(threads, len(jobs)), name)
     try:
         for outcome in outcomes:
@@ -241,38 +226,39 @@ def map_concurrent(jobs: Sequence[Callable[[], T]], threads: int, name: str) -> 
 def run_async(job: Callable[[], T], name: str) -> Callable[[], T]:
     """Begin a job in a thread.
 
-    Args:
-        job: What to do.
-        name: Of the thread.
-
-    Returns:
-        What waits for its result, or raises what it raised. Nobody has to ask.
+    What is returned waits for its result, or raises what it raised. It need not be called.
     """
-    outcome = _Outcome(job)
+    outcome = Outcome(job)
     ThreadGroup([outcome.run], name)
     return outcome.result
 
 
-class _Outcome(Generic[T]):
-    """What a job run in another thread comes to."""
+class Outcome(Generic[T]):
+    """What a job that is run in another thread comes to.
+
+    Attributes:
+        ended: Set when it has ended.
+    """
 
     def __init__(self, job: Callable[[], T]):
         self._job = job
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._results: list[T] = []
         self._error: BaseException | None = None
 
     def run(self) -> None:
+        """Run the job."""
         try:
             self._results.append(self._job())
         except BaseException as error:
-            # Whatever it is, it belongs to whoever wants the result.
+            # Whatever it is, it belongs to the thread that wants the result.
             self._error = error
         finally:
-            self._ended.set()
+            self.ended.set()
 
     def result(self) -> T:
-        wait(self._ended)
+        """Wait for its result, or raise what it raised."""
+        wait(self.ended)
         if self._error is not None:
             raise self._error
         return self._results[0]

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.reading.vocabulary import (
@@ -18,9 +19,6 @@ from mosaic_dataloader.reading.vocabulary import (
 from mosaic_dataloader.storage.column import Column
 from mosaic_dataloader.storage.streams import DataStream
 
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
-
 # Samples of each stream that are looked at before a run.
 _FIRST_SAMPLES = 32
 # So many ids other than 0 distinguish one type from another.
@@ -29,7 +27,7 @@ _TELLING_IDS = 16
 _FETCHED_BYTES = 256 << 20
 
 
-def first_samples(dataset: "StreamingTextDataset", *, vocab_size: int | None = None) -> list[str]:
+def first_samples(dataset: StreamingTextDataset, *, vocab_size: int | None = None) -> list[str]:
     """A mistake: the first samples of a stream hold token ids outside the model's vocabulary.
 
     A stream whose first shard is not on this machine is left out where fetching all such shards
@@ -64,9 +62,7 @@ def _first_shard_is_here(stream: DataStream) -> bool:
     return os.path.exists(os.path.join(stream.directory, file))
 
 
-def check_first_samples(
-    dataset: "StreamingTextDataset", number: int, vocab_size: int | None
-) -> None:
+def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: int | None) -> None:
     """Compare the first samples of a stream of tokens with the vocabulary, before a run begins.
 
     Text is left out: its tokenizer can be compared with the model as a whole.

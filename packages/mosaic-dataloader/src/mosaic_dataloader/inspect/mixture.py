@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import aligned
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.skip import Skip, trained_draws
 from mosaic_dataloader.state.stages import RunStages, weighed
 from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,7 @@ def shares(counts: Int64Array, tokens: NDArray[np.float64] | float = 1.0) -> Any
     return drawn / max(drawn.sum(), 1e-9)
 
 
-def mixture_parts(
-    loader: "MosaicParallelAwareDataloader", steps: Steps | None = None
-) -> list[Part]:
+def mixture_parts(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[Part]:
     """The parts of a run, from its beginning on.
 
     Args:
@@ -90,7 +86,7 @@ def mixture_parts(
 
 
 def _stages(
-    loader: "MosaicParallelAwareDataloader", run: RunStages, end: int | None
+    loader: MosaicParallelAwareDataloader, run: RunStages, end: int | None
 ) -> Iterator[Part]:
     begin = loader.samples_skipped
     weights_in = loader.dataset.order_options.weights_in
@@ -121,7 +117,7 @@ def _stages(
         )
 
 
-def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> Int64Array:
+def _draws(loader: MosaicParallelAwareDataloader, start: int, stop: int) -> Int64Array:
     """Samples of each stream, int64[streams], between two positions, without those left out.
 
     Packed rows that are left out have their documents read nevertheless.
@@ -131,7 +127,7 @@ def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> In
     return trained_draws(source.sequence, skip, start, stop)
 
 
-def mixture_tree(loader: "MosaicParallelAwareDataloader", steps: Steps | None = None) -> list[str]:
+def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[str]:
     """The parts of a run, and below each what it draws from every stream, as lines.
 
     Args:

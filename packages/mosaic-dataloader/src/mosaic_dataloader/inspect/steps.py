@@ -3,18 +3,16 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.inspect.previews import stream_counts
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.reading.document_length import tokens_before
 from mosaic_dataloader.state.stages import stage_tokens
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Steps:
         option: What messages call the number of a step.
     """
 
-    loader: "MosaicParallelAwareDataloader"
+    loader: MosaicParallelAwareDataloader
     rows: int
     total: int
     done: int = 0

@@ -1,17 +1,14 @@
 """The streams and the run, as tables and lines."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
+from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.reading.manifest import prepared_tokens
 from mosaic_dataloader.storage.streams import DataStream
 
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
 
-
-def stream_table(dataset: "StreamingTextDataset") -> str:
+def stream_table(dataset: StreamingTextDataset) -> str:
     """One line for each stream: what it holds."""
     rows: list[Sequence[str]] = [("stream", "samples", "tokens", "shards", "size")]
     for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):

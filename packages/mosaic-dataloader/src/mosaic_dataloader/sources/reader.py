@@ -14,10 +14,11 @@ from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.positions import positions_from_ends
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
+from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.stalls import WaitWatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, WorkerPool
-from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
+from mosaic_dataloader.sources import BatchSource
+from mosaic_dataloader.state.run import EpochPass, Progress
 from mosaic_dataloader.util.arguments import integer
 
 # Batches that are kept ready by default take no more than this, unless two do.
@@ -143,7 +144,7 @@ class BatchReader:
 
     def _ready(
         self,
-        batches: Iterator[tuple[Batch, Progress]],
+        batches: Iterator[tuple[RowBatch, Progress]],
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
         pin, positions = self._pin, self._dataset.positions

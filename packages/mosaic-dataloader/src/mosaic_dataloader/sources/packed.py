@@ -13,13 +13,7 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
-from mosaic_dataloader.packing.batches import (
-    Arrival,
-    BatchSpec,
-    LeftOut,
-    PackedBatch,
-    RowPacker,
-)
+from mosaic_dataloader.packing.batches import LeftOut, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
 from mosaic_dataloader.packing.lanes import (
     Lanes,
@@ -41,7 +35,7 @@ from mosaic_dataloader.sources.documents import (
     read_by_workers,
     read_here,
 )
-from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
+from mosaic_dataloader.state.identity import PROBED_IN_LANE, probe
 from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.state.stages import Reached
@@ -252,15 +246,8 @@ class PackedRows:
         """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
         read = sum(position.document for position in self._positions(progress))
         share = len(self._own_lanes) / self._lane_count
-        begin = self.order.start.epoch
-        mean = begin + read / (share * self.mixture.epoch_samples)
-        if self.order.stages is not None:
-            # Of the whole run: a run with stages is one epoch to its lanes.
-            own = np.array(self._own_lanes, np.int64)
-            documents = np.array([p.document for p in self._positions(progress)], np.int64)
-            slowest = int(self._lanes.positions(own, documents).min())
-            return self.sequence.locate(slowest)[0], mean
-        return begin + self._slowest_epoch(progress), mean
+        mean = self.order.start.epoch + read / (share * self.mixture.epoch_samples)
+        return self._slowest_epoch(progress), mean
 
     def describe(self, position: int) -> str:
         """A position in words."""
@@ -393,7 +380,7 @@ class PackedRows:
         if extent:
             ends = self._ends(progress, extent)
         lanes = [
-            Lane(number, position, end, len(mixture.streams), dataset.vocab_size)
+            Lane(number, position, end, len(mixture.streams), self._outside, dataset.vocab_size)
             for number, position, end in zip(self._own_lanes, positions, ends, strict=True)
         ]
         first = self._first_lane(progress)
@@ -410,7 +397,6 @@ class PackedRows:
             ahead=max(2 * self.layout.batch_size, 2 * (ahead.requests + 1) * block_rows),
         )
         requests = DocumentRequests(mixture, self._locate, lanes, scheduler)
-        arrivals: Iterator[Arrival]
         if ahead.workers is None:
             arrivals = read_here(dataset, requests)
         else:
@@ -420,12 +406,12 @@ class PackedRows:
             lanes,
             scheduler,
             arrivals,
-            BatchSpec(
-                self.layout.batch_size, dataset.seq_len, dataset.pad_id, len(mixture.streams)
-            ),
+            batch_size=self.layout.batch_size,
+            seq_len=dataset.seq_len,
+            pad_id=dataset.pad_id,
+            streams=len(mixture.streams),
             first=first,
             most_empty=mixture.epoch_samples,
-            outside=self._outside,
             segments=segments,
             boundaries=dataset.boundaries,
             left_out=self._rows_left_out(progress),
@@ -542,19 +528,19 @@ class PackedRows:
         return found
 
     def _slowest_epoch(self, progress: Progress) -> int:
-        """The epoch of the rank's slowest lane, counted from the order's beginning."""
-        return min(
-            self._lanes.epoch(lane, position.document)
-            for lane, position in zip(self._own_lanes, self._positions(progress), strict=True)
-        )
+        """The epoch of the rank's slowest lane; with stages that of the whole run."""
+        documents = np.array([p.document for p in self._positions(progress)], np.int64)
+        positions = self._lanes.positions(np.array(self._own_lanes, np.int64), documents)
+        return self.sequence.locate(int(positions.min()))[0]
 
     def _ends(self, progress: Progress, extent: EpochPass) -> list[int]:
         """The document at which each of the rank's lanes ends: with the slowest one's epoch.
 
         A pass that is repeated reads the first epoch, of which some ranks may have no document.
         """
-        following = 1 if extent.repeated else self._slowest_epoch(progress) + 1
-        return [self._lanes.first_of_epoch(lane, following) for lane in self._own_lanes]
+        slowest = 0 if extent.repeated else self._slowest_epoch(progress) - self.order.start.epoch
+        end = (slowest + 1) * self.mixture.epoch_samples
+        return [self._lanes.first_from(lane, end) for lane in self._own_lanes]
 
     def _known_lanes(
         self, progress: Progress, position: int
@@ -591,7 +577,7 @@ class PackedRows:
         first = np.array([position.document for position in positions], np.int64)[:, None]
         documents = first + np.arange(PROBED_IN_LANE)
         found = self._lanes.positions(lanes, documents.ravel()).reshape(documents.shape)
-        return lane_probes(self.sequence.probe_ids(found))
+        return [probe(ids) for ids in self.sequence.probe_ids(found)]
 
     def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
         key = _require_lane(state, lane)

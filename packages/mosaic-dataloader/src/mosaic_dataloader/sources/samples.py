@@ -26,7 +26,7 @@ from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fiel
 from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
 from mosaic_dataloader.sources.common import open_sequence, samples_ahead, shards_ahead
-from mosaic_dataloader.state.identity import probe
+from mosaic_dataloader.state.identity import PROBED, probe
 from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import SavedState
 from mosaic_dataloader.state.stages import Reached
@@ -127,7 +127,7 @@ class SampleRows:
         if saved.probe is None:
             return True
         self.sequence.check()
-        return probe(self.sequence, saved.samples_seen) in (None, saved.probe)
+        return self.probe(progress) in (None, saved.probe)
 
     def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached:
         """The position: samples are drawn one after another."""
@@ -221,8 +221,11 @@ class SampleRows:
         return self.sequence.epoch_length
 
     def probe(self, progress: Progress) -> str | None:
-        """Digest of the samples that come next."""
-        return probe(self.sequence, progress.samples_seen)
+        """Digest of the samples that come next, as far as their epoch goes.
+
+        The epoch that follows is not asked for: its order may not exist yet.
+        """
+        return probe(self.sequence.next_ids(progress.samples_seen, PROBED))
 
     def save_lanes(self, progress: Progress) -> dict[str, str]:
         """Nothing is packed."""

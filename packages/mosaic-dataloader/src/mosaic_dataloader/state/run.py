@@ -127,8 +127,13 @@ class TokenCount(NamedTuple):
         if sum_over_ranks is None and progress.samples_seen == self.begin:
             # Nothing was handed out since: what was loaded is saved as it was.
             return self
-        counted = torch.from_numpy(progress.targets - self.own)
-        if sum_over_ranks is not None:
-            counted = sum_over_ranks(counted)
-        total = self.total + counted.cpu().numpy().astype(np.int64)
+        total = self.total + summed(progress.targets - self.own, sum_over_ranks)
         return self._replace(total=total, at=progress.samples_seen, own=progress.targets)
+
+
+def summed(counts: Int64Array, sum_over_ranks: SumOverRanks | None) -> Int64Array:
+    """Counts, int64[n], of all ranks together; as they are where there is no way to sum them."""
+    if sum_over_ranks is None:
+        return counts
+    total: Int64Array = sum_over_ranks(torch.from_numpy(counts)).cpu().numpy().astype(np.int64)
+    return total

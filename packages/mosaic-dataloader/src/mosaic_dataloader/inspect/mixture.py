@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader.dataset import given_weights
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import aligned
 from mosaic_dataloader.loader import MosaicParallelAwareDataloader
@@ -25,7 +26,7 @@ class Part:
     Attributes:
         name: How the tree calls it.
         start: Position of its first sample.
-        stop: Position after its last one; None where it goes on for an unknown time.
+        stop: Position after its last one; None where its end is not known.
         streams: Names of the streams.
         weights: What was asked of each; empty where the part has no weights of its own.
         asked: int64[streams], in which proportion samples are to be drawn.
@@ -204,9 +205,6 @@ def _table(part: Part, unit: str) -> list[Sequence[str]]:
 
 
 def _weight(stream: DataStream) -> str:
-    for kind in ("proportion", "repeat", "choose"):
-        # mosaicml-streaming keeps what was given apart from what it works out.
-        value = getattr(stream.stream, f"_{kind}")
-        if value is not None:
-            return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
+    for kind, value in given_weights(stream).items():
+        return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
     return "all of it"

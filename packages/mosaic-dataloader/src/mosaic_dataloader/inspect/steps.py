@@ -43,15 +43,6 @@ class Steps:
         """Micro-batches of a step on each rank."""
         return self.rows // (self.loader.batch_size * self.loader.dp_world_size)
 
-    @property
-    def begins_at(self) -> int:
-        """Position before which the present order has nothing."""
-        return self.loader.first_position
-
-    def place(self, position: int) -> str:
-        """A position in words."""
-        return self.loader.describe(position)
-
     def position_of(self, step: int) -> int:
         """Position at which a step begins.
 
@@ -60,10 +51,11 @@ class Steps:
         """
         skip = self.loader.run.source.order.skip
         position = skip.moved(self.loader.samples_seen, (step - self.done - 1) * self.rows)
-        if position < self.begins_at:
+        begin = self.loader.first_position
+        if position < begin:
             raise MosaicDataError(
                 f"{self.option} {step}: at {self.rows} rows a step, that is before "
-                f"{self.place(self.begins_at)}, where the data of this run begins; choose a later "
+                f"{self.loader.describe(begin)}, where the data of this run begins; choose a later "
                 f"step"
             )
         return position

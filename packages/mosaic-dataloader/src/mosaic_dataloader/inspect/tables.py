@@ -31,7 +31,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     """
     loader, order = steps.loader, steps.loader.order
     kind = f"{order.shuffle_algo}, seed {order.shuffle_seed}" if order.shuffle else "not shuffled"
-    here = steps.place(loader.samples_seen)
+    here = loader.describe(loader.samples_seen)
     begins = (
         f"resumes from {resumes_from}, step {steps.done}, at {here}"
         if resumes_from
@@ -42,7 +42,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     if loader.stage is not None:
         begins += f", in {loader.stage}"
     end = f"{steps.total:,} steps end at "
-    end += steps.place(steps.position_of(max(steps.total, steps.done) + 1))
+    end += loader.describe(steps.position_of(max(steps.total, steps.done) + 1))
     if loader.stage is None:
         end += f", after {'about ' if steps.packing else ''}{steps.epochs:.2f} epochs"
     return [

@@ -42,13 +42,13 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache_dir() -> str:
-    """Where caches go that are given no place: a folder of this user's in the temporary directory.
+    """The default cache directory: a folder of this user's in the temporary directory.
 
     The temporary directory is on the machine's own disk on most clusters, the home directory is
     not.
 
     Raises:
-        MosaicDataError: What has that folder's name is not this user's alone.
+        MosaicDataError: There is such a folder, and it does not belong to this user alone.
     """
     return own_temporary_folder("mosaic-dataloader", "cache_dir")
 
@@ -60,15 +60,15 @@ class StreamingTextDataset:
     order is decided here: the dataloader does that, from this data set's options. Options that
     share a name with mosaicml-streaming's ``StreamingDataset`` mean the same.
 
-    Batches are as large as ever where ``skip`` leaves out positions: they hold the next samples
-    that are not left out, which are those that they would have been otherwise. With batches of 4,
-    ``["10:14"]`` makes the third batch of positions 8, 9, 14 and 15. The option may change from one
-    resume to the next; what it says of positions that the run has passed has no effect. With
-    ``packing`` the documents of the rows are read, for where the next row begins depends on their
-    lengths; otherwise nothing of what is left out is read or fetched.
+    Where ``skip`` leaves out positions, batches keep their size: each holds the next samples that
+    are not left out. With batches of 4, ``["10:14"]`` makes the third batch of positions 8, 9, 14
+    and 15. The option may change from one resume to the next; what it says of positions that the
+    run has passed has no effect. With ``packing`` the documents of rows that are left out are read,
+    since where the next row begins depends on their lengths; otherwise nothing of them is read or
+    fetched.
 
-    The loader does not know where the run ends: `mosaic_dataloader.checks.too_many_repeats`
-    compares ``max_repeats``, for a number of steps.
+    Where the run ends is not known here: `mosaic_dataloader.checks.too_many_repeats` compares a
+    run of so many steps with ``max_repeats``.
 
     Args:
         tokenizer: Encodes ``text`` columns; a ``transformers`` tokenizer, a
@@ -168,13 +168,11 @@ class StreamingTextDataset:
         self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         # By stream; None for no limit of its own.
         own = streams if isinstance(streams, Mapping) else {}
-        self.max_repeats: dict[str, float | None] = {
-            stream.name: _first(own.get(stream.name, {}).get("max_repeats"), options.max_repeats)
-            for stream in opened
-        }
+        limits = {n: float(s["max_repeats"]) for n, s in own.items() if s.get("max_repeats")}
+        self.max_repeats = {s.name: limits.get(s.name, options.max_repeats) for s in opened}
         if stages is not None:
             _refuse_weights(opened)
-        elif weights_in == "tokens" and not any("proportion" in _weights(s) for s in opened):
+        elif weights_in == "tokens" and not any("proportion" in given_weights(s) for s in opened):
             raise MosaicDataError(
                 'weights_in = "tokens" has no meaning without weights: give every stream a '
                 "proportion, or give stages; or leave it out"
@@ -297,7 +295,7 @@ class StreamingTextDataset:
             if not self.packing:
                 reader = DocumentReader(self.store, self.mixture, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
-            # Let go of at the end, not by a thread later: workers may be forked in a moment.
+            # Released at the end, and not by a thread later: workers may be forked in a moment.
             with self.store.iterating():
                 found = measured_mean(stream, first, self.store, reader, seq_len)
         self._token_means[number] = found
@@ -348,7 +346,7 @@ class StreamingTextDataset:
         return alone
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files and threads' locks; ``__setstate__`` opens it anew."""
+        """Without open files and threads' locks; ``__setstate__`` opens the data again."""
         opened = ("store", "rows", "documents", "identity")
         state = {k: v for k, v in self.__dict__.items() if k not in opened}
         return {**state, "opened": self.streams}
@@ -361,7 +359,7 @@ class StreamingTextDataset:
         self._open([replace(s) for s in opened], keeps_open=False)
 
     def close(self) -> None:
-        """Unmap all shards and let all locks go."""
+        """Unmap all shards and release all locks."""
         self.store.close()
 
 
@@ -371,7 +369,7 @@ StreamingTextDataset.__doc__ = with_option_texts(StreamingTextDataset.__doc__, D
 def _boundaries(
     opened: list[DataStream], positions: bool, mask: bool, eos_id: int | None, packing: bool
 ) -> Boundaries:
-    """How the documents in a row are told apart; warns where nothing does.
+    """How documents in a row are separated; warns where nothing separates them.
 
     Packing knows its documents, and an unpacked row of text is a single one.
     """
@@ -429,14 +427,10 @@ def _check_stage_options(stages: object, options: DatasetOptions) -> None:
 
 def _refuse_weights(opened: list[DataStream]) -> None:
     for stream in opened:
-        for weight in _weights(stream):
+        for weight in given_weights(stream):
             raise MosaicDataError(
                 f'stream "{stream.name}" has {weight}, and stages give the weights; remove it'
             )
-
-
-def _first(own: Any, default: float | None) -> float | None:
-    return default if own is None else float(own)
 
 
 def _weigh(
@@ -476,7 +470,7 @@ def _weigh(
         raise MosaicDataError("the streams' weights leave no sample in an epoch; raise them")
     for data, one in zip(opened, sizes, strict=True):
         if not one.choose:
-            kind, weight = next(iter(_weights(data).items()))
+            kind, weight = next(iter(given_weights(data).items()))
             warn_at_start(
                 f'stream "{data.name}" gives no sample to an epoch: {kind} = {weight:g}, of '
                 f"{one.samples:,} samples; raise it, or remove the stream"
@@ -484,7 +478,7 @@ def _weigh(
     return mixture
 
 
-def _weights(data: DataStream) -> dict[str, float]:
+def given_weights(data: DataStream) -> dict[str, float]:
     """The weights of a stream that were given."""
     all_three = {key: getattr(data.stream, f"_{key}") for key in ("proportion", "repeat", "choose")}
     return {key: value for key, value in all_three.items() if value is not None}
@@ -492,22 +486,22 @@ def _weights(data: DataStream) -> dict[str, float]:
 
 def _check_weights(opened: list[DataStream], epoch_size: int | None) -> None:
     """See that the weights of the streams go together (mosaicml-streaming's rules)."""
-    relative = [s.name for s in opened if "proportion" in _weights(s)]
-    absolute = [s for s in opened if "proportion" not in _weights(s)]
+    relative = [s.name for s in opened if "proportion" in given_weights(s)]
+    absolute = [s for s in opened if "proportion" not in given_weights(s)]
     if relative and absolute:
-        has = next(iter(_weights(absolute[0])), "no proportion")
+        has = next(iter(given_weights(absolute[0])), "no proportion")
         raise MosaicDataError(
             f'stream "{absolute[0].name}" has {has}, but stream "{relative[0]}" has proportion; '
             f"give every stream a proportion, or none"
         )
-    if relative and not any(_weights(s)["proportion"] for s in opened):
+    if relative and not any(given_weights(s)["proportion"] for s in opened):
         raise MosaicDataError(
             "the streams' proportions are all 0; give at least one stream more than 0"
         )
-    counted = [s for s in absolute if _weights(s)]
+    counted = [s for s in absolute if given_weights(s)]
     if counted and epoch_size is not None:
         raise MosaicDataError(
             f'epoch_size cannot be kept: stream "{counted[0].name}" has '
-            f"{next(iter(_weights(counted[0])))}, which fixes a number of samples; remove one of "
-            f"them"
+            f"{next(iter(given_weights(counted[0])))}, which fixes a number of samples; remove one "
+            f"of them"
         )

@@ -1,11 +1,9 @@
 """The stateful dataloader of one data-parallel rank."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
@@ -18,13 +16,15 @@ from mosaic_dataloader.run import RunState
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.run import Counters, EpochPass, RunOrder, SumOverRanks
+from mosaic_dataloader.state.run import Counters, EpochPass, RunOrder, SumOverRanks, summed
 from mosaic_dataloader.state.saved import KEY
 from mosaic_dataloader.state.stages import PresentStage, present_stage, weighed
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class MosaicParallelAwareDataloader:
@@ -207,7 +207,7 @@ class MosaicParallelAwareDataloader:
         With ``packing``: documents handed out to their ends since the run began, in the lanes that
         are this rank's now. Over all ranks their sum is the run's; see ``counters``.
         """
-        return self.run.by_name(self.run.source.samples(self.run.progress))
+        return self._by_name(self.run.source.samples(self.run.progress).tolist())
 
     @property
     def tokens_per_stream(self) -> dict[str, int]:
@@ -236,7 +236,8 @@ class MosaicParallelAwareDataloader:
             raise MosaicDataError(
                 f"sync_token_counts needs sum_over_ranks to sum over {self.dp_world_size} ranks"
             )
-        self.run.sync_token_counts(sum_over_ranks)
+        run = self.run
+        run.tokens = run.tokens.synced(run.progress, sum_over_ranks)
 
     def counters(self, sum_over_ranks: SumOverRanks | None = None) -> Counters:
         """What the run has counted, over all ranks.
@@ -246,8 +247,18 @@ class MosaicParallelAwareDataloader:
                 the samples, and all ranks call this together; without it they are None then.
         """
         if self.dp_world_size == 1:
-            self.run.sync_token_counts(None)
-        return self.run.counters(sum_over_ranks)
+            self.sync_token_counts()
+        source, progress = self.run.source, self.run.progress
+        samples = source.samples(progress)
+        if not source.counts_all_ranks:
+            samples = summed(samples, sum_over_ranks)
+        known = source.counts_all_ranks or sum_over_ranks is not None
+        return Counters(
+            rows=source.rows(progress),
+            samples=self._by_name(samples.tolist()) if known else None,
+            target_tokens=self._by_name(self.run.tokens.total.tolist()),
+            epochs=source.epochs(progress)[1],
+        )
 
     def metrics(self, sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
         """What a trainer shows of the data, by the names to show it under.
@@ -537,19 +548,21 @@ class MosaicParallelAwareDataloader:
         ):
             if sum_over_ranks is None:
                 return {}
-            gained = sum_over_ranks(torch.from_numpy(gained)).cpu().numpy()
-        names = [stream.name for stream in self.dataset.streams]
+            gained = summed(gained, sum_over_ranks)
         total = int(gained.sum())
-        return dict(zip(names, (gained / total).tolist(), strict=True)) if total else {}
+        return self._by_name((gained / total).tolist()) if total else {}
 
     def _weights(self, stage: PresentStage | None) -> dict[str, float]:
         """The share that each stream is to have at present."""
-        names = [stream.name for stream in self.dataset.streams]
         if stage is not None:
-            return {name: stage.weights.get(name, 0.0) for name in names}
+            return {one.name: stage.weights.get(one.name, 0.0) for one in self.dataset.streams}
         counts = [size.choose for size in self.mixture.streams]
         weights_in = self.dataset.order_options.weights_in
-        return dict(zip(names, weighed(counts, self.dataset.millitokens, weights_in), strict=True))
+        return self._by_name(weighed(counts, self.dataset.millitokens, weights_in))
+
+    def _by_name(self, values: Iterable[T]) -> dict[str, T]:
+        """Values of the streams, by their names."""
+        return {one.name: own for one, own in zip(self.dataset.streams, values, strict=True)}
 
     def _log_skip_ignored(self) -> None:
         """Say that a loaded position wins over skip_samples."""

@@ -7,12 +7,15 @@ mosaic-config are generated from it by ``tools/generate_sections.py``.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.util.arguments import check_options, option
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 TOKEN_ENCODING_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 # A week in seconds.
@@ -158,8 +161,8 @@ class DatasetOptions(OrderOptions):
     cache_limit: int | str | None = option(
         None,
         'Most bytes that downloaded shards may take, as a number or like "100gb"; the least '
-        "recently used are removed. Of the limits of running loaders that share a directory, the "
-        "smallest holds there. None: no limit.",
+        "recently used are removed. Where running loaders share a directory, the smallest of their "
+        "limits holds. None: no limit.",
         least=1,
     )
     cache_dir: str | None = option(
@@ -221,9 +224,9 @@ class DatasetOptions(OrderOptions):
         (),
         'Positions that are left out of training, such as ["1200000:1250000"]: the first one and '
         "the one after the last. Positions count the samples of the order from the beginning of "
-        "the run, or with packing its rows, as --inspect-data prints them. With packing, the "
-        "rows of a range must be a multiple of the packing lanes. Positions before the one at "
-        "which a run resumes have no effect. Not for validation.",
+        "the run, or with packing its rows, as --inspect-data prints them. With packing, "
+        "the number of rows in a range must be a multiple of the packing lanes. Positions before "
+        "the one at which a run resumes have no effect. Not for validation.",
     )
 
 

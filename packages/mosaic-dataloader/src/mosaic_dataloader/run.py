@@ -7,16 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.order.mixture import Int64Array, TokenMean
+from mosaic_dataloader.order.mixture import TokenMean
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.sources import BatchSource, open_source
 from mosaic_dataloader.state.identity import Identity, compare, order_difference
-from mosaic_dataloader.state.run import Counters, Progress, RunOrder, SumOverRanks, TokenCount
+from mosaic_dataloader.state.run import Progress, RunOrder, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
 from mosaic_dataloader.state.stages import Reached, continued_stages, kept_means, with_present_data
 
@@ -54,29 +53,6 @@ class RunState:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._progress[-1]
-
-    def sync_token_counts(self, sum_over_ranks: SumOverRanks | None) -> None:
-        """Add the target tokens counted since the last call; see `TokenCount.synced`."""
-        self.tokens = self.tokens.synced(self.progress, sum_over_ranks)
-
-    def counters(self, sum_over_ranks: SumOverRanks | None) -> Counters:
-        """What the run has counted; see `MosaicParallelAwareDataloader.counters`."""
-        source, progress = self.source, self.progress
-        samples = source.samples(progress)
-        if not source.counts_all_ranks and sum_over_ranks is not None:
-            samples = sum_over_ranks(torch.from_numpy(samples)).cpu().numpy().astype(np.int64)
-        known = source.counts_all_ranks or sum_over_ranks is not None
-        return Counters(
-            rows=source.rows(progress),
-            samples=self.by_name(samples) if known else None,
-            target_tokens=self.by_name(self.tokens.total),
-            epochs=source.epochs(progress)[1],
-        )
-
-    def by_name(self, counts: Int64Array) -> dict[str, int]:
-        """Counts of streams, by their names."""
-        names = [stream.name for stream in self.source.mixture.streams]
-        return dict(zip(names, counts.tolist(), strict=True))
 
     def save(self) -> dict[str, str]:
         """The entries of a checkpoint."""

@@ -52,6 +52,7 @@ def _stream_lines(stream: DataStream, wanted: int, names: OptionNames) -> Iterat
         wanted * (1 - tolerance) <= tokens <= (wanted + 1) * (1 + tolerance)
     ):
         return
+    prepare = "prepare the data for this one" if noted is not None else pack
     other = _other_encoding(stream, tokens, wanted)
     if noted is None and other is not None:
         yield (
@@ -61,14 +62,12 @@ def _stream_lines(stream: DataStream, wanted: int, names: OptionNames) -> Iterat
         )
     elif tokens > wanted + 1:
         lost = 1 - (wanted + 1) / tokens
-        prepare = "prepare the data for this one" if noted is not None else pack
         yield (
             f'rows of stream "{stream.name}" {hold}, of which {names.seq_len} = {wanted} takes the '
             f"first {wanted + 1}: {lost:.0%} of the tokens are never trained on; raise "
             f"{names.seq_len}, or {prepare}"
         )
     else:
-        prepare = "prepare the data for this one" if noted is not None else pack
         yield (
             f'rows of stream "{stream.name}" {hold}, fewer than {names.seq_len} = {wanted}: '
             f"{1 - tokens / wanted:.0%} of what is computed is padding; lower {names.seq_len}, or "

@@ -17,7 +17,6 @@ from mosaic_dataloader.reading.vocabulary import (
     type_name,
 )
 from mosaic_dataloader.storage.column import Column
-from mosaic_dataloader.storage.streams import DataStream
 
 # Samples of each stream that are looked at before a run.
 _FIRST_SAMPLES = 32
@@ -43,9 +42,11 @@ def first_samples(dataset: StreamingTextDataset, *, vocab_size: int | None = Non
     lines = []
     may_fetch = _FETCHED_BYTES
     for number, stream in enumerate(dataset.streams):
+        # The tokenizer of text can be compared with the model as a whole.
         if stream.column.kind == "text":
             continue
-        if not _first_shard_is_here(stream):
+        file = stream.readers[0].file_pairs[-1][0].basename
+        if not os.path.exists(os.path.join(stream.directory, file)):
             size = int(stream.readers[0].get_raw_size())
             if size > may_fetch:
                 continue
@@ -57,15 +58,8 @@ def first_samples(dataset: StreamingTextDataset, *, vocab_size: int | None = Non
     return lines
 
 
-def _first_shard_is_here(stream: DataStream) -> bool:
-    file = stream.readers[0].file_pairs[-1][0].basename
-    return os.path.exists(os.path.join(stream.directory, file))
-
-
 def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: int | None) -> None:
     """Compare the first samples of a stream of tokens with the vocabulary, before a run begins.
-
-    Text is left out: its tokenizer can be compared with the model as a whole.
 
     Args:
         dataset: The data.
@@ -77,8 +71,6 @@ def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: 
             another type than `token_encoding_type`; or the shard cannot be had.
     """
     stream = dataset.streams[number]
-    if stream.column.kind == "text":
-        return
     # An index may have shards without samples.
     first = next(n for n, reader in enumerate(stream.readers) if len(reader))
     shard = int(dataset.mixture.stream_shards[number]) + first

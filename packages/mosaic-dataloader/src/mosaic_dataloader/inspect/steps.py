@@ -71,7 +71,8 @@ class Steps:
         if not self.packing:
             return row
         positions, tokens = self._tokens
-        seen = self._tokens_at_present + (row - self.loader.samples_seen) * self._seq_len
+        ahead = (row - self.loader.samples_seen) * self.loader.dataset.seq_len
+        seen = self._tokens_at_present + ahead
         return round(float(np.interp(seen, tokens, positions)))
 
     @property
@@ -91,13 +92,9 @@ class Steps:
         rows = float(position - skip.before(position) - (seen - skip.before(seen)))
         if self.packing:
             before = float(np.interp(position, *self._tokens))
-            rows = (before - self._tokens_at_present) / self._seq_len
+            rows = (before - self._tokens_at_present) / self.loader.dataset.seq_len
         step = self.done + 1 + math.floor(rows / self.rows)
         return min(max(1, step), max(self.total, self.done))
-
-    @property
-    def _seq_len(self) -> int:
-        return self.loader.dataset.seq_len
 
     @cached_property
     def _tokens(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -290,7 +290,7 @@ def test_an_order_that_is_computed_otherwise_is_refused(
     # On purpose, the epoch restarts.
     anew = loader(streams, batch_size=global_batch, on_data_change="restart_epoch", **options)
     anew.load_state_dict(state)
-    assert anew.samples_seen == position == anew.order_begins_at
+    assert anew.samples_seen == position == anew.first_position
     # Before the first batch there is nothing that could go on elsewhere.
     monkeypatch.undo()
     early = loader(streams, batch_size=global_batch, **options).state_dict()

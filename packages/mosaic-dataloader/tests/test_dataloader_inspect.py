@@ -5,15 +5,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import torch
 from streaming import MDSWriter
 
 import mosaic_dataloader.storage.index as stored_index
 from mosaic_dataloader import loader
-from mosaic_dataloader.inspect import cli
+from mosaic_dataloader.inspect import Steps, cli
 from mosaic_dataloader.inspect.cli import main
+from mosaic_dataloader.inspect.run import _print_rows
+from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 LENGTHS = [10 + n for n in range(100)]
 
@@ -188,6 +193,21 @@ def test_mistakes_are_one_line(
     with pytest.raises(SystemExit) as ended:
         main([str(data), "--rows", "x"])
     assert ended.value.code == 2
+
+
+def test_packed_rows_are_of_consecutive_micro_batches_where_some_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    steps = SimpleNamespace(loader=SimpleNamespace(batch_size=1, dp_world_size=1))
+    ids = torch.arange(4)
+    rows = []
+    for position in (959, 1920):
+        part = DocumentOrigin(position, 0, 0, 0, "web", 0, "shard", 0, 0, 0, 0, 0, 5, 5)
+        counts = np.array([4])
+        rows.append(PreviewRow(position, 0, 0, (part,), counts, lambda: (ids, ids), lane=959))
+    _print_rows(cast(Steps, steps), rows, None)
+    assert "row 1: micro-batch 1, rank 0" in (out := capsys.readouterr().out)
+    assert "row 2: micro-batch 2, rank 0" in out
 
 
 def test_the_command(data: Path) -> None:

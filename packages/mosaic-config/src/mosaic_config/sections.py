@@ -187,13 +187,14 @@ class MosaicDataset:
     cache_limit: int | str | None = field(default=None, metadata={"least": 1})
     """
     Most bytes that downloaded shards may take, as a number or like "100gb"; the least recently used
-    are removed. None: no limit.
+    are removed. Where running loaders share a directory, the smallest of their limits holds. None:
+    no limit.
     """
 
     cache_dir: str | None = None
     """
-    Directory for locks, computed orders and downloads without a `local`, on a local disk. None: the
-    loader chooses one.
+    Directory for locks, computed orders and downloads without a `local`, on a local disk. None: a
+    folder of this user's in the temporary directory.
     """
 
     download_retry: int = field(default=2, metadata={"least": 0})
@@ -244,8 +245,9 @@ class MosaicDataset:
     """
     Positions that are left out of training, such as ["1200000:1250000"]: the first one and the one
     after the last. Positions count the samples of the order from the beginning of the run, or with
-    packing its rows, as --inspect-data prints them. Positions before the one at which a run resumes
-    have no effect. Not for validation.
+    packing its rows, as --inspect-data prints them. With packing, the number of rows in a range
+    must be a multiple of the packing lanes. Positions before the one at which a run resumes have no
+    effect. Not for validation.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -296,13 +298,14 @@ class MosaicDataloader:
     stall_warning: float = field(default=60.0, metadata={"above": 0, "most": 604800})
     """
     Seconds without a batch after which a line in the log says what is waited for, and again each
-    minute until the batch comes.
+    minute until the batch comes; at debug level with the stacks of all threads.
     """
 
     drop_last: bool = True
     """
-    Whether a finite training iteration leaves out a last batch that is not full. Training itself
-    does not end with an epoch, and validation always uses every sample.
+    Whether a finite training iteration leaves out a last batch that is not full. False: it is
+    padded with rows whose labels are all ignored. Training itself does not end with an epoch, and
+    validation always uses every sample.
     """
 
     skip_samples: int = field(default=0, metadata={"least": 0})

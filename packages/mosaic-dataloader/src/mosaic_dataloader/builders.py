@@ -134,7 +134,7 @@ def build_mosaic_dataloader(
             ``training.seq_len``.
         vocab_size: Token ids that the model embeds, which its arguments know and the configuration
             does not; see ``StreamingTextDataset``.
-        nodes: Machines of the run; by default what torchrun tells its ranks.
+        nodes: Machines of the run; by default what torchrun says in the environment.
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
@@ -243,7 +243,7 @@ def build_dataset(
 
 
 def num_nodes() -> int:
-    """Machines of this run, by what torchrun tells; it sets defaults at a run's first start."""
+    """Machines of this run, by torchrun's environment; they set defaults at a run's first start."""
     groups = os.environ.get("GROUP_WORLD_SIZE")
     if groups:
         return int(groups)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.options import DatasetOptions
+from mosaic_dataloader.options import DatasetOptions, from_arguments, with_option_texts
 from mosaic_dataloader.order.mixture import Mixture, StreamSize, TokenMean
 from mosaic_dataloader.order.skip import parse_skip
 from mosaic_dataloader.order.stage_options import StageConfig, parse_stages
@@ -47,6 +47,16 @@ class StreamingTextDataset:
     order is decided here: the dataloader does that, from this data set's options. Options that
     share a name with mosaicml-streaming's ``StreamingDataset`` mean the same.
 
+    Where ``skip`` leaves out positions, batches keep their size: each holds the next samples that
+    are not left out. With batches of 4, ``["10:14"]`` makes the third batch of positions 8, 9, 14
+    and 15. The option may change from one resume to the next; what it says of positions that the
+    run has passed has no effect. With ``packing`` the documents of rows that are left out are read,
+    since where the next row begins depends on their lengths; otherwise nothing of them is read or
+    fetched.
+
+    Where the run ends is not known here: `mosaic_dataloader.checks.too_many_repeats` compares a
+    run of so many steps with ``max_repeats``.
+
     Args:
         tokenizer: Encodes ``text`` columns; a ``transformers`` tokenizer, a
             ``tokenizers.Tokenizer`` or a wrapper with one at ``.tokenizer``. May be None where all
@@ -56,52 +66,6 @@ class StreamingTextDataset:
             ``proportion``, ``repeat``, ``choose``, ``max_repeats``, ``download_retry``,
             ``download_timeout``, ``validate_hash``, ``keep_zip``), or a list of
             ``streaming.Stream``. Not modified.
-        remote: Object store address or directory to fetch from, in place of ``streams``.
-        local: Directory that holds the shards, or in which they are cached.
-        split: Sub-directory of ``remote`` and ``local``.
-        token_encoding_type: Dtype of the token ids in a ``bytes`` column.
-        epoch_size: Samples drawn per epoch over all streams, as a number or ``"100k"``; by default
-            as many as there are.
-        predownload: How many of a rank's samples ahead shards are fetched; by default 8 times the
-            batch size, at least 64, and at least 16 shards, or 2 if 16 are more than 256 MiB.
-        cache_limit: Bytes that the fetched shards of all streams may take together, as a number or
-            ``"100gb"``; least recently used shards are evicted. The smallest limit of all running
-            loaders that share a directory holds there. By default there is none.
-        cache_dir: Where streams without ``local`` and the orders of long epochs are cached; by
-            default a folder of this user's in the temporary directory.
-        download_retry: Further attempts after a failed download that may succeed later; what is
-            missing or denied fails at once. The pauses between them grow from 1 s to 30 s.
-        download_timeout: Seconds that one attempt may take, from its beginning to its last byte.
-        validate_hash: Hash algorithm to check shards with; the index must hold it. By default the
-            fastest one that it holds. Shards are checked when they arrive, and once by each process
-            that finds them in the cache; those read in place only where this is given.
-        keep_zip: Keep the compressed form of fetched shards.
-        allow_unsafe_types: Accept shards with pickled columns.
-        on_data_change: What to do when a checkpoint was written with other data, mixture or
-            options: ``"error"``, or ``"restart_epoch"`` to restart its epoch with the present ones.
-            With ``stages`` it is ``"new_stage"``: to begin a new stage with the present stages and
-            streams, in which every stream continues where it is.
-        shuffle: Shuffle the samples.
-        shuffle_algo: ``py1e``, ``py1s``, ``py2s``, ``py1br`` or ``naive`` (mosaicml-streaming's
-            own), or ``feistel``: for any number of samples without a list of them in memory or on
-            disk.
-        shuffle_seed: Seed of order and sampling.
-        shuffle_block_size: Samples among which one is shuffled.
-        num_canonical_nodes: Parts over which the order is dealt; by default as many as nodes.
-        sampling_method: ``balanced`` or ``fixed``.
-        sampling_granularity: Samples picked from the same shard at a time.
-        batching_method: ``random``, ``stratified``, ``per_stream`` or ``device_per_stream``.
-        packing: Join documents (text, or one row of tokens each) into full rows, with EOS between
-            them, instead of making a row of each. Needs ``batching_method = "random"``.
-        packing_lanes: Lanes in which documents are packed; the number of ranks must divide it. By
-            default the smallest multiple of 960 that is at least 4 times the ranks of the run's
-            first start.
-        positions: Batches also hold ``"positions"``, int64[B, T]: each token's position in its
-            document, 0 at the first token of each document and of each row. The column
-            ``document_ends`` of the data says where documents end; without it, the tokenizer's EOS
-            token ends them. With ``packing`` the documents are the ones that were packed.
-        mask_boundaries: Ignore the label that would predict the first token of the next document
-            from the last one of this. Documents end where ``positions`` says.
         stages: A mixture that changes during the run, in place of an order of epochs: a list of
             mappings, each with ``weights``, the weight of each stream by its name, and, but for the
             last one, its length as ``samples`` or ``tokens``, a number or ``"2T"``. With
@@ -109,25 +73,10 @@ class StreamingTextDataset:
             nodes. In every 65,536 samples of a canonical node, each stream has exactly its share. A
             stream is drawn from epoch by epoch, and continues in later stages where it was. Needs
             ``batching_method = "random"``, and no other weights.
-        weights_in: What ``proportion`` and the weights of stages count: ``"samples"`` or
-            ``"tokens"``, by the mean length of each stream's samples. That is resolved when the
-            stream comes into the run, and kept in the state: see ``token_mean``.
-        max_repeats: How often a stream's samples may be seen in the planned run, on average. The
-            loader does not know where the run ends: `mosaic_dataloader.checks.too_many_repeats`
-            compares, for a number of steps.
-        skip: Positions that are left out of training, as ``["1200000:1250000"]``: the first
-            position of each range, and the one after its last. They count from the beginning of the
-            run, as ``samples_seen`` does: samples of the order, or with ``packing`` rows, whose
-            number in a range must be a multiple of the packing lanes. Batches are as large as ever:
-            they hold the next samples that are not left out, which are those that they would have
-            been otherwise. With batches of 4, ``["10:14"]`` makes the third batch of positions 8,
-            9, 14 and 15. The option may change from one resume to the next; what it says of
-            positions that the run has passed has no effect. With ``packing`` the documents of the
-            rows are read, for where the next row begins depends on their lengths; otherwise nothing
-            of what is left out is read or fetched.
         vocab_size: Token ids that the model embeds. A batch with one beyond them, or a negative
             one, raises an error that names stream, shard, sample and id, in place of an index error
             in the model. None, where the model is not known, refuses only negative ids.
+        {options}
 
     Raises:
         MosaicDataError: An option or the data cannot be used; the message says what to change.
@@ -174,37 +123,7 @@ class StreamingTextDataset:
         seq_len = arguments.integer("seq_len", seq_len, 1)
         if vocab_size is not None:
             vocab_size = arguments.integer("vocab_size", vocab_size, 1)
-        options = DatasetOptions(
-            remote=remote,
-            local=local,
-            split=split,
-            token_encoding_type=token_encoding_type,
-            epoch_size=epoch_size,
-            predownload=predownload,
-            cache_limit=cache_limit,
-            cache_dir=cache_dir,
-            download_retry=download_retry,
-            download_timeout=download_timeout,
-            validate_hash=validate_hash,
-            keep_zip=keep_zip,
-            allow_unsafe_types=allow_unsafe_types,
-            on_data_change=on_data_change,
-            shuffle=shuffle,
-            shuffle_algo=shuffle_algo,
-            shuffle_seed=shuffle_seed,
-            shuffle_block_size=shuffle_block_size,
-            num_canonical_nodes=num_canonical_nodes,
-            sampling_method=sampling_method,
-            sampling_granularity=sampling_granularity,
-            batching_method=batching_method,
-            packing=packing,
-            packing_lanes=packing_lanes,
-            positions=positions,
-            mask_boundaries=mask_boundaries,
-            weights_in=weights_in,
-            max_repeats=max_repeats,
-            skip=skip,
-        )
+        options = from_arguments(DatasetOptions, locals())
         _check_packing(options)
         _check_stage_options(stages, options)
         if bool(streams) == bool(remote or local):
@@ -227,13 +146,11 @@ class StreamingTextDataset:
         self._epoch_size = None if epoch_size is None else parse_count("epoch_size", epoch_size)
         # By stream; None for no limit of its own.
         own = streams if isinstance(streams, Mapping) else {}
-        self.max_repeats: dict[str, float | None] = {
-            stream.name: _first(own.get(stream.name, {}).get("max_repeats"), options.max_repeats)
-            for stream in opened
-        }
+        limits = {n: float(s["max_repeats"]) for n, s in own.items() if s.get("max_repeats")}
+        self.max_repeats = {s.name: limits.get(s.name, options.max_repeats) for s in opened}
         if stages is not None:
             _refuse_weights(opened)
-        elif weights_in == "tokens" and not any("proportion" in _weights(s) for s in opened):
+        elif weights_in == "tokens" and not any("proportion" in given_weights(s) for s in opened):
             raise MosaicDataError(
                 'weights_in = "tokens" has no meaning without weights: give every stream a '
                 "proportion, or give stages; or leave it out"
@@ -356,7 +273,7 @@ class StreamingTextDataset:
             if not self.packing:
                 reader = DocumentReader(self.store, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
-            # Let go of at the end, not by a thread later: workers may be forked in a moment.
+            # Released at the end, and not by a thread later: workers may be forked in a moment.
             with self.store.iterating():
                 found = measured_mean(stream, first, self.store, reader, seq_len)
         self._token_means[number] = found
@@ -407,7 +324,7 @@ class StreamingTextDataset:
         return alone
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without open files and threads' locks; ``__setstate__`` opens it anew."""
+        """Without open files and threads' locks; ``__setstate__`` opens the data again."""
         opened = ("store", "rows", "documents", "identity")
         state = {k: v for k, v in self.__dict__.items() if k not in opened}
         return {**state, "opened": self.streams}
@@ -420,14 +337,17 @@ class StreamingTextDataset:
         self._open([replace(s) for s in opened], keeps_open=False)
 
     def close(self) -> None:
-        """Unmap all shards and let all locks go."""
+        """Unmap all shards and release all locks."""
         self.store.close()
+
+
+StreamingTextDataset.__doc__ = with_option_texts(StreamingTextDataset.__doc__, DatasetOptions)
 
 
 def _boundaries(
     opened: list[DataStream], positions: bool, mask: bool, eos_id: int | None, packing: bool
 ) -> Boundaries:
-    """How the documents in a row are told apart; warns where nothing does.
+    """How documents in a row are separated; warns where nothing separates them.
 
     Packing knows its documents, and an unpacked row of text is a single one.
     """
@@ -485,14 +405,10 @@ def _check_stage_options(stages: object, options: DatasetOptions) -> None:
 
 def _refuse_weights(opened: list[DataStream]) -> None:
     for stream in opened:
-        for weight in _weights(stream):
+        for weight in given_weights(stream):
             raise MosaicDataError(
                 f'stream "{stream.name}" has {weight}, and stages give the weights; remove it'
             )
-
-
-def _first(own: Any, default: float | None) -> float | None:
-    return default if own is None else float(own)
 
 
 def _weigh(
@@ -532,7 +448,7 @@ def _weigh(
         raise MosaicDataError("the streams' weights leave no sample in an epoch; raise them")
     for data, one in zip(opened, sizes, strict=True):
         if not one.choose:
-            kind, weight = next(iter(_weights(data).items()))
+            kind, weight = next(iter(given_weights(data).items()))
             warn_at_start(
                 f'stream "{data.name}" gives no sample to an epoch: {kind} = {weight:g}, of '
                 f"{one.samples:,} samples; raise it, or remove the stream"
@@ -540,7 +456,7 @@ def _weigh(
     return mixture
 
 
-def _weights(data: DataStream) -> dict[str, float]:
+def given_weights(data: DataStream) -> dict[str, float]:
     """The weights of a stream that were given."""
     all_three = {key: getattr(data.stream, f"_{key}") for key in ("proportion", "repeat", "choose")}
     return {key: value for key, value in all_three.items() if value is not None}
@@ -548,22 +464,22 @@ def _weights(data: DataStream) -> dict[str, float]:
 
 def _check_weights(opened: list[DataStream], epoch_size: int | None) -> None:
     """See that the weights of the streams go together (mosaicml-streaming's rules)."""
-    relative = [s.name for s in opened if "proportion" in _weights(s)]
-    absolute = [s for s in opened if "proportion" not in _weights(s)]
+    relative = [s.name for s in opened if "proportion" in given_weights(s)]
+    absolute = [s for s in opened if "proportion" not in given_weights(s)]
     if relative and absolute:
-        has = next(iter(_weights(absolute[0])), "no proportion")
+        has = next(iter(given_weights(absolute[0])), "no proportion")
         raise MosaicDataError(
             f'stream "{absolute[0].name}" has {has}, but stream "{relative[0]}" has proportion; '
             f"give every stream a proportion, or none"
         )
-    if relative and not any(_weights(s)["proportion"] for s in opened):
+    if relative and not any(given_weights(s)["proportion"] for s in opened):
         raise MosaicDataError(
             "the streams' proportions are all 0; give at least one stream more than 0"
         )
-    counted = [s for s in absolute if _weights(s)]
+    counted = [s for s in absolute if given_weights(s)]
     if counted and epoch_size is not None:
         raise MosaicDataError(
             f'epoch_size cannot be kept: stream "{counted[0].name}" has '
-            f"{next(iter(_weights(counted[0])))}, which fixes a number of samples; remove one of "
-            f"them"
+            f"{next(iter(given_weights(counted[0])))}, which fixes a number of samples; remove one "
+            f"of them"
         )

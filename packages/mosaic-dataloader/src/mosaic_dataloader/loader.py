@@ -1,31 +1,30 @@
 """The stateful dataloader of one data-parallel rank."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
-
-import torch
+from typing import Any, TypeVar
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.options import LoaderOptions
+from mosaic_dataloader.options import LoaderOptions, from_arguments, with_option_texts
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.pending import PendingBatches
+from mosaic_dataloader.run import RunState
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.progress import Counters, Progress, SumOverRanks
-from mosaic_dataloader.state.run import EpochPass, RunOrder, RunState
+from mosaic_dataloader.state.run import Counters, EpochPass, RunOrder, SumOverRanks, summed
 from mosaic_dataloader.state.saved import KEY
 from mosaic_dataloader.state.stages import PresentStage, present_stage, weighed
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class MosaicParallelAwareDataloader:
@@ -47,26 +46,12 @@ class MosaicParallelAwareDataloader:
         dp_world_size: Data-parallel ranks.
         batch_size: Rows of one micro-batch on this rank.
         num_nodes: Machines; sets only defaults at the first start of a run.
-        num_workers: Worker processes that read rows; 0 reads in a thread of this process. The
-            batches are the same.
-        prefetch_factor: Batches kept ready, per worker if there are any. By default 2 per worker;
-            without workers as many as fit into 16 MiB, but 2 to 16.
-        pin_memory: Put batches into page-locked memory.
-        persistent_workers: Keep worker processes from one iteration to the next.
-        stall_warning: Seconds without a batch after which a warning says what is waited for: which
-            shard of which store and which attempt, or the tokenizer; again each minute until the
-            batch comes. At debug level the stacks of all threads are logged with it.
-        drop_last: For ``infinite=False``: leave out the partial batch at an epoch's end; otherwise
-            it is padded with rows whose labels are all ignored.
         infinite: Run across epoch ends without end. Otherwise an iteration ends with its epoch,
             and the next one begins the next epoch. With ``packing`` only on a single rank.
         confirm_batches: Count a batch when ``confirm`` is called for it and not when it is handed
             out. For trainers that fetch batches ahead of the step, such as Lightning and
             Accelerate: a checkpoint of theirs would otherwise skip what they hold.
-        skip_samples: Samples of the order that a new run leaves out at its start. A loaded position
-            counts from the beginning of the order, so that nothing is skipped twice: it wins,
-            whatever is given here then, and a line in the log says so. With ``packing`` these are
-            documents: each lane begins with its first one after them.
+        {options}
 
     Raises:
         MosaicDataError: An argument cannot be used, or the data are too few for the layout.
@@ -93,15 +78,7 @@ class MosaicParallelAwareDataloader:
         layout = checked_layout(dp_rank, dp_world_size, batch_size, num_nodes)
         flag("infinite", infinite)
         flag("confirm_batches", confirm_batches)
-        options = LoaderOptions(
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            pin_memory=pin_memory,
-            persistent_workers=persistent_workers,
-            stall_warning=stall_warning,
-            drop_last=drop_last,
-            skip_samples=skip_samples,
-        )
+        options = from_arguments(LoaderOptions, locals())
         self.dataset = dataset
         self.dp_rank = dp_rank
         self.dp_world_size = dp_world_size
@@ -115,9 +92,8 @@ class MosaicParallelAwareDataloader:
         self._extent = None if infinite else EpochPass(drop_last)
         self._reader = BatchReader(dataset, layout, options)
         self._pending = PendingBatches() if confirm_batches else None
-        # Whether the run begins with this loader and has not done so yet.
+        # Whether the run begins with this loader, and not with a state that is loaded.
         self._new = True
-        self._iterated = False
         # Position of the order at which the first iteration of the run, or of a loaded state,
         # began; None before it.
         self._begin: int | None = None
@@ -129,23 +105,23 @@ class MosaicParallelAwareDataloader:
             raise MosaicDataError(
                 "stages have no epoch at whose end an iteration could end; set infinite to true"
             )
+        # Packed rows do not count the documents that the run skipped.
+        begin = 0 if dataset.packing else self.skip_samples
+        known = RunOrder(order, skipped=self.skip_samples, skip=skip_from(begin, dataset.skip))
         # Until something is asked of it: samples may have to be read for a new run's order, which
         # a run that resumes does not need.
-        unread = new_order(dataset, RunOrder(order, skipped=self.skip_samples), read=False)
-        source = open_source(dataset, layout, unread)
-        if dataset.skip:
-            if not infinite and not source.length_known:
-                raise MosaicDataError(
-                    "skip leaves out rows of a run that is packed without end, and finite passes "
-                    "pad their last rows: set infinite to true, or remove skip"
-                )
-            skip = skip_from(source.begin().samples_seen, dataset.skip)
-            source = source.of_run(replace(unread, skip=skip))
-        self._run = RunState(source)
+        unread = new_order(dataset, known, read=False)
+        self._run = RunState(open_source(dataset, layout, unread))
+        length_known = self._run.source.length_known
+        if dataset.skip and not infinite and not length_known:
+            raise MosaicDataError(
+                "skip leaves out rows of a run that is packed without end, and finite passes pad "
+                "their last rows: set infinite to true, or remove skip"
+            )
         self._order_is_known = not (
             dataset.counts_tokens and any(mean.estimated for mean in unread.means)
         )
-        if not infinite and dp_world_size > 1 and not self._run.source.length_known:
+        if not infinite and dp_world_size > 1 and not length_known:
             raise MosaicDataError(
                 f"with packing, how many rows an epoch gives is known only when it has been read, "
                 f"so {dp_world_size} ranks cannot end it together: set infinite to true, or "
@@ -162,11 +138,8 @@ class MosaicParallelAwareDataloader:
                 read.
         """
         if not self._order_is_known:
-            before = self._run.source.order
-            order = RunOrder(before.options, skipped=before.skipped, skip=before.skip)
-            self._run = RunState(
-                open_source(self.dataset, self._layout, new_order(self.dataset, order))
-            )
+            order = new_order(self.dataset, self._run.source.order)
+            self._run = RunState(open_source(self.dataset, self._layout, order))
             self._order_is_known = True
         return self._run
 
@@ -234,7 +207,7 @@ class MosaicParallelAwareDataloader:
         With ``packing``: documents handed out to their ends since the run began, in the lanes that
         are this rank's now. Over all ranks their sum is the run's; see ``counters``.
         """
-        return self.run.by_name(self.run.source.samples(self.run.progress))
+        return self._by_name(self.run.source.samples(self.run.progress).tolist())
 
     @property
     def tokens_per_stream(self) -> dict[str, int]:
@@ -263,7 +236,8 @@ class MosaicParallelAwareDataloader:
             raise MosaicDataError(
                 f"sync_token_counts needs sum_over_ranks to sum over {self.dp_world_size} ranks"
             )
-        self.run.sync_token_counts(sum_over_ranks)
+        run = self.run
+        run.tokens = run.tokens.synced(run.progress, sum_over_ranks)
 
     def counters(self, sum_over_ranks: SumOverRanks | None = None) -> Counters:
         """What the run has counted, over all ranks.
@@ -273,8 +247,18 @@ class MosaicParallelAwareDataloader:
                 the samples, and all ranks call this together; without it they are None then.
         """
         if self.dp_world_size == 1:
-            self.run.sync_token_counts(None)
-        return self.run.counters(sum_over_ranks)
+            self.sync_token_counts()
+        source, progress = self.run.source, self.run.progress
+        samples = source.samples(progress)
+        if not source.counts_all_ranks:
+            samples = summed(samples, sum_over_ranks)
+        known = source.counts_all_ranks or sum_over_ranks is not None
+        return Counters(
+            rows=source.rows(progress),
+            samples=self._by_name(samples.tolist()) if known else None,
+            target_tokens=self._by_name(self.run.tokens.total.tolist()),
+            epochs=source.epochs(progress)[1],
+        )
 
     def metrics(self, sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
         """What a trainer shows of the data, by the names to show it under.
@@ -370,11 +354,6 @@ class MosaicParallelAwareDataloader:
         return self.run.source.sequence.epoch_length
 
     @property
-    def order_begins_at(self) -> int:
-        """Position at which the present order begins: 0, or where ``on_data_change`` began it."""
-        return self.run.source.order.start.samples
-
-    @property
     def first_position(self) -> int:
         """Position of the first batch of the present order, after what was skipped."""
         return self.run.source.first_position
@@ -402,21 +381,17 @@ class MosaicParallelAwareDataloader:
             self._pending.reset()
         run = self.run
         self.check()
-        if not self._iterated and not self.dp_rank:
-            log_token_means(self.dataset, run.source.order)
-        self._iterated = True
-        if self._new and not self.dp_rank:
-            if self.skip_samples:
-                self._log_skipping()
-            self._log_left_out()
-        self._new = False
         if self._begin is None:
-            self._note_begin()
+            self._begin_run()
         begun = run.progress
-        on_taken, on_end = run.count, partial(_end_pass, run, begun)
+
+        def end_pass() -> None:
+            run.count(run.source.pass_ended(begun, run.progress))
+
+        on_taken, on_end = run.count, end_pass
         if self._pending is not None:
             on_taken = partial(self._pending.add, run.count)
-            on_end = partial(self._pending.on_complete, on_end)
+            on_end = partial(self._pending.on_complete, end_pass)
         return self._reader.start(
             run.source,
             begun,
@@ -482,7 +457,7 @@ class MosaicParallelAwareDataloader:
             entry ``"lane_NNNN"`` for each lane of this rank: a checkpoint holds those of all ranks.
         """
         # torch asks for it before it loads one: nothing is read for that.
-        return self._run.save(alone=self.dp_world_size == 1)
+        return self._run.save()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from a saved position; the next iteration begins there.
@@ -512,30 +487,42 @@ class MosaicParallelAwareDataloader:
                 f"beginning"
             )
         self.close()
-        self._run = self._run.resumed(state_dict, on_change=self.dataset.on_data_change)
+        self._run = self._run.resumed(state_dict)
         self._order_is_known = True
         self._begin = None
         if self._pending is not None:
             self._pending.reset()
         self._new = False
-        if not self.dp_rank and (self.skip_samples or self.samples_skipped):
-            self._log_skip_ignored()
         if not self.dp_rank:
+            if self.skip_samples or self.samples_skipped:
+                self._log_skip_ignored()
             self._log_left_out()
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
         self._reader.close()
 
-    def _note_begin(self) -> None:
-        """Note where the run is before anything of it is handed out, and log its stage."""
-        stage, self._shared = self.stage, self._counted()
+    def _begin_run(self) -> None:
+        """Note where the run is before anything of it is handed out, and log how it begins."""
+        source, stage, self._shared = self.run.source, self.stage, self._counted()
         # Only stages ask for it.
-        self._begin = self.run.source.position(self.run.progress) if stage else 0
-        if stage is None:
+        self._begin = source.position(self.run.progress) if stage else 0
+        if stage is not None:
+            self._known_stage = stage.number
+        if self.dp_rank:
             return
-        self._known_stage = stage.number
-        if not self.dp_rank:
+        log_token_means(self.dataset, source.order)
+        if self._new and self.skip_samples:
+            epoch, place = source.sequence.locate(self.skip_samples)
+            logger.info(
+                "skip_samples: the run begins at sample %d of epoch %d, %d samples into the order",
+                place,
+                epoch,
+                self.skip_samples,
+            )
+        if self._new:
+            self._log_left_out()
+        if stage is not None:
             logger.info(
                 "the run %s at %s, in %s: %s",
                 "resumes" if self.samples_seen > self.first_position else "begins",
@@ -561,28 +548,21 @@ class MosaicParallelAwareDataloader:
         ):
             if sum_over_ranks is None:
                 return {}
-            gained = sum_over_ranks(torch.from_numpy(gained)).cpu().numpy()
-        names = [stream.name for stream in self.dataset.streams]
+            gained = summed(gained, sum_over_ranks)
         total = int(gained.sum())
-        return dict(zip(names, (gained / total).tolist(), strict=True)) if total else {}
+        return self._by_name((gained / total).tolist()) if total else {}
 
     def _weights(self, stage: PresentStage | None) -> dict[str, float]:
         """The share that each stream is to have at present."""
-        names = [stream.name for stream in self.dataset.streams]
         if stage is not None:
-            return {name: stage.weights.get(name, 0.0) for name in names}
+            return {one.name: stage.weights.get(one.name, 0.0) for one in self.dataset.streams}
         counts = [size.choose for size in self.mixture.streams]
         weights_in = self.dataset.order_options.weights_in
-        return dict(zip(names, weighed(counts, self.dataset.millitokens, weights_in), strict=True))
+        return self._by_name(weighed(counts, self.dataset.millitokens, weights_in))
 
-    def _log_skipping(self) -> None:
-        epoch, place = self.run.source.sequence.locate(self.skip_samples)
-        logger.info(
-            "skip_samples: the run begins at sample %d of epoch %d, %d samples into the order",
-            place,
-            epoch,
-            self.skip_samples,
-        )
+    def _by_name(self, values: Iterable[T]) -> dict[str, T]:
+        """Values of the streams, by their names."""
+        return {one.name: own for one, own in zip(self.dataset.streams, values, strict=True)}
 
     def _log_skip_ignored(self) -> None:
         """Say that a loaded position wins over skip_samples."""
@@ -622,6 +602,6 @@ class MosaicParallelAwareDataloader:
                 )
 
 
-def _end_pass(run: RunState, begun: Progress) -> None:
-    """Note that a finite iteration came to its end."""
-    run.count(run.source.pass_ended(begun, run.progress))
+MosaicParallelAwareDataloader.__doc__ = with_option_texts(
+    MosaicParallelAwareDataloader.__doc__, LoaderOptions
+)

@@ -4,12 +4,18 @@ This is the only definition. The loader checks values against it, and the TOML s
 mosaic-config are generated from it by ``tools/generate_sections.py``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mosaic_dataloader.order.options import OrderOptions
 from mosaic_dataloader.util.arguments import check_options, option
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 TOKEN_ENCODING_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 # A week in seconds.
@@ -155,13 +161,14 @@ class DatasetOptions(OrderOptions):
     cache_limit: int | str | None = option(
         None,
         'Most bytes that downloaded shards may take, as a number or like "100gb"; the least '
-        "recently used are removed. None: no limit.",
+        "recently used are removed. Where running loaders share a directory, the smallest of their "
+        "limits holds. None: no limit.",
         least=1,
     )
     cache_dir: str | None = option(
         None,
         "Directory for locks, computed orders and downloads without a `local`, on a local "
-        "disk. None: the loader chooses one.",
+        "disk. None: a folder of this user's in the temporary directory.",
         path=True,
     )
     download_retry: int = option(
@@ -217,8 +224,9 @@ class DatasetOptions(OrderOptions):
         (),
         'Positions that are left out of training, such as ["1200000:1250000"]: the first one and '
         "the one after the last. Positions count the samples of the order from the beginning of "
-        "the run, or with packing its rows, as --inspect-data prints them. Positions before the "
-        "one at which a run resumes have no effect. Not for validation.",
+        "the run, or with packing its rows, as --inspect-data prints them. With packing, "
+        "the number of rows in a range must be a multiple of the packing lanes. Positions before "
+        "the one at which a run resumes have no effect. Not for validation.",
     )
 
 
@@ -294,13 +302,14 @@ class LoaderOptions:
     stall_warning: float = option(
         60.0,
         "Seconds without a batch after which a line in the log says what is waited for, and again "
-        "each minute until the batch comes.",
+        "each minute until the batch comes; at debug level with the stacks of all threads.",
         above=0,
         most=LONGEST_TIMEOUT,
     )
     drop_last: bool = option(
         True,
         "Whether a finite training iteration leaves out a last batch that is not full. "
+        "False: it is padded with rows whose labels are all ignored. "
         "Training itself does not end with an epoch, and validation always uses every sample.",
     )
     skip_samples: int = option(
@@ -345,4 +354,26 @@ class TokenizerOptions:
             "text": "Keyword arguments for AutoTokenizer.from_pretrained. On the command line a "
             "value is read as TOML (2048, true, 0.5, [1, 2]), and as a string if it is not TOML."
         },
+    )
+
+
+def from_arguments(options: type[T], arguments: Mapping[str, Any]) -> T:
+    """The options among the arguments of a function, which passes its ``locals()``.
+
+    Raises:
+        MosaicDataError: A value is not one that its option takes.
+    """
+    return options(**{own.name: arguments[own.name] for own in fields(options)})
+
+
+def with_option_texts(docstring: str | None, options: type) -> str | None:
+    """A class's docstring, with the text of each option in the place of ``{options}``.
+
+    Each text stands once, at its field: `help()` and the API reference show it from there.
+    """
+    entries = [f"{own.name}: {own.metadata['text']}" for own in fields(options)]
+    return docstring and re.sub(
+        r"( *)\{options\}",
+        lambda place: "\n".join(place[1] + entry for entry in entries),
+        docstring,
     )

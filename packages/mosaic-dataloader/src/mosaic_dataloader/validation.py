@@ -11,7 +11,6 @@ from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.progress import Progress
 from mosaic_dataloader.state.run import EpochPass, RunOrder
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 
@@ -143,7 +142,9 @@ class ValidationDataloader:
         """Iterate over the pass; see `MosaicParallelAwareDataloader.__iter__`."""
         self._reader.close()
         self.check()
-        return self._reader.start(self._source, self._source.begin(), _PASS, on_taken=_uncounted)
+        return self._reader.start(
+            self._source, self._source.begin(), _PASS, on_taken=lambda progress: None
+        )
 
     def __bool__(self) -> bool:
         """True, also where there is no length."""
@@ -166,7 +167,3 @@ class ValidationDataloader:
 
 
 _PASS = EpochPass(drop_last=False, repeated=True)
-
-
-def _uncounted(progress: Progress) -> None:
-    """A validation pass leaves no trace."""

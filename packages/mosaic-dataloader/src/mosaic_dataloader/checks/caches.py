@@ -3,20 +3,17 @@
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING
 
 from mosaic_dataloader.checks.filesystems import network_filesystem
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
+from mosaic_dataloader.dataset import StreamingTextDataset
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 _GB = 1e9
 
 
-def unwritable_caches(dataset: "StreamingTextDataset", *, names: OptionNames = PYTHON) -> list[str]:
+def unwritable_caches(dataset: StreamingTextDataset, *, names: OptionNames = PYTHON) -> list[str]:
     """A mistake: a directory that shards or orders are to be cached in cannot be written to.
 
     Args:
@@ -44,7 +41,7 @@ def unwritable_caches(dataset: "StreamingTextDataset", *, names: OptionNames = P
     return lines
 
 
-def slow_caches(dataset: "StreamingTextDataset") -> list[str]:
+def slow_caches(dataset: StreamingTextDataset) -> list[str]:
     """A cost: shards are cached on a network file system, or read from one in place.
 
     Args:
@@ -74,9 +71,7 @@ def slow_caches(dataset: "StreamingTextDataset") -> list[str]:
     return lines
 
 
-def full_caches(
-    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
-) -> list[str]:
+def full_caches(loader: MosaicParallelAwareDataloader, *, names: OptionNames = PYTHON) -> list[str]:
     """A cost: a disk has less room than the shards that this machine is to keep.
 
     Args:

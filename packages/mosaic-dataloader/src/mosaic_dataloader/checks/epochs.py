@@ -1,21 +1,15 @@
 """Does an epoch fill a batch, and the lanes in which documents are packed?"""
 
-from typing import TYPE_CHECKING
-
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.packing.lanes import default_lanes
 from mosaic_dataloader.reading.document_length import rows_of_epoch
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # Of fewer, the longest and the shortest lane are far apart.
 _DOCUMENTS_PER_LANE = 10
 
 
-def short_epoch(
-    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
-) -> list[str]:
+def short_epoch(loader: MosaicParallelAwareDataloader, *, names: OptionNames = PYTHON) -> list[str]:
     """A mistake: an epoch has fewer samples than one global batch.
 
     Args:
@@ -37,7 +31,7 @@ def short_epoch(
 
 
 def documents_per_lane(
-    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
+    loader: MosaicParallelAwareDataloader, *, names: OptionNames = PYTHON
 ) -> list[str]:
     """A cost: an epoch has too few documents for the lanes in which they are packed.
 

@@ -1,12 +1,9 @@
 """Does each machine read only its own shards?"""
 
 import math
-from typing import TYPE_CHECKING
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # Batches times canonical nodes from which the figure is made; enough to be exact unless there are
 # thousands of nodes.
@@ -14,7 +11,7 @@ _LOOKED_AT = 1 << 18
 
 
 def machines_per_shard(
-    loader: "MosaicParallelAwareDataloader", *, names: OptionNames = PYTHON
+    loader: MosaicParallelAwareDataloader, *, names: OptionNames = PYTHON
 ) -> list[str]:
     """A cost: the layout makes machines read one another's shards.
 

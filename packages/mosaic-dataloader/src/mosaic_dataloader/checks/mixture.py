@@ -1,15 +1,11 @@
 """Does a run see its streams in the shares that their weights ask for?"""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.reading.document_length import mean_tokens
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # A tenth of a weight; below this many standard deviations of a random draw it is chance.
 _OFF, _DEVIATIONS = 0.1, 4.0
@@ -19,7 +15,7 @@ _LONG = 1 << 22
 
 
 def mixture_shares(
-    loader: "MosaicParallelAwareDataloader",
+    loader: MosaicParallelAwareDataloader,
     *,
     steps: int,
     step_rows: int,
@@ -79,13 +75,13 @@ def mixture_shares(
     return [line] if line else []
 
 
-def _counts(loader: "MosaicParallelAwareDataloader", samples: int) -> Int64Array:
+def _counts(loader: MosaicParallelAwareDataloader, samples: int) -> Int64Array:
     """int64[streams], samples of each stream from the order's beginning on."""
     begin = loader.samples_skipped
     return loader.run.source.sequence.draws(begin, begin + samples)
 
 
-def _remedy(loader: "MosaicParallelAwareDataloader", names: OptionNames) -> str:
+def _remedy(loader: MosaicParallelAwareDataloader, names: OptionNames) -> str:
     order = loader.order
     if order.batching_method != "random":
         return f'set {names.dataset}batching_method = "random" or "stratified"'

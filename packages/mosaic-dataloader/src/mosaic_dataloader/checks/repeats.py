@@ -2,25 +2,22 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.skip import trained_draws
 from mosaic_dataloader.reading.document_length import tokens_per_stream
 from mosaic_dataloader.state.stages import stage_tokens
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 # More often than this is worth a word where nobody said how often is intended.
 _MANY = 4.0
 
 
 def too_many_repeats(
-    loader: "MosaicParallelAwareDataloader",
+    loader: MosaicParallelAwareDataloader,
     *,
     steps: int,
     step_rows: int,
@@ -53,7 +50,7 @@ def too_many_repeats(
 
 
 def many_repeats(
-    loader: "MosaicParallelAwareDataloader",
+    loader: MosaicParallelAwareDataloader,
     *,
     steps: int,
     step_rows: int,
@@ -82,7 +79,7 @@ def many_repeats(
 
 
 def _seen_more_often(
-    loader: "MosaicParallelAwareDataloader", rows: int, limits: Mapping[str, float]
+    loader: MosaicParallelAwareDataloader, rows: int, limits: Mapping[str, float]
 ) -> Iterator[tuple[str, str]]:
     """The streams that the run sees more often than their limits: the name, and how often.
 
@@ -114,7 +111,7 @@ def _seen_more_often(
             )
 
 
-def _most_drawn(loader: "MosaicParallelAwareDataloader", rows: int) -> list[float]:
+def _most_drawn(loader: MosaicParallelAwareDataloader, rows: int) -> list[float]:
     """A bound of `_drawn` for each stream that takes no order to be built, where there is one."""
     source, progress = loader.run.source, loader.run.progress
     if source.order.stages is not None or loader.dataset.packing:
@@ -129,7 +126,7 @@ def _most_drawn(loader: "MosaicParallelAwareDataloader", rows: int) -> list[floa
     ]
 
 
-def _drawn(loader: "MosaicParallelAwareDataloader", rows: int) -> Int64Array:
+def _drawn(loader: MosaicParallelAwareDataloader, rows: int) -> Int64Array:
     """Samples of each stream, int64[streams], that the run has drawn when it ends."""
     source, progress = loader.run.source, loader.run.progress
     stages = source.order.stages

@@ -1,18 +1,15 @@
 """Do stored samples have the length that is trained on?"""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
+from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.reading.document_length import BYTES_PER_TOKEN, mean_bytes, tokens_per_row
 from mosaic_dataloader.reading.manifest import prepared_form, prepared_row_length
 from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
 
 # Lengths computed from sizes are means: rows of other lengths may hide in them.
 _TOLERANCE = 0.05
@@ -20,7 +17,7 @@ _TOLERANCE = 0.05
 _TEXT_TOLERANCE = 2.0
 
 
-def row_lengths(dataset: "StreamingTextDataset", *, names: OptionNames = PYTHON) -> list[str]:
+def row_lengths(dataset: StreamingTextDataset, *, names: OptionNames = PYTHON) -> list[str]:
     """A cost: a stream has tokens that are never trained on, or makes batches mostly of padding.
 
     Args:
@@ -55,6 +52,7 @@ def _stream_lines(stream: DataStream, wanted: int, names: OptionNames) -> Iterat
         wanted * (1 - tolerance) <= tokens <= (wanted + 1) * (1 + tolerance)
     ):
         return
+    prepare = "prepare the data for this one" if noted is not None else pack
     other = _other_encoding(stream, tokens, wanted)
     if noted is None and other is not None:
         yield (
@@ -64,14 +62,12 @@ def _stream_lines(stream: DataStream, wanted: int, names: OptionNames) -> Iterat
         )
     elif tokens > wanted + 1:
         lost = 1 - (wanted + 1) / tokens
-        prepare = "prepare the data for this one" if noted is not None else pack
         yield (
             f'rows of stream "{stream.name}" {hold}, of which {names.seq_len} = {wanted} takes the '
             f"first {wanted + 1}: {lost:.0%} of the tokens are never trained on; raise "
             f"{names.seq_len}, or {prepare}"
         )
     else:
-        prepare = "prepare the data for this one" if noted is not None else pack
         yield (
             f'rows of stream "{stream.name}" {hold}, fewer than {names.seq_len} = {wanted}: '
             f"{1 - tokens / wanted:.0%} of what is computed is padding; lower {names.seq_len}, or "

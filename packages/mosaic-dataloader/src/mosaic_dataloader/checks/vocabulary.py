@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.options import TOKEN_ENCODING_TYPES
 from mosaic_dataloader.reading.vocabulary import (
@@ -16,10 +17,6 @@ from mosaic_dataloader.reading.vocabulary import (
     type_name,
 )
 from mosaic_dataloader.storage.column import Column
-from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
 
 # Samples of each stream that are looked at before a run.
 _FIRST_SAMPLES = 32
@@ -29,7 +26,7 @@ _TELLING_IDS = 16
 _FETCHED_BYTES = 256 << 20
 
 
-def first_samples(dataset: "StreamingTextDataset", *, vocab_size: int | None = None) -> list[str]:
+def first_samples(dataset: StreamingTextDataset, *, vocab_size: int | None = None) -> list[str]:
     """A mistake: the first samples of a stream hold token ids outside the model's vocabulary.
 
     A stream whose first shard is not on this machine is left out where fetching all such shards
@@ -45,9 +42,11 @@ def first_samples(dataset: "StreamingTextDataset", *, vocab_size: int | None = N
     lines = []
     may_fetch = _FETCHED_BYTES
     for number, stream in enumerate(dataset.streams):
+        # The tokenizer of text can be compared with the model as a whole.
         if stream.column.kind == "text":
             continue
-        if not _first_shard_is_here(stream):
+        file = stream.readers[0].file_pairs[-1][0].basename
+        if not os.path.exists(os.path.join(stream.directory, file)):
             size = int(stream.readers[0].get_raw_size())
             if size > may_fetch:
                 continue
@@ -59,17 +58,8 @@ def first_samples(dataset: "StreamingTextDataset", *, vocab_size: int | None = N
     return lines
 
 
-def _first_shard_is_here(stream: DataStream) -> bool:
-    file = stream.readers[0].file_pairs[-1][0].basename
-    return os.path.exists(os.path.join(stream.directory, file))
-
-
-def check_first_samples(
-    dataset: "StreamingTextDataset", number: int, vocab_size: int | None
-) -> None:
+def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: int | None) -> None:
     """Compare the first samples of a stream of tokens with the vocabulary, before a run begins.
-
-    Text is left out: its tokenizer can be compared with the model as a whole.
 
     Args:
         dataset: The data.
@@ -81,8 +71,6 @@ def check_first_samples(
             another type than `token_encoding_type`; or the shard cannot be had.
     """
     stream = dataset.streams[number]
-    if stream.column.kind == "text":
-        return
     # An index may have shards without samples.
     first = next(n for n, reader in enumerate(stream.readers) if len(reader))
     shard = int(dataset.mixture.stream_shards[number]) + first

@@ -31,23 +31,18 @@ __all__ = [
     "stream_table",
 ]
 
-_HOME = {
-    "Forecast": "forecasts",
-    "Steps": "steps",
-    "forecast": "forecasts",
-    "forecast_lines": "forecasts",
-    "mixture_tree": "mixture",
-    "origins": "previews",
-    "preview": "previews",
-    "print_run": "run",
-    "run_facts": "tables",
-    "run_lines": "tables",
-    "stream_counts": "previews",
-    "stream_table": "tables",
+_MODULES = {
+    "forecasts": ("Forecast", "forecast", "forecast_lines"),
+    "mixture": ("mixture_tree",),
+    "previews": ("origins", "preview", "stream_counts"),
+    "run": ("print_run",),
+    "steps": ("Steps",),
+    "tables": ("run_facts", "run_lines", "stream_table"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

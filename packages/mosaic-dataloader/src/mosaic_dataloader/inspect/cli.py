@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,27 +176,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a number, {least} or more; got {text!r}")
     return int(text)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a number, 1 or more; got {text!r}")
-    return int(text)
+_positive = partial(_count, least=1)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     streams = find_streams(arguments.place)
-
     stages = _stages(arguments)
     if not arguments.plan and (arguments.steps is None) != (arguments.step_rows is None):
         raise MosaicDataError("--steps and --step-rows belong together: give both, or neither")
+    if arguments.ranks % arguments.nodes:
+        raise MosaicDataError(
+            f"--ranks {arguments.ranks} cannot be shared out equally to --nodes {arguments.nodes}: "
+            f"change one of them"
+        )
 
     # Late: `--help` and a mistyped directory need none of it.
     from mosaic_dataloader.dataset import StreamingTextDataset
+    from mosaic_dataloader.inspect.forecasts import forecast_lines
     from mosaic_dataloader.inspect.mixture import mixture_tree
     from mosaic_dataloader.inspect.picture import save_lengths
     from mosaic_dataloader.inspect.run import readable_output
@@ -225,7 +228,13 @@ def _inspect(arguments: argparse.Namespace) -> None:
             shuffle=arguments.plan,
             shuffle_block_size=arguments.shuffle_block_size,
         )
-        loader = MosaicParallelAwareDataloader(dataset, dp_rank=0, dp_world_size=1, batch_size=1)
+        loader = MosaicParallelAwareDataloader(
+            dataset,
+            dp_rank=0,
+            dp_world_size=arguments.ranks,
+            batch_size=arguments.batch_size,
+            num_nodes=arguments.nodes,
+        )
     except MosaicDataError as error:
         if tokenizer is None and "holds text" in str(error):
             which = str(error).partition(";")[0]
@@ -234,7 +243,15 @@ def _inspect(arguments: argparse.Namespace) -> None:
     try:
         with readable_output():
             if arguments.plan:
-                print(*_plan(dataset, arguments), sep="\n")
+                rows = loader.dp_world_size * loader.batch_size
+                steps = arguments.steps or max(1, loader.run.source.epoch_rows() // rows)
+                lines = forecast_lines(
+                    Steps(loader, rows=rows, total=steps),
+                    step_time=arguments.step_time,
+                    bandwidth=arguments.bandwidth,
+                    everything=True,
+                )
+                print(*lines, sep="\n")
                 return
             lengths = {
                 stream.name: _lengths(dataset, number)
@@ -264,40 +281,6 @@ def _stages(arguments: argparse.Namespace) -> Any:
         return tomllib.loads(f"stages = {arguments.stages}")["stages"]
     except tomllib.TOMLDecodeError as error:
         raise MosaicDataError(f"--stages {arguments.stages!r} is not TOML: {error}") from error
-
-
-def _plan(dataset: "StreamingTextDataset", arguments: argparse.Namespace) -> list[str]:
-    """What a run on the data will fetch, in words."""
-    from mosaic_dataloader.inspect.forecasts import forecast_lines
-    from mosaic_dataloader.inspect.steps import Steps
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
-    from mosaic_dataloader.util.arguments import number, parse_bytes
-
-    ranks, nodes = arguments.ranks, arguments.nodes
-    if ranks % nodes:
-        raise MosaicDataError(
-            f"--ranks {ranks} cannot be shared out equally to --nodes {nodes}: change one of them"
-        )
-    step_time, bandwidth = arguments.step_time, arguments.bandwidth
-    if step_time is not None:
-        step_time = number("--step-time", step_time, above=0)
-    if bandwidth is not None:
-        bandwidth = parse_bytes("--bandwidth", bandwidth)
-    loader = MosaicParallelAwareDataloader(
-        dataset,
-        dp_rank=0,
-        dp_world_size=ranks,
-        batch_size=arguments.batch_size,
-        num_nodes=nodes,
-    )
-    rows = ranks * arguments.batch_size
-    steps = arguments.steps or max(1, loader.run.source.epoch_rows() // rows)
-    return forecast_lines(
-        Steps(loader, rows=rows, total=steps),
-        step_time=step_time,
-        bandwidth=bandwidth,
-        everything=True,
-    )
 
 
 def _row(

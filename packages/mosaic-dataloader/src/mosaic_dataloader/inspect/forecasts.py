@@ -157,7 +157,7 @@ def _most_held(uses: Sequence[Int64Array], sizes: Int64Array, ahead: int) -> int
     last = np.zeros(len(sizes), np.int64)
     for now, used in enumerate(uses, 1):
         coming = np.unique(np.concatenate(uses[now - 1 : now + ahead]))
-        # By stretch: bytes that were used last in it or since then, and what comes beside them.
+        # By stretch: bytes last used in it or later, and coming bytes that were last used earlier.
         since = np.bincount(last, sizes, minlength=now)[::-1].cumsum()[::-1]
         own = np.bincount(last[coming], sizes[coming], minlength=now).cumsum()
         beside = np.concatenate([[0.0], own[:-1]])

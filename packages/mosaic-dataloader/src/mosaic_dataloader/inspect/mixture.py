@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mosaic_dataloader.dataset import given_weights
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import aligned
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.skip import Skip, trained_draws
 from mosaic_dataloader.state.stages import RunStages, weighed
 from mosaic_dataloader.storage.streams import DataStream
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Part:
     Attributes:
         name: How the tree calls it.
         start: Position of its first sample.
-        stop: Position after its last one; None where it goes on for an unknown time.
+        stop: Position after its last one; None where its end is not known.
         streams: Names of the streams.
         weights: What was asked of each; empty where the part has no weights of its own.
         asked: int64[streams], in which proportion samples are to be drawn.
@@ -57,9 +56,7 @@ def shares(counts: Int64Array, tokens: NDArray[np.float64] | float = 1.0) -> Any
     return drawn / max(drawn.sum(), 1e-9)
 
 
-def mixture_parts(
-    loader: "MosaicParallelAwareDataloader", steps: Steps | None = None
-) -> list[Part]:
+def mixture_parts(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[Part]:
     """The parts of a run, from its beginning on.
 
     Args:
@@ -90,7 +87,7 @@ def mixture_parts(
 
 
 def _stages(
-    loader: "MosaicParallelAwareDataloader", run: RunStages, end: int | None
+    loader: MosaicParallelAwareDataloader, run: RunStages, end: int | None
 ) -> Iterator[Part]:
     begin = loader.samples_skipped
     weights_in = loader.dataset.order_options.weights_in
@@ -121,7 +118,7 @@ def _stages(
         )
 
 
-def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> Int64Array:
+def _draws(loader: MosaicParallelAwareDataloader, start: int, stop: int) -> Int64Array:
     """Samples of each stream, int64[streams], between two positions, without those left out.
 
     Packed rows that are left out have their documents read nevertheless.
@@ -131,7 +128,7 @@ def _draws(loader: "MosaicParallelAwareDataloader", start: int, stop: int) -> In
     return trained_draws(source.sequence, skip, start, stop)
 
 
-def mixture_tree(loader: "MosaicParallelAwareDataloader", steps: Steps | None = None) -> list[str]:
+def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[str]:
     """The parts of a run, and below each what it draws from every stream, as lines.
 
     Args:
@@ -208,9 +205,6 @@ def _table(part: Part, unit: str) -> list[Sequence[str]]:
 
 
 def _weight(stream: DataStream) -> str:
-    for kind in ("proportion", "repeat", "choose"):
-        # mosaicml-streaming keeps what was given apart from what it works out.
-        value = getattr(stream.stream, f"_{kind}")
-        if value is not None:
-            return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
+    for kind, value in given_weights(stream).items():
+        return f"{kind} {value:g}" if kind != "choose" else f"choose {value:,}"
     return "all of it"

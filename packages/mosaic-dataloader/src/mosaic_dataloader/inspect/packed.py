@@ -1,6 +1,5 @@
 """Packed rows: read once, for the print and the picture."""
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ import numpy as np
 
 from mosaic_dataloader.inspect.previews import preview
 from mosaic_dataloader.inspect.steps import Steps
-from mosaic_dataloader.inspect.text import row_lines
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 # For the picture, beyond the rows that are printed: steps, and tokens that are read for them. Where
@@ -58,7 +56,7 @@ def look_at_packed(steps: Steps, step: int, position: int, rows: int) -> PackedL
         if len(shown) < kept:
             shown.append(row)
         targets.append(row.counts)
-        for part in _documents(row):
+        for part in documents_of(row):
             # A long document is in several rows.
             lengths[part.stream][part.document] = part.length
     ahead.close()
@@ -72,31 +70,8 @@ def look_at_packed(steps: Steps, step: int, position: int, rows: int) -> PackedL
     )
 
 
-def print_packed_rows(steps: Steps, rows: list[PreviewRow], tokenizer: Any) -> None:
-    """Print rows with the documents that each is made of."""
-    batch = steps.loader.batch_size * steps.loader.dp_world_size
-    for number, row in enumerate(rows, 1):
-        inputs, labels = (part.tolist() for part in row.read())
-        ignored = sum(label < 0 for label in labels)
-        micro = (row.position - rows[0].position) // batch
-        print(
-            f"\nrow {number}: micro-batch {micro + 1}, rank {row.rank}, row {row.row + 1}; lane "
-            f"{row.lane}, {len(row.origins)} document(s); {len(labels):,} tokens, "
-            f"{len(labels) - ignored:,} targets, {ignored:,} labels ignored"
-        )
-        documents = _documents(row)
-        for place, part in enumerate(documents, 1):
-            print(
-                f'  document {place}: stream "{part.stream}", {os.path.basename(part.shard)}, '
-                f"place {part.place:,} (sample {part.sample:,} of the stream); epoch {part.epoch}; "
-                f"its tokens {part.offset + 1:,} to {part.offset + part.tokens:,} of "
-                f"{part.length:,}, from token {part.begin + 1:,} of the row on"
-            )
-        begins = [part.begin for part in documents]
-        print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
-
-
-def _documents(row: PreviewRow) -> list[DocumentOrigin]:
+def documents_of(row: PreviewRow) -> list[DocumentOrigin]:
+    """What a packed row is made of; nothing where rows are samples."""
     return [origin for origin in row.origins if isinstance(origin, DocumentOrigin)]
 
 

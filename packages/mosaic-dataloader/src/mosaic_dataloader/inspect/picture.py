@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mosaic_dataloader.errors import MosaicDataError
 
 # Bars that can be distinguished; beyond that, each is a thin line.
@@ -155,26 +157,26 @@ def _draw_lengths(
     axes.grid(alpha=0.3)
 
 
+def _stack(
+    axes: Any, lefts: Any, widths: Any, shares: Any, colors: list[Any], labels: Sequence[str | None]
+) -> None:
+    """Draw bars, float[streams, n] high, each stream's on those of the streams before it."""
+    below = np.zeros(len(lefts))
+    for own, color, label in zip(shares, colors, labels, strict=True):
+        axes.bar(lefts, own, widths, below, align="edge", color=color, label=label)
+        below = below + own
+
+
 def _draw_parts(
     axes: Any, names: list[str], parts: Sequence[PicturedPart], colors: list[Any]
 ) -> None:
     """The streams' shares over the whole run; a line where a stage begins."""
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        end = part.last + 1 if following is None else following.first
-        below = 0.0
-        for name, color in zip(names, colors, strict=True):
-            share = part.shares.get(name, 0.0)
-            axes.bar(
-                part.first - 0.5,
-                share,
-                bottom=below,
-                width=end - part.first,
-                align="edge",
-                color=color,
-            )
-            below += share
-        if part is not parts[0]:
-            axes.axvline(part.first - 0.5, color="black", linewidth=1.5)
+    lefts = np.array([part.first for part in parts]) - 0.5
+    ends = [*lefts[1:], *(part.last + 0.5 for part in parts[-1:])]
+    shares = [[part.shares.get(name, 0.0) for part in parts] for name in names]
+    _stack(axes, lefts, ends - lefts, shares, colors, [None] * len(names))
+    for left in lefts[1:]:
+        axes.axvline(left, color="black", linewidth=1.5)
     axes.set_title("streams over the whole run (lines: a stage begins; gray: below)", fontsize=10)
     axes.set_ylabel("share")
     if parts:
@@ -194,20 +196,13 @@ def _draw_shares(
     """The streams' shares of each of some steps, and those that their weights ask for."""
     steps = [first_step + number for number in range(len(shares))]
     present = [part for part in parts if part.first <= steps[-1] and part.last >= steps[0]]
-    below = [0.0] * len(steps)
-    for number, name in enumerate(names):
-        own = [float(share) for share in shares[:, number]]
+    labels = []
+    for name, own in zip(names, shares.T, strict=True):
         asked = ", ".join(f"{part.shares.get(name, 0.0):.1%}" for part in present)
-        axes.bar(
-            steps,
-            own,
-            bottom=below,
-            width=1.0 if len(steps) > _BATCHES // 2 else 0.9,
-            color=colors[number],
-            # No weight is asked of steps after the end of the run.
-            label=f"{name}: {sum(own) / len(own):.1%}" + (f" ({asked} by weight)" if asked else ""),
-        )
-        below = [low + share for low, share in zip(below, own, strict=True)]
+        # No weight is asked of steps after the end of the run.
+        labels.append(f"{name}: {own.mean():.1%}" + (f" ({asked} by weight)" if asked else ""))
+    width = 1.0 if len(steps) > _BATCHES // 2 else 0.9
+    _stack(axes, np.array(steps) - width / 2, width, shares.T, colors, labels)
     for part in present:
         border, first, last = 0.0, max(part.first, steps[0]), min(part.last, steps[-1])
         for name in names[:-1]:

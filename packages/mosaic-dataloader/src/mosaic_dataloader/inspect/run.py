@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Any
 
 from mosaic_dataloader.inspect.forecasts import forecast_lines
 from mosaic_dataloader.inspect.mixture import mixture_parts, mixture_tree, shares
-from mosaic_dataloader.inspect.packed import PackedLook, look_at_packed, print_packed_rows
+from mosaic_dataloader.inspect.packed import PackedLook, documents_of, look_at_packed
 from mosaic_dataloader.inspect.picture import PicturedPart, save_run
 from mosaic_dataloader.inspect.previews import preview
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.inspect.tables import run_lines, stream_table
 from mosaic_dataloader.inspect.text import real_tokens, row_lines
+from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin
 
 # For the picture: steps whose mixture is shown, rows whose length is read, and shards that are
 # fetched for it beyond those of the rows that are printed.
@@ -61,7 +62,10 @@ def print_run(
         packed = look_at_packed(steps, step, position, rows) if steps.packing else None
         _draw(steps, step, position, rows, picture, packed)
         print(f"picture: {picture}\n", flush=True)
-        _print_rows(steps, step, position, rows, tokenizer, packed)
+        count, what = min(rows, steps.rows), "row" if packed else "sample"
+        print(f"step {step}: {count} of its {steps.rows:,} rows, {what} {position:,} and on")
+        shown = packed.rows if packed else islice(preview(steps.loader, position), count)
+        _print_rows(steps, shown, tokenizer)
 
 
 @contextmanager
@@ -77,29 +81,37 @@ def readable_output() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_rows(
-    steps: Steps, step: int, position: int, rows: int, tokenizer: Any, packed: PackedLook | None
-) -> None:
-    count = min(rows, steps.rows)
-    what = "row" if packed else "sample"
-    print(f"step {step}: {count} of its {steps.rows:,} rows, {what} {position:,} and on")
-    if packed:
-        print_packed_rows(steps, packed.rows, tokenizer)
-        return
+def _print_rows(steps: Steps, rows: Iterable[PreviewRow], tokenizer: Any) -> None:
     batch = steps.loader.batch_size * steps.loader.dp_world_size
-    for number, row in enumerate(islice(preview(steps.loader, position), count), 1):
-        (origin,) = row.origins
+    for number, row in enumerate(rows, 1):
         inputs, labels = (part.tolist() for part in row.read())
         targets = sum(label >= 0 for label in labels)
-        micro = (number - 1) // batch + 1
+        documents = documents_of(row)
+        if documents:
+            what = f"lane {row.lane}, {len(documents)} document(s); {len(labels):,} tokens"
+        else:
+            (origin,) = row.origins
+            what = (
+                f'stream "{origin.stream}", {_in_shard(origin)}; epoch {origin.epoch}; '
+                f"{real_tokens(labels):,} tokens"
+            )
         print(
-            f"\nrow {number}: micro-batch {micro}, rank {origin.rank}, row {origin.row + 1}; "
-            f'stream "{origin.stream}", {os.path.basename(origin.shard)}, place {origin.place:,} '
-            f"(sample {origin.sample:,} of the stream); epoch {origin.epoch}; "
-            f"{real_tokens(labels):,} tokens, {targets:,} targets, "
-            f"{len(labels) - targets:,} labels ignored"
+            f"\nrow {number}: micro-batch {(number - 1) // batch + 1}, rank {row.rank}, row "
+            f"{row.row + 1}; {what}, {targets:,} targets, {len(labels) - targets:,} labels ignored"
         )
-        print(*row_lines(inputs, labels, tokenizer), sep="\n")
+        for place, part in enumerate(documents, 1):
+            print(
+                f'  document {place}: stream "{part.stream}", {_in_shard(part)}; epoch '
+                f"{part.epoch}; its tokens {part.offset + 1:,} to {part.offset + part.tokens:,} of "
+                f"{part.length:,}, from token {part.begin + 1:,} of the row on"
+            )
+        begins = [part.begin for part in documents]
+        print(*row_lines(inputs, labels, tokenizer, begins), sep="\n")
+
+
+def _in_shard(origin: RowOrigin) -> str:
+    shard = os.path.basename(origin.shard)
+    return f"{shard}, place {origin.place:,} (sample {origin.sample:,} of the stream)"
 
 
 def _draw(

@@ -3,18 +3,16 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.inspect.previews import stream_counts
+from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.reading.document_length import tokens_before
 from mosaic_dataloader.state.stages import stage_tokens
-
-if TYPE_CHECKING:
-    from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Steps:
         option: What messages call the number of a step.
     """
 
-    loader: "MosaicParallelAwareDataloader"
+    loader: MosaicParallelAwareDataloader
     rows: int
     total: int
     done: int = 0
@@ -45,15 +43,6 @@ class Steps:
         """Micro-batches of a step on each rank."""
         return self.rows // (self.loader.batch_size * self.loader.dp_world_size)
 
-    @property
-    def begins_at(self) -> int:
-        """Position before which the present order has nothing."""
-        return self.loader.first_position
-
-    def place(self, position: int) -> str:
-        """A position in words."""
-        return self.loader.describe(position)
-
     def position_of(self, step: int) -> int:
         """Position at which a step begins.
 
@@ -62,10 +51,11 @@ class Steps:
         """
         skip = self.loader.run.source.order.skip
         position = skip.moved(self.loader.samples_seen, (step - self.done - 1) * self.rows)
-        if position < self.begins_at:
+        begin = self.loader.first_position
+        if position < begin:
             raise MosaicDataError(
                 f"{self.option} {step}: at {self.rows} rows a step, that is before "
-                f"{self.place(self.begins_at)}, where the data of this run begins; choose a later "
+                f"{self.loader.describe(begin)}, where the data of this run begins; choose a later "
                 f"step"
             )
         return position
@@ -81,7 +71,8 @@ class Steps:
         if not self.packing:
             return row
         positions, tokens = self._tokens
-        seen = self._tokens_at_present + (row - self.loader.samples_seen) * self._seq_len
+        ahead = (row - self.loader.samples_seen) * self.loader.dataset.seq_len
+        seen = self._tokens_at_present + ahead
         return round(float(np.interp(seen, tokens, positions)))
 
     @property
@@ -101,13 +92,9 @@ class Steps:
         rows = float(position - skip.before(position) - (seen - skip.before(seen)))
         if self.packing:
             before = float(np.interp(position, *self._tokens))
-            rows = (before - self._tokens_at_present) / self._seq_len
+            rows = (before - self._tokens_at_present) / self.loader.dataset.seq_len
         step = self.done + 1 + math.floor(rows / self.rows)
         return min(max(1, step), max(self.total, self.done))
-
-    @property
-    def _seq_len(self) -> int:
-        return self.loader.dataset.seq_len
 
     @cached_property
     def _tokens(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,17 +1,14 @@
 """The streams and the run, as tables and lines."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
+from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.reading.manifest import prepared_tokens
 from mosaic_dataloader.storage.streams import DataStream
 
-if TYPE_CHECKING:
-    from mosaic_dataloader.dataset import StreamingTextDataset
 
-
-def stream_table(dataset: "StreamingTextDataset") -> str:
+def stream_table(dataset: StreamingTextDataset) -> str:
     """One line for each stream: what it holds."""
     rows: list[Sequence[str]] = [("stream", "samples", "tokens", "shards", "size")]
     for opened, size in zip(dataset.streams, dataset.mixture.streams, strict=True):
@@ -34,7 +31,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     """
     loader, order = steps.loader, steps.loader.order
     kind = f"{order.shuffle_algo}, seed {order.shuffle_seed}" if order.shuffle else "not shuffled"
-    here = steps.place(loader.samples_seen)
+    here = loader.describe(loader.samples_seen)
     begins = (
         f"resumes from {resumes_from}, step {steps.done}, at {here}"
         if resumes_from
@@ -45,7 +42,7 @@ def run_lines(steps: Steps, resumes_from: str | None) -> list[str]:
     if loader.stage is not None:
         begins += f", in {loader.stage}"
     end = f"{steps.total:,} steps end at "
-    end += steps.place(steps.position_of(max(steps.total, steps.done) + 1))
+    end += loader.describe(steps.position_of(max(steps.total, steps.done) + 1))
     if loader.stage is None:
         end += f", after {'about ' if steps.packing else ''}{steps.epochs:.2f} epochs"
     return [

@@ -1,7 +1,7 @@
 """Packed batches of one rank."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
-from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment, TokenOutside
+from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
 from mosaic_dataloader.packing.scheduler import DocumentRequest, DocumentScheduler
 from mosaic_dataloader.reading.documents import Tokens
 from mosaic_dataloader.reading.positions import Boundaries, joined_ends
@@ -41,28 +41,8 @@ class PackedBatch:
     ends: Int64Array | None = None
 
 
-class Arrival(NamedTuple):
-    """Documents that a scheduler asked for.
-
-    Attributes:
-        request: What it asked for.
-        tokens: Token ids of each document.
-        streams: Stream of each.
-    """
-
-    request: DocumentRequest
-    tokens: list[Tokens]
-    streams: list[int]
-
-
-@dataclass(frozen=True)
-class BatchSpec:
-    """Sizes and padding of a batch."""
-
-    batch_size: int
-    seq_len: int
-    pad_id: int
-    streams: int
+# Documents that a scheduler asked for, and the token ids of each.
+Arrival = tuple[DocumentRequest, list[Tokens]]
 
 
 class LeftOut(NamedTuple):
@@ -86,12 +66,12 @@ class RowPacker:
         lanes: The rank's lanes, ascending.
         scheduler: Is told what is made, and what is missing.
         arrivals: What the scheduler asked for, in that order.
-        spec: Of a batch.
+        batch_size: Rows of a batch, B.
+        seq_len: Tokens in a row, T.
+        pad_id: Token id of padded inputs.
+        streams: How many streams there are.
         first: Index of the lane whose row comes first.
-        most_empty: Documents without a token, one after the other in a lane, with which the lane
-            is given up.
-        outside: Makes an error of a lane, the number of a document in it, and one of its token ids
-            that the model does not embed.
+        most_empty: More documents without a token, one after the other in a lane, are an error.
         segments: Note what rows are made of.
         boundaries: What is done about the documents of a row; None for nothing.
         left_out: Rows to leave out, in their order. Lanes that end leave out none.
@@ -102,11 +82,13 @@ class RowPacker:
         lanes: Sequence[Lane],
         scheduler: DocumentScheduler,
         arrivals: Iterator[Arrival],
-        spec: BatchSpec,
         *,
+        batch_size: int,
+        seq_len: int,
+        pad_id: int,
+        streams: int,
         first: int,
         most_empty: int,
-        outside: Callable[[int, int, int], MosaicDataError],
         segments: bool = False,
         boundaries: Boundaries | None = None,
         left_out: Sequence[LeftOut] = (),
@@ -117,10 +99,10 @@ class RowPacker:
         self._lanes = lanes
         self._scheduler = scheduler
         self._arrivals = arrivals
-        self._spec = spec
+        self._size, self._length = batch_size, seq_len
+        self._pad_id, self._streams = pad_id, streams
         self._next = first
         self._most_empty = most_empty
-        self._outside = outside
         self._notes_segments = segments
         self._running = sum(not lane.ended for lane in lanes)
 
@@ -134,7 +116,7 @@ class RowPacker:
         first = True
         while True:
             batch = self._batch()
-            full = batch.rows == self._spec.batch_size
+            full = batch.rows == self._size
             if full or (batch.rows and not drop_last) or (first and at_least_one):
                 yield batch
             if not full:
@@ -142,10 +124,10 @@ class RowPacker:
             first = False
 
     def _batch(self) -> PackedBatch:
-        size, length = self._spec.batch_size, self._spec.seq_len
+        size, length = self._size, self._length
         inputs, labels = np.empty((size, length), np.int64), np.empty((size, length), np.int64)
         after: dict[int, LanePosition] = {}
-        targets = np.zeros(self._spec.streams, np.int64)
+        targets = np.zeros(self._streams, np.int64)
         segments: list[tuple[int, list[Segment]]] = []
         ends: list[Int64Array] = []
         row = 0
@@ -168,11 +150,7 @@ class RowPacker:
             if self._notes_segments or self._boundaries:
                 own = lane.segments(count)
                 segments.append((lane.number, own))
-            try:
-                tokens = lane.take(count, targets)
-            except TokenOutside as bad:
-                raise self._outside(lane.number, bad.document, bad.token_id) from bad
-            fill_row(inputs, labels, row, tokens, self._spec.pad_id)
+            fill_row(inputs, labels, row, lane.take(count, targets), self._pad_id)
             if self._boundaries:
                 ends.append(document_ends(own))
                 if self._boundaries.mask:
@@ -183,7 +161,7 @@ class RowPacker:
             row += 1
         self._number += 1
         for rest in range(row, size):
-            fill_padding(inputs, labels, rest, self._spec.pad_id)
+            fill_padding(inputs, labels, rest, self._pad_id)
         return PackedBatch(
             row,
             inputs,
@@ -197,7 +175,7 @@ class RowPacker:
     def _wait_for_row(self, index: int) -> None:
         """Receive documents until a lane has a whole row, or all that it ever has."""
         lane = self._lanes[index]
-        while lane.ready <= self._spec.seq_len and not lane.complete:
+        while lane.ready <= self._length and not lane.complete:
             self._scheduler.needed(index)
             self._receive()
 
@@ -212,7 +190,7 @@ class RowPacker:
             index = self._next
             self._wait_for_row(index)
             lane = self._lanes[index]
-            lane.pass_over(self._spec.seq_len)
+            lane.pass_over(self._length)
             after[lane.number] = lane.position
             self._scheduler.row_made(index)
             self._next = (self._next + 1) % len(self._lanes)
@@ -225,8 +203,8 @@ class RowPacker:
         return index
 
     def _receive(self) -> None:
-        request, tokens, streams = next(self._arrivals)
-        for index, own, stream in zip(request.lanes, tokens, streams, strict=True):
+        request, tokens = next(self._arrivals)
+        for index, own, stream in zip(request.lanes, tokens, request.streams, strict=True):
             lane = self._lanes[index]
             lane.append(own, stream, request.expected)
             if lane.damaged():

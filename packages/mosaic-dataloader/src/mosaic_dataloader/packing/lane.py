@@ -1,11 +1,13 @@
 """One lane of a rank: its documents on their way into rows."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.reading.documents import Tokens
 from mosaic_dataloader.reading.vocabulary import first_outside
@@ -49,20 +51,6 @@ class Segment(NamedTuple):
     length: int
 
 
-class TokenOutside(Exception):
-    """A row would hold a token id that the model does not embed.
-
-    Args:
-        document: Number of the document within its lane.
-        token_id: The id.
-    """
-
-    def __init__(self, document: int, token_id: int):
-        super().__init__(document, token_id)
-        self.document = document
-        self.token_id = token_id
-
-
 class Lane:
     """Joins the documents of one lane, cuts rows from them, and forecasts what it will need.
 
@@ -71,6 +59,8 @@ class Lane:
         position: Where it continues; the first document that arrives is the one it names.
         end: The document at which it ends; None for never.
         streams: How many streams there are.
+        outside: Makes the error of a lane, the number of a document in it, and one of its token ids
+            that the model does not embed.
         vocab_size: Token ids that the model embeds; None if that is not known.
 
     Attributes:
@@ -91,10 +81,12 @@ class Lane:
         position: LanePosition,
         end: int | None,
         streams: int,
-        vocab_size: int | None = None,
+        outside: Callable[[int, int, int], MosaicDataError],
+        vocab_size: int | None,
     ):
         self.number = number
         self.end = end
+        self._outside = outside
         self._vocab_size = vocab_size
         self._document = position.document
         # Tokens of the first document that are already read; it may not have arrived yet.
@@ -171,7 +163,7 @@ class Lane:
             integer[count].
 
         Raises:
-            TokenOutside: One of them is negative or beyond the vocabulary. Nothing is taken.
+            MosaicDataError: One of them is negative or beyond the vocabulary.
         """
         parts: list[Tokens] = []
         missing, offset = count, self._offset
@@ -188,7 +180,7 @@ class Lane:
         bad = first_outside(taken, self._vocab_size)
         if bad >= 0:
             owner = next(s for s in self.segments(count) if bad < s.begin + s.tokens)
-            raise TokenOutside(owner.document, int(taken[bad]))
+            raise self._outside(self.number, owner.document, int(taken[bad]))
         self._advance(count - 1)
         return taken
 

@@ -177,15 +177,6 @@ class Lanes:
             )
         return number
 
-    def epoch(self, lane: int, document: int) -> int:
-        """The epoch, counted from the order's beginning, that a lane's document belongs to."""
-        group, phase = lane % self._groups, lane // self._groups
-        return (phase + document * self._group_lanes) // int(self._sizes[group])
-
-    def first_of_epoch(self, lane: int, epoch: int) -> int:
-        """The number of a lane's first document that belongs to an epoch or to a later one."""
-        return self.first_from(lane, epoch * self._length)
-
     def first_from(self, lane: int, position: int) -> int:
         """The number of a lane's first document at a position of the order or after it."""
         epoch, place = divmod(position, self._length)

@@ -14,11 +14,17 @@ class DocumentRequest:
         lanes: Of each, the index of its lane among the rank's lanes.
         documents: Its number in the lane.
         expected: Tokens that each was expected to have.
+        shards: Shard of each, once they are located.
+        places: Place of each within its shard, likewise.
+        streams: Stream of each, likewise.
     """
 
     lanes: list[int] = field(default_factory=list)
     documents: list[int] = field(default_factory=list)
     expected: float = 0.0
+    shards: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
 
 
 class DocumentScheduler:

@@ -100,10 +100,3 @@ def shards_ahead(dataset: StreamingTextDataset) -> int | None:
         return None
     # A quarter of the cache for what comes, the rest for what is in use by this rank or others.
     return max(1, dataset.cache_limit // (4 * largest_shard(dataset.streams)))
-
-
-def open_options(dataset: StreamingTextDataset) -> list[str]:
-    """Options of the order that the user left open; a saved value stands for them."""
-    given = dataset.order_options
-    names = ("num_canonical_nodes", "shuffle_block_size")
-    return [name for name in names if getattr(given, name) is None]

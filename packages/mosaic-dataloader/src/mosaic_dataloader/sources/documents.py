@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +16,6 @@ from mosaic_dataloader.storage.lookahead import LaneLookAhead
 
 # Of lanes and of their documents' numbers, both int64[n], the sample ids.
 Locate = Callable[[Int64Array, Int64Array], Int64Array]
-
-
-class LocatedRequest(NamedTuple):
-    """A request with the places of its documents.
-
-    Attributes:
-        request: What the scheduler asked for.
-        shards: Shard of each document.
-        places: Place of each within its shard.
-        streams: Stream of each.
-    """
-
-    request: DocumentRequest
-    shards: list[int]
-    places: list[int]
-    streams: list[int]
 
 
 class DocumentRequests:
@@ -52,27 +36,25 @@ class DocumentRequests:
         self._scheduler = scheduler
         self._numbers = np.array([lane.number for lane in lanes], np.int64)
         # Made, and not yet passed on to the look-ahead.
-        self._made: deque[LocatedRequest] = deque()
+        self._made: deque[DocumentRequest] = deque()
         self.look_ahead: LaneLookAhead | None = None
 
-    def __iter__(self) -> Iterator[LocatedRequest]:
+    def __iter__(self) -> Iterator[DocumentRequest]:
         """The requests, without end."""
         while True:
             request = self._scheduler.request()
             ids = self._ids(request.lanes, request.documents)
-            shards, places = (part.tolist() for part in self._mixture.locate(ids))
-            streams = self._mixture.stream_of(ids).tolist()
-            located = LocatedRequest(request, shards, places, streams)
-            self._made.append(located)
-            yield located
+            request.shards, request.places = (part.tolist() for part in self._mixture.locate(ids))
+            request.streams = self._mixture.stream_of(ids).tolist()
+            self._made.append(request)
+            yield request
 
     def fetch_ahead(self) -> None:
         """Pass what was asked for on to the look-ahead."""
         while self._made:
-            located = self._made.popleft()
+            request = self._made.popleft()
             if self.look_ahead:
-                request = located.request
-                self.look_ahead.read(request.lanes, request.documents, located.shards)
+                self.look_ahead.read(request.lanes, request.documents, request.shards)
 
     def shards_of(self, lanes: Sequence[int], documents: Sequence[int]) -> list[int]:
         """Shards of documents, by the indexes of their lanes and their numbers."""
@@ -86,20 +68,19 @@ class DocumentRequests:
 
 def read_here(dataset: StreamingTextDataset, requests: DocumentRequests) -> Iterator[Arrival]:
     """Documents read in this process."""
-    for located in requests:
+    for request in requests:
         requests.fetch_ahead()
-        tokens = dataset.documents.read(located.shards, located.places)
-        yield Arrival(located.request, tokens, located.streams)
+        yield request, dataset.documents.read(request.shards, request.places)
 
 
 def read_by_workers(
-    answers: Iterator[tuple[LocatedRequest, Any]], requests: DocumentRequests
+    answers: Iterator[tuple[DocumentRequest, Any]], requests: DocumentRequests
 ) -> Iterator[Arrival]:
     """Documents that worker processes have read (see `fetch_documents`)."""
     requests.fetch_ahead()
-    for located, answer in answers:
+    for request, answer in answers:
         requests.fetch_ahead()
-        yield Arrival(located.request, separated(*answer), located.streams)
+        yield request, separated(*answer)
 
 
 def fetch_documents(dataset: StreamingTextDataset, shards: list[int], places: list[int]) -> Any:

@@ -1,6 +1,6 @@
 """Rows packed of documents."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,16 +11,9 @@ import torch
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.batches import Layout
-from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
-from mosaic_dataloader.order.skip import Range
-from mosaic_dataloader.packing.batches import (
-    Arrival,
-    BatchSpec,
-    LeftOut,
-    PackedBatch,
-    RowPacker,
-)
+from mosaic_dataloader.packing.batches import LeftOut, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
 from mosaic_dataloader.packing.lanes import (
     Lanes,
@@ -32,23 +25,18 @@ from mosaic_dataloader.packing.lanes import (
 from mosaic_dataloader.packing.scheduler import DocumentScheduler
 from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
+from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.vocabulary import outside_error
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead
-from mosaic_dataloader.sources.common import (
-    open_options,
-    open_sequence,
-    samples_ahead,
-    shards_ahead,
-)
+from mosaic_dataloader.sources.common import open_sequence, samples_ahead, shards_ahead
 from mosaic_dataloader.sources.documents import (
     DocumentRequests,
     fetch_documents,
     read_by_workers,
     read_here,
 )
-from mosaic_dataloader.state.identity import PROBED_IN_LANE, lane_probes
-from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
+from mosaic_dataloader.state.identity import PROBED_IN_LANE, probe
+from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.lookahead import LaneLookAhead
@@ -69,7 +57,7 @@ _REPORTED = 1000
 
 
 class PackedRows:
-    """Batches whose rows are packed of documents; see `BatchSource`.
+    """Batches whose rows are packed of documents; the attributes are those of `SampleRows`.
 
     The run's position counts rows, which all ranks know; documents are counted lane by lane.
 
@@ -87,8 +75,8 @@ class PackedRows:
     unit = "document"
 
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
-        self._dataset = dataset
-        self._layout = layout
+        self.dataset = dataset
+        self.layout = layout
         count = order.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
         check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
@@ -97,11 +85,8 @@ class PackedRows:
         )
         self.order = replace(order, lanes=count)
         self.mixture = dataset.weighed(order.means)
-        self.identity = dataset.identity
         self.counts_all_ranks = layout.world_size == 1
         self.first_position = order.start.samples
-        left_open = [] if dataset.packing_lanes else ["packing_lanes"]
-        self.open_options: Collection[str] = [*open_options(dataset), *left_open]
         length = self.mixture.epoch_samples
         # Positions of documents count from where the order begins: rows do not determine them.
         self.sequence = open_sequence(
@@ -112,10 +97,6 @@ class PackedRows:
             kept_epochs=max(4, min(2 + 4 * count // length, _KEPT_SAMPLES // length)),
             kept_positions=_KEPT_POSITIONS,
         )
-        self.stage_config = dataset.stage_config
-        self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
-        self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
-        self.skip_option: Sequence[Range] = dataset.skip
         # The entries of the lanes in the state that was loaded, of other ranks too.
         self._loaded: dict[str, Any] = {}
         self._loaded_at = 0
@@ -132,12 +113,8 @@ class PackedRows:
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        nodes = self._dataset.order_options.num_canonical_nodes
-        return lanes_of_rank(self._lane_count, self._layout.rank, self._layout.world_size, nodes)
-
-    def of_run(self, order: RunOrder) -> "PackedRows":
-        """The source of another run of the same data and rank."""
-        return PackedRows(self._dataset, self._layout, order)
+        nodes = self.dataset.order_options.num_canonical_nodes
+        return lanes_of_rank(self._lane_count, self.layout.rank, self.layout.world_size, nodes)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the canonical nodes, and what is left out for the lanes.
@@ -174,7 +151,7 @@ class PackedRows:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
         """
         self.sequence.check()
-        for lane in range(self._residue, self._lane_count, self._layout.world_size):
+        for lane in range(self._residue, self._lane_count, self.layout.world_size):
             # Before a list is made of them: a state may name any number of lanes.
             _require_lane(state, lane)
         own = {n: self._saved_lane(state, n, saved.samples_seen) for n in self._own_lanes}
@@ -213,17 +190,17 @@ class PackedRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[Batch, Progress]]:
-        """Batches from a progress on; see `BatchSource.batches`."""
-        predownload = samples_ahead(self._dataset, self._layout.batch_size)
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        """See `SampleRows.batches`."""
+        predownload = samples_ahead(self.dataset, self.layout.batch_size)
         packed = self._packed(progress, extent, ahead, predownload)
         return self._batches(progress, packed)
 
     def _batches(
         self, progress: Progress, packed: Iterator[PackedBatch]
-    ) -> Iterator[tuple[Batch, Progress]]:
+    ) -> Iterator[tuple[RowBatch, Progress]]:
         for batch in packed:
-            rows = batch.rows * self._layout.world_size
+            rows = batch.rows * self.layout.world_size
             progress = Progress(
                 self.order.skip.after(progress.samples_seen, rows),
                 progress.seen,
@@ -231,7 +208,8 @@ class PackedRows:
                 {**progress.lanes, **batch.lanes},
             )
             inputs, labels = torch.from_numpy(batch.inputs), torch.from_numpy(batch.labels)
-            yield Batch(inputs, labels, batch.ends), progress
+            full = int(batch.targets.sum()) == batch.labels.size
+            yield RowBatch(inputs, labels, full, batch.ends), progress
 
     def pass_ended(self, begun: Progress, last: Progress) -> Progress:
         """With each lane at its first document after the epoch; those left out count as seen."""
@@ -268,15 +246,8 @@ class PackedRows:
         """The epoch of the rank's slowest lane, and how far its lanes are on average, in epochs."""
         read = sum(position.document for position in self._positions(progress))
         share = len(self._own_lanes) / self._lane_count
-        begin = self.order.start.epoch
-        mean = begin + read / (share * self.mixture.epoch_samples)
-        if self.order.stages is not None:
-            # Of the whole run: a run with stages is one epoch to its lanes.
-            own = np.array(self._own_lanes, np.int64)
-            documents = np.array([p.document for p in self._positions(progress)], np.int64)
-            slowest = int(self._lanes.positions(own, documents).min())
-            return self.sequence.locate(slowest)[0], mean
-        return begin + self._slowest_epoch(progress), mean
+        mean = self.order.start.epoch + read / (share * self.mixture.epoch_samples)
+        return self._slowest_epoch(progress), mean
 
     def describe(self, position: int) -> str:
         """A position in words."""
@@ -284,7 +255,7 @@ class PackedRows:
 
     def epoch_rows(self) -> int:
         """Rows in an epoch, about, by the sizes in the indexes."""
-        return rows_of_epoch(self._dataset.streams, self.mixture, self._dataset.seq_len)
+        return rows_of_epoch(self.dataset.streams, self.mixture, self.dataset.seq_len)
 
     def probe(self, progress: Progress) -> str | None:
         """None: rows do not determine documents, and each lane has its own."""
@@ -293,10 +264,10 @@ class PackedRows:
     def save_lanes(self, progress: Progress) -> dict[str, str]:
         """The entries of a checkpoint that hold this rank's lanes."""
         begun = progress.samples_seen > self.first_position
-        if self.order.stages is not None and not begun and self._layout.world_size > 1:
+        if self.order.stages is not None and not begun and self.layout.world_size > 1:
             # Those of all ranks, which are at their beginnings. torch loads what is saved here:
             # a change of stages takes that every rank knows how far all lanes are.
-            walk = PackedRows(self._dataset, Layout(0, 1, 1), self.order)
+            walk = PackedRows(self.dataset, Layout(0, 1, 1), self.order)
             return walk.save_lanes(progress)
         own = self._positions(progress)
         lanes = np.array(self._own_lanes, np.int64)
@@ -333,13 +304,13 @@ class PackedRows:
                 or the data cannot be read.
         """
         begin, lanes = self._known_lanes(progress, position)
-        dataset, world_size = self._dataset, self._layout.world_size
+        dataset, world_size = self.dataset, self.layout.world_size
         # A single rank that reads all lanes.
         walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
         nodes = dataset.order_options.num_canonical_nodes
         ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
         dataset.store.register()
-        predownload = samples_ahead(dataset, self._layout.batch_size) if begin < position else 0
+        predownload = samples_ahead(dataset, self.layout.batch_size) if begin < position else 0
         start = Progress(begin, progress.seen, progress.targets, lanes)
         packed = walk._packed(start, None, ReadAhead(), predownload, segments=True)
         number, shown = begin - 1, 0
@@ -351,7 +322,7 @@ class PackedRows:
                     report(read, position - begin)
                 continue
             ((lane, segments),) = batch.segments
-            row = shown % self._layout.global_batch // world_size
+            row = shown % self.layout.global_batch // world_size
             shown += 1
             rank = ranks[lane % world_size]
             inputs, labels = torch.from_numpy(batch.inputs[0]), torch.from_numpy(batch.labels[0])
@@ -367,10 +338,10 @@ class PackedRows:
 
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each global batch, if documents are of mean length."""
-        world_size, size = self._layout.world_size, self._layout.global_batch
-        nodes = self._dataset.order_options.num_canonical_nodes
+        world_size, size = self.layout.world_size, self.layout.global_batch
+        nodes = self.dataset.order_options.num_canonical_nodes
         own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
-        per_row = self._dataset.seq_len / mean_tokens(self._dataset.streams, self.mixture)
+        per_row = self.dataset.seq_len / mean_tokens(self.dataset.streams, self.mixture)
         begin = position - self.order.start.samples
         for first in range(begin, begin + batches * size, size):
             rows = np.arange(first, first + size, dtype=np.int64)
@@ -386,7 +357,7 @@ class PackedRows:
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Target tokens of each stream in the global batches from a position on; they are read."""
-        size = self._layout.global_batch
+        size = self.layout.global_batch
         rows = self.preview(progress, position)
         counts = np.stack([next(rows).counts for _ in range(batches * size)])
         total: Int64Array = counts.reshape(batches, size, -1).sum(axis=1)
@@ -403,13 +374,13 @@ class PackedRows:
         *,
         segments: bool = False,
     ) -> Iterator[PackedBatch]:
-        dataset, mixture = self._dataset, self.mixture
+        dataset, mixture = self.dataset, self.mixture
         positions = self._positions(progress)
         ends: Sequence[int | None] = [None] * len(positions)
         if extent:
             ends = self._ends(progress, extent)
         lanes = [
-            Lane(number, position, end, len(mixture.streams), dataset.vocab_size)
+            Lane(number, position, end, len(mixture.streams), self._outside, dataset.vocab_size)
             for number, position, end in zip(self._own_lanes, positions, ends, strict=True)
         ]
         first = self._first_lane(progress)
@@ -423,10 +394,9 @@ class PackedRows:
             mean=mean,
             block=block,
             # Enough for what workers have under way, and as much again for those that wait for it.
-            ahead=max(2 * self._layout.batch_size, 2 * (ahead.requests + 1) * block_rows),
+            ahead=max(2 * self.layout.batch_size, 2 * (ahead.requests + 1) * block_rows),
         )
         requests = DocumentRequests(mixture, self._locate, lanes, scheduler)
-        arrivals: Iterator[Arrival]
         if ahead.workers is None:
             arrivals = read_here(dataset, requests)
         else:
@@ -436,12 +406,12 @@ class PackedRows:
             lanes,
             scheduler,
             arrivals,
-            BatchSpec(
-                self._layout.batch_size, dataset.seq_len, dataset.pad_id, len(mixture.streams)
-            ),
+            batch_size=self.layout.batch_size,
+            seq_len=dataset.seq_len,
+            pad_id=dataset.pad_id,
+            streams=len(mixture.streams),
             first=first,
             most_empty=mixture.epoch_samples,
-            outside=self._outside,
             segments=segments,
             boundaries=dataset.boundaries,
             left_out=self._rows_left_out(progress),
@@ -463,17 +433,17 @@ class PackedRows:
         predownload: int,
     ) -> Iterator[PackedBatch]:
         """The batches, with shards fetched ahead of them."""
-        if not self._dataset.store.fetches or not predownload:
+        if not self.dataset.store.fetches or not predownload:
             yield from batches
             return
         # Its threads start here, after the workers: a process is forked while nothing else runs.
         requests.look_ahead = LaneLookAhead(
-            self._dataset.store,
+            self.dataset.store,
             requests.shards_of,
             starts,
             ends,
             per_lane=-(-predownload // len(ends)),
-            most_shards=shards_ahead(self._dataset),
+            most_shards=shards_ahead(self.dataset),
         )
         try:
             yield from batches
@@ -484,9 +454,9 @@ class PackedRows:
         ids = self._locate(np.array([lane], np.int64), np.array([document], np.int64))
         shards, places = self.mixture.locate(ids)
         return outside_error(
-            self._dataset.streams,
+            self.dataset.streams,
             self.mixture,
-            self._dataset.vocab_size,
+            self.dataset.vocab_size,
             int(shards[0]),
             int(places[0]),
             token_id,
@@ -497,7 +467,7 @@ class PackedRows:
     ) -> Iterator[DocumentOrigin]:
         lanes = np.full(len(segments), lane, np.int64)
         documents = np.array([segment.document for segment in segments], np.int64)
-        fields = sample_fields(self._dataset.streams, self.mixture, self._locate(lanes, documents))
+        fields = sample_fields(self.dataset.streams, self.mixture, self._locate(lanes, documents))
         positions = self._lanes.positions(lanes, documents).tolist()
         epochs = [int(self.sequence.epochs(at, at + 1)[0]) for at in positions]
         for segment, sample, position, epoch in zip(
@@ -531,7 +501,7 @@ class PackedRows:
 
     def _first_lane(self, progress: Progress) -> int:
         """Index, among the rank's lanes, of the one that its next row comes from."""
-        world_size = self._layout.world_size
+        world_size = self.layout.world_size
         row = progress.samples_seen + (self._residue - progress.samples_seen) % world_size
         return row % self._lane_count // world_size
 
@@ -544,7 +514,7 @@ class PackedRows:
         one leaves out 7, 9, 11 and 13 between 5 and 15. So at the end of a batch all lanes have
         left out what lies before the run's position.
         """
-        skip, layout, position = self.order.skip, self._layout, progress.samples_seen
+        skip, layout, position = self.order.skip, self.layout, progress.samples_seen
         found = []
         for start, stop in skip.ranges:
             if start >= position:
@@ -558,19 +528,19 @@ class PackedRows:
         return found
 
     def _slowest_epoch(self, progress: Progress) -> int:
-        """The epoch of the rank's slowest lane, counted from the order's beginning."""
-        return min(
-            self._lanes.epoch(lane, position.document)
-            for lane, position in zip(self._own_lanes, self._positions(progress), strict=True)
-        )
+        """The epoch of the rank's slowest lane; with stages that of the whole run."""
+        documents = np.array([p.document for p in self._positions(progress)], np.int64)
+        positions = self._lanes.positions(np.array(self._own_lanes, np.int64), documents)
+        return self.sequence.locate(int(positions.min()))[0]
 
     def _ends(self, progress: Progress, extent: EpochPass) -> list[int]:
         """The document at which each of the rank's lanes ends: with the slowest one's epoch.
 
         A pass that is repeated reads the first epoch, of which some ranks may have no document.
         """
-        following = 1 if extent.repeated else self._slowest_epoch(progress) + 1
-        return [self._lanes.first_of_epoch(lane, following) for lane in self._own_lanes]
+        slowest = 0 if extent.repeated else self._slowest_epoch(progress) - self.order.start.epoch
+        end = (slowest + 1) * self.mixture.epoch_samples
+        return [self._lanes.first_from(lane, end) for lane in self._own_lanes]
 
     def _known_lanes(
         self, progress: Progress, position: int
@@ -589,7 +559,7 @@ class PackedRows:
                 n: self._lane_position(n, self._saved_lane(self._loaded, n, begin))
                 for n in range(self._lane_count)
             }
-        if self._layout.world_size == 1 and begin <= progress.samples_seen <= position:
+        if self.layout.world_size == 1 and begin <= progress.samples_seen <= position:
             begin, lanes = progress.samples_seen, progress.lanes
         return begin, lanes
 
@@ -607,7 +577,7 @@ class PackedRows:
         first = np.array([position.document for position in positions], np.int64)[:, None]
         documents = first + np.arange(PROBED_IN_LANE)
         found = self._lanes.positions(lanes, documents.ravel()).reshape(documents.shape)
-        return lane_probes(self.sequence.probe_ids(found))
+        return [probe(ids) for ids in self.sequence.probe_ids(found)]
 
     def _saved_lane(self, state: Mapping[str, Any], lane: int, samples_seen: int) -> SavedLane:
         key = _require_lane(state, lane)

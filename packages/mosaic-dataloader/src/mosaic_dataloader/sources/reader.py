@@ -14,10 +14,11 @@ from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.reading.positions import positions_from_ends
 from mosaic_dataloader.reading.prefetch import PrefetchIterator, prefetch
+from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.stalls import WaitWatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, WorkerPool
-from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import Batch, BatchSource, EpochPass
+from mosaic_dataloader.sources import BatchSource
+from mosaic_dataloader.state.run import EpochPass, Progress
 from mosaic_dataloader.util.arguments import integer
 
 # Batches that are kept ready by default take no more than this, unless two do.
@@ -85,42 +86,31 @@ class BatchReader:
         Returns:
             An iterator over the batches, for one thread at a time.
         """
-        batches = self.batches(source, progress, extent, after_first)
-        iterator = prefetch(
-            batches,
-            self._kept_ready,
-            on_taken=on_taken,
-            on_end=on_end,
-            setup=self._thread_setup,
-            idle=self._dataset.store.release,
-            on_stop=self._workers.stop if self._workers else lambda: None,
-            watch=self.watch,
-        )
-        self._iterator = weakref.ref(iterator)
-        return iterator
-
-    def batches(
-        self,
-        source: BatchSource,
-        progress: Progress,
-        extent: EpochPass | None,
-        after_first: Callable[[], None] | None = None,
-    ) -> Iterator[tuple[Rows, Progress]]:
-        """The batches of an iteration as they are handed out, made where the iterator is used."""
-        self._dataset.store.register()
-        options = self._options
+        store, options = self._dataset.store, self._options
+        store.register()
         if options.num_workers and (self._workers is None or self._workers.inherited):
             theirs = self._dataset.reopened()
             self._workers = WorkerPool(
                 partial(_read_and_count, theirs, source.fetch(theirs)),
-                self._dataset.store.traffic,
+                store.traffic,
                 options.num_workers,
                 options.prefetch_factor,
                 options.persistent_workers,
             )
         under_way = options.num_workers * (options.prefetch_factor or 2)
         ahead = ReadAhead(self._depth, self._workers, under_way)
-        return self._ready(source.batches(progress, extent, ahead), after_first)
+        iterator = prefetch(
+            self._ready(source.batches(progress, extent, ahead), after_first),
+            self._kept_ready,
+            on_taken=on_taken,
+            on_end=on_end,
+            setup=self._thread_setup,
+            idle=store.release,
+            on_stop=self._workers.stop if self._workers else lambda: None,
+            watch=self.watch,
+        )
+        self._iterator = weakref.ref(iterator)
+        return iterator
 
     @property
     def ready(self) -> int:
@@ -143,7 +133,7 @@ class BatchReader:
 
     def _ready(
         self,
-        batches: Iterator[tuple[Batch, Progress]],
+        batches: Iterator[tuple[RowBatch, Progress]],
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
         pin, positions = self._pin, self._dataset.positions
@@ -160,7 +150,7 @@ class BatchReader:
                     places = positions_from_ends(batch.ends, (count, length))
                     inputs["positions"] = pin(torch.from_numpy(places))
                 yield (inputs, pin(batch.labels)), progress
-                # Not before: a thread that was given up is not asked for more.
+                # Not before: a thread that was abandoned must not be asked for more.
                 if after_first:
                     after_first()
                     after_first = None

@@ -1,6 +1,6 @@
 """Rows that are samples, one each."""
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -19,21 +19,15 @@ from mosaic_dataloader.order.batches import (
     own_rows,
     own_rows_of_batch,
 )
-from mosaic_dataloader.order.mixture import Int64Array, Mixture, TokenMean
+from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
 from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
-from mosaic_dataloader.sources.common import (
-    open_options,
-    open_sequence,
-    samples_ahead,
-    shards_ahead,
-)
-from mosaic_dataloader.state.identity import probe
-from mosaic_dataloader.state.progress import Progress
-from mosaic_dataloader.state.run import Batch, EpochPass, RunOrder
+from mosaic_dataloader.sources.common import open_sequence, samples_ahead, shards_ahead
+from mosaic_dataloader.state.identity import PROBED, probe
+from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import SavedState
 from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.cache import largest_shard
@@ -50,12 +44,20 @@ Requests = Callable[[], Iterator[BatchRequest]]
 
 
 class SampleRows:
-    """Batches whose rows are samples; see `BatchSource`.
+    """Batches whose rows are samples.
 
     Args:
         dataset: The data.
         layout: The rank.
         order: The order of its run.
+
+    Attributes:
+        mixture: The streams.
+        sequence: The samples at the positions of the order.
+        first_position: Where the run's position was before the first batch of the present order.
+        length_known: Whether the rows of an epoch are known before they are read.
+        counts_all_ranks: Whether ``samples`` counts those of all ranks.
+        unit: What positions of the order count.
     """
 
     length_known = True
@@ -63,22 +65,12 @@ class SampleRows:
     unit = "sample"
 
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
-        self._dataset = dataset
-        self._layout = layout
+        self.dataset = dataset
+        self.layout = layout
         self.order = order
         self.mixture = dataset.weighed(order.means)
-        self.identity = dataset.identity
         self.sequence = open_sequence(dataset, self.mixture, order, order.start)
-        self.stage_config = dataset.stage_config
-        self.token_mean: Callable[[int], TokenMean] = dataset.token_mean
-        self.weighed: Callable[[Sequence[TokenMean]], Mixture] = dataset.weighed
-        self.skip_option: Sequence[Range] = dataset.skip
         self.first_position = max(order.start.samples, order.skipped)
-        self.open_options: Collection[str] = open_options(dataset)
-
-    def of_run(self, order: RunOrder) -> "SampleRows":
-        """The source of another run of the same data and rank."""
-        return SampleRows(self._dataset, self._layout, order)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the layout.
@@ -98,7 +90,7 @@ class SampleRows:
             )
         if batch:
             self._check_skip(batch)
-        length, size = self.sequence.epoch_length, self._layout.global_batch
+        length, size = self.sequence.epoch_length, self.layout.global_batch
         if extent and extent.drop_last and length < size:
             raise MosaicDataError(
                 f"an epoch of {length} samples does not fill one global batch of {size}; add "
@@ -135,7 +127,7 @@ class SampleRows:
         if saved.probe is None:
             return True
         self.sequence.check()
-        return probe(self.sequence, saved.samples_seen) in (None, saved.probe)
+        return self.probe(progress) in (None, saved.probe)
 
     def reached(self, saved: SavedState, state: Mapping[str, Any]) -> Reached:
         """The position: samples are drawn one after another."""
@@ -147,8 +139,17 @@ class SampleRows:
 
     def batches(
         self, progress: Progress, extent: EpochPass | None, ahead: ReadAhead
-    ) -> Iterator[tuple[Batch, Progress]]:
-        """Batches from a progress on; see `BatchSource.batches`."""
+    ) -> Iterator[tuple[RowBatch, Progress]]:
+        """Batches from a progress on, each with the progress that handing it out makes.
+
+        Called in the main thread, where workers are started; the batches are made wherever the
+        iterator is used.
+
+        Args:
+            progress: Where to begin.
+            extent: Where to end; None for never.
+            ahead: How far to read ahead, and in which processes.
+        """
         requests = partial(self._requests, progress.samples_seen, extent)
         answers = None
         if ahead.workers:
@@ -165,15 +166,15 @@ class SampleRows:
         requests: Requests,
         answers: Iterator[tuple[BatchRequest, RowBatch]] | None,
         ahead: ReadAhead,
-    ) -> Iterator[tuple[Batch, Progress]]:
+    ) -> Iterator[tuple[RowBatch, Progress]]:
         # Its threads start here, after the workers: a process is forked while nothing else runs.
         shards = self._look_ahead(requests)
-        size = self._layout.batch_size
+        size = self.layout.batch_size
         if answers is None:
             # While half of the batches that are kept ready are used up, the other half is read: a
             # tokenizer that keeps up with training never lets it wait.
             rows = min(_ENCODED_ROWS, size * max(1, ahead.depth // 2))
-            read = read_here(self._dataset.rows, _fetching(requests(), shards, size), rows)
+            read = read_here(self.dataset.rows, _fetching(requests(), shards, size), rows)
         else:
             read = _fetching(answers, shards, size)
         try:
@@ -182,7 +183,7 @@ class SampleRows:
                     targets = progress.targets + self._targets(request, batch)
                     seen = progress.seen + request.per_stream
                     progress = Progress(request.stop, seen, targets, progress.lanes)
-                    yield Batch(batch.inputs, batch.labels, batch.ends), progress
+                    yield batch, progress
         finally:
             if shards:
                 shards.close()
@@ -220,8 +221,11 @@ class SampleRows:
         return self.sequence.epoch_length
 
     def probe(self, progress: Progress) -> str | None:
-        """Digest of the samples that come next."""
-        return probe(self.sequence, progress.samples_seen)
+        """Digest of the samples that come next, as far as their epoch goes.
+
+        The epoch that follows is not asked for: its order may not exist yet.
+        """
+        return probe(self.sequence.next_ids(progress.samples_seen, PROBED))
 
     def save_lanes(self, progress: Progress) -> dict[str, str]:
         """Nothing is packed."""
@@ -232,18 +236,18 @@ class SampleRows:
     ) -> Generator[PreviewRow, None, None]:
         """Rows batch by batch, in each rank after rank as they read them. Nothing is read."""
         while True:
-            stretches = self.order.skip.stretches(position, self._layout.global_batch)
+            stretches = self.order.skip.stretches(position, self.layout.global_batch)
             yield from self._preview_batch(stretches)
             position = stretches[-1][1]
 
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each of the global batches from a position on."""
-        size = self._layout.global_batch
+        size = self.layout.global_batch
         while batches:
-            count = min(batches, self._layout.most_batches)
+            count = min(batches, self.layout.most_batches)
             begins = position + size * np.arange(count, dtype=np.int64)[:, None]
             own = [
-                begins + own_rows(self.sequence, replace(self._layout, rank=rank), position, count)
+                begins + own_rows(self.sequence, replace(self.layout, rank=rank), position, count)
                 for rank in ranks
             ]
             positions = np.concatenate(own, axis=1)
@@ -252,7 +256,7 @@ class SampleRows:
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on."""
-        size = self._layout.global_batch
+        size = self.layout.global_batch
         stretches = self.order.skip.stretches(position, batches * size)
         ids = np.concatenate([self.sequence.rows(*stretch)[0] for stretch in stretches])
         return self.mixture.count_per_stream(ids.reshape(batches, size))
@@ -260,10 +264,10 @@ class SampleRows:
     def _requests(self, start: int, extent: EpochPass | None) -> Iterator[BatchRequest]:
         skip = self.order.skip
         if extent is None:
-            return endless_batches(self.sequence, self._layout, start, skip)
+            return endless_batches(self.sequence, self.layout, start, skip)
         return one_pass(
             self.sequence,
-            self._layout,
+            self.layout,
             start,
             drop_last=extent.drop_last,
             last=extent.repeated,
@@ -282,8 +286,8 @@ class SampleRows:
         return counts.astype(np.int64)
 
     def _look_ahead(self, requests: Requests) -> LookAhead | None:
-        dataset = self._dataset
-        predownload = samples_ahead(dataset, self._layout.batch_size)
+        dataset = self.dataset
+        predownload = samples_ahead(dataset, self.layout.batch_size)
         if not dataset.store.fetches or not predownload:
             return None
         least = 0
@@ -295,12 +299,12 @@ class SampleRows:
 
     def _preview_batch(self, stretches: list[Range]) -> Iterator[PreviewRow]:
         ids = np.concatenate([self.sequence.rows(*stretch)[0] for stretch in stretches])
-        fields = sample_fields(self._dataset.streams, self.mixture, ids)
+        fields = sample_fields(self.dataset.streams, self.mixture, ids)
         epochs = [epoch for s in stretches for epoch in self.sequence.epochs(*s).tolist()]
         positions = [position for stretch in stretches for position in range(*stretch)]
         counts = np.eye(len(self.mixture.streams), dtype=np.int64)[self.mixture.stream_of(ids)]
-        for rank in range(self._layout.world_size):
-            own = own_rows_of_batch(self.sequence, replace(self._layout, rank=rank), stretches)
+        for rank in range(self.layout.world_size):
+            own = own_rows_of_batch(self.sequence, replace(self.layout, rank=rank), stretches)
             for row, index in enumerate(own.tolist()):
                 at = positions[index]
                 origin = RowOrigin(at, rank, row, epoch=epochs[index], **fields[index])
@@ -308,7 +312,7 @@ class SampleRows:
                 yield PreviewRow(at, rank, row, (origin,), counts[index], read)
 
     def _read_origin(self, origin: RowOrigin) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs, labels, *_ = self._dataset.rows.batch([origin.shard_number], [origin.place])
+        inputs, labels, *_ = self.dataset.rows.batch([origin.shard_number], [origin.place])
         return inputs[0], labels[0]
 
 

@@ -14,7 +14,7 @@ A field whose meaning changes, or a form that does, needs the next ``VERSION`` a
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property, partial
 from importlib.metadata import version
 from typing import Any
@@ -25,14 +25,19 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.order.sequence import REMOVED
-from mosaic_dataloader.order.stage_sequence import SampleSequence
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.tokenizer_identity import (
     definition_digest,
     encoding_digest,
     identify_tokenizer,
 )
-from mosaic_dataloader.state.json_form import read_fields, read_list, shown
+from mosaic_dataloader.state.json_form import (
+    read_fields,
+    read_list,
+    refuse_unknown,
+    shown,
+    take_fields,
+)
 from mosaic_dataloader.storage.store import ShardStore
 from mosaic_dataloader.storage.streams import DataStream, ShardSamples, shard_columns
 from mosaic_dataloader.util.forks import reset_in_child
@@ -131,8 +136,8 @@ class Identity:
         Raises:
             MosaicDataError: A part of it is missing, unknown or of another type.
         """
-        parts = ("order", "rows", "streams")
-        rest = read_fields(_Rest, {k: v for k, v in content.items() if k not in parts}, "it")
+        refuse_unknown(content, [own.name for own in fields(cls)], "it")
+        single = take_fields(cls, dict(content), "it")
         streams = read_list(content.get("streams"), "streams")
         order = content.get("order")
         if isinstance(order, dict):
@@ -141,17 +146,8 @@ class Identity:
             read_fields(ResolvedOrder, order, "order"),
             read_fields(RowIdentity, content.get("rows"), "rows"),
             tuple(read_fields(StreamIdentity, s, f"stream {n}") for n, s in enumerate(streams)),
-            rest.packing_lanes,
-            rest.libraries,
+            **single,
         )
-
-
-@dataclass(frozen=True)
-class _Rest:
-    """The fields of `Identity` that hold a single value."""
-
-    packing_lanes: int | None = None
-    libraries: str = ""
 
 
 def compare(saved: Identity, present: Identity, open_options: Collection[str] = ()) -> list[str]:
@@ -175,28 +171,15 @@ def compare(saved: Identity, present: Identity, open_options: Collection[str] = 
     ]
 
 
-def probe(sequence: SampleSequence, position: int) -> str | None:
-    """Digest of the sample ids that come next in an order, as far as their epoch goes.
-
-    The epoch that follows is not asked for: its order may not exist yet.
-
-    Args:
-        sequence: The order.
-        position: Position of the run.
+def probe(ids: Int64Array) -> str | None:
+    """Digest of the sample ids, int64[n], that come next in an order or in a lane.
 
     Returns:
-        None where the order draws from a stream that was removed from the data.
+        None where one of them is of a stream that was removed from the data.
     """
-    return _id_digest(sequence.next_ids(position, PROBED))
-
-
-def lane_probes(ids: Int64Array) -> list[str | None]:
-    """Digests of the sample ids that come next in lanes; see ``probe``.
-
-    Args:
-        ids: int64[lanes, n].
-    """
-    return [_id_digest(own) for own in ids]
+    if (ids == REMOVED).any():
+        return None
+    return _digest([np.ascontiguousarray(ids, "<i8").tobytes()])
 
 
 def order_difference(saved: Identity, position: int) -> str:
@@ -282,8 +265,18 @@ class DataIdentity:
             lanes: Its packing lanes.
             begun: Whether a batch was handed out. Before that, nothing is waited for.
         """
-        contents = self._contents_to_save() if begun else [None] * len(self._store.streams)
-        return self._run(order, mixture, lanes, self.rows, contents)
+        contents = None
+        try:
+            contents = self._contents() if begun else None
+        except MosaicDataError as error:
+            # No reason to lose a checkpoint: if the shard is needed, training will say so.
+            logger.warning(
+                "the checkpoint does not hold what identifies streams without hashes, for their "
+                "samples cannot be read: %s",
+                error,
+            )
+        streams = self._streams(mixture, contents)
+        return Identity(order, self.rows, streams, lanes, library_versions())
 
     def to_compare(
         self, order: ResolvedOrder, mixture: Mixture, lanes: int | None, saved: Identity
@@ -297,27 +290,19 @@ class DataIdentity:
         if saved.rows.tokenizer_definition is not None and self._tokenizer is not None:
             rows = replace(rows, tokenizer_definition=definition_digest(self._tokenizer))
         wanted = any(stream.content for stream in saved.streams)
-        contents = self._contents() if wanted else [None] * len(self._store.streams)
-        return self._run(order, mixture, lanes, rows, contents)
+        streams = self._streams(mixture, self._contents() if wanted else None)
+        return Identity(order, rows, streams, lanes, library_versions())
 
     def read_samples(self) -> None:
         """Begin to read the samples that identify streams without hashes, in the background."""
         if self._reading is None:
             self._reading = run_async(self._read, "mosaic-identity")
 
-    def _run(
-        self,
-        order: ResolvedOrder,
-        mixture: Mixture,
-        lanes: int | None,
-        rows: RowIdentity,
-        contents: Sequence[str | None],
-    ) -> Identity:
-        return Identity(order, rows, self._streams(mixture, contents), lanes, library_versions())
-
     def _streams(
-        self, mixture: Mixture, contents: Sequence[str | None]
+        self, mixture: Mixture, contents: Sequence[str | None] | None
     ) -> tuple[StreamIdentity, ...]:
+        digests = self._digests
+        contents = contents or [None] * len(digests)
         return tuple(
             StreamIdentity(
                 name=size.name,
@@ -327,13 +312,13 @@ class DataIdentity:
                 digest=digest,
                 content=content,
             )
-            for size, digest, content in zip(mixture.streams, self._digests, contents, strict=True)
+            for size, digest, content in zip(mixture.streams, digests, contents, strict=True)
         )
 
     @property
     def streams(self) -> tuple[StreamIdentity, ...]:
         """The streams, without what has to be read from shards."""
-        return self._streams(self._mixture, [None] * len(self._store.streams))
+        return self._streams(self._mixture, None)
 
     @cached_property
     def _digests(self) -> list[str]:
@@ -349,29 +334,14 @@ class DataIdentity:
             self._reading = None
             raise
 
-    def _contents_to_save(self) -> list[str | None]:
-        try:
-            return self._contents()
-        except MosaicDataError as error:
-            # No reason to lose a checkpoint: if the shard is needed, training will say so.
-            logger.warning(
-                "the checkpoint does not hold what identifies streams without hashes, for their "
-                "samples cannot be read: %s",
-                error,
-            )
-            return [None] * len(self._store.streams)
-
     def _read(self) -> list[str | None]:
-        chosen = [sampled(stream) for stream in self._store.streams]
-        found: list[str | None] = [None] * len(chosen)
-        wanted = [(number, samples) for number, samples in enumerate(chosen) if samples]
-        if not wanted:
-            return found
-        jobs = [partial(self._content_digest, *one) for one in wanted]
-        digests = map_concurrent(jobs, _READ_AT_ONCE, "mosaic-identity")
-        for (number, _), digest in zip(wanted, digests, strict=True):
-            found[number] = digest
-        return found
+        chosen = {number: sampled(one) for number, one in enumerate(self._store.streams)}
+        jobs = {n: partial(self._content_digest, n, own) for n, own in chosen.items() if own}
+        if not jobs:
+            return [None] * len(chosen)
+        found = map_concurrent([*jobs.values()], _READ_AT_ONCE, "mosaic-identity")
+        digests = dict(zip(jobs, found, strict=True))
+        return [digests.get(number) for number in chosen]
 
     def _content_digest(self, stream: int, samples: ShardSamples) -> str:
         text = self._store.streams[stream].column.kind == "text"
@@ -414,7 +384,7 @@ def index_digest(stream: DataStream) -> str:
         for raw, _ in reader.file_pairs:
             hashes = sorted((raw.hashes or {}).items())
             digest.update(repr((len(reader), raw.bytes, hashes)).encode())
-        # Spelled as ever: version 1 holds the same digest.
+        # In the form of version 1, which holds the same digest.
         columns = tuple(list(part) for part in shard_columns(reader))
         digest.update(repr(columns).encode())
     return digest.hexdigest()[:16]
@@ -529,12 +499,6 @@ def _named(names: Sequence[str]) -> str:
 
 def _known(part: RowIdentity | StreamIdentity) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if value is not None}
-
-
-def _id_digest(ids: Int64Array) -> str | None:
-    if (ids == REMOVED).any():
-        return None
-    return _digest([np.ascontiguousarray(ids, "<i8").tobytes()])
 
 
 def _digest(parts: Iterable[bytes]) -> str:

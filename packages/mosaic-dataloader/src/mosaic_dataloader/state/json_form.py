@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, fields
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -50,8 +51,7 @@ def read_fields(cls: type[T], content: object, where: str) -> T:
     """Make a dataclass of JSON values, each of the type that its field says.
 
     Args:
-        cls: Its fields are ``int``, ``str`` or ``bool``, each alone or with ``None``. An ``int`` is
-            from 0 to ``LARGEST`` unless the field's metadata say otherwise (``least``, ``most``).
+        cls: All its fields hold single values; see ``take_fields``.
         content: What was read; fields that have defaults may be missing.
         where: What it is called in messages.
 
@@ -60,23 +60,49 @@ def read_fields(cls: type[T], content: object, where: str) -> T:
     """
     if not isinstance(content, dict):
         raise damaged(f"{where} is {shown(content)}, not an object")
-    known = {field.name: field for field in fields(cls)}
-    for name in content:
-        if name not in known:
-            raise damaged(f"{where} has a field {shown(name)}, which this release does not know")
-    for name, field in known.items():
+    refuse_unknown(content, [own.name for own in fields(cls)], where)
+    return cls(**take_fields(cls, dict(content), where))
+
+
+def take_fields(
+    cls: "type[DataclassInstance]", content: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """Take the fields of a dataclass that hold single values out of JSON values.
+
+    Args:
+        cls: These fields are ``int``, ``str`` or ``bool``, each alone or with ``None``. An ``int``
+            is from 0 to ``LARGEST`` unless its metadata say otherwise (``least``, ``most``).
+        content: What was read; fields that have defaults may be missing.
+        where: What it is called in messages.
+
+    Raises:
+        MosaicDataError: A field is missing, or of another type.
+    """
+    taken = {}
+    for own in fields(cls):
+        name, allowed = own.name, get_args(own.type) or (own.type,)
+        if not {*allowed} <= {*_KINDS, NoneType}:
+            continue
         if name not in content:
-            if field.default is MISSING:
+            if own.default is MISSING:
                 raise damaged(f"{where} has no {name}")
             continue
-        value, allowed = content[name], get_args(field.type) or (field.type,)
+        value = content.pop(name)
         if type(value) not in allowed:
             kinds = " or ".join(_KINDS[kind] for kind in allowed if kind in _KINDS)
             raise damaged(f"{where} has {name} = {shown(value)}, not {kinds}")
-        least, most = field.metadata.get("least", 0), field.metadata.get("most", LARGEST)
+        least, most = own.metadata.get("least", 0), own.metadata.get("most", LARGEST)
         if type(value) is int and not least <= value <= most:
             raise damaged(f"{where} has {name} = {shown(value)}, which is out of range")
-    return cls(**content)
+        taken[name] = value
+    return taken
+
+
+def refuse_unknown(content: Iterable[str], known: Collection[str], where: str) -> None:
+    """Raise MosaicDataError if an object has a field that is not among the known ones."""
+    for name in content:
+        if name not in known:
+            raise damaged(f"{where} has a field {shown(name)}, which this release does not know")
 
 
 def read_list(content: object, where: str) -> list[Any]:

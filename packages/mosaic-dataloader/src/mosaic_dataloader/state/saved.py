@@ -1,6 +1,6 @@
 """The saved form of a run: one JSON text for all ranks, and one for each packing lane."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
@@ -13,8 +13,10 @@ from mosaic_dataloader.state.json_form import (
     parsed,
     read_fields,
     read_list,
+    refuse_unknown,
     sealed,
     shown,
+    take_fields,
     unsealed,
 )
 from mosaic_dataloader.state.stages import RunStages
@@ -28,16 +30,9 @@ def lane_key(lane: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    samples_seen: int
-    epoch_samples: int
-    skipped: int = 0
-    tokens_at: int = 0
-    probe: str | None = None
-
-
-@dataclass(frozen=True)
 class _Counts:
+    """What a state counts of each stream."""
+
     seen: int = 0
     tokens: int = 0
     millitokens: int = 0
@@ -139,11 +134,11 @@ class SavedState:
         content = _content(text)
         while (version := content.pop("version")) < VERSION:
             content = {**MIGRATIONS[version](content), "version": version + 1}
-        own, origin = _picked(_Numbers, content), content.pop("origin", None)
-        stages, left_out = content.pop("stages", None), content.pop("left_out", [])
-        numbers = read_fields(_Numbers, own, "it")
+        numbers = take_fields(cls, content, "it")
+        origin, stages = content.pop("origin", None), content.pop("stages", None)
+        left_out = content.pop("left_out", [])
         counts = [
-            read_fields(_Counts, _picked(_Counts, stream), f"stream {number}")
+            _Counts(**take_fields(_Counts, stream, f"stream {number}"))
             for number, stream in enumerate(read_list(content.get("streams"), "streams"))
             if isinstance(stream, dict)
         ]
@@ -158,8 +153,8 @@ class SavedState:
             seen=tuple(c.seen for c in counts),
             tokens=tuple(c.tokens for c in counts),
             millitokens=tuple(c.millitokens for c in counts if c.millitokens),
-            left_out=_read_ranges(left_out, numbers.samples_seen),
-            **vars(numbers),
+            left_out=_read_ranges(left_out, numbers["samples_seen"]),
+            **numbers,
         )
         if len(read.millitokens) not in (0, len(counts)):
             raise damaged("some of its streams have no millitokens")
@@ -183,14 +178,6 @@ def _read_ranges(content: object, position: int) -> tuple[Range, ...]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    position: int
-    offset: int
-    samples_seen: int
-    probe: str | None = None
-
-
-@dataclass(frozen=True)
 class SavedLane:
     """What a checkpoint holds of a lane.
 
@@ -201,7 +188,7 @@ class SavedLane:
         samples_seen: Rows that all ranks together had been handed when it was saved. It
             distinguishes lanes of one checkpoint from those of another.
         probe: Digest of the ids of the documents that come next in the lane (see
-            ``identity.lane_probes``); None before the first row, and in states of version 1.
+            ``identity.probe``); None before the first row, and in states of version 1.
     """
 
     position: int
@@ -247,8 +234,9 @@ class SavedLane:
                 f"the saved data state's {key} does not count documents of {streams} streams; load "
                 f"an earlier checkpoint"
             )
-        place = read_fields(_Place, values, key)
-        return cls(finished=tuple(finished), **vars(place))
+        place = take_fields(cls, values, key)
+        refuse_unknown(values, (), key)
+        return cls(finished=tuple(finished), **place)
 
 
 def _content(text: object) -> dict[str, Any]:
@@ -282,9 +270,3 @@ def _content(text: object) -> dict[str, Any]:
             "was edited, load an earlier one"
         )
     return values
-
-
-def _picked(cls: type[_Numbers] | type[_Counts], content: dict[str, Any]) -> dict[str, Any]:
-    """Take out the values that belong to the fields of a class."""
-    names = [field.name for field in fields(cls) if field.name in content]
-    return {name: content.pop(name) for name in names}

@@ -3,7 +3,7 @@
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,15 @@ from mosaic_dataloader.order.stage_options import StageConfig, plan_stages
 from mosaic_dataloader.order.stages import BLOCK, Stage
 from mosaic_dataloader.reading.document_length import tokens_before
 from mosaic_dataloader.state.identity import StreamIdentity, stream_difference
-from mosaic_dataloader.state.json_form import LARGEST, damaged, read_fields, read_list, shown
+from mosaic_dataloader.state.json_form import (
+    LARGEST,
+    damaged,
+    read_fields,
+    read_list,
+    refuse_unknown,
+    shown,
+    take_fields,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +40,7 @@ class RunStages:
     """The mixture of a run from its beginning on.
 
     Streams are numbered as they came into the run, and keep their numbers when others are removed
-    or the file is sorted anew.
+    or the file is reordered.
 
     Attributes:
         streams: Every stream that the run ever had, with the number of its samples.
@@ -101,20 +109,16 @@ class RunStages:
         """
         if not isinstance(content, dict):
             raise damaged(f"stages is {shown(content)}, not an object")
-        for name in content:
-            if name not in ("streams", "present", "stages", "planned"):
-                raise damaged(f"stages has a field {shown(name)}, which this release does not know")
+        refuse_unknown(content, ("streams", "present", "stages", "planned"), "stages")
         listed = read_list(content.get("streams"), "stages.streams")
         if not 0 < len(listed) <= _MOST_STREAMS:
             raise damaged(f"stages.streams has {len(listed):,} streams")
         known, counts = [], []
         for number, one in enumerate(listed):
             where = f"stages.streams {number}"
-            values = one if isinstance(one, dict) else {}
-            own = {name: values.get(name) for name in _COUNTED if name in values}
-            counts.append(read_fields(_Counted, own, where))
-            rest = {name: value for name, value in values.items() if name not in _COUNTED}
-            known.append(read_fields(StreamIdentity, rest, where))
+            values = dict(one) if isinstance(one, dict) else {}
+            counts.append(_Counted(**take_fields(_Counted, values, where)))
+            known.append(read_fields(StreamIdentity, values, where))
             if not known[-1].samples or not counts[-1].millitokens:
                 raise damaged(f"{where} has no samples or no tokens")
         present = read_list(content.get("present"), "stages.present")
@@ -206,9 +210,6 @@ class _Counted:
     estimated: bool = False
     seen: int = 0
     tokens: int = 0
-
-
-_COUNTED = tuple(field.name for field in fields(_Counted))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,18 @@
 """The command `mosaic-prepare`."""
 
 import argparse
-import inspect
 import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn, get_type_hints
+from dataclasses import Field, fields
+from typing import Any, NoReturn
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.arguments import as_flags
-from mosaic_prepare.options import CHOICES, PrepareOptions
+from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
 
 _EXAMPLES = """\
@@ -30,7 +29,7 @@ A run that was interrupted is resumed when the same command is run again.
 
 
 def command() -> None:
-    """Run the command as a process of its own."""
+    """Run the command in its own process."""
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -51,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = _run(vars(_parser().parse_args(argv)))
     except MosaicDataError as error:
-        line = as_flags(str(error).removeprefix("prepare: "), _option_names())
+        names = [field.name for field in fields(PrepareOptions)]
+        line = as_flags(str(error).removeprefix("prepare: "), names)
         print(f"mosaic-prepare: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def _how_to_use(report: PrepareReport) -> str:
     """The sections of a training configuration that read the data."""
     output = str(report.output).rstrip("/")
     place = "remote" if "://" in output else "local"
-    # Its own name, so that several can be put together; what is no bare key in TOML is replaced.
+    # The output's name, so that several can be put together, as a bare key of TOML.
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.basename(output)) or "data"
     tables = []
     for split in report.splits:
@@ -128,7 +128,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Options and their texts are those of `PrepareOptions`."""
+    """The parser, whose options and texts are those of `PrepareOptions`."""
     parser = _Parser(
         prog="mosaic-prepare",
         description="Turn documents (text, JSON Lines, Parquet, Arrow, CSV, Hugging Face data "
@@ -142,26 +142,25 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset", metavar="NAME", help="Hugging Face data set, by name or directory"
     )
     tokenizer = parser.add_mutually_exclusive_group()
-    texts, hints = _texts(), get_type_hints(PrepareOptions)
+    groups: dict[str, Any] = {
+        "input": source,
+        "tokenizer": tokenizer,
+        "train_tokenizer": tokenizer,
+    }
     for field in fields(PrepareOptions):
-        name, kind = field.name, str(hints[field.name])
-        group: Any = source if name == "input" else tokenizer if "tokenizer" in name else parser
-        more: dict[str, Any] = {}
-        if kind == str(bool):
-            more["action"] = argparse.BooleanOptionalAction
-        elif "Sequence" in kind:
-            more |= {"nargs": "+", "metavar": "NAME"}
-        elif name in CHOICES:
-            more["choices"] = CHOICES[name]
-        else:
-            number = int if "int" in kind and not name.endswith("_bytes") else str
-            more |= {"type": float if kind == str(float) else number, "metavar": "VALUE"}
-        if name in ("tokenizer_kwargs", "output"):
-            group = parser
-        required = {"required": True} if name == "output" else {}
-        group.add_argument(
-            f"--{name.replace('_', '-')}", default=None, help=texts[name], **more, **required
-        )
+        more: dict[str, Any] = {"metavar": "VALUE"}
+        if field.type is bool:
+            more = {"action": argparse.BooleanOptionalAction}
+        elif "Sequence" in str(field.type):
+            more = {"nargs": "+", "metavar": "NAME"}
+        elif choices := field.metadata.get("choices"):
+            more = {"choices": choices}
+        elif field.type in (float, int | None):  # sizes, which are `int`, may have a unit
+            more["type"] = float if field.type is float else int
+        if field.name == "output":
+            more["required"] = True
+        flag = f"--{field.name.replace('_', '-')}"
+        groups.get(field.name, parser).add_argument(flag, default=None, help=_help(field), **more)
     parser.add_argument(
         "--task",
         metavar="K/N",
@@ -175,22 +174,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _option_names() -> list[str]:
-    return [field.name for field in fields(PrepareOptions)]
-
-
-def _texts() -> dict[str, str]:
-    """What `PrepareOptions` says of each option, as it reads on a command line, and the default."""
-    attributes = (inspect.getdoc(PrepareOptions) or "").partition("Attributes:")[2]
-    found = dict(re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", attributes, re.MULTILINE))
-    texts = {}
-    for field in fields(PrepareOptions):
-        # A command line has neither Python's quotes nor Markdown's.
-        text = re.sub(r'`"([^`]*)"`|`', r"\1", " ".join(found[field.name].split()))
-        if isinstance(field.default, str | int | float | tuple):
-            text += f" (default: {_shown(field.name, field.default)})"
-        texts[field.name] = text.replace("None: ", "Default: ").replace("%", "%%")
-    return texts
+def _help(field: "Field[Any]") -> str:
+    """What `PrepareOptions` says of an option, as it reads on a command line, and its default."""
+    # A command line has neither Python's quotes nor Markdown's.
+    text = re.sub(r'`"([^`]*)"`|`', r"\1", field.metadata["text"])
+    if isinstance(field.default, str | int | float | tuple):
+        text += f" (default: {_shown(field.name, field.default)})"
+    return text.replace("None: ", "Default: ").replace("%", "%%")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.util.arguments import option, parse_bytes
+from mosaic_dataloader.util.arguments import checked, option, parse_bytes
 
 # Special tokens of a tokenizer trained here come on top of the 256 bytes.
 SMALLEST_VOCABULARY = 256 + 2
@@ -17,20 +17,19 @@ SMALLEST_VOCABULARY = 256 + 2
 class PrepareOptions:
     """Documents in, MDS shards out. A leading `~` of a path is the home directory."""
 
-    input: str | Sequence[str] = field(
-        metadata={
-            "text": 'Where the documents are: `"python-stdlib"` (the running Python\'s own library '
-            "sources), paths and globs of local files (`**` descends into subdirectories), fsspec "
-            'URLs (which may be globs too), or, with `input_format = "dataset"`, the name or '
-            "directory of a Hugging Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, "
-            "`.zst`)."
-        }
+    input: str | Sequence[str] = option(
+        MISSING,
+        'Where the documents are: `"python-stdlib"` (the running Python\'s own library sources), '
+        "paths and globs of local files (`**` descends into subdirectories), fsspec URLs (which "
+        'may be globs too), or, with `input_format = "dataset"`, the name or directory of a '
+        "Hugging Face data set. Files may be compressed (`.gz`, `.bz2`, `.xz`, `.zst`).",
+        path=True,
     )
-    output: str | Path = field(
-        metadata={
-            "text": "Directory or object store URL for the MDS shards. A directory must not exist "
-            "yet, unless `prepare` wrote it."
-        }
+    output: str | Path = option(
+        MISSING,
+        "Directory or object store URL for the MDS shards. A directory must not exist yet, unless "
+        "`prepare` wrote it.",
+        path=True,
     )
     form: str = option(
         "rows",
@@ -88,20 +87,18 @@ class PrepareOptions:
         # A token per byte, four bytes per token, offsets of 32 bits.
         most=1 << 29,
     )
-    tokenizer: str | Path | None = field(
-        default=None,
-        metadata={"text": "Hugging Face name or local directory of an existing tokenizer."},
+    tokenizer: str | Path | None = option(
+        None, "Hugging Face name or local directory of an existing tokenizer.", path=True
     )
     tokenizer_kwargs: Mapping[str, Any] = field(
         default_factory=dict,
         metadata={"text": "Keyword arguments for `AutoTokenizer.from_pretrained`."},
     )
-    train_tokenizer: str | Path | None = field(
-        default=None,
-        metadata={
-            "text": "Directory for a byte-level BPE tokenizer that is trained on the input. None: "
-            "`tokenizer` is used."
-        },
+    train_tokenizer: str | Path | None = option(
+        None,
+        "Directory for a byte-level BPE tokenizer that is trained on the input. None: `tokenizer` "
+        "is used.",
+        path=True,
     )
     vocab_size: int | None = option(
         None, "Entries of a trained tokenizer, special tokens included. None: 2,048.", least=1
@@ -146,12 +143,11 @@ class PrepareOptions:
         None,
         "Address of the Ray cluster. None: the one that Ray finds, else one on this machine.",
     )
-    work_dir: str | Path | None = field(
-        default=None,
-        metadata={
-            "text": "Local directory for shards that wait to be uploaded to an output URL. None: "
-            "the temporary directory."
-        },
+    work_dir: str | Path | None = option(
+        None,
+        "Local directory for shards that wait to be uploaded to an output URL. None: the "
+        "temporary directory.",
+        path=True,
     )
 
     @property
@@ -191,13 +187,13 @@ class PrepareOptions:
             size = getattr(self, name)
             if isinstance(size, str):
                 object.__setattr__(self, name, parse_bytes(f"prepare: {name}", size))
+        for one in fields(self):
+            value = checked(one, f"prepare: {one.name}", getattr(self, one.name))
+            object.__setattr__(self, one.name, value)
         for mistake in (*self._mistakes(), *self._tokenizer_mistakes()):
             raise MosaicDataError(f"prepare: {mistake}")
 
     def _mistakes(self) -> Iterator[str]:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                yield f"{name} = {getattr(self, name)!r} is not one of {', '.join(known)}"
         if not self.inputs or not all(self.inputs):
             yield "input is empty; give a glob of files or a URL"
         named = self.dataset_config or self.dataset_split or self.dataset_kwargs
@@ -219,18 +215,14 @@ class PrepareOptions:
             yield "work_dir is for outputs that are URLs; leave it out"
         if self.form != "rows" and not self.document_ends:
             yield 'document_ends is a column of form = "rows"; leave it out'
-        if not 0 <= self.split_validation < 1:  # nor NaN
+        if self.split_validation >= 1:
             yield (
                 f"split_validation = {self.split_validation} must be a share between 0 and 1, such "
                 f"as 0.01"
             )
-        for bounded in fields(self):
-            name, value = bounded.name, getattr(self, bounded.name)
-            least, most = bounded.metadata.get("least"), bounded.metadata.get("most")
-            if name == "shard_bytes":  # room for 64 rows
-                least = 64 * ((self.seq_len or 15) + 1)
-            if most is not None and value is not None and not least <= value <= most:
-                yield f"{name} = {value} must be from {least} to {most}"
+        least = 64 * ((self.seq_len or 15) + 1)
+        if self.shard_bytes < least:
+            yield f"shard_bytes = {self.shard_bytes} must be at least {least}, room for 64 rows"
 
     def _tokenizer_mistakes(self) -> Iterator[str]:
         given = [name for name in ("tokenizer", "train_tokenizer") if getattr(self, name)]
@@ -275,12 +267,6 @@ class PrepareOptions:
         if self.form == "rows" and self.seq_len is None:
             yield 'form = "rows" needs seq_len, the length that training uses'
 
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    field.name: field.metadata["choices"]
-    for field in fields(PrepareOptions)
-    if field.metadata.get("choices")
-}
 
 # Each text stands once, at its field; `help()`, the API reference and `mosaic-prepare --help` read
 # them here.

@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -37,21 +36,35 @@ _AT_A_TIME = 16
 _NOTES = ".prepare"
 
 
-class _Notes(ABC):
-    """What directories and stores have in common: the notes of what is done, and scratch space.
+class Output(ABC):
+    """Where the data set goes, and the notes of what is done. An output travels to workers.
 
-    An output travels to workers.
+    Args:
+        name: The directory or URL, for messages.
+        locked: What only one run at a time may make; a store is locked on this machine only.
+        scratch: Where folders for units are made.
+        prefix: How their names begin.
     """
 
-    @property
-    @abstractmethod
-    def _scratch(self) -> tuple[Path, str]:
-        """Where folders for units are made, and how their names begin."""
+    def __init__(self, name: str, locked: Path, scratch: Path, prefix: str):
+        self.name = name
+        self._locked, self._scratch, self._prefix = locked, scratch, prefix
 
-    @property
     @abstractmethod
-    def _locked(self) -> Path:
-        """What only one run at a time may make; a store is locked on this machine only."""
+    def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What the finished data set holds; None if it does not exist yet."""
+
+    @abstractmethod
+    def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
+        """All units are there: add these files, the manifest last, and make the data set appear."""
+
+    @abstractmethod
+    def abort(self, *, everything: bool = False) -> None:
+        """After an error: remove what is of no use to the next run."""
+
+    @abstractmethod
+    def restart_hint(self) -> str:
+        """What a user can do to drop an interrupted run."""
 
     @abstractmethod
     def _load(self, name: str) -> bytes | None:
@@ -64,19 +77,17 @@ class _Notes(ABC):
     @contextmanager
     def lock(self, *, clears: bool) -> Iterator[None]:
         """Let no other run prepare it; clears away what a run that was killed was writing."""
-        folder, prefix = self._scratch
         with directory_lock(self._locked):
-            for left in list(folder.glob(f"{prefix}*")) if clears else ():
+            for left in list(self._scratch.glob(f"{self._prefix}*")) if clears else ():
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
     @contextmanager
     def new_folder(self) -> Iterator[Path]:
         """An empty folder for a unit; what is left in it at the end is removed."""
-        folder, prefix = self._scratch
-        folder.mkdir(parents=True, exist_ok=True)
+        self._scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            dir=folder, prefix=prefix, ignore_cleanup_errors=True
+            dir=self._scratch, prefix=self._prefix, ignore_cleanup_errors=True
         ) as made:
             yield Path(made)
 
@@ -104,109 +115,90 @@ class _Notes(ABC):
             self._put(folder, f"{_NOTES}/job.json")
 
 
-@dataclass(frozen=True)
-class LocalOutput(_Notes):
+class LocalOutput(Output):
     """A directory, by its absolute path."""
 
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return str(self.path)
-
-    @property
-    def _work(self) -> Path:
-        return self.path.parent / f".{self.path.name}.partial"
+    def __init__(self, path: Path):
+        self._path = path
+        self._partial = path.parent / f".{path.name}.partial"
+        super().__init__(str(path), path, self._partial / "tmp", "")
 
     def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What the finished data set holds; None if it does not exist yet."""
-        facts = read_manifest(self.path, options, setting="output")
-        if facts is not None and (self.path / _NOTES).exists():
+        """See `Output`."""
+        facts = read_manifest(self._path, options, setting="output")
+        if facts is not None and (self._path / _NOTES).exists():
             # A run that was killed at its very end has left them.
-            self._clean(self.path)
-            _lock_path(self.path).unlink(missing_ok=True)
+            self._clean()
+            _lock_path(self._path).unlink(missing_ok=True)
         return facts
 
-    @property
-    def _scratch(self) -> tuple[Path, str]:
-        return self._work / "tmp", ""
-
-    @property
-    def _locked(self) -> Path:
-        return self.path
-
     def read_job(self) -> dict[str, Any] | None:
-        """See `_Notes`. One that has finished no unit may be replaced by another."""
-        return super().read_job() if any(self._work.glob(f"{_NOTES}/unit-*")) else None
+        """See `Output`. One that has finished no unit may be replaced by another."""
+        return super().read_job() if any(self._partial.glob(f"{_NOTES}/unit-*")) else None
 
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """All units are there: add these files, the manifest last, and make the data set appear."""
-        for folder in list(self._work.glob("**/unit-*/")):
+        """See `Output`."""
+        for folder in list(self._partial.glob("**/unit-*/")):
             # Of input that has changed since then, or without any sample.
             if folder.name not in units or not any(folder.iterdir()):
                 shutil.rmtree(folder)
         for name, text in files.items():
-            write_text(self._work / name, text)
-        flush_to_disk(self._work)
-        os.rename(self._work, self.path)
-        sync(self.path.parent)
-        self._clean(self.path)
+            write_text(self._partial / name, text)
+        flush_to_disk(self._partial)
+        os.rename(self._partial, self._path)
+        sync(self._path.parent)
+        self._clean()
 
     def abort(self, *, everything: bool = False) -> None:
-        """After an error: remove what is of no use to the next run."""
+        """See `Output`."""
         if everything or self.read_job() is None:
-            shutil.rmtree(self._work, ignore_errors=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def restart_hint(self) -> str:
-        """What a user can do to drop an interrupted run."""
-        return f"delete {self._work} to restart"
+        """See `Output`."""
+        return f"delete {self._partial} to restart"
 
-    def _clean(self, directory: Path) -> None:
+    def _clean(self) -> None:
         for name in (_NOTES, "tmp"):
-            shutil.rmtree(directory / name, ignore_errors=True)
+            shutil.rmtree(self._path / name, ignore_errors=True)
 
     def _load(self, name: str) -> bytes | None:
         try:
-            return (self._work / name).read_bytes()
+            return (self._partial / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def _put(self, folder: Path, note: str) -> None:
         flush_to_disk(folder)
         for source in sorted(folder.glob("**/unit-*/")):
-            place = self._work / source.relative_to(folder)
+            place = self._partial / source.relative_to(folder)
             place.parent.mkdir(exist_ok=True)
             if place.exists():
                 # Made before its file changed, or left by a process that was killed.
-                os.rename(place, Path(tempfile.mkdtemp(dir=self._work / "tmp")) / place.name)
+                os.rename(place, Path(tempfile.mkdtemp(dir=self._scratch)) / place.name)
             os.rename(source, place)
             sync(place.parent)
-        place = self._work / note
+        place = self._partial / note
         place.parent.mkdir(exist_ok=True)
         os.replace(folder / note, place)
         sync(place.parent)
 
 
-@dataclass(frozen=True)
-class RemoteOutput(_Notes):
+class RemoteOutput(Output):
     """An object store, through mosaicml-streaming's clients and with their credentials.
 
-    Attributes:
+    Args:
         url: Where the data set goes.
         work: Local directory for shards on their way.
     """
 
-    url: str
-    work: Path
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        return redacted(self.url)
+    def __init__(self, url: str, work: Path):
+        self._url = url
+        mark = f"mosaic-prepare-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+        super().__init__(redacted(url), work / mark, work, f"{mark}-")
 
     def summary(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        """See `LocalOutput`."""
+        """See `Output`."""
         text = self._load(FILE_NAME)
         if text is not None:
             return finished_facts(text, self.name, options, setting="output")
@@ -219,33 +211,25 @@ class RemoteOutput(_Notes):
                 )
         return None
 
-    @property
-    def _scratch(self) -> tuple[Path, str]:
-        return self.work, f"{self._locked.name}-"
-
-    @property
-    def _locked(self) -> Path:
-        return self.work / f"mosaic-prepare-{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
-
     def publish(self, units: Sequence[str], files: Mapping[str, str]) -> None:
-        """See `LocalOutput`."""
+        """See `Output`."""
         with self.new_folder() as folder:
             for name, text in files.items():
                 write_text(folder / name, text)
             self._upload(folder, list(files))
 
     def abort(self, *, everything: bool = False) -> None:
-        """See `LocalOutput`."""
+        """See `Output`."""
         if everything:
             self.save_job({})
 
     def restart_hint(self) -> str:
-        """See `LocalOutput`."""
+        """See `Output`."""
         return f"delete {self.name}/{_NOTES}/job.json to restart"
 
     def _load(self, name: str) -> bytes | None:
         try:
-            return fetch_bytes(f"{self.url}/{name}")
+            return fetch_bytes(f"{self._url}/{name}")
         except Exception as error:
             # Each store's client has errors of its own.
             raise MosaicDataError(
@@ -259,7 +243,7 @@ class RemoteOutput(_Notes):
     def _upload(self, folder: Path, names: Sequence[str]) -> None:
         from streaming.base.storage.upload import UPLOADERS
 
-        scheme = self.url.split("://")[0]
+        scheme = self._url.split("://")[0]
         if scheme not in UPLOADERS:
             known = ", ".join(f"{name}://" for name in UPLOADERS if name and ":" not in name)
             raise MosaicDataError(
@@ -267,7 +251,7 @@ class RemoteOutput(_Notes):
                 f"{known}"
             )
         try:
-            uploader = _uploader(self.url, os.environ.get("S3_ENDPOINT_URL"))
+            uploader = _uploader(self._url, os.environ.get("S3_ENDPOINT_URL"))
             uploader.local = str(folder)
             for name in names:
                 uploader.upload_file(name)
@@ -277,9 +261,6 @@ class RemoteOutput(_Notes):
                 f"prepare: cannot write to {self.name}: {reason(error)}; correct that, and run the "
                 f"same command again to resume"
             ) from error
-
-
-Output = LocalOutput | RemoteOutput
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Which files are the input, in an order that does not depend on the machine's file system."""
 
-import fnmatch
+import glob
 import logging
 import os
 import sysconfig
@@ -108,28 +108,23 @@ def _local_file(name: str, path: str) -> tuple[object, InputFile]:
 def _glob(pattern: str) -> Iterator[str]:
     """Paths that match a pattern, dangling links included.
 
-    Unlike `glob.glob`, which follows a link to a directory above itself some forty times, and two
-    of them forever.
+    Where `**` stands, `glob.glob` would follow a link to a directory above itself some forty times,
+    and two of them forever.
     """
     anchor = "/" if pattern.startswith("/") else ""
     parts = [part for part in pattern.split("/") if part]
-    yield from _matches(anchor, parts, ())
+    if "**" not in parts:
+        yield from glob.iglob(anchor + "/".join(parts))
+        return
+    place = parts.index("**")
+    above, below = anchor + "/".join(parts[:place]), parts[place + 1 :] or ["*"]
+    for top in glob.iglob(above) if above else ("",):
+        for directory in _directories(top, ()):
+            yield from _glob(os.path.join(glob.escape(directory), *below))
 
 
-def _matches(
-    directory: str, parts: Sequence[str], above: tuple[tuple[int, int], ...]
-) -> Iterator[str]:
-    if not parts:
-        return
-    first, rest = parts[0], parts[1:]
-    if first != "**" and not any(character in first for character in "*?["):
-        path = os.path.join(directory, first)
-        if not rest:
-            if os.path.lexists(path):
-                yield path
-        elif os.path.isdir(path):
-            yield from _matches(path, rest, ())
-        return
+def _directories(directory: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """A directory and those below it that are not hidden, without links to those above."""
     try:
         status = os.stat(directory or ".")
         entries = list(os.scandir(directory or "."))
@@ -138,21 +133,10 @@ def _matches(
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    if first == "**":
-        yield from _matches(directory, rest or ["*"], above)
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                path = os.path.join(directory, entry.name)
-                yield from _matches(path, parts, (*above, here))
-        return
+    yield directory
     for entry in entries:
-        hidden = entry.name.startswith(".") and not first.startswith(".")
-        if not hidden and fnmatch.fnmatchcase(entry.name, first):
-            path = os.path.join(directory, entry.name)
-            if not rest:
-                yield path
-            elif entry.is_dir():
-                yield from _matches(path, rest, ())
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _directories(os.path.join(directory, entry.name), (*above, here))
 
 
 def _remote_files(pattern: str) -> list[InputFile]:
@@ -201,15 +185,13 @@ def _url(pattern: str, path: str) -> str:
 
 
 def _stdlib_files(root: Path) -> Iterator[tuple[object, InputFile]]:
-    paths = sorted((path.relative_to(root).as_posix(), str(path)) for path in _python(root))
-    if not paths:
+    names: list[str] = []
+    for directory, subdirectories, files in os.walk(root):
+        subdirectories[:] = [name for name in subdirectories if name not in _STDLIB_LEFT_OUT]
+        paths = (Path(directory, name) for name in files if name.endswith(".py"))
+        names += [path.relative_to(root).as_posix() for path in paths]
+    if not names:
         raise MosaicDataError(
             f"prepare: this Python has no library sources under {root}; give a glob of text files"
         )
-    return (_local_file(f"{PYTHON_STDLIB}/{name}", path) for name, path in paths)
-
-
-def _python(root: Path) -> Iterator[Path]:
-    for directory, subdirectories, files in os.walk(root):
-        subdirectories[:] = [name for name in subdirectories if name not in _STDLIB_LEFT_OUT]
-        yield from (Path(directory, name) for name in files if name.endswith(".py"))
+    return (_local_file(f"{PYTHON_STDLIB}/{name}", str(root / name)) for name in sorted(names))

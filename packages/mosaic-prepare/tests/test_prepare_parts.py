@@ -29,7 +29,7 @@ from mosaic_prepare.documents import Piece, RejectedInput
 from mosaic_prepare.inputs import InputFile, list_files
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.shards import RowCutter
-from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, plan
+from mosaic_prepare.units import FORMATS, WorkUnit, bytes_of_unit, documents, pieces_of, plan
 
 KIB = 1 << 10
 
@@ -135,6 +135,22 @@ def test_units_depend_on_the_files_near_them_alone() -> None:
         after = plan(listing({n: size for n, size in changed.items() if size}), 8000, reading())
         redone = [unit for unit in after if unit.name not in names]
         assert len(redone) <= 13, "most of what is done stays of use"
+
+
+def test_relative_names_are_cut_alike_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuts = []
+    for place in ("one", "another"):
+        folder = tmp_path / place / "in"
+        folder.mkdir(parents=True)
+        for number in range(100):
+            (folder / f"{number}.txt").write_text("x" * number)
+        monkeypatch.chdir(folder.parent)
+        options = PrepareOptions(input="in/*.txt", output="out", form="text")
+        cuts.append([unit.name for unit in plan(pieces_of(options), 500, options)])
+    assert cuts[0] == cuts[1]
+    assert len(cuts[0]) > 5
 
 
 def test_the_size_of_a_unit() -> None:

@@ -139,9 +139,10 @@ def bytes_of_unit(total: int) -> int:
 def plan(pieces: Sequence[Piece], unit_bytes: int, options: PrepareOptions) -> list[WorkUnit]:
     """Cut the input into units, by its files' names and sizes alone.
 
-    A large file is cut into equal parts. Small ones are put together; a unit ends behind a file by
-    a hash of its name, so that a file that is removed, added or changed alters the units around it
-    and no others.
+    A large file is cut into equal parts. Small ones are put together; whether a unit ends after a
+    file is decided by a hash of its name, so that a file that is removed, added or changed alters
+    the units around it and no others. Names count as `input` gives them: a relative glob is cut
+    alike wherever the corpus is, an absolute one only in the same place.
     """
     units: list[WorkUnit] = []
     group: list[Piece] = []

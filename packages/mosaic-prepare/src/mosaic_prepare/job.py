@@ -1,7 +1,6 @@
 """From a work unit to a folder of shards: a pure function, whoever computes it."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,38 +114,3 @@ class UnitJob:
             for (split, text), tokens in zip(batch, encode(self.tokenizer, texts), strict=True):
                 writers[split].add_tokens(tokens, len(text.encode()))
         batch.clear()
-
-
-def merged_index(notes: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
-    """The index of a split, out of its units' notes in order."""
-    return {
-        "version": 2,
-        "shards": [shard for note in notes for shard in note["splits"][split]["shards"]],
-    }
-
-
-def rounded_length(length: int) -> int:
-    """A document's length in its seven leading bits (within 1.6 %), so that there are few."""
-    shift = max(0, length.bit_length() - 7)
-    return length >> shift << shift
-
-
-def length_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Median, 90th percentile and longest of the documents' lengths in parts of units' notes.
-
-    In tokens with the one that ends a document, or in bytes of text; all but the longest rounded.
-    """
-    counts: Counter[int] = Counter()
-    for part in parts:
-        for length, count in part["lengths"]:
-            counts[length] += count
-    seen, reached = 0, []
-    for length in sorted(counts):
-        seen += counts[length]
-        reached.append((length, seen))
-    total = counts.total()
-    return {
-        "median": next((length for length, seen in reached if seen >= 0.5 * total), 0),
-        "percentile_90": next((length for length, seen in reached if seen >= 0.9 * total), 0),
-        "longest": max((part["longest"] for part in parts), default=0),
-    }

@@ -5,17 +5,20 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.documents import RejectedInput
 from mosaic_prepare.engines import Done, available_cores, run_in_processes, run_on_ray
-from mosaic_prepare.job import NAMED, UnitJob, length_summary, merged_index
+from mosaic_prepare.job import NAMED, UnitJob
 from mosaic_prepare.manifest import FILE_NAME, VERSION, manifest_text, read_manifest
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.output import (
@@ -129,22 +132,14 @@ def prepare_task(options: PrepareOptions, task: int, tasks: int) -> int:
 
 
 def _prepare(options: PrepareOptions, *, finish: bool) -> PrepareReport:
-    run = _Run(options)
-    facts = run.output.summary(run.wanted)
-    created = facts is None
+    run = _Run(options, only_finish=finish)
+    facts, created = run.output.summary(run.wanted), False
     if facts is None:
         # Tasks of an array may still be running when somebody tries to finish.
         with run.output.lock(clears=not finish):
             facts = run.output.summary(run.wanted)
-            created = facts is None
             if facts is None:
-                try:
-                    with _writing(run.output):
-                        facts = run.complete(only_finish=finish)
-                except BaseException:
-                    if not finish:
-                        run.output.abort()
-                    raise
+                facts, created = run.complete(), True
     selection = facts.pop("sources")
     facts.pop("largest")
     report = PrepareReport(
@@ -173,8 +168,8 @@ class _Run:
 
     units: list[WorkUnit]
 
-    def __init__(self, options: PrepareOptions):
-        self._options = options
+    def __init__(self, options: PrepareOptions, *, only_finish: bool = False):
+        self._options, self._only_finish = options, only_finish
         _check_names(options)
         self.tokenizer = self._trained_tokenizer() or options.tokenizer
         self.wanted = _data_options(options, self.tokenizer)
@@ -184,13 +179,19 @@ class _Run:
         else:
             self.output = LocalOutput(Path(os.path.abspath(options.output)))
 
-    def complete(self, *, only_finish: bool) -> dict[str, Any]:
+    def complete(self) -> dict[str, Any]:
         """Make the missing units, then the data set; returns what it holds."""
-        self.open(begins=not only_finish)
-        return self._publish(self.work(self.units, only_finish=only_finish))
+        try:
+            with _writing(self.output):
+                self.open()
+                return self._publish(self.work(self.units))
+        except BaseException:
+            if not self._only_finish:
+                self.output.abort()
+            raise
 
-    def open(self, *, begins: bool = True) -> None:
-        """Find the input, load the tokenizer, and note the job if it begins; sets `units`."""
+    def open(self) -> None:
+        """Find the input, load the tokenizer, and note a job that begins; sets `units`."""
         options = self._options
         pieces = pieces_of(options)
         spec, self._identity = None, None
@@ -203,27 +204,31 @@ class _Run:
         decisive = {n: value for n, value in decisive.items() if n not in _NOT_OF_THE_JOB}
         job = json.loads(json.dumps({**decisive, "unit_bytes": bytes_of_unit(total)}))
         earlier = self.output.read_job()
-        if earlier is None and begins:
-            self.output.save_job(job)
-        elif earlier is not None:
-            self._compare(earlier, job)
+        self._resumes = earlier is not None
+        if earlier is not None:
             # Input that has grown since is cut as before, so that finished units can be used.
             job["unit_bytes"] = earlier["unit_bytes"]
-        self._resumes = earlier is not None
+            for name, wanted in job.items():
+                if earlier.get(name) != wanted:
+                    raise MosaicDataError(
+                        f"prepare: {self.output.name} has an interrupted run with other options: "
+                        f"{name}={earlier.get(name)!r} then, {name}={wanted!r} now; set it back, "
+                        f"or {self.output.restart_hint()}"
+                    )
+        elif not self._only_finish:
+            self.output.save_job(job)
         self._sources = fingerprint(pieces)
         self.units = plan(pieces, job["unit_bytes"], options)
         digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
         self._job = UnitJob(options, spec, self.output, digest)
 
-    def work(
-        self, units: Sequence[WorkUnit], *, only_finish: bool = False
-    ) -> list[Mapping[str, Any]]:
+    def work(self, units: Sequence[WorkUnit]) -> list[Mapping[str, Any]]:
         """Make those of the units that are not done; returns the notes of all, in order."""
         # Without an earlier run there are none, and a store takes long to say so of each.
         notes = self.output.notes([unit.name for unit in units]) if self._resumes else {}
         done = {u.name: notes[u.name] for u in units if u.name in notes and self._serves(u, notes)}
         missing = [unit for unit in units if unit.name not in done]
-        if missing and only_finish:
+        if missing and self._only_finish:
             raise MosaicDataError(
                 f"prepare: {len(missing)} of {len(units)} units are missing; run the tasks that "
                 f"have failed again, or leave out --finish to make the units here"
@@ -274,9 +279,8 @@ class _Run:
         return not skipped or (self._options.bad_input == "skip" and same_limit)
 
     def _publish(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        splits = self._options.splits
-        indexes = {split: merged_index(notes, split) for split in splits}
-        facts = {split: _facts(notes, split, indexes[split]) for split in splits}
+        parts = {split: [n["splits"][split] for n in notes] for split in self._options.splits}
+        facts = {split: _facts(own) for split, own in parts.items()}
         try:
             _refuse_nothing(facts, self._options)
         except MosaicDataError:
@@ -287,31 +291,22 @@ class _Run:
         for name in (*_COUNTS, "samples", "shards"):
             total[name] = sum(fact[name] for fact in facts.values())
         total["largest"] = max(fact["largest"] for fact in facts.values())
-        identity = self._identity
         more = {
             "form": self._options.form,
             "columns": self._job.columns,
-            "tokenizer": None if identity is None else identity.as_json(),
+            "tokenizer": None if self._identity is None else self._identity.as_json(),
         }
         files = {}
-        for split in splits:
+        for split, own in parts.items():
             prefix = f"{split}/" if split else ""
             if split:
                 # Before the index: a reader that finds the index expects its manifest.
                 files[prefix + FILE_NAME] = manifest_text(self.wanted, facts[split], **more)
-            files[f"{prefix}index.json"] = json.dumps(indexes[split], sort_keys=True)
+            index = {"version": 2, "shards": [shard for part in own for shard in part["shards"]]}
+            files[f"{prefix}index.json"] = json.dumps(index, sort_keys=True)
         files[FILE_NAME] = manifest_text(self.wanted, total, **more)
         self.output.publish([unit.name for unit in self.units], files)
         return total
-
-    def _compare(self, earlier: Mapping[str, Any], job: Mapping[str, Any]) -> None:
-        for name, wanted in job.items():
-            if name != "unit_bytes" and earlier.get(name) != wanted:
-                raise MosaicDataError(
-                    f"prepare: {self.output.name} has an interrupted run with other options: "
-                    f"{name}={earlier.get(name)!r} then, {name}={wanted!r} now; set it back, or "
-                    f"{self.output.restart_hint()}"
-                )
 
     def _trained_tokenizer(self) -> str | Path | None:
         """The tokenizer that is to be trained; trains it if that has not been done."""
@@ -350,17 +345,15 @@ class _Run:
 
 def _check_names(options: PrepareOptions) -> None:
     """Check that compression and hashes are ones that mosaicml-streaming knows."""
-    if options.compression is not None:
-        from streaming.base.compression import get_compressions, is_compression
-
-        if not is_compression(options.compression):
-            known = ", ".join(sorted(name for name in get_compressions() if ":" not in name))
-            raise MosaicDataError(
-                f"prepare: compression = {options.compression!r} is not one of {known} (some with "
-                f'a level, as "zstd:7")'
-            )
+    from streaming.base.compression import get_compressions, is_compression
     from streaming.base.hashing import get_hashes
 
+    if options.compression is not None and not is_compression(options.compression):
+        known = ", ".join(sorted(name for name in get_compressions() if ":" not in name))
+        raise MosaicDataError(
+            f"prepare: compression = {options.compression!r} is not one of {known} (some with a "
+            f'level, as "zstd:7")'
+        )
     for name in options.hashes:
         if name not in get_hashes():
             known = ", ".join(sorted(get_hashes()))
@@ -397,16 +390,36 @@ def _name_rejected(done: Done, named: int) -> int:
     return named
 
 
-def _facts(
-    notes: Sequence[Mapping[str, Any]], split: str, index: Mapping[str, Any]
-) -> dict[str, Any]:
-    parts = [note["splits"][split] for note in notes]
+def _facts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a split holds, out of its parts of the units' notes."""
+    shards = [shard for part in parts for shard in part["shards"]]
     return {
         **{name: sum(part[name] for part in parts) for name in _COUNTS},
-        "samples": sum(shard["samples"] for shard in index["shards"]),
-        "shards": len(index["shards"]),
+        "samples": sum(shard["samples"] for shard in shards),
+        "shards": len(shards),
         "largest": max((part["largest"] for part in parts), default=-1),
-        "document_lengths": length_summary(parts),
+        "document_lengths": _length_summary(parts),
+    }
+
+
+def _length_summary(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Median, 90th percentile (both rounded) and longest of the documents' lengths.
+
+    In tokens with the one that ends a document, or in bytes of text.
+    """
+    counts: Counter[int] = Counter()
+    for part in parts:
+        counts.update(dict(part["lengths"]))
+    lengths = sorted(counts)
+    seen = np.cumsum([counts[length] for length in lengths])
+
+    def below(share: float) -> int:
+        return lengths[np.searchsorted(seen, share * seen[-1])] if lengths else 0
+
+    return {
+        "median": below(0.5),
+        "percentile_90": below(0.9),
+        "longest": max((part["longest"] for part in parts), default=0),
     }
 
 

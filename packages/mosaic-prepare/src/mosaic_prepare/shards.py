@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from streaming import MDSWriter
 
-from mosaic_prepare.job import rounded_length
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.tokenizers import Tokens
 
@@ -86,7 +85,9 @@ class SplitWriter:
 
     def _count(self, length: int) -> None:
         self.longest = max(self.longest, length)
-        self._lengths[rounded_length(length)] += 1
+        # In its seven leading bits (within 1.6 %), so that there are few different ones.
+        shift = max(0, length.bit_length() - 7)
+        self._lengths[length >> shift << shift] += 1
 
     def _write_rows(self, rows: Iterator[tuple[Tokens, Any]]) -> None:
         for tokens, ends in rows:

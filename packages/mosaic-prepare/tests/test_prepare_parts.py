@@ -36,7 +36,7 @@ KIB = 1 << 10
 
 def reading(**changes: Any) -> PrepareOptions:
     """Options of which only those that say how input is read matter."""
-    return PrepareOptions(input="any", output="any", form="text", **changes)
+    return PrepareOptions(input="any", output="any", form="text", bad_input="skip", **changes)
 
 
 def read_cut(path: Path, kind: str, edges: list[int], options: PrepareOptions) -> list[Any]:

@@ -6,18 +6,16 @@ from mosaic_prepare.inputs import InputFile
 from mosaic_prepare.opening import line_at_byte
 from mosaic_prepare.options import PrepareOptions
 
-REMEDY = 'correct it, or leave such input out with bad_input = "skip"'
-
 
 @dataclass(frozen=True)
 class Piece:
     """A part of the input that is read from its beginning to its end.
 
     Attributes:
-        file: The file, or what stands for a part of a data set.
+        file: The file; of a data set, what stands for the part.
         format: Name of its format.
-        start: First byte that is its own: it holds the records that begin in `[start, stop)`.
-            Of a data set, its first row, or the number of its shard.
+        start: Its first byte: a piece holds the records that begin in `[start, stop)`. Of a data
+            set, its first row, or the number of its shard.
         stop: Where the next piece begins; None: the end of the file.
     """
 
@@ -28,7 +26,7 @@ class Piece:
 
     @property
     def size(self) -> int:
-        """Bytes of input, as stored; 0 where nobody knows."""
+        """Bytes of input, as stored; 0 where they are not known."""
         stop = self.file.size if self.stop is None else self.stop
         return max(self.file.size if self.format == "dataset" else stop - self.start, 0)
 

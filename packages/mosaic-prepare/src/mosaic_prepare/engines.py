@@ -1,4 +1,4 @@
-"""Who works on the units: processes of this machine, or a Ray cluster."""
+"""Engines that work on the units: processes of this machine, or a Ray cluster."""
 
 import itertools
 import logging
@@ -168,8 +168,8 @@ def _on_cluster(ray: Any, job: UnitJob, units: Sequence[WorkUnit]) -> Iterator[D
             except ray.exceptions.RayError as error:
                 raise MosaicDataError(
                     f"prepare: Ray lost the process or machine of a unit {_RETRIES + 1} times "
-                    f"({reason(error)}); see that its machines have enough memory, and run the "
-                    f"same command again to resume"
+                    f"({reason(error)}); make sure that its machines have enough memory, and "
+                    f"run the same command again to resume"
                 ) from error
             if unit.name not in job.output.notes([unit.name]):
                 raise MosaicDataError(

@@ -72,13 +72,13 @@ def read_dataset(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
 
 
 def _is_saved(place: str) -> bool:
-    """Whether it is what `save_to_disk` wrote."""
+    """Whether `save_to_disk` wrote it."""
     files = ("state.json", "dataset_dict.json")
     return any(os.path.isfile(os.path.join(place, file)) for file in files)
 
 
 def _title(place: str, options: PrepareOptions) -> str:
-    """As messages call it."""
+    """Its name in messages."""
     config = options.dataset_config
     return f"data set {place!r}" + (f" ({config})" if config else "")
 

@@ -1,4 +1,4 @@
-"""From a work unit to a folder of shards: a pure function, whoever computes it."""
+"""From a work unit to a folder of shards: a pure function, wherever it is computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from mosaic_dataloader.errors import MosaicDataError
-from mosaic_prepare.documents import REMEDY, RejectedInput
+from mosaic_prepare.documents import RejectedInput
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.output import Output
 from mosaic_prepare.tokenizers import TokenizerSpec, encode
@@ -75,8 +74,6 @@ class UnitJob:
         held = 0
         for document in documents(unit, self.options):
             if isinstance(document, RejectedInput):
-                if self.options.bad_input == "error":
-                    raise MosaicDataError(f"prepare: {document}; {REMEDY}")
                 # What is not a document counts for training.
                 next(iter(writers.values())).skipped += 1
                 if len(rejected) < NAMED:

@@ -24,7 +24,7 @@ COMPRESSIONS = {
     ".zst": "zstd",
     ".zstd": "zstd",
 }
-# What decoders raise of contents that are not what they should be. Corrupt pages are OSErrors to
+# What decoders raise for contents that are not valid. Corrupt pages are OSErrors to
 # pyarrow, corrupt members to gzip; those of the system itself are a `CannotReadError` by then.
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, pyarrow.ArrowException)
 

@@ -18,7 +18,6 @@ from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.reading.batch_tokenizer import BatchTokenizer
 from mosaic_dataloader.reading.pretrained import load_pretrained
 from mosaic_dataloader.reading.tokenizer_identity import TokenizerIdentity, identify_tokenizer
-from mosaic_prepare.documents import REMEDY, RejectedInput
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.progress import Progress
 from mosaic_prepare.units import WorkUnit, documents
@@ -77,10 +76,9 @@ def _batch_encoder(spec: TokenizerSpec) -> Callable[[list[str]], Iterable[list[i
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(spec.definition)
-    own = BatchTokenizer(
+    return BatchTokenizer(
         tokenizer, add_special_tokens=False, parse_special_tokens=spec.parse_special
-    )
-    return own.ids
+    ).ids
 
 
 def train_tokenizer(
@@ -123,10 +121,7 @@ def _texts(units: Sequence[WorkUnit], options: PrepareOptions, progress: Progres
     taken = 0
     for unit in units:
         for document in documents(unit, options):
-            if isinstance(document, RejectedInput):
-                if options.bad_input == "error":
-                    raise MosaicDataError(f"prepare: {document}; {REMEDY}")
-            elif document:
+            if isinstance(document, str) and document:
                 yield document
                 # Compressed input holds more text than its size says.
                 taken += len(document)
@@ -174,7 +169,8 @@ def load_tokenizer(
             f"prepare: tokenizer {str(name)!r} has no begin-of-text token; leave add_bos out, or "
             f'name one of its tokens: tokenizer_kwargs = {{"bos_token": "…"}}'
         )
-    if not options.add_bos and _begins_with_bos(tokenizer):
+    ids = tokenizer("a")["input_ids"]
+    if not options.add_bos and ids and ids[0] == tokenizer.bos_token_id:
         logger.info(
             "tokenizer %r begins every text with %r; documents are written without it (set add_bos "
             "to keep it)",
@@ -197,8 +193,3 @@ def load_tokenizer(
         parse_special=options.special_tokens == "parse",
     )
     return spec, identity
-
-
-def _begins_with_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return bool(ids) and tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id

@@ -79,17 +79,29 @@ class WorkUnit:
 
 
 def documents(unit: WorkUnit, options: PrepareOptions) -> Iterator[Document]:
-    """The documents of a unit, and what is found in their place.
+    """The documents of a unit, and with `bad_input = "skip"` what is found in their place.
 
     A file that cannot be read on is left from there; the next one follows.
+
+    Raises:
+        MosaicDataError: A part is not a document, with `bad_input = "error"`; or it cannot be read.
     """
     for piece in unit.pieces:
-        try:
-            yield from FORMATS[piece.format].read(piece, options)
-        except NotADocumentError as error:
-            yield RejectedInput(piece.file, "", 0, str(error))
-        except DAMAGE as error:
-            yield RejectedInput(piece.file, "", 0, f"is damaged: {reason(error)}")
+        for found in _read(piece, options):
+            if isinstance(found, RejectedInput) and options.bad_input == "error":
+                raise MosaicDataError(
+                    f'prepare: {found}; correct it, or leave such input out with bad_input = "skip"'
+                )
+            yield found
+
+
+def _read(piece: Piece, options: PrepareOptions) -> Iterator[Document]:
+    try:
+        yield from FORMATS[piece.format].read(piece, options)
+    except NotADocumentError as error:
+        yield RejectedInput(piece.file, "", 0, str(error))
+    except DAMAGE as error:
+        yield RejectedInput(piece.file, "", 0, f"is damaged: {reason(error)}")
 
 
 def pieces_of(options: PrepareOptions) -> list[Piece]:
@@ -157,7 +169,7 @@ def plan(pieces: Sequence[Piece], unit_bytes: int, options: PrepareOptions) -> l
 
     for piece in pieces:
         size = piece.file.size
-        # What nobody knows the size of may be large.
+        # A file of unknown size may be large.
         if piece.format == "dataset" or size < 0 or size >= unit_bytes:
             close()
             units.extend(WorkUnit((part,)) for part in _parts(piece, unit_bytes, options))
@@ -178,13 +190,11 @@ def _parts(piece: Piece, unit_bytes: int, options: PrepareOptions) -> Iterator[P
     end = file.size if piece.stop is None else piece.stop
     count = -(-file.size // unit_bytes) if _can_be_cut(piece, options) else 1
     count = max(1, min(count, end - piece.start))
+    if piece.format == "dataset":
+        file = replace(file, size=file.size // count)
     edges = [piece.start + (end - piece.start) * part // count for part in range(1, count)]
     for start, stop in zip([piece.start, *edges], [*edges, piece.stop], strict=True):
-        if piece.format == "dataset":
-            share = replace(file, size=file.size // count)
-            yield Piece(share, piece.format, start, stop)
-        else:
-            yield Piece(file, piece.format, start, stop)
+        yield Piece(file, piece.format, start, stop)
 
 
 def _can_be_cut(piece: Piece, options: PrepareOptions) -> bool:
@@ -201,7 +211,7 @@ def _can_be_cut(piece: Piece, options: PrepareOptions) -> bool:
 
 
 def fingerprint(pieces: Sequence[Piece]) -> str:
-    """Names the selection: names and sizes of files. Contents are not read."""
+    """Identifies the selection by names and sizes of files; contents are not read."""
     return _digest((piece.file.name, piece.file.size, piece.start) for piece in pieces)
 
 

@@ -159,6 +159,19 @@ def test_the_size_of_a_unit() -> None:
         assert bytes_of_unit(total) == expected * mib
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("processes", True, "processes = True must be a whole number"),
+        ("document_ends", "no", "document_ends = 'no' must be true or false"),
+        ("split_validation", float("nan"), "split_validation = nan must be a finite number"),
+    ],
+)
+def test_options_have_their_types(option: str, value: Any, named: str) -> None:
+    with pytest.raises(MosaicDataError, match=f"^prepare: {named}"):
+        reading(**{option: value})
+
+
 def test_which_files_in_which_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ["b.txt", "a/z.txt", "a/b/c.txt", "a/skip.md", "b.jsonl", ".hidden/d.txt"]:
         path = tmp_path / name

@@ -1,7 +1,6 @@
 """Run benchmarks by name: `uv run nox -s bench -- hot text`, all of them without a name."""
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,15 +12,15 @@ from benchmarks.common import progress
 from benchmarks.plot import draw
 
 HERE = Path(__file__).resolve().parent
-# In this order; one that is not there (yet) is left out of `--list`. To add one, write a module
-# with `main(arguments)` that takes `common.arguments`' options and calls `common.report`.
+# In this order. To add one, write a module with `main(arguments)` that takes `common.arguments`'
+# options and calls `common.report`.
 BENCHMARKS = ("hot", "text", "boundary", "depth", "remote", "prepare", "lean", "train", "scale")
 # Only by its name (`nox -s bench_gpu`): it takes one GPU.
 ON_GPU = "gpu"
 
 
 def main() -> int:
-    known = {name: _headline(name) for name in (*BENCHMARKS, ON_GPU) if _exists(name)}
+    known = {name: _headline(name) for name in (*BENCHMARKS, ON_GPU)}
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=_first_line(__doc__))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}")
     parser.add_argument("--list", action="store_true", help="list the benchmarks and stop")
@@ -63,9 +62,7 @@ def _run(name: str, options: list[str]) -> dict[str, Any] | None:
     progress(f"benchmark {name}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "figures.json")
-        # Not every benchmark keeps data.
-        own = options if _keeps_data(name) else _without(options, "--work")
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path), *own]
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path), *options]
         code = subprocess.run(command, cwd=HERE.parent, check=False).returncode
         if code or not path.exists():
             progress(f"benchmark {name} ended with {code}")
@@ -73,21 +70,6 @@ def _run(name: str, options: list[str]) -> dict[str, Any] | None:
         print(flush=True)
         found: dict[str, Any] = json.loads(path.read_text())
         return found
-
-
-def _keeps_data(name: str) -> bool:
-    return '"--work"' in (HERE / f"{name}.py").read_text(encoding="utf-8")
-
-
-def _without(options: list[str], flag: str) -> list[str]:
-    if flag not in options:
-        return options
-    at = options.index(flag)
-    return options[:at] + options[at + 2 :]
-
-
-def _exists(name: str) -> bool:
-    return importlib.util.find_spec(f"benchmarks.{name}") is not None
 
 
 def _headline(name: str) -> str:

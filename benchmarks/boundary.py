@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import arguments, describe, machine, progress, report, table, verdict
+from benchmarks.common import arguments, machine, progress, report, table, verdict
 from benchmarks.rows_data import once
 from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
@@ -29,7 +29,6 @@ TARGET = 1.5
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__, rounds=1)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--boundaries", type=int, default=20)
     parser.add_argument("--their-samples", type=int, default=1_000_000)
     parser.add_argument("--their-boundaries", type=int, default=2)
@@ -39,7 +38,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     near, away = _ours(folder, given.work / "boundary-cache", given.boundaries)
     theirs = _theirs(folder, given.their_samples, given.their_boundaries)
     rows = STREAMS * SHARDS * SHARD_ROWS
-    lines, goals = [], []
+    lines = []
     for name, samples, count, (close, far) in (
         ("mosaic-dataloader", rows, given.boundaries, (near, away)),
         ("StreamingDataLoader", given.their_samples, given.their_boundaries, theirs),
@@ -62,33 +61,28 @@ def main(arguments_given: list[str] | None = None) -> None:
             )
     # The maximum of few is smaller than that of many: once more among equally many.
     groups = np.array([part.max() for part in np.array_split(away, max(1, len(away) // len(near)))])
-    goals.append(
+    chance = (
         f"Of {len(groups)} groups of {len(near):,} batches away from the boundaries, "
         f"{(groups >= near.max()).mean():.0%} have a maximum as large as that of the {len(near):,} "
         f"near them; the median of the groups' maxima is {1e3 * np.median(groups):.2f} ms."
     )
-    text = "\n".join(
-        [
-            "## No stall at the epoch's end",
-            "",
-            f"{rows:,} rows of {ROW_TOKENS} uint16 tokens in {STREAMS} weighted streams, py1e, "
-            f"batch {BATCH:,}, a step of {1e3 * STEP_SECONDS:g} ms after each; how long the reader "
-            f"waits for the {NEAR} batches before and after each boundary, and for all others, in "
-            "milliseconds a batch. StreamingDataLoader starts shortly before each boundary: with "
-            "whole epochs it would take an hour.",
-            describe(where),
-            "",
-            table(
-                ["", "samples", "boundaries", "", "near, ms", "away, ms", "near / away", "target"],
-                lines,
-            ),
-            "",
-            *goals,
-        ]
+    intro = (
+        f"{rows:,} rows of {ROW_TOKENS} uint16 tokens in {STREAMS} weighted streams, py1e, "
+        f"batch {BATCH:,}, a step of {1e3 * STEP_SECONDS:g} ms after each; how long the reader "
+        f"waits for the {NEAR} batches before and after each boundary, and for all others, in "
+        "milliseconds a batch. StreamingDataLoader starts shortly before each boundary: with "
+        "whole epochs it would take an hour."
     )
+    parts = [
+        table(
+            ["", "samples", "boundaries", "", "near, ms", "away, ms", "near / away", "target"],
+            lines,
+        ),
+        chance,
+    ]
     figures = {"near": _told(near), "away": _told(away)}
     figures |= {"their_near": _told(theirs[0]), "their_away": _told(theirs[1])}
-    report(given, "boundary", text, figures, where)
+    report(given, "boundary", "No stall at the epoch's end", intro, parts, figures, where)
 
 
 def _p99(values: NDArray[np.float64]) -> float:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,12 @@ def arguments(description: str | None, rounds: int = 5) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=rounds, help="rounds; medians are reported")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("/tmp/mosaic-benchmarks"),
+        help="where data sets are kept from run to run",
+    )
     return parser
 
 
@@ -72,6 +79,22 @@ def verdict(value: float, target: float, *, at_most: bool = False) -> str:
     return f"{'≤' if at_most else '≥'} {target:g}: {'met' if met else 'MISSED'}"
 
 
+def in_child(benchmark: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark prints for `--child TASK`, in a process whose memory is its own."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--child", json.dumps(task)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def memory(field: str, process: int | str = "self") -> int:
+    """Bytes of a process, by a field of its status such as `VmHWM` (the most it has had)."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"process {process} has no {field}")
+
+
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     versions = {}
@@ -102,9 +125,26 @@ def describe(where: Mapping[str, Any]) -> str:
 
 
 def report(
-    given: argparse.Namespace, name: str, text: str, figures: Mapping[str, Any], where: Any
+    given: argparse.Namespace,
+    name: str,
+    title: str,
+    intro: str,
+    parts: Sequence[str],
+    figures: Mapping[str, Any],
+    where: Mapping[str, Any],
 ) -> None:
-    """Print a result, and write its figures where `--json` says."""
+    """Print a result, and write its figures where `--json` says.
+
+    Args:
+        given: The command line.
+        name: Of the benchmark.
+        title: Of its section.
+        intro: What was measured; where it was follows.
+        parts: Tables, and paragraphs about them.
+        figures: All that was measured.
+        where: The `machine`.
+    """
+    text = "\n\n".join([f"## {title}", f"{intro}\n{describe(where)}", *parts])
     print(text)
     if given.json:
         given.json.write_text(

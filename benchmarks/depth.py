@@ -7,8 +7,6 @@ of a process of its own; what it imports is not counted, neither in seconds nor 
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,9 +17,10 @@ import numpy as np
 
 from benchmarks.common import (
     arguments,
-    describe,
+    in_child,
     machine,
     median,
+    memory,
     progress,
     report,
     table,
@@ -52,7 +51,6 @@ SECONDS, MEGABYTES = 2.0, 100.0
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--stored-samples", type=int, default=STORED_SAMPLES)
     parser.add_argument("--skip-stored", action="store_true", help="feistel and mixing only")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -62,37 +60,27 @@ def main(arguments_given: list[str] | None = None) -> None:
         return
     where = machine()
     orders = given.work / "depth-orders"
-    parts = [
-        "## Start at any depth",
-        "",
+    intro = (
         f"Rank 0 of {RANKS}, batch {BATCH}; shards of {SHARD_SAMPLES:,} samples. Memory is what "
         "the process itself took, at most, beyond what it had after its imports; maps of files, "
-        f"which all processes share, are not in it. feistel: medians of {given.rounds} rounds.",
-        describe(where),
-    ]
+        f"which all processes share, are not in it. feistel: medians of {given.rounds} rounds."
+    )
+    parts: list[str] = []
     figures: dict[str, Any] = {}
     if not given.skip_stored:
         figures["stored"] = _stored(given.stored_samples, orders)
-        parts += [
-            "",
-            f"py1e, {given.stored_samples:,} samples:",
-            "",
-            _stored_table(figures["stored"]),
-        ]
+        parts += [f"py1e, {given.stored_samples:,} samples:", _stored_table(figures["stored"])]
     figures["feistel"] = _feistel(given.rounds)
-    parts += ["", f"feistel, position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,}:", ""]
-    parts += [_depth_table(figures["feistel"])]
     figures["stages"] = _feistel(given.rounds, "stages", (8,))
+    place = f"position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,}"
     parts += [
-        "",
-        f"Three stages over feistel, position {FEISTEL_POSITION:,} of {FEISTEL_SAMPLES:,} in "
-        f"{FEISTEL_SAMPLES // STAGE_SHARD_SAMPLES:,} shards:",
-        "",
+        f"feistel, {place}:",
+        _depth_table(figures["feistel"]),
+        f"Three stages over feistel, {place} in {FEISTEL_SAMPLES // STAGE_SHARD_SAMPLES:,} shards:",
         _depth_table(figures["stages"]),
-        "",
         *_mixing(figures),
     ]
-    report(given, "depth", "\n".join(parts), figures, where)
+    report(given, "depth", "Start at any depth", intro, parts, figures, where)
 
 
 def _stored(samples: int, orders: Path) -> list[dict[str, Any]]:
@@ -106,7 +94,7 @@ def _stored(samples: int, orders: Path) -> list[dict[str, Any]]:
             ("second start", {"kind": "stored", "orders": str(orders)}),
             ("mosaicml-streaming, every start", {"kind": "mosaicml"}),
         ):
-            found.append({"what": what, **common, **_run({**common, **who})})
+            found.append({"what": what, **common, **in_child("depth", {**common, **who})})
             progress(f"{streams} streams, {what}: {found[-1]['seconds']:.1f} s")
     shutil.rmtree(orders, ignore_errors=True)
     return found
@@ -132,7 +120,7 @@ def _feistel(
     found = []
     for streams in numbers:
         common = {"streams": streams, "samples": FEISTEL_SAMPLES}
-        runs = [_run({**common, "kind": kind}) for _ in range(rounds)]
+        runs = [in_child("depth", {**common, "kind": kind}) for _ in range(rounds)]
         found.append(
             {
                 **common,
@@ -194,7 +182,6 @@ def _mixing(figures: dict[str, Any]) -> list[str]:
     return [
         f"Mixing within a window of {shards} shards of {size:,} samples, 20 seeds, mean and "
         "standard deviation:",
-        "",
         table(["", *rows, "uniformly random in a window"], lines),
     ]
 
@@ -221,13 +208,6 @@ def _statistics(ids: Int64Array, size: int, batch: int, window: int) -> tuple[fl
         float(np.corrcoef(ids[window : 2 * window - 1], ids[window + 1 : 2 * window])[0, 1])
     )
     return float(np.mean(spreads)), float(np.mean(follows)), serial, live
-
-
-def _run(what: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.depth", "--child", json.dumps(what)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return found
 
 
 def _child(what: dict[str, Any]) -> dict[str, Any]:
@@ -341,27 +321,19 @@ class _Peak:
     """Growth of a process's own memory, at its highest."""
 
     def __init__(self) -> None:
-        # Linux: the high-water mark begins anew from here.
+        # Linux: the high-water mark counts from here.
         Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status("VmHWM")
-        self._files = _status("RssFile")
+        self._before = memory("VmHWM")
+        self._files = memory("RssFile")
 
     def grown(self) -> dict[str, float]:
         import resource
 
-        files = max(0, _status("RssFile") - self._files)
+        files = max(0, memory("RssFile") - self._files)
         return {
-            "megabytes": max(0, _status("VmHWM") - self._before - files) / 1000,
+            "megabytes": max(0, memory("VmHWM") - self._before - files) / 1e6,
             "child_megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000,
         }
-
-
-def _status(field: str) -> int:
-    """A figure of this process, KiB taken as kB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return round(int(line.split()[1]) * 1.024)
-    raise ValueError(field)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from typing import Any
 from benchmarks import text
 from benchmarks.common import (
     arguments,
-    describe,
     machine,
     median,
     progress,
@@ -39,7 +38,6 @@ STEPS_BEFORE = 5
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--model", default="qwen3")
     parser.add_argument("--flavor", default="0.6B")
     parser.add_argument("--vocabulary", type=int, default=text.VOCABULARY, help="of the tokenizer")
@@ -73,24 +71,12 @@ def main(arguments_given: list[str] | None = None) -> None:
         ]
         for name, own in found.items()
     ]
-    report(
-        given,
-        "gpu",
-        "\n".join(
-            [
-                "## GPU",
-                "",
-                f"{given.model} {given.flavor}, rows of {given.seq_len:,} tokens, batch "
-                f"{given.batch}, on {device}; {given.steps} steps of each loader a round, medians "
-                f"of {given.rounds} rounds.",
-                describe(where),
-                "",
-                table(["", "tokens/s", "MFU", "wait, µs", "step, ms", "of the step"], lines),
-            ]
-        ),
-        {"device": device, "found": found},
-        where,
+    intro = (
+        f"{given.model} {given.flavor}, rows of {given.seq_len:,} tokens, batch {given.batch}, on "
+        f"{device}; {given.steps} steps of each loader a round, medians of {given.rounds} rounds."
     )
+    parts = [table(["", "tokens/s", "MFU", "wait, µs", "step, ms", "of the step"], lines)]
+    report(given, "gpu", "GPU", intro, parts, {"device": device, "found": found}, where)
 
 
 def _percent(shares: list[float]) -> str:

@@ -13,7 +13,6 @@ import torch
 from benchmarks import rows_data
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
@@ -23,7 +22,7 @@ from benchmarks.common import (
     verdict,
 )
 from benchmarks.peers import grains, lit, mosaicml, olmo
-from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
+from mosaic_dataloader import MosaicParallelAwareDataloader
 
 BATCH = 8
 SEQ_LEN = rows_data.ROW_TOKENS - 1
@@ -47,49 +46,22 @@ TARGETS = [
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--seconds", type=float, default=1.5, help="per contender and round")
     given = parser.parse_args(arguments_given)
     where = machine()
     work = given.work
-    ours = _ours(work)
+    ours = rows_data.loader(work, BATCH)
     contenders: dict[str, Callable[[], Iterator[Any]]] = {
         BARE: lambda: _bare(ours),
         ONE_CALL: lambda: _bare_one_call(ours),
         MAIN: lambda: ours._reader.batches(ours.run.source, ours.run.progress, None),
-        THREAD: lambda: _cycled(ours),
-        POSITIONS: lambda: _cycled(_ours(work, positions=True, tokenizer=_Tokenizer())),
-        STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH),
-        LITDATA: lambda: lit.batches(rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS),
-        OLMO: lambda: olmo.batches(
-            rows_data.flat_uint16(work),
-            work / "olmo",
-            BATCH,
-            rows_data.ROW_TOKENS,
-            rows_data.VOCABULARY,
+        POSITIONS: lambda: _cycled(
+            rows_data.loader(work, BATCH, positions=True, tokenizer=_Tokenizer())
         ),
-        GRAIN: lambda: grains.batches(rows_data.flat_uint16(work), BATCH, rows_data.ROW_TOKENS),
+        **_loaders(work, workers=0),
     }
     rates = _measured(contenders, given.rounds, given.seconds)
-    with_workers: dict[str, Callable[[], Iterator[Any]]] = {
-        THREAD: lambda: _cycled(_ours(work, num_workers=2)),
-        STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH, workers=2),
-        LITDATA: lambda: lit.batches(
-            rows_data.litdata(work), BATCH, rows_data.ROW_TOKENS, workers=2
-        ),
-        OLMO: lambda: olmo.batches(
-            rows_data.flat_uint16(work),
-            work / "olmo-workers",
-            BATCH,
-            rows_data.ROW_TOKENS,
-            rows_data.VOCABULARY,
-            workers=2,
-        ),
-        GRAIN: lambda: grains.batches(
-            rows_data.flat_uint16(work), BATCH, rows_data.ROW_TOKENS, workers=2
-        ),
-    }
-    worker_rates = _measured(with_workers, given.rounds, given.seconds)
+    worker_rates = _measured(_loaders(work, workers=2), given.rounds, given.seconds)
     lines = [
         [name, f"{median(own):,.0f}", f"{ratio(own, rates[BARE]):.2f}"]
         for name, own in sorted(rates.items(), key=lambda item: -median(item[1]))
@@ -100,23 +72,44 @@ def main(arguments_given: list[str] | None = None) -> None:
         for other in (STREAMING, LITDATA, OLMO, GRAIN)
     ]
     workers = [[name, f"{median(own):,.0f}"] for name, own in worker_rates.items()]
-    text = "\n".join(
-        [
-            "## Hot path",
-            "",
-            f"{rows_data.ROWS:,} rows of {rows_data.ROW_TOKENS:,} int32 tokens in cached local "
-            f"shards, batch {BATCH}, shuffled, one process; medians of {given.rounds} rounds.",
-            describe(where),
-            "",
-            table(["no workers", "rows/s", "of the bare gather"], lines),
-            "",
-            table(["2 worker processes", "rows/s"], workers),
-            "",
-            table(["ratio", "median", "target"], goals),
-        ]
+    intro = (
+        f"{rows_data.ROWS:,} rows of {rows_data.ROW_TOKENS:,} int32 tokens in cached local "
+        f"shards, batch {BATCH}, shuffled, one process; medians of {given.rounds} rounds."
     )
-    report(given, "hot", text, {"rates": rates, "worker_rates": worker_rates}, where)
+    parts = [
+        table(["no workers", "rows/s", "of the bare gather"], lines),
+        table(["2 worker processes", "rows/s"], workers),
+        table(["ratio", "median", "target"], goals),
+    ]
+    report(
+        given,
+        "hot",
+        "Hot path",
+        intro,
+        parts,
+        {"rates": rates, "worker_rates": worker_rates},
+        where,
+    )
     sys.stdout.flush()
+
+
+def _loaders(work: Path, workers: int) -> dict[str, Callable[[], Iterator[Any]]]:
+    """This loader and its peers, each with so many worker processes."""
+    row_tokens = rows_data.ROW_TOKENS
+    return {
+        THREAD: lambda: _cycled(rows_data.loader(work, BATCH, workers)),
+        STREAMING: lambda: mosaicml.batches(rows_data.mds(work), BATCH, workers),
+        LITDATA: lambda: lit.batches(rows_data.litdata(work), BATCH, row_tokens, workers),
+        OLMO: lambda: olmo.batches(
+            rows_data.flat_uint16(work),
+            work / f"olmo-{workers}",
+            BATCH,
+            row_tokens,
+            rows_data.VOCABULARY,
+            workers,
+        ),
+        GRAIN: lambda: grains.batches(rows_data.flat_uint16(work), BATCH, row_tokens, workers),
+    }
 
 
 def _goal(
@@ -131,19 +124,6 @@ class _Tokenizer:
 
     eos_token_id = 0
     pad_token_id = 0
-
-
-def _ours(work: Path, num_workers: int = 0, **options: Any) -> MosaicParallelAwareDataloader:
-    dataset = StreamingTextDataset(
-        seq_len=SEQ_LEN,
-        local=str(rows_data.mds(work)),
-        shuffle=True,
-        cache_dir=str(work / "cache"),
-        **options,
-    )
-    return MosaicParallelAwareDataloader(
-        dataset, dp_rank=0, dp_world_size=1, batch_size=BATCH, num_workers=num_workers
-    )
 
 
 def _cycled(loader: MosaicParallelAwareDataloader) -> Iterator[Any]:
@@ -198,7 +178,7 @@ def _bare_one_call(loader: MosaicParallelAwareDataloader) -> Iterator[Any]:
 def _measured(
     contenders: dict[str, Callable[[], Iterator[Any]]], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    # Every loader is begun once and goes on in each round, so that all have their shards open.
+    # Every loader is started once and continues in each round, so that all have their shards open.
     running = {name: begin() for name, begin in contenders.items()}
     return interleaved(
         {name: lambda own=own: _rate(own, seconds) for name, own in running.items()}, rounds

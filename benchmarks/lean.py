@@ -14,7 +14,6 @@ from pathlib import Path
 
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
@@ -59,7 +58,8 @@ SDKS = ("boto3", "google.cloud.storage", "azure.storage", "oci", "paramiko", "hu
 def main(arguments_given: list[str] | None = None) -> None:
     given = arguments(__doc__).parse_args(arguments_given)
     where = machine()
-    with tempfile.TemporaryDirectory() as folder:
+    given.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=given.work) as folder:
         commands = _commands(Path(folder))
         wall: dict[str, list[float]] = {name: [] for name in commands}
         runs: dict[str, Callable[[], float]] = {
@@ -94,20 +94,15 @@ def main(arguments_given: list[str] | None = None) -> None:
             verdict(len(loaded), 0, at_most=True),
         ]
     )
-    text = "\n".join(
-        [
-            "## Lean start",
-            "",
-            "A process each, from its start to its end, bytecode compiled and files cached; "
-            f"medians of {given.rounds} rounds.",
-            describe(where),
-            "",
-            table(["", "processor s", "clock s", "of torch", "of torchtitan.config"], lines),
-            "",
-            table(["ratio of processor times", "median", "target"], goals),
-        ]
+    intro = (
+        "A process each, from its start to its end, bytecode compiled and files cached; "
+        f"medians of {given.rounds} rounds."
     )
-    report(given, "lean", text, {"seconds": seconds, "clock": wall}, where)
+    parts = [
+        table(["", "processor s", "clock s", "of torch", "of torchtitan.config"], lines),
+        table(["ratio of processor times", "median", "target"], goals),
+    ]
+    report(given, "lean", "Lean start", intro, parts, {"seconds": seconds, "clock": wall}, where)
 
 
 def _commands(folder: Path) -> dict[str, tuple[list[str], int]]:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import sysconfig
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +12,10 @@ from typing import Any
 
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
+    memory,
     ratio,
     report,
     table,
@@ -24,13 +23,11 @@ from benchmarks.common import (
 )
 from benchmarks.peers import foundry, trove
 from benchmarks.rows_data import once
+from benchmarks.text import DOCUMENT, DOCUMENTS, VOCABULARY, documents, train_tokenizer
 from mosaic_prepare import PrepareOptions, prepare
 from mosaic_prepare.engines import available_cores
 
 SEQ_LEN = 2048
-VOCABULARY = 8_192
-# Characters of a document, about 1,000 tokens.
-DOCUMENT = 4_000
 # Documents that the tokenizer alone gets in a call: enough for its threads, and its results fit
 # into memory.
 CALL = 1_000
@@ -40,7 +37,6 @@ FOUNDRY, TROVE = "llm-foundry's way", "datatrove"
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--files", type=int, default=6, help="files of about 10 MB")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # As the engine does, which finds Ray imported here: workers not through `uv run`.
@@ -51,7 +47,9 @@ def main(arguments_given: list[str] | None = None) -> None:
     corpus = once(given.work / f"corpus-{given.files}", lambda folder: _write(folder, given.files))
     files = sorted(corpus.glob("*.jsonl"))
     texts = [json.loads(line)["text"] for file in files for line in file.open()]
-    tokenizer = once(given.work / "prepare-tokenizer", lambda folder: _train(folder, texts))
+    tokenizer = once(
+        given.work / "prepare-tokenizer", lambda folder: train_tokenizer(folder, texts[:DOCUMENTS])
+    )
     tokens = _prepare(files, tokenizer, given.work).tokens
     contenders: dict[str, Callable[[], float]] = {
         BARE: lambda: _timed(lambda: _bare(tokenizer, texts), tokens),
@@ -71,7 +69,7 @@ def main(arguments_given: list[str] | None = None) -> None:
     rates = interleaved(contenders, given.rounds)
     ray.shutdown()
     large = once(given.work / f"large-{given.large}", lambda folder: _large(folder, files, given))
-    memory = _memory(large / "large.jsonl", tokenizer, given.work)
+    mib = _memory(large / "large.jsonl", tokenizer, given.work)
     lines = [
         [name, f"{median(own) / 1e6:.2f}", f"{ratio(own, rates[BARE]):.2f}"]
         for name, own in rates.items()
@@ -83,52 +81,27 @@ def main(arguments_given: list[str] | None = None) -> None:
         [f"{OURS} / {TROVE}", f"{ratio(rates[OURS], rates[TROVE]):.2f}", ""],
         [f"{RAY} / {OURS}", f"{ratio(rates[RAY], rates[OURS]):.2f}", ""],
     ]
-    text = "\n".join(
-        [
-            "## Preparing data",
-            "",
-            f"{len(texts):,} documents of {DOCUMENT:,} characters of Python source in JSON Lines, "
-            f"{sum(file.stat().st_size for file in files) / 1e6:.0f} MB, {tokens:,} tokens of a "
-            f"byte-level BPE with {VOCABULARY:,} entries, to rows of {SEQ_LEN + 1:,} with hashes; "
-            f"reading, starting the processes and writing included; medians of {given.rounds} "
-            f"rounds.",
-            describe(where),
-            "",
-            table(["", "million tokens/s", "of the tokenizer alone"], lines),
-            "",
-            table(["ratio", "median", "target"], goals),
-            "",
-            f"A file of {given.large:,} MiB: at most {memory:,.0f} MiB in a worker process (its "
-            f"libraries included), of {available_cores()}.",
-        ]
+    intro = (
+        f"{len(texts):,} documents of {DOCUMENT:,} characters of Python source in JSON Lines, "
+        f"{sum(file.stat().st_size for file in files) / 1e6:.0f} MB, {tokens:,} tokens of a "
+        f"byte-level BPE with {VOCABULARY:,} entries, to rows of {SEQ_LEN + 1:,} with hashes; "
+        f"reading, starting the processes and writing included; medians of {given.rounds} "
+        f"rounds."
     )
-    report(given, "prepare", text, {"rates": rates, "worker_mib": memory}, where)
+    parts = [
+        table(["", "million tokens/s", "of the tokenizer alone"], lines),
+        table(["ratio", "median", "target"], goals),
+        f"A file of {given.large:,} MiB: at most {mib:,.0f} MiB in a worker process (its "
+        f"libraries included), of {available_cores()}.",
+    ]
+    figures = {"rates": rates, "worker_mib": mib}
+    report(given, "prepare", "Preparing data", intro, parts, figures, where)
 
 
 def _write(folder: Path, count: int) -> None:
-    root = Path(sysconfig.get_path("stdlib"))
-    lines: list[str] = []
-    for path in sorted(root.glob("*.py")) + sorted(root.glob("*/*.py")):
-        if {"test", "tests", "site-packages", "idlelib"} & set(path.parts):
-            continue
-        source = path.read_text(encoding="utf-8", errors="replace")
-        for start in range(0, len(source) - DOCUMENT, DOCUMENT):
-            lines.append(json.dumps({"text": source[start : start + DOCUMENT]}) + "\n")
-    data = "".join(lines[:2_400])
+    data = "".join(json.dumps({"text": one}) + "\n" for one in documents())
     for number in range(count):
         (folder / f"{number:03}.jsonl").write_text(data)
-
-
-def _train(folder: Path, texts: list[str]) -> None:
-    from tokenizers import ByteLevelBPETokenizer
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator(
-        texts[:2_400], vocab_size=VOCABULARY, special_tokens=["<s>", "</s>"], show_progress=False
-    )
-    trained.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def _bare(tokenizer: Path, texts: list[str]) -> None:
@@ -164,10 +137,8 @@ def _memory(file: Path, tokenizer: Path, work: Path) -> float:
         while not done.wait(0.2):
             # Not the process that starts them.
             for process in (w for server in _children(os.getpid()) for w in _children(server)):
-                with contextlib.suppress(OSError, StopIteration):
-                    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-                    high = next(line for line in lines if line.startswith("VmHWM"))
-                    peak = max(peak, int(high.split()[1]))
+                with contextlib.suppress(OSError, ValueError):  # it has just ended
+                    peak = max(peak, memory("VmHWM", process))
 
     watch = threading.Thread(target=look)
     watch.start()
@@ -176,7 +147,7 @@ def _memory(file: Path, tokenizer: Path, work: Path) -> float:
     finally:
         done.set()
         watch.join()
-    return peak / 1024
+    return peak / (1 << 20)
 
 
 def _children(process: int) -> list[int]:

@@ -17,7 +17,6 @@ import numpy as np
 from benchmarks import rows_data, slow_store
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
@@ -47,7 +46,6 @@ Begin = Callable[[Path, bool], Iterator[Any]]
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     given = parser.parse_args(arguments_given)
     where = machine()
     folder = _data(given.work)
@@ -97,28 +95,23 @@ def main(arguments_given: list[str] | None = None) -> None:
                 verdict(share, 0.01, at_most=True) if name == OURS else "",
             ]
         )
-    text = "\n".join(
-        [
-            "## A slow store",
-            "",
-            f"{size / 1e6:.0f} MB in {shards} shards on an S3 over HTTP with "
-            f"{LATENCY * 1e3:.0f} ms latency per request and {BANDWIDTH / 1e6:.0f} MB/s over all "
-            f"connections, an empty cache, one process, no workers, batch {BATCH}; medians of "
-            f"{given.rounds} rounds. The network alone needs {least:.2f} s.",
-            describe(where),
-            "",
-            table(["reads everything", "order", "s", "of the network", "target"], lines),
-            "",
-            f"A simulated step of {STEP * 1e3:.1f} ms takes two thirds of the bandwidth; waits for "
-            f"a batch in {STEPS} steps after {WARM_UP} to warm up, shuffled as above.",
-            "",
-            table(["ms waited", "median", "p99", "most", "of the step", "target"], step_lines),
-        ]
+    intro = (
+        f"{size / 1e6:.0f} MB in {shards} shards on an S3 over HTTP with "
+        f"{LATENCY * 1e3:.0f} ms latency per request and {BANDWIDTH / 1e6:.0f} MB/s over all "
+        f"connections, an empty cache, one process, no workers, batch {BATCH}; medians of "
+        f"{given.rounds} rounds. The network alone needs {least:.2f} s."
     )
+    parts = [
+        table(["reads everything", "order", "s", "of the network", "target"], lines),
+        f"A simulated step of {STEP * 1e3:.1f} ms takes two thirds of the bandwidth; waits for "
+        f"a batch in {STEPS} steps after {WARM_UP} to warm up, shuffled as above.",
+        table(["ms waited", "median", "p99", "most", "of the step", "target"], step_lines),
+    ]
     named = {
         f"{name}, {'shuffled' if s else 'stored'}": taken for (name, s), taken in seconds.items()
     }
-    report(given, "remote", text, {"seconds": named, "least": least, "waits": waits}, where)
+    figures = {"seconds": named, "least": least, "waits": waits}
+    report(given, "remote", "A slow store", intro, parts, figures, where)
     sys.stdout.flush()
 
 

@@ -4,9 +4,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
 ROWS = 20_000
 # Inputs and labels of 2,048.
@@ -41,6 +44,22 @@ def mds(work: Path) -> Path:
                 writer.write({"tokens": row})
 
     return once(work / "mds", write)
+
+
+def loader(
+    work: Path, batch: int, workers: int = 0, **options: Any
+) -> MosaicParallelAwareDataloader:
+    """This project's loader of these rows, shuffled."""
+    dataset = StreamingTextDataset(
+        seq_len=ROW_TOKENS - 1,
+        local=str(mds(work)),
+        shuffle=True,
+        cache_dir=str(work / "cache"),
+        **options,
+    )
+    return MosaicParallelAwareDataloader(
+        dataset, dp_rank=0, dp_world_size=1, batch_size=batch, num_workers=workers
+    )
 
 
 def flat_uint16(work: Path) -> Path:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import arguments, describe, machine, median, progress, report, table, verdict
+from benchmarks.common import (
+    arguments,
+    in_child,
+    machine,
+    median,
+    memory,
+    progress,
+    report,
+    table,
+    verdict,
+)
 from mosaic_dataloader.order.batches import Layout, endless_batches
 from mosaic_dataloader.order.mixture import Mixture, StreamSize
 from mosaic_dataloader.order.options import OrderOptions
@@ -36,7 +44,6 @@ TIMED = 200
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__, rounds=3)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--samples", type=int, default=500_000_000, help="with feistel")
     parser.add_argument(
         "--listed-samples",
@@ -71,27 +78,20 @@ def main(arguments_given: list[str] | None = None) -> None:
     }
     progress(f"shards: {shards}")
     streaming = _child("streaming", "py1e", given.listed_samples, given.work)
-    text = "\n".join(
-        [
-            "## Scale",
-            "",
-            f"{RANKS:,} ranks on {NODES} nodes, {LOCAL_BATCH} rows each: {BATCH:,} rows in a "
-            f"global batch; 8 weighted streams, shards of {SHARD_SAMPLES:,} samples. Ranks are "
-            f"real processes, run one after another; medians of {given.rounds}, spread from the "
-            f"first to the last.",
-            describe(where),
-            "",
-            _rank_table(found, settings),
-            "",
-            _shard_table(shards, streaming, settings),
-            "",
-            _streaming_table(streaming, given.listed_samples),
-            "",
-            table(["goal", "found", "target"], _goals(found)),
-        ]
+    intro = (
+        f"{RANKS:,} ranks on {NODES} nodes, {LOCAL_BATCH} rows each: {BATCH:,} rows in a "
+        f"global batch; 8 weighted streams, shards of {SHARD_SAMPLES:,} samples. Ranks are "
+        f"real processes, run one after another; medians of {given.rounds}, spread from the "
+        f"first to the last."
     )
+    parts = [
+        _rank_table(found, settings),
+        _shard_table(shards, streaming, settings),
+        _streaming_table(streaming, given.listed_samples),
+        table(["goal", "found", "target"], _goals(found)),
+    ]
     figures = {"ranks": found, "shards": shards, "streaming": streaming}
-    report(given, "scale", text, figures, where)
+    report(given, "scale", "Scale", intro, parts, figures, where)
 
 
 def _goals(found: dict[str, list[dict[str, float]]]) -> list[list[str]]:
@@ -162,12 +162,9 @@ def _streaming_table(streaming: dict[str, Any], samples: int) -> str:
 
 
 def _child(what: str, algo: str, samples: int, work: Path, **more: Any) -> dict[str, Any]:
-    """Do a part in a process of its own, so that its memory is its own."""
+    """Do a part in a process of its own."""
     task = {"what": what, "algo": algo, "samples": samples, "work": str(work), **more}
-    command = [sys.executable, "-m", "benchmarks.scale", "--child", json.dumps(task)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return answer
+    return in_child("scale", task)
 
 
 def _sizes(samples: int) -> Iterator[tuple[str, Any, int]]:
@@ -255,7 +252,7 @@ def _rank(algo: str, samples: int, work: str, rank: int) -> dict[str, float]:
     next(endless_batches(loader.run.source.sequence, layout, positions[-1]))
     start = time.perf_counter() - begun
     if algo != "feistel":
-        # The next epoch is being ordered by now: wait for it, lest it take the core from us.
+        # The next epoch is being ordered by now: wait, so that it does not take the core from us.
         loader.run.source.sequence.epoch(1)
     wall = processor = 0.0
     for position in positions:
@@ -306,7 +303,7 @@ def _shards(algo: str, samples: int, work: str, batches: int | None) -> dict[str
 
 
 def _check_node(sequence: EpochSequence, start: int, shards: Any, owners: Any, node: int) -> None:
-    """See that the ranks of a node, as the loader sets them up, read the rows counted for it."""
+    """Check that the ranks of a node, as the loader sets them up, read the rows counted for it."""
     first = node * RANKS_PER_NODE
     read = [
         shard
@@ -348,7 +345,7 @@ def _streaming(algo: str, samples: int, work: str) -> dict[str, Any]:
     big = np.where(big != -1, shuffle[big], -1)
     ids = np.where(big != -1, small[big], -1)
     times.append(time.perf_counter())
-    peak = _status("VmHWM")
+    peak = memory("VmHWM")
     touched = np.zeros((NODES, len(mixture.samples_per_shard)), bool)
     for node in range(NODES):
         own = ids[node].ravel()
@@ -367,14 +364,7 @@ CHILDREN = {"rank": _rank, "shards": _shards, "streaming": _streaming}
 
 def _own_memory() -> int:
     """Bytes of this process's own; mapped files are shared by all ranks of a node."""
-    return _status("RssAnon")
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    return memory("RssAnon")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
@@ -39,7 +38,6 @@ BARE, OURS, PACKED, TITAN = (
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     given = parser.parse_args(arguments_given)
     where = machine()
     texts = documents()
@@ -66,21 +64,16 @@ def main(arguments_given: list[str] | None = None) -> None:
         for other, target in ((TITAN, 2.5), (BARE, 0.8))
         for reached in [ratio(rates[own], rates[other])]
     ]
-    text = "\n".join(
-        [
-            "## Text",
-            "",
-            f"{len(texts):,} documents of {DOCUMENT:,} characters of Python source, "
-            f"{tokens:,} tokens of a byte-level BPE with {VOCABULARY:,} entries, batch {BATCH}, "
-            f"rows of {SEQ_LEN:,}; one pass over all of them, medians of {given.rounds} rounds.",
-            describe(where),
-            "",
-            table(["", "million tokens/s", "of the tokenizer alone"], lines),
-            "",
-            table(["ratio", "median", "target"], goals),
-        ]
+    intro = (
+        f"{len(texts):,} documents of {DOCUMENT:,} characters of Python source, "
+        f"{tokens:,} tokens of a byte-level BPE with {VOCABULARY:,} entries, batch {BATCH}, "
+        f"rows of {SEQ_LEN:,}; one pass over all of them, medians of {given.rounds} rounds."
     )
-    report(given, "text", text, {"rates": rates}, where)
+    parts = [
+        table(["", "million tokens/s", "of the tokenizer alone"], lines),
+        table(["ratio", "median", "target"], goals),
+    ]
+    report(given, "text", "Text", intro, parts, {"rates": rates}, where)
 
 
 def documents() -> list[str]:
@@ -127,7 +120,9 @@ def _bare(backend: Any, texts: list[str]) -> None:
     backend.encode_batch_fast(texts)
 
 
-def _ours(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
+def _loader(
+    tokenizer: Path, shards: Path, work: Path, **options: Any
+) -> MosaicParallelAwareDataloader:
     from transformers import AutoTokenizer
 
     dataset = StreamingTextDataset(
@@ -136,14 +131,19 @@ def _ours(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
         local=str(shards),
         shuffle=True,
         cache_dir=str(work / "cache"),
+        **options,
     )
-    loader = MosaicParallelAwareDataloader(
+    return MosaicParallelAwareDataloader(
         dataset, dp_rank=0, dp_world_size=1, batch_size=BATCH, infinite=False, drop_last=False
     )
 
+
+def _ours(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
+    loader = _loader(tokenizer, shards, work)
+
     def run() -> None:
         rows = sum(len(labels) for _, labels in loader)
-        assert rows == -(-len(dataset) // BATCH) * BATCH
+        assert rows == -(-len(loader.dataset) // BATCH) * BATCH
 
     return run
 
@@ -153,26 +153,13 @@ def _packed(tokenizer: Path, shards: Path, work: Path) -> Callable[[], None]:
 
     TorchTitan's own loader joins documents, too.
     """
-    from transformers import AutoTokenizer
-
-    dataset = StreamingTextDataset(
-        tokenizer=AutoTokenizer.from_pretrained(str(tokenizer)),
-        seq_len=SEQ_LEN,
-        local=str(shards),
-        shuffle=True,
-        cache_dir=str(work / "cache"),
-        packing=True,
-        packing_lanes=LANES,
-    )
-    loader = MosaicParallelAwareDataloader(
-        dataset, dp_rank=0, dp_world_size=1, batch_size=BATCH, infinite=False, drop_last=False
-    )
+    loader = _loader(tokenizer, shards, work, packing=True, packing_lanes=LANES)
 
     def run() -> None:
         before = sum(loader.samples_per_stream.values())
         for _ in loader:
             pass
-        assert sum(loader.samples_per_stream.values()) == before + len(dataset)
+        assert sum(loader.samples_per_stream.values()) == before + len(loader.dataset)
 
     return run
 

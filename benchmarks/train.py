@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks import rows_data
 from benchmarks.common import (
     arguments,
-    describe,
     interleaved,
     machine,
     median,
@@ -29,7 +28,6 @@ from benchmarks.common import (
     table,
     verdict,
 )
-from mosaic_dataloader import MosaicParallelAwareDataloader, StreamingTextDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "apps" / "train"
@@ -41,19 +39,10 @@ SHARE, TIMES = 0.005, 2.0
 
 def main(arguments_given: list[str] | None = None) -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mosaic-benchmarks"))
     parser.add_argument("--steps", type=int, default=10, help="of training, per round")
     parser.add_argument("--simulated", type=int, default=400, help="steps of 5 ms, per round")
     given = parser.parse_args(arguments_given)
     where = machine()
-    parts = [
-        "## Training",
-        "",
-        f"Wait for data per step, in microseconds; means over a round's steps, medians of "
-        f"{given.rounds} rounds. No GPU was used.",
-        describe(where),
-    ]
-    figures: dict[str, Any] = {}
     bare = _simulated(given.work, given.rounds, iter, lambda own: _waits(own, given.simulated))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with (
@@ -67,16 +56,25 @@ def main(arguments_given: list[str] | None = None) -> None:
             lambda own: _waits_as_counted(trainer, own, given.simulated),
         )
         waits, steps = _measured(trainer, given.rounds, given.steps)
-    figures["simulated"], figures["simulated_bare"] = counted, bare
-    figures["trained"] = {"waits": waits, "steps": steps}
     asleep = {name: [STEP_SECONDS] * given.rounds for name in counted}
-    of = f"batch {BATCH} of 2,048 tokens"
-    parts += ["", f"Steps of 5 ms (asleep), {of}, the wait as TorchTitan counts it:", ""]
-    parts.append(_table(counted, asleep))
-    parts += ["", "The same around a bare `next`:", "", _table(bare, asleep)]
-    parts += ["", "llama3 debugmodel, `debug.toml`, one rank on the CPU:", ""]
-    parts.append(_table(waits, steps))
-    report(given, "train", "\n".join(parts), figures, where)
+    intro = (
+        f"Wait for data per step, in microseconds; means over a round's steps, medians of "
+        f"{given.rounds} rounds. No GPU was used."
+    )
+    parts = [
+        f"Steps of 5 ms (asleep), batch {BATCH} of 2,048 tokens, the wait as TorchTitan counts it:",
+        _table(counted, asleep),
+        "The same around a bare `next`:",
+        _table(bare, asleep),
+        "llama3 debugmodel, `debug.toml`, one rank on the CPU:",
+        _table(waits, steps),
+    ]
+    figures = {
+        "simulated": counted,
+        "simulated_bare": bare,
+        "trained": {"waits": waits, "steps": steps},
+    }
+    report(given, "train", "Training", intro, parts, figures, where)
 
 
 def _table(waits: dict[str, list[float]], steps: dict[str, list[float]]) -> str:
@@ -115,20 +113,7 @@ def _simulated(
         begin: Makes the iterator of a loader that steps are fed from.
         waits: Takes some steps and returns their mean wait in seconds.
     """
-    folder = rows_data.mds(work)
-
-    def loader(workers: int) -> MosaicParallelAwareDataloader:
-        data = StreamingTextDataset(
-            seq_len=rows_data.ROW_TOKENS - 1,
-            local=str(folder),
-            shuffle=True,
-            cache_dir=str(work / "cache"),
-        )
-        return MosaicParallelAwareDataloader(
-            data, dp_rank=0, dp_world_size=1, batch_size=BATCH, num_workers=workers
-        )
-
-    loaders = {OURS: loader(0), OTHER: loader(2)}
+    loaders = {OURS: rows_data.loader(work, BATCH), OTHER: rows_data.loader(work, BATCH, workers=2)}
     running = {name: begin(own) for name, own in loaders.items()}
     running[CONSTANT] = begin(itertools.repeat(next(running[OURS])))
     for own in running.values():

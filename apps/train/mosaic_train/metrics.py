@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchtitan.tools.logging import logger
 
+from mosaic_train.ending import next_save
 from mosaic_train.loading import LoadingMetrics, loading_in_words
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class DataMetricsProcessor:
 
     Counts are those of the whole run, over all ranks and all its restarts. Tokens are targets,
     those with a label, which only the rank that was handed a row can count: they are summed where
-    all ranks come by, when a line is logged and before a checkpoint is saved, so that none is lost
+    all ranks meet, when a line is logged and before a checkpoint is saved, so that none is lost
     by a restart.
 
     Args:
@@ -116,13 +117,8 @@ class DataMetricsProcessor:
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""
         checkpoint = self._config.checkpoint
-        if not checkpoint.enable or checkpoint.load_only:
-            return False
-        return bool(
-            (step == 1 and checkpoint.enable_first_step_checkpoint)
-            or step == self._config.training.steps
-            or step % checkpoint.interval == 0
-        )
+        saves = checkpoint.enable and not checkpoint.load_only
+        return saves and next_save(self._config, step - 1) == step
 
 
 def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Tensor]:

@@ -160,19 +160,22 @@ def _plan_lines(config: "MosaicJobConfig", world_size: int, done: int) -> Iterat
         last = "; the last one holds the weights alone" if checkpoint.last_save_model_only else ""
         yield (
             f"saves: {Path(config.job.dump_folder, checkpoint.folder)}, first after step "
-            f"{next_save(config, done):,}, then every {checkpoint.interval:,} steps and at the "
-            f"end{last}"
+            f"{next_save(config, done):,}, then {_every(checkpoint.interval)} and at the end{last}"
         )
     else:
         yield "saves: no checkpoint"
     if config.validation.enable:
         amount = config.validation.steps
         how_much = "all of its data" if amount < 0 else f"{amount:,} batches on each rank"
-        yield f"validates: every {config.validation.freq:,} steps, on {how_much}"
+        yield f"validates: {_every(config.validation.freq)}, on {how_much}"
     metrics = config.metrics
-    places = [f"every {metrics.log_freq:,} steps"]
+    places = [_every(metrics.log_freq)]
     if metrics.enable_tensorboard:
         places.append(f"TensorBoard in {Path(config.job.dump_folder, metrics.save_tb_folder)}")
     if metrics.enable_wandb:
         places.append("Weights & Biases")
     yield f"logs:  {', '.join(places)}"
+
+
+def _every(steps: int) -> str:
+    return "every step" if steps == 1 else f"every {steps:,} steps"

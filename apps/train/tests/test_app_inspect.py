@@ -285,7 +285,7 @@ def test_the_checks_of_a_run_alone_and_before_its_data(
         r"model: llama3 debugmodel, \d,\d{3},\d{3} parameters$",
         r"ranks: 2 = FSDP 2$",
         rf"saves: {app.folder}/out/checkpoint, first after step 2, then every 1,000 steps and at",
-        rf"logs:  every 1 steps, TensorBoard in {app.folder}/out/tb$",
+        rf"logs:  every step, TensorBoard in {app.folder}/out/tb$",
     ):
         assert re.search(f"^{line}", output, re.M), (line, output)
 

@@ -64,7 +64,8 @@ class DownloadTimeoutError(Exception):
 
 def one_line(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
     """An error's type and text on one line, cut to so many characters, without secrets."""
-    text = redacted(" ".join(str(error).split()))
+    # More is said behind it.
+    text = redacted(" ".join(str(error).split())).rstrip(".")
     # boto3 tries once here; the number of all attempts is reported beside it.
     text = text.replace(" (reached max retries: 0)", "")
     if len(text) > longest:

@@ -47,8 +47,8 @@ TEST_GROUPS = (
     (2, (LONG_TESTS,)),
     (1, (INTEGRATION_TESTS,)),
     (1, OTHER_TESTS),
-    (1, (TITAN_TESTS,)),
     (1, (APP_TESTS,)),
+    (1, (TITAN_TESTS,)),
 )
 
 PYTEST = (sys.executable, "-m", "pytest")

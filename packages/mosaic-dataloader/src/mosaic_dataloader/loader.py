@@ -16,7 +16,7 @@ from mosaic_dataloader.run import RunState
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.run import Counters, EpochPass, RunOrder, SumOverRanks, summed
+from mosaic_dataloader.state.progress import Counters, EpochPass, RunOrder, SumOverRanks, summed
 from mosaic_dataloader.state.saved import KEY
 from mosaic_dataloader.state.stages import PresentStage, present_stage, weighed
 from mosaic_dataloader.storage.cache import warn_of_thrashing

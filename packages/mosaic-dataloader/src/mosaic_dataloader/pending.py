@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.state.run import Progress
+from mosaic_dataloader.state.progress import Progress
 
 # More than any trainer fetches ahead or collects for one step: confirming was forgotten.
 _MOST_PENDING = 1024

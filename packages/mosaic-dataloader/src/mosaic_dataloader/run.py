@@ -15,7 +15,7 @@ from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.sources import BatchSource, open_source
 from mosaic_dataloader.state.identity import Identity, compare, order_difference
-from mosaic_dataloader.state.run import Progress, RunOrder, TokenCount
+from mosaic_dataloader.state.progress import Progress, RunOrder, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
 from mosaic_dataloader.state.stages import Reached, continued_stages, kept_means, with_present_data
 

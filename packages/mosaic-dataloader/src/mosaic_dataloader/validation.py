@@ -11,7 +11,7 @@ from mosaic_dataloader.options import LoaderOptions
 from mosaic_dataloader.sources import open_source
 from mosaic_dataloader.sources.common import log_token_means, new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.run import EpochPass, RunOrder
+from mosaic_dataloader.state.progress import EpochPass, RunOrder
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 
 

@@ -8,7 +8,7 @@ from mosaic_dataloader.loader import MosaicParallelAwareDataloader
 from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin
 from mosaic_dataloader.sources import BatchSource
-from mosaic_dataloader.state.run import Progress
+from mosaic_dataloader.state.progress import Progress
 
 Report = Callable[[int, int], None]
 

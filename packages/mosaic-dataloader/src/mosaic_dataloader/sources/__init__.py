@@ -4,7 +4,7 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.order.batches import Layout
 from mosaic_dataloader.sources.packed import PackedRows
 from mosaic_dataloader.sources.samples import SampleRows
-from mosaic_dataloader.state.run import RunOrder
+from mosaic_dataloader.state.progress import RunOrder
 
 # Rows that are samples, or rows packed of documents. Both have the same methods, so that nothing
 # else asks which of them it is. A source knows the data, the rank and the order of a run; how far

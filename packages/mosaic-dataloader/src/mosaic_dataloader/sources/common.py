@@ -8,7 +8,7 @@ from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 from mosaic_dataloader.order.stage_sequence import SampleSequence, StageSequence
-from mosaic_dataloader.state.run import RunOrder
+from mosaic_dataloader.state.progress import RunOrder
 from mosaic_dataloader.state.stages import first_stages
 from mosaic_dataloader.storage.cache import largest_shard
 from mosaic_dataloader.storage.stored_orders import StoredOrders

@@ -36,7 +36,7 @@ from mosaic_dataloader.sources.documents import (
     read_here,
 )
 from mosaic_dataloader.state.identity import PROBED_IN_LANE, probe
-from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
+from mosaic_dataloader.state.progress import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import KEY, SavedLane, SavedState, lane_key
 from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.lookahead import LaneLookAhead

@@ -18,7 +18,7 @@ from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.stalls import WaitWatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, WorkerPool
 from mosaic_dataloader.sources import BatchSource
-from mosaic_dataloader.state.run import EpochPass, Progress
+from mosaic_dataloader.state.progress import EpochPass, Progress
 from mosaic_dataloader.util.arguments import integer
 
 # Batches that are kept ready by default take no more than this, unless two do.

@@ -27,7 +27,7 @@ from mosaic_dataloader.reading.rows import RowBatch
 from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
 from mosaic_dataloader.sources.common import open_sequence, samples_ahead, shards_ahead
 from mosaic_dataloader.state.identity import PROBED, probe
-from mosaic_dataloader.state.run import EpochPass, Progress, RunOrder
+from mosaic_dataloader.state.progress import EpochPass, Progress, RunOrder
 from mosaic_dataloader.state.saved import SavedState
 from mosaic_dataloader.state.stages import Reached
 from mosaic_dataloader.storage.cache import largest_shard

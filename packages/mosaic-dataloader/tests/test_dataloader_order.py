@@ -27,6 +27,7 @@ from mosaic_dataloader.order.assign import (
     rows_of_rank_by_phase,
 )
 from mosaic_dataloader.order.batches import Layout, one_pass
+from mosaic_dataloader.order.grouped import stream_portions
 from mosaic_dataloader.order.mixture import Intervals
 from mosaic_dataloader.order.sequence import EpochSequence, EpochStart
 
@@ -148,6 +149,8 @@ def test_batches_in_units_keep_their_composition(method: str, shuffle: bool) -> 
         if method == "stratified":
             # 24 rows in shares of 153 : 101 : 160.
             assert all(c == [9, 6, 9] for c in counts)
+            reordered = mixture([[80], [100, 53], [40, 60, 1]], [160, 153, 101])
+            assert stream_portions(reordered, batch) == [9, 9, 6]
         elif method == "per_stream":
             assert all(sorted(c) == [0, 0, batch] for c in counts)
             assert len({tuple(c) for c in counts}) == 3

@@ -537,10 +537,8 @@ def test_a_state_taken_in_another_thread_is_that_of_one_batch(
     assert again.tokens_per_stream == one.tokens_per_stream
 
 
-# Numbers that no clock takes.
-
-
-@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0, 0.0, 1e300])
+# Numbers that no clock takes, and just over a week.
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1.0, 0.0, 1e300, 604_801.0])
 def test_a_timeout_without_end_is_refused(store: Path, tmp_path: Path, seconds: float) -> None:
     stream = {"remote": str(store), "local": str(tmp_path / "cache")}
     for options, defaults in (

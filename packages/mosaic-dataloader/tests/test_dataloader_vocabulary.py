@@ -42,6 +42,12 @@ def test_an_id_is_outside_if_it_is_negative_or_not_below_the_vocabulary(
     assert first_outside(ids, size) == (wrong.index(True) if True in wrong else -1)
 
 
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_the_last_id_of_the_vocabulary_is_inside_and_the_next_one_outside(dtype: str) -> None:
+    assert first_outside(np.array([0, 99], dtype), 100) == -1
+    assert first_outside(np.array([99, 100], dtype), 100) == 1
+
+
 def write(out: Path, make: Callable[[int], Any], column: str, name: str = "tokens") -> str:
     """Samples in three shards, each of ``make(number)``."""
     with MDSWriter(out=str(out), columns={name: column}, size_limit=1 << 30) as writer:

@@ -266,10 +266,7 @@ def newest(session: nox.Session) -> None:
     venv = Path(session.create_tmp(), "newest").resolve()
     overrides = venv.with_suffix(".txt")
     overrides.write_text("\n".join(ABOVE_CAPS))
-    session.run(
-        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
-    )
-    python = venv / "bin" / "python"
+    python = _new_environment(session, venv)
     session.run(
         *(UV, "pip", "install", "--quiet", "--python", str(python), "--override", str(overrides)),
         *("--editable", _with_extras(f"packages/{name}"), *TEST_TOOLS),
@@ -290,6 +287,17 @@ def _need_gpu(session: nox.Session) -> None:
     probe = "import torch; raise SystemExit(not torch.cuda.is_available())"
     if _run(session, sys.executable, "-c", probe):
         session.skip("PyTorch finds no CUDA device on this machine")
+
+
+def _new_environment(session: nox.Session, venv: Path) -> Path:
+    """Make an empty environment; returns its Python.
+
+    It lies below the root and not in /tmp, so that uv can link from its cache instead of copying.
+    """
+    session.run(
+        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
+    )
+    return venv / "bin" / "python"
 
 
 def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> Path:
@@ -315,10 +323,7 @@ def _install_at(session: nox.Session, name: str, end: str, resolution: str) -> P
     versions = {r.name: resolved[r.name] for r in requirements}
     bounds.write_text("\n".join(f"{n}=={v}" for n, v in versions.items()))
     session.log(f"{name} with the {end}: {' '.join(f'{n} {v}' for n, v in versions.items())}")
-    session.run(
-        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
-    )
-    python = venv / "bin" / "python"
+    python = _new_environment(session, venv)
     session.run(
         *(UV, "pip", "install", "--quiet", "--python", str(python)),
         *("--constraint", str(bounds), "--editable", _with_extras(package), *TEST_TOOLS),
@@ -354,11 +359,7 @@ def _with_extras(package: str) -> str:
 
 def _install_alone(session: nox.Session, name: str, wheels: list[Path], constraints: Path) -> None:
     venv = Path(session.create_tmp(), name).resolve()
-    # Below the root and not in /tmp, so that uv can link from its cache instead of copying.
-    session.run(
-        *(UV, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)), external=True
-    )
-    python = venv / "bin" / "python"
+    python = _new_environment(session, venv)
     session.run(
         *(UV, "pip", "install", "--quiet", "--python", str(python)),
         *("--constraint", str(constraints), *map(str, wheels)),
@@ -400,9 +401,7 @@ def _run_beside(session: nox.Session, *command: str, env: dict[str, str] | None 
     return done.returncode
 
 
-def _titan_tests(
-    session: nox.Session, *arguments: str, run: Callable[..., int] | None = None
-) -> int:
+def _titan_tests(session: nox.Session, *arguments: str, run: Callable[..., int] = _run) -> int:
     """Run mosaic-titan's tests; several of them start processes of their own."""
     command = (*TITAN_GROUP, "pytest", "-o", "pythonpath=", *arguments)
     return _run_in(session, TITAN_ENVIRONMENT, *command, env=_test_env(2), run=run)
@@ -413,7 +412,7 @@ def _run_in(
     environment: str,
     *command: str,
     env: dict[str, str] | None = None,
-    run: Callable[..., int] | None = None,
+    run: Callable[..., int] = _run,
 ) -> int:
     """Run a command, after options for `uv run`, in an environment besides the usual one.
 
@@ -421,7 +420,7 @@ def _run_in(
     """
     env = {**(env or os.environ), "UV_PROJECT_ENVIRONMENT": str(ROOT / environment)}
     env.pop("VIRTUAL_ENV", None)
-    return (run or _run)(session, UV, "run", "--no-default-groups", *command, env=env)
+    return run(session, UV, "run", "--no-default-groups", *command, env=env)
 
 
 def _require_environment(session: nox.Session) -> None:

@@ -503,7 +503,7 @@ def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.Monk
         machine.check_memory(made, model, meta_model, layout, here, report)
         return report.warnings
 
-    place = "mosaic_train.torchtitan_patches.cpu.machine_bytes"
+    place = "mosaic_train.checks.machine.machine_bytes"
     monkeypatch.setattr(place, lambda: 40 * 10**9)
     (line,) = large(2, 1)
     assert "8.03 billion parameters; by estimate, at 16 bytes each" in line

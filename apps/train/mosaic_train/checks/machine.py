@@ -6,7 +6,7 @@ from mosaic_train.checks.model import ChosenModel, MetaModel
 from mosaic_train.checks.parallel import Layout, row_lengths
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches.cpu import no_accelerator
+from mosaic_train.torchtitan_patches.cpu import machine_bytes, no_accelerator
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -149,8 +149,6 @@ def bytes_per_parameter(config: "MosaicJobConfig") -> int:
 def _bytes_per_rank(ranks_here: int) -> int | None:
     """Memory of the smallest device, or a rank's share of the machine's; None if unknown."""
     if no_accelerator():
-        from mosaic_train.torchtitan_patches.cpu import machine_bytes
-
         return machine_bytes() // ranks_here
     import torch
 

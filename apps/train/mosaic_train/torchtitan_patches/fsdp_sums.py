@@ -21,8 +21,9 @@ def sum_gradients(model: Any) -> None:
     """Have all FSDP modules of a model that was parallelized sum gradients."""
     from torch.distributed.fsdp import FSDPModule
 
+    plain_sums = no_accelerator()
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            if no_accelerator():
+            if plain_sums:
                 module.set_force_sum_reduction_for_comms(True)

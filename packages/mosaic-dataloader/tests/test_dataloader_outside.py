@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,12 @@ from tokenizers import Tokenizer, models
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.storage.cache import _evict, usage
-from mosaic_dataloader.storage.contents import InvalidIndexError, check_name, path_in_stream
+from mosaic_dataloader.storage.contents import (
+    InvalidIndexError,
+    check_name,
+    load_index,
+    path_in_stream,
+)
 
 ROWS = 40
 # "{outside}" is a directory beside the stream's, with files that would fit into the data set.
@@ -266,6 +272,11 @@ def test_a_damaged_index_is_not_kept(tmp_path: Path) -> None:
         (cache / "index.json").write_bytes(bad)
         read_all(stream, tmp_path, "raw")
         assert (cache / "index.json").read_bytes() == good
+        # So it was, and nothing says which one the store had.
+        (cache / "index.json").write_bytes(bad)
+        (cache / ".mosaic" / "checked").unlink()
+        read_all(stream, tmp_path, "raw")
+        assert (cache / "index.json").read_bytes() == good
         shutil.rmtree(cache)
 
 
@@ -274,17 +285,67 @@ def test_a_note_in_a_cache_is_not_written_through_a_link(tmp_path: Path) -> None
     stream = {"remote": str(tmp_path / "store"), "local": str(tmp_path / "cache")}
     precious = tmp_path / "precious"
     precious.write_text("mine")
-    (tmp_path / "cache" / ".mosaic").mkdir(parents=True)
-    os.symlink(precious, tmp_path / "cache" / ".mosaic" / "checked")
-    with pytest.raises(MosaicDataError, match="choose another local"):
-        read_all(stream, tmp_path, "raw")
-    assert precious.read_text() == "mine"
-    shutil.rmtree(tmp_path / "cache" / ".mosaic")
+    for note in ("checked", "versions", "lock"):
+        (tmp_path / "cache" / ".mosaic").mkdir(parents=True)
+        os.symlink(precious, tmp_path / "cache" / ".mosaic" / note)
+        with pytest.raises(MosaicDataError, match="choose another local"):
+            read_all(stream, tmp_path, "raw")
+        assert precious.read_text() == "mine"
+        shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
     (tmp_path / "elsewhere").mkdir()
     os.symlink(tmp_path / "elsewhere", tmp_path / "cache" / ".mosaic")
     with pytest.raises(MosaicDataError, match=r"\.mosaic is a symbolic link"):
         read_all(stream, tmp_path, "raw")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_note_is_not_written_through_a_link_made_meanwhile(tmp_path: Path) -> None:
+    write_rows(tmp_path / "store", range(ROWS), size_limit=1000)
+    stream = {"remote": str(tmp_path / "store"), "local": str(tmp_path / "cache")}
+    one = loader({"web": stream}, shuffle=False, predownload=0, batch_size=4)
+    (tmp_path / "precious").write_text("mine")
+    versions = tmp_path / "cache" / ".mosaic" / "versions"
+    versions.unlink(missing_ok=True)
+    os.symlink(tmp_path / "precious", versions)
+    with pytest.raises(MosaicDataError, match="shard"):
+        for _ in zip(one, range(ROWS // 4), strict=False):
+            pass
+    one.close()
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"samples": True}, "samples: True is not a whole number"),
+        ({"samples": 4.0}, "samples: 4.0 is not a whole number"),
+        ({"samples": -1}, "samples: -1 is not a whole number"),
+        ({"bytes": 400.0}, "bytes of raw_data: 400.0 is not a whole number"),
+        ({"bytes": 1 << 32}, "bytes of raw_data: 4294967296 is not a whole number"),
+        ({"size_limit": False}, "size_limit: False is not a whole number"),
+        ({"column_sizes": [8.0]}, "a column's size: 8.0 is not a whole number"),
+        # Eight bytes and four for each sample, before the first of them begins.
+        ({"samples": 99}, "99 samples do not fit into the 400 bytes of 'shard.00000.mds'"),
+        ({"samples": 98}, None),
+    ],
+)
+def test_sizes_in_an_index_are_whole_numbers_that_agree(
+    tmp_path: Path, change: dict[str, Any], said: str | None
+) -> None:
+    raw = {"basename": "shard.00000.mds", "bytes": 400, "hashes": {}}
+    raw.update({key: value for key, value in change.items() if key == "bytes"})
+    shard = {"version": 2, "format": "mds", "samples": 4, "size_limit": None, "hashes": []}
+    shard |= {"compression": None, "zip_data": None, "raw_data": raw}
+    shard |= {"column_names": ["x"], "column_encodings": ["int"], "column_sizes": [8]}
+    shard |= {key: value for key, value in change.items() if key != "bytes"}
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps({"version": 2, "shards": [shard]}))
+    if said is None:
+        assert load_index(str(path)) == [shard]
+        return
+    with pytest.raises(InvalidIndexError, match=re.escape(said)):
+        load_index(str(path))
 
 
 def test_shards_in_place_that_cannot_be_read(

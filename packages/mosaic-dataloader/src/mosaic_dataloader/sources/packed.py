@@ -104,11 +104,11 @@ class PackedRows:
     @cached_property
     def _lanes(self) -> Lanes:
         """The lanes of the run."""
-        nodes = self.order.options.num_canonical_nodes
         if self.order.stages is None:
+            nodes = self.order.options.num_canonical_nodes
             return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
-        # So that lane l takes the positions that are l modulo the lanes.
-        return Lanes(self._lane_count, _ENDLESS // nodes * nodes, nodes)
+        # Lane l takes the positions that are l modulo the lanes.
+        return Lanes(self._lane_count, _ENDLESS, nodes=1)
 
     @cached_property
     def _own_lanes(self) -> list[int]:
@@ -342,9 +342,10 @@ class PackedRows:
         nodes = self.dataset.order_options.num_canonical_nodes
         own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
         per_row = self.dataset.seq_len / mean_tokens(self.dataset.streams, self.mixture)
-        begin = position - self.order.start.samples
-        for first in range(begin, begin + batches * size, size):
-            rows = np.arange(first, first + size, dtype=np.int64)
+        for _ in range(batches):
+            # Rows that are left out have their documents read nevertheless.
+            begin, position = position, self.order.skip.stretches(position, size)[-1][1]
+            rows = np.arange(begin, position, dtype=np.int64) - self.order.start.samples
             rows = rows[np.isin(rows % self._lane_count % world_size, own)]
             lanes, made = rows % self._lane_count, rows // self._lane_count
             # A document that two rows share is read for both: its shard is the same.

@@ -16,7 +16,6 @@ from mosaic_dataloader.order.batches import (
     Layout,
     endless_batches,
     one_pass,
-    own_rows,
     own_rows_of_batch,
 )
 from mosaic_dataloader.order.mixture import Int64Array
@@ -242,17 +241,14 @@ class SampleRows:
 
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each of the global batches from a position on."""
-        size = self.layout.global_batch
-        while batches:
-            count = min(batches, self.layout.most_batches)
-            begins = position + size * np.arange(count, dtype=np.int64)[:, None]
-            own = [
-                begins + own_rows(self.sequence, replace(self.layout, rank=rank), position, count)
-                for rank in ranks
-            ]
-            positions = np.concatenate(own, axis=1)
-            yield from self.sequence.ids_at(positions.ravel()).reshape(positions.shape)
-            position, batches = position + count * size, batches - count
+        own = [
+            endless_batches(
+                self.sequence, replace(self.layout, rank=rank), position, self.order.skip
+            )
+            for rank in ranks
+        ]
+        for _ in range(batches):
+            yield np.concatenate([next(requests).ids for requests in own])
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on."""

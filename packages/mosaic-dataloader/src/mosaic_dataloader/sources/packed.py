@@ -45,8 +45,6 @@ from mosaic_dataloader.storage.lookahead import LaneLookAhead
 _KEPT_SAMPLES = 1 << 21
 # With stages, positions between the slowest lane and the fastest, at the most.
 _KEPT_POSITIONS = 1 << 22
-# With stages, a run is one epoch that never ends: of so many documents.
-_ENDLESS = 1 << 48
 # Tokens in a request, more or less: enough documents for all of a tokenizer's threads, and few
 # enough that a batch does not wait for long.
 _BLOCK_TOKENS = 1 << 17
@@ -104,11 +102,11 @@ class PackedRows:
     @cached_property
     def _lanes(self) -> Lanes:
         """The lanes of the run."""
-        if self.order.stages is None:
-            nodes = self.order.options.num_canonical_nodes
-            return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
-        # Lane l takes the positions that are l modulo the lanes.
-        return Lanes(self._lane_count, _ENDLESS, nodes=1)
+        nodes = self.order.options.num_canonical_nodes
+        if self.order.stages is not None:
+            # A position is every node's: lane l takes those that are l modulo the lanes.
+            nodes = 1
+        return Lanes(self._lane_count, self.mixture.epoch_samples, nodes)
 
     @cached_property
     def _own_lanes(self) -> list[int]:

@@ -187,9 +187,17 @@ def test_mistakes_are_one_line(
         assert main(arguments) == 2, arguments
         (line,) = capsys.readouterr().err.splitlines()
         assert re.search(f"^mosaic-inspect: error: .*{expected}", line), line
-    with pytest.raises(SystemExit) as ended:
-        main([str(data), "--rows", "x"])
-    assert ended.value.code == 2
+    for more, expected in [
+        (["--rows", "x"], "argument --rows: "),
+        (["--rosw", "3"], "there is no option --rosw; did you mean --rows?"),
+        # Nor is it accepted in short.
+        (["--row", "3"], "there is no option --row; did you mean --rows?"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(data), *more])
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mosaic-inspect: error: {expected}"), line
 
 
 def test_packed_rows_are_of_consecutive_micro_batches_where_some_are_left_out(

@@ -314,7 +314,8 @@ def test_mistakes_end_in_one_line(
     for arguments, named in [
         (usual, "exactly one tokenizer"),
         (usual[2:], "one of the arguments --dataset --input is required"),
-        ([*known, "--colour", "red"], "unrecognized arguments: --colour red"),
+        ([*known, "--colour", "red"], "there is no option --colour; mosaic-prepare --help lists"),
+        (["--otput", "x"], "there is no option --otput; did you mean --output?"),
         ([*known, "--form", "rhyme"], "invalid choice: 'rhyme'"),
         ([*without, "--tokenizer", tokenizer_dir], "needs --seq-len"),
         ([*known, "--seq-len", "0"], "--seq-len 0 must be at least 1"),

@@ -8,10 +8,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import Field, fields
-from typing import Any, NoReturn
+from typing import Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.util.arguments import as_flags
+from mosaic_dataloader.util.arguments import CommandParser, as_flags
 from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.options import PrepareOptions
 from mosaic_prepare.run import PrepareReport, finish, prepare, prepare_task
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MosaicDataError as error:
         names = [field.name for field in fields(PrepareOptions)]
         line = as_flags(str(error).removeprefix("prepare: "), names)
-        print(f"mosaic-prepare: {line}", file=sys.stderr)
+        print(f"mosaic-prepare: error: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mosaic-prepare: interrupted; run the same command to resume", file=sys.stderr)
@@ -130,22 +130,14 @@ def _toml(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the options\n")
-
-
 def _parser() -> argparse.ArgumentParser:
     """The parser, whose options and texts are those of `PrepareOptions`."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="mosaic-prepare",
         description="Turn documents (text, JSON Lines, Parquet, Arrow, CSV, Hugging Face data "
         "sets) into MDS shards for training.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.util.arguments import as_flags
+from mosaic_dataloader.util.arguments import CommandParser, as_flags
 
 if TYPE_CHECKING:
     from mosaic_dataloader.dataset import StreamingTextDataset
@@ -89,7 +89,7 @@ def find_streams(place: str) -> dict[str, dict[str, str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="mosaic-inspect",
         description="Show what an MDS data set holds: its streams, how long their samples are, and "
         "some of the samples.",

@@ -4,16 +4,20 @@ A dataclass of options has an `option` for each: its default, text and bounds. `
 checks values against them, and `tools/generate_sections.py` writes the TOML sections from them.
 """
 
+import argparse
 import dataclasses
+import difflib
+import itertools
 import math
 import numbers
 import operator
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import numpy as np
@@ -65,6 +69,27 @@ def as_flags(message: str, names: Iterable[str]) -> str:
         asks = "" if "_" in name else r"\b(?:leave out|set either|choose another|correct) "
         message = re.sub(rf"({asks}){word}", rf"\1{flag}", message)
     return message
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, and a misspelt option before what is missing because of it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; only known options, in full, are accepted."""
+        words = list(sys.argv[1:] if args is None else args)
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in known:
+                near = difflib.get_close_matches(flag, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                self.error(f"there is no option {flag}{hint}")
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with status 2."""
+        hint = "" if message.endswith("?") else f"; {self.prog} --help lists the options"
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 
 def check_options(options: Any) -> None:

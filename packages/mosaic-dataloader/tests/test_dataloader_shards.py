@@ -19,6 +19,7 @@ from reader_processes import Job
 from shared_memory import orphans, segments
 
 from mosaic_dataloader import MosaicDataError
+from mosaic_dataloader.storage.cache import _evict
 
 ROWS = 400
 
@@ -127,6 +128,16 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
     assert len(shards) >= 20
     index = (out / "index.json").stat().st_size
     return out, index, max(s["raw_data"]["bytes"] for s in shards)
+
+
+def test_a_shard_in_use_is_not_evicted(store: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    one = loader({"web": {"remote": str(store), "local": str(cache)}})
+    shard = cache / "shard.00000.mds"
+    with one.dataset.store.reading(0):
+        assert _evict(str(cache), 0) == 0 and shard.exists()
+    one.dataset.close()
+    assert _evict(str(cache), 0) > 0 and not shard.exists()
 
 
 def test_a_shared_cache_stays_within_the_smallest_limit(

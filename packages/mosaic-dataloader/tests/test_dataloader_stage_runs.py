@@ -1,6 +1,7 @@
 """Runs with stages through real loaders: what is read, saved, resumed and changed in mid-run."""
 
 import copy
+import hashlib
 import json
 import logging
 import shutil
@@ -76,9 +77,8 @@ class Replay:
 
     def next_of(self, name: str) -> int:
         if not self.queues[name]:
-            from mosaic_dataloader.order.stage_sequence import _seed
-
-            seed = _seed(self.order.shuffle_seed, self.digests[name])
+            text = f"{self.order.shuffle_seed} {self.digests[name]}"
+            seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "little")
             alone = EpochSequence(
                 Mixture((self.sizes[name],)),
                 replace(self.order, num_canonical_nodes=1, shuffle_seed=seed),

@@ -3,7 +3,6 @@
 Each function says what upstream does and when it can go once that has changed.
 """
 
-import functools
 import math
 import os
 import platform
@@ -160,31 +159,17 @@ def _accept_float32_autocast() -> None:
 def count_integers_on_cpu() -> None:
     """Give `torch.histc` a CPU form for integers, with which a router counts tokens per expert.
 
-    Torch has it for accelerators only. Everything else still goes to torch's own function. This can
-    go once upstream counts with `torch.bincount`.
+    Torch has it for accelerators only. This can go once upstream counts with `torch.bincount`.
     """
-    if not isinstance(torch.histc, _Histogram):
-        torch.histc = _Histogram(torch.histc)  # type: ignore[assignment]
+    original: Any = torch.histc
 
+    def histc(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if input.is_floating_point() or input.device.type != "cpu":
+            return original(input, *args, **kwargs)
+        # Double precision has all integers up to 2**53.
+        return original(input.double(), *args, **kwargs).to(input.dtype)
 
-class _Histogram:
-    """`torch.histc`, also for integer tensors on CPU."""
-
-    def __init__(self, original: Any) -> None:
-        self._original = original
-        functools.update_wrapper(self, original)
-
-    def __call__(self, input: Any, bins: int = 100, min: int = 0, max: int = 0, **more: Any) -> Any:
-        """Count the values in `bins` equal bins between `min` and `max`, as `torch.histc` does."""
-        if input.is_floating_point() or input.device.type != "cpu" or more:
-            return self._original(input, bins=bins, min=min, max=max, **more)
-        if min == max:
-            low, high = torch.aminmax(input)
-            min, max = int(low), int(high) + int(low == high)
-        # In integers: a bin's border must not depend on how a fraction is rounded.
-        inside = input[(input >= min) & (input <= max)]
-        index = (((inside - min) * bins) // (max - min)).clamp_(max=bins - 1)
-        return torch.bincount(index, minlength=bins).to(input.dtype)
+    torch.histc = histc
 
 
 def _attend_to_own_heads() -> None:
@@ -199,8 +184,6 @@ def _attend_to_own_heads() -> None:
     from torchtitan.models.attention import ScaledDotProductAttentionWrapper as Attention
 
     original: Any = Attention.forward
-    if hasattr(original, "mosaic"):
-        return
     # Of [batch, heads, length, head size]. Cut along the others, a rank cannot compute alone.
     alone = (Replicate(), Shard(0), Shard(1))
 
@@ -211,7 +194,6 @@ def _attend_to_own_heads() -> None:
         own = (tensor.redistribute(mesh, placements).to_local() for tensor in (q, k, v))
         return DTensor.from_local(original(self, *own, **options), mesh, placements)
 
-    forward.mosaic = True  # type: ignore[attr-defined]
     Attention.forward = forward  # type: ignore[method-assign]
 
 

@@ -44,13 +44,10 @@ class ScaledLoss:
 def scale_loss(spec: Any) -> None:
     """Have a spec's loss functions take a scale. Changes the spec in place."""
     build = spec.build_loss_fn
-    if hasattr(build, "mosaic"):
-        return
 
     def build_loss(*args: Any, **kwargs: Any) -> ScaledLoss:
         return ScaledLoss(build(*args, **kwargs))
 
-    build_loss.mosaic = True  # type: ignore[attr-defined]
     spec.build_loss_fn = build_loss
 
 

@@ -88,7 +88,7 @@ def build_mosaic_validator(
     if isinstance(loader, Mapping):
         _check_streams(list(loader), job_config.validation.steps)
     return MosaicValidator(
-        job_config,
+        job_config=job_config,
         validation_dataloader=loader,
         model_args=model_args[job_config.model.flavor],
         tokenizer=tokenizer,

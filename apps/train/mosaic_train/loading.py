@@ -19,28 +19,26 @@ class LoadingMetrics:
 
     Args:
         loader: The training loader of this rank.
+
+    Attributes:
+        steps: Steps since the last interval; the caller counts them.
     """
 
     def __init__(self, loader: Any):
         self._loader = loader
         self._counted = loader.loading_counters()
         self._begun = time.perf_counter()
-        self._step: int | None = None
+        self.steps = 0
         here = int(os.environ.get("RANK", "0")) == int(os.environ.get("LOCAL_RANK", "0"))
         self._on_first_machine = here
 
-    def begin(self, step: int) -> None:
-        """Note a step before it is logged: a run that resumes does not begin with the first."""
-        if self._step is None:
-            self._step = step - 1
-
-    def interval(self, step: int) -> dict[str, float]:
-        """The figures up to this step since the last call; all ranks call this together."""
-        steps = max(1, step - (self._step or 0))
+    def interval(self) -> dict[str, float]:
+        """The figures since the last call; all ranks call this together."""
+        steps, self.steps = self.steps, 0
         counted, now = self._loader.loading_counters(), time.perf_counter()
         own = {name: counted[name] - self._counted[name] for name in counted}
         seconds = now - self._begun
-        self._step, self._counted, self._begun = step, counted, now
+        self._counted, self._begun = counted, now
         summed = [name for name in own if name not in ("wait_seconds", "batches_ready")]
         counts = torch.tensor([int(own[name]) for name in summed])
         longest = torch.tensor([int(own["wait_seconds"] * 1e6), -int(counted["batches_ready"])])

@@ -68,7 +68,7 @@ class DataMetricsProcessor:
         stage = self._loader.stage_begun()
         if stage is not None:
             logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
-        self._loading.begin(step)
+        self._loading.steps += 1
         due = self._base.should_log(step)
         if not due and self._saves(step):
             self._loader.sync_token_counts(self._sum_over_ranks)
@@ -84,7 +84,7 @@ class DataMetricsProcessor:
     ) -> None:
         """Log a training step; all ranks call this together."""
         metrics = self._loader.metrics(self._sum_over_ranks)
-        loading = self._loading.interval(step)
+        loading = self._loading.interval()
         streams = [stream.name for stream in self._loader.dataset.streams]
         words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
         words += f"  {loading_in_words(loading, streams)}"

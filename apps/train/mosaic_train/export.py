@@ -4,7 +4,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import compare_weights, complete_steps, load_entries
+from mosaic_train.checks.checkpoint import (
+    compare_weights,
+    complete_steps,
+    load_entries,
+    own_folder,
+)
 from mosaic_train.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 from mosaic_train.errors import TrainError
 
@@ -71,8 +76,8 @@ def export(config: "MosaicJobConfig", folder: str, step: int | None) -> None:
 
 def _checkpoint(config: "MosaicJobConfig", step: int | None) -> Path:
     """The folder of a complete checkpoint of the run."""
-    own = Path(config.job.dump_folder, config.checkpoint.folder)
-    steps = complete_steps(config)
+    own = own_folder(config)
+    steps = complete_steps(own)
     if not steps:
         raise TrainError(
             f"--export: {own} holds no complete checkpoint; train first, or correct "

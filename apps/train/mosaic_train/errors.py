@@ -1,7 +1,7 @@
 """What counts as a user's mistake, and how it is reported."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_FAILURE = 1
@@ -65,12 +65,7 @@ def naming_file(path: str | None) -> Iterator[None]:
 
 def print_error(error: BaseException) -> None:
     """Write a line for each mistake to stderr, in one call so that several ranks' do not mix."""
-    print_lines(mistakes_in(error))
-
-
-def print_lines(mistakes: Sequence[str]) -> None:
-    """Write lines to stderr as mistakes of the user."""
-    lines = (" ".join(mistake.split("\n")).strip() for mistake in mistakes)
+    lines = (" ".join(mistake.split("\n")).strip() for mistake in mistakes_in(error))
     sys.stdout.flush()
     sys.stderr.write("".join(f"error: {line}\n" for line in lines))
     sys.stderr.flush()

@@ -189,18 +189,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     )
 
 
-def config_file(config_args: Sequence[str]) -> str | None:
-    """The TOML file that the command line names; None without one.
-
-    What is wrong with the option itself, the parser reports.
-    """
-    for number, argument in enumerate(config_args):
-        flag, joined, value = argument.partition("=")
-        if flag.replace("-", "_") in ("__config_path", "__job.config_file"):
-            return value if joined else next(iter(config_args[number + 1 :]), "")
-    return None
-
-
 # TorchTitan does not say what its sections are for.
 SECTIONS = {
     "mosaic_dataloader": "training data: streams, their mixture and order, workers",
@@ -357,17 +345,17 @@ def _announce(arguments: Arguments) -> None:
     Raises:
         ConfigError: The configuration is not a TOML file.
     """
-    path = config_file(arguments.config_args)
-    if not path or path.startswith("--"):
-        return  # the parser reports it
-
+    from mosaic_config.arguments import config_file
     from mosaic_config.toml_file import read_toml
 
-    read_toml(os.path.expanduser(path))
-    print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
+    if path := config_file(arguments.config_args):
+        read_toml(path)
+        print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
 
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
+    from mosaic_config.arguments import config_file
+
     if config_file(arguments.config_args) is None:
         raise TrainError("give a configuration: --config-path FILE (see --help)")
 

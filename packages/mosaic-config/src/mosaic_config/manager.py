@@ -68,11 +68,11 @@ class MosaicConfigManager(ConfigManager):
         validate(self.config)
         return self.config
 
-    def print_section(self, section: str, args: Sequence[str]) -> None:
-        """Print the options of one section; `--help` among `parse_args`' prints those of all.
+    def print_section(self, section: str | None, args: Sequence[str]) -> None:
+        """Print the options of one section, or of all.
 
         Args:
-            section: Its name, such as `training`.
+            section: Its name, such as `training`; None for all.
             args: Command line tokens; a file among them gives the values that are shown.
 
         Raises:

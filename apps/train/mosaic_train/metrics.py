@@ -1,4 +1,4 @@
-"""A metrics processor around another one, which adds what the data loader counts."""
+"""What the data loader counts, in the lines and metrics of a step."""
 
 import logging
 import re
@@ -15,14 +15,13 @@ from mosaic_train.ending import next_save
 from mosaic_train.loading import LoadingMetrics, loading_in_words
 
 if TYPE_CHECKING:
-    from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
 
     from mosaic_config import MosaicJobConfig
 
 
-class DataMetricsProcessor:
-    """Logs what the loader counts, and where its time goes, beside what its base logs.
+class DataMetrics:
+    """Logs what the loader counts, and where its time goes, beside what a processor logs.
 
     Stages are named as they begin.
 
@@ -32,7 +31,7 @@ class DataMetricsProcessor:
     by a restart.
 
     Args:
-        base: The processor that does everything else; its attributes are this one's.
+        processor: The spec's metrics processor, whose `should_log` and `log` this replaces.
         loader: The training loader.
         job_config: Says when checkpoints are saved.
         parallel_dims: Has the mesh of the ranks that read different rows.
@@ -40,28 +39,17 @@ class DataMetricsProcessor:
 
     def __init__(
         self,
-        base: "MetricsProcessor",
+        processor: Any,
         loader: Any,
         job_config: "MosaicJobConfig",
         parallel_dims: "ParallelDims",
     ):
-        # Not through __setattr__, which sets the base's.
-        vars(self).update(
-            _base=base,
-            _loader=loader,
-            _config=job_config,
-            _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
-            _first_logged=None,
-            _loading=LoadingMetrics(loader),
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        """The base's: its other methods, and what the Trainer sets and reads of it."""
-        return getattr(vars(self)["_base"], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Likewise."""
-        setattr(vars(self)["_base"], name, value)
+        self._loader, self._config = loader, job_config
+        self._sum_over_ranks = _summing(parallel_dims) if loader.dp_world_size > 1 else None
+        self._first_logged: tuple[int, float] | None = None
+        self._loading = LoadingMetrics(loader)
+        self._should_log, self._log = processor.should_log, processor.log
+        processor.should_log, processor.log = self.should_log, self.log
 
     def should_log(self, step: int) -> bool:
         """Whether this step is logged; every rank asks in every step, before it saves."""
@@ -69,7 +57,7 @@ class DataMetricsProcessor:
         if stage is not None:
             logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
         self._loading.steps += 1
-        due = self._base.should_log(step)
+        due = self._should_log(step)
         if not due and self._saves(step):
             self._loader.sync_token_counts(self._sum_over_ranks)
         return bool(due)
@@ -89,7 +77,7 @@ class DataMetricsProcessor:
         words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
         words += f"  {loading_in_words(loading, streams)}"
         with _appended(words, steps=self._config.training.steps):
-            self._base.log(
+            self._log(
                 step,
                 global_avg_loss,
                 global_max_loss,
@@ -105,7 +93,7 @@ class DataMetricsProcessor:
         """
         now = time.monotonic()
         if self._first_logged is None:
-            vars(self)["_first_logged"] = (step, now)
+            self._first_logged = (step, now)
             return ""
         left = self._config.training.steps - step
         if not left:

@@ -56,14 +56,14 @@ def register_spec(config: "MosaicJobConfig") -> str:
     ) -> Any:
         from torchtitan.components import metrics
 
-        from mosaic_train.metrics import DataMetricsProcessor
+        from mosaic_train.metrics import DataMetrics
 
         build = base_build_metrics_processor or metrics.build_metrics_processor
-        base = build(job_config, parallel_dims, *others, **more)
+        processor = build(job_config, parallel_dims, *others, **more)
         loader = built[0]() if built else None
-        if loader is None:  # a trainer that has no data
-            return base
-        return DataMetricsProcessor(base, loader, job_config, parallel_dims)
+        if loader is not None:  # else a trainer that has no data
+            DataMetrics(processor, loader, job_config, parallel_dims)
+        return processor
 
     # The data package knows nothing of TorchTitan: its loaders and tokenizers have the methods of
     # TorchTitan's base classes without being derived from them.

@@ -109,7 +109,7 @@ class CpuDevice(types.ModuleType):
 
 
 def _peak_bytes() -> int:
-    """Largest resident set since the last reset; since the start in a sandbox that notes no other."""
+    """Largest resident set since the last reset, or since the start where a sandbox hides that."""
     match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     kilobytes = int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * 1024

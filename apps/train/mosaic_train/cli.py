@@ -60,9 +60,6 @@ Train a TorchTitan model on MosaicML streams.
 """
 
 
-ROWS = 4
-
-
 def _whole_number(flag: str, what: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
@@ -98,7 +95,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str | None]] = {
     "--help-all": (partial(_switch, "--help-all"), ""),
     "--nproc-per-node": (partial(_whole_number, "--nproc-per-node", "a number of processes"), None),
     "--check": (partial(_switch, "--check"), ""),
-    "--inspect-data": (partial(_whole_number, "--inspect-data", "a number of rows"), str(ROWS)),
+    "--inspect-data": (partial(_whole_number, "--inspect-data", "a number of rows"), "4"),
     "--export": (_folder, None),
     "--at-step": (partial(_whole_number, "--at-step", "the number of a step"), None),
     "--nodes": (partial(_whole_number, "--nodes", "a number of machines"), None),

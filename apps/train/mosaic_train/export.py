@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mosaic_train")
 
-# TorchTitan's adapters of the models that transformers computes likewise.
+# TorchTitan's adapters of the models that transformers computes in the same way.
 _LLAMA3, _QWEN3 = "Llama3StateDictAdapter", "Qwen3StateDictAdapter"
 _SAMPLE_TOKENS = 64
 

@@ -37,7 +37,7 @@ def lock_folder(folder: str) -> IO[str]:
         while not _locked(file, folder):
             if time.monotonic() > deadline:
                 file.seek(0)
-                holder = file.read(1000).strip() or "which has not said yet who it is"
+                holder = file.read(1000).strip() or "not identified yet"
                 file.close()
                 raise TrainError(
                     f"job.dump_folder {folder} is in use by another run ({holder}), whose "

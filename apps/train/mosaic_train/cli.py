@@ -1,6 +1,5 @@
 """From the command line to an exit code: as launcher, or as one rank."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -61,9 +60,6 @@ Train a TorchTitan model on MosaicML streams.
 """
 
 
-ROWS = 4
-
-
 def _whole_number(flag: str, what: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise TrainError(f"{flag} must be {what}, 1 or more; got {text!r}")
@@ -86,18 +82,20 @@ def _folder(text: str) -> str:
     return text
 
 
-def _switch(text: str) -> bool:
+def _switch(flag: str, text: str) -> bool:
     if text:
-        raise TrainError(f"--check takes no value, got {text!r}")
+        raise TrainError(f"{flag} takes no value, got {text!r}")
     return True
 
 
 # The app's own options: how a value is read, and which one stands where none is given (None: it
 # must be given).
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str | None]] = {
+    "--help": (str, ""),
+    "--help-all": (partial(_switch, "--help-all"), ""),
     "--nproc-per-node": (partial(_whole_number, "--nproc-per-node", "a number of processes"), None),
-    "--check": (_switch, ""),
-    "--inspect-data": (partial(_whole_number, "--inspect-data", "a number of rows"), str(ROWS)),
+    "--check": (partial(_switch, "--check"), ""),
+    "--inspect-data": (partial(_whole_number, "--inspect-data", "a number of rows"), "4"),
     "--export": (_folder, None),
     "--at-step": (partial(_whole_number, "--at-step", "the number of a step"), None),
     "--nodes": (partial(_whole_number, "--nodes", "a number of machines"), None),
@@ -115,16 +113,13 @@ class Arguments:
     Attributes:
         config_args: Arguments for the configuration parser, the file among them.
         instead: The option that asks for something else than training; None: train.
-        help: Whether to print how to use the command, and stop.
-        help_section: The section whose options to list for help.
-        help_all: Whether to list those of all sections for help.
+        help: The section whose options to list, or empty for how to use the command; None: no help.
     """
 
     config_args: list[str]
     instead: str | None
-    help: bool
-    help_section: str | None
-    help_all: bool
+    help: str | None = None
+    help_all: bool = False
     nproc_per_node: int | None = None
     check: bool = False
     inspect_data: int | None = None
@@ -144,30 +139,21 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     found: dict[str, Any] = {}
     rest: list[str] = []
-    helping = everything = False
-    section: str | None = None
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
         written, joined, value = token.partition("=")
-        flag = written.replace("_", "-")
-        if flag == "--help-all":
-            helping = everything = True
-        elif flag in ("-h", "--help"):
-            helping = True
-            if not joined and tokens and not tokens[0].startswith("-"):
-                value = tokens.pop(0)
-            section = value or section
-        elif flag not in _OPTIONS:
+        flag = "--help" if written == "-h" else written.replace("_", "-")
+        if flag not in _OPTIONS:
             rest.append(token)
-        elif flag in found:
+            continue
+        if flag in found:
             raise TrainError(f"{written} is given twice")
-        else:
-            read, default = _OPTIONS[flag]
-            if not joined:
-                follows = bool(tokens) and (default is None or tokens[0].isdecimal())
-                value = tokens.pop(0) if follows else default or ""
-            found[flag] = read(value)
+        read, default = _OPTIONS[flag]
+        if not joined:
+            follows = bool(tokens) and (default is None or not tokens[0].startswith("-"))
+            value = tokens.pop(0) if follows else default or ""
+        found[flag] = read(value)
     instead = [flag for flag in _INSTEAD if flag in found]
     if len(instead) > 1:
         raise TrainError(f"{' and '.join(instead)} are given: give one of them")
@@ -182,23 +168,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     return Arguments(
         config_args=rest,
         instead=next(iter(instead), None),
-        help=helping,
-        help_section=section,
-        help_all=everything,
         **{flag[2:].replace("-", "_"): value for flag, value in found.items()},
     )
-
-
-def config_file(config_args: Sequence[str]) -> str | None:
-    """The TOML file that the command line names; None without one.
-
-    What is wrong with the option itself, the parser reports.
-    """
-    for number, argument in enumerate(config_args):
-        flag, joined, value = argument.partition("=")
-        if flag.replace("-", "_") in ("__config_path", "__job.config_file"):
-            return value if joined else next(iter(config_args[number + 1 :]), "")
-    return None
 
 
 # TorchTitan does not say what its sections are for.
@@ -234,18 +205,14 @@ def print_help(arguments: Arguments) -> None:
     Raises:
         ConfigError: There is no such section, or the file has a mistake.
     """
-    if not arguments.help_section:
+    if not arguments.help:
         # Before the imports, which take seconds.
         print(USAGE, flush=True)
 
     from mosaic_config import MosaicConfigManager, MosaicJobConfig
 
-    if arguments.help_section:
-        MosaicConfigManager().print_section(arguments.help_section, arguments.config_args)
-        return
-    if arguments.help_all:
-        with contextlib.suppress(SystemExit):  # the parser ends with that
-            MosaicConfigManager().parse_args([*arguments.config_args, "--help"])
+    if arguments.help or arguments.help_all:
+        MosaicConfigManager().print_section(arguments.help or None, arguments.config_args)
         return
     print("Sections, and how many options each has:\n")
     types = {field.name: field.type for field in dataclasses.fields(MosaicJobConfig)}
@@ -278,7 +245,10 @@ def main(argv: Sequence[str]) -> int:
     end_with_launcher()
     try:
         arguments = parse_arguments(argv)
-        rank = None if arguments.help else find_rank_environment(os.environ)
+        if arguments.help is not None or arguments.help_all:
+            print_help(arguments)
+            return 0
+        rank = find_rank_environment(os.environ)
         return _as_launcher(arguments, argv) if rank is None else _as_rank(arguments, rank)
     except KeyboardInterrupt:
         return 130
@@ -291,9 +261,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _as_launcher(arguments: Arguments, argv: Sequence[str]) -> int:
-    if arguments.help:
-        print_help(arguments)
-        return 0
     _announce(arguments)
     config = _parse_config(arguments)
 
@@ -357,17 +324,17 @@ def _announce(arguments: Arguments) -> None:
     Raises:
         ConfigError: The configuration is not a TOML file.
     """
-    path = config_file(arguments.config_args)
-    if not path or path.startswith("--"):
-        return  # the parser reports it
-
+    from mosaic_config.arguments import config_file
     from mosaic_config.toml_file import read_toml
 
-    read_toml(os.path.expanduser(path))
-    print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
+    if path := config_file(arguments.config_args):
+        read_toml(path)
+        print_log_line(f"reading {path}; importing PyTorch and TorchTitan takes a while")
 
 
 def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
+    from mosaic_config.arguments import config_file
+
     if config_file(arguments.config_args) is None:
         raise TrainError("give a configuration: --config-path FILE (see --help)")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosaic_train.checks.checkpoint import complete_steps, missing_parts
+from mosaic_train.checks.checkpoint import complete_steps, missing_parts, own_folder
 from mosaic_train.errors import TrainError
 from mosaic_train.logs import print_log_line
 
@@ -45,12 +45,12 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     if not checkpoint.enable or checkpoint.load_only:
         option = "load_only = true" if checkpoint.enable else "enable = false"
         return [f"no checkpoint was kept: checkpoint.{option}"]
-    kept = complete_steps(config)
+    kept = complete_steps(own_folder(config))
     if not kept:
         first = next_save(config, 0)
         return [f"no checkpoint was kept: the first one is saved after step {first:,}"]
     last = kept[-1]
-    folder = Path(config.job.dump_folder, checkpoint.folder, f"step-{last}")
+    folder = own_folder(config) / f"step-{last}"
     # An earlier run may have gone further.
     of_all = f" of {steps:,}" if last <= steps else ""
     lines = [f"the last checkpoint is that of step {last:,}{of_all}: {folder}"]

@@ -1,7 +1,7 @@
 """What counts as a user's mistake, and how it is reported."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_FAILURE = 1
@@ -17,19 +17,15 @@ _USER_ERRORS = (
 
 
 class TrainError(ValueError):
-    """A mistake that the app itself finds; the message is one line that says what to change."""
-
-
-class SeveralErrors(TrainError):
-    """Mistakes that were found together.
+    """Mistakes that the app itself finds; usually one.
 
     Args:
-        errors: At least two, each with a message of one line.
+        problems: A line for each mistake, which says what to change.
     """
 
-    def __init__(self, errors: Sequence[BaseException]) -> None:
-        super().__init__("; ".join(map(str, errors)))
-        self.errors = tuple(errors)
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -44,11 +40,7 @@ def is_user_error(error: BaseException) -> bool:
 
 def mistakes_in(error: BaseException) -> tuple[str, ...]:
     """The mistakes that an error reports, a line for each."""
-    if isinstance(error, SeveralErrors):
-        return tuple(line for each in error.errors for line in mistakes_in(each))
-    # A configuration's mistakes come together.
-    several = getattr(error, "problems", None)
-    return tuple(several) if isinstance(several, tuple) else (str(error),)
+    return getattr(error, "problems", None) or (str(error),)
 
 
 @contextmanager
@@ -65,21 +57,15 @@ def naming_file(path: str | None) -> Iterator[None]:
     except Exception as error:
         if path is None or not is_user_error(error):
             raise
-        named = [
-            TrainError(line if line.startswith("--") else f"{path}: {line}")
-            for line in mistakes_in(error)
-        ]
-        raise (named[0] if len(named) == 1 else SeveralErrors(named)) from error
+        lines = mistakes_in(error)
+        raise TrainError(
+            *(line if line.startswith("--") else f"{path}: {line}" for line in lines)
+        ) from error
 
 
 def print_error(error: BaseException) -> None:
     """Write a line for each mistake to stderr, in one call so that several ranks' do not mix."""
-    print_lines(mistakes_in(error))
-
-
-def print_lines(mistakes: Sequence[str]) -> None:
-    """Write lines to stderr as mistakes of the user."""
-    lines = (" ".join(mistake.split("\n")).strip() for mistake in mistakes)
+    lines = (" ".join(mistake.split("\n")).strip() for mistake in mistakes_in(error))
     sys.stdout.flush()
     sys.stderr.write("".join(f"error: {line}\n" for line in lines))
     sys.stderr.flush()

@@ -4,7 +4,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import compare_weights, complete_steps, load_entries
+from mosaic_train.checks.checkpoint import (
+    compare_weights,
+    complete_steps,
+    load_entries,
+    own_folder,
+)
 from mosaic_train.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 from mosaic_train.errors import TrainError
 
@@ -13,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mosaic_train")
 
-# TorchTitan's adapters of the models that transformers computes likewise.
+# TorchTitan's adapters of the models that transformers computes in the same way.
 _LLAMA3, _QWEN3 = "Llama3StateDictAdapter", "Qwen3StateDictAdapter"
 _SAMPLE_TOKENS = 64
 
@@ -71,8 +76,8 @@ def export(config: "MosaicJobConfig", folder: str, step: int | None) -> None:
 
 def _checkpoint(config: "MosaicJobConfig", step: int | None) -> Path:
     """The folder of a complete checkpoint of the run."""
-    own = Path(config.job.dump_folder, config.checkpoint.folder)
-    steps = complete_steps(config)
+    own = own_folder(config)
+    steps = complete_steps(own)
     if not steps:
         raise TrainError(
             f"--export: {own} holds no complete checkpoint; train first, or correct "

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import check_checkpoint
+from mosaic_train.checks.checkpoint import check_checkpoint, own_folder
 from mosaic_train.checks.model import build_meta_model, find_model
 from mosaic_train.checks.parallel import check_batches, find_layout
 from mosaic_train.checks.report import Report
@@ -159,7 +159,7 @@ def _plan_lines(config: "MosaicJobConfig", world_size: int, done: int) -> Iterat
     if checkpoint.enable and not checkpoint.load_only:
         last = "; the last one holds the weights alone" if checkpoint.last_save_model_only else ""
         yield (
-            f"saves: {Path(config.job.dump_folder, checkpoint.folder)}, first after step "
+            f"saves: {own_folder(config)}, first after step "
             f"{next_save(config, done):,}, then {_every(checkpoint.interval)} and at the end{last}"
         )
     else:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
-from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_lines
+from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_error
 from mosaic_train.parent_death import LAUNCHER_PID
 from mosaic_train.torchtitan_patches.cpu import no_accelerator
 
@@ -64,7 +64,7 @@ def launch(count: int, argv: Sequence[str]) -> int:
         if any(failure.exitcode == EXIT_USER_ERROR for failure in error.failures.values()):
             return EXIT_USER_ERROR  # the rank has reported it
         rank, failure = error.get_first_failure()
-        print_lines([_how_it_ended(rank, failure.exitcode)])
+        print_error(TrainError(_how_it_ended(rank, failure.exitcode)))
         return EXIT_FAILURE
     except SignalException as error:
         return 128 + int(error.sigval)

@@ -1,6 +1,7 @@
-"""A metrics processor around another one, which adds what the data loader counts."""
+"""What the data loader counts, in the lines and metrics of a step."""
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,17 +13,19 @@ import torch
 from torchtitan.tools.logging import logger
 
 from mosaic_train.ending import next_save
-from mosaic_train.loading import LoadingMetrics, loading_in_words
 
 if TYPE_CHECKING:
-    from torchtitan.components.metrics import MetricsProcessor
     from torchtitan.distributed import ParallelDims
 
     from mosaic_config import MosaicJobConfig
 
 
-class DataMetricsProcessor:
-    """Logs what the loader counts, and where its time goes, beside what its base logs.
+# For ranks of other machines: smaller than any negated number of batches, so that it never counts.
+_NONE_READY = -(1 << 40)
+
+
+class DataMetrics:
+    """Logs what the loader counts, and where its time goes, beside what a processor logs.
 
     Stages are named as they begin.
 
@@ -31,8 +34,12 @@ class DataMetricsProcessor:
     all ranks meet, when a line is logged and before a checkpoint is saved, so that none is lost
     by a restart.
 
+    Where loading time goes is counted from one logged step to the next, for all ranks of rank 0's
+    machine: each has its own loader, and those that share a cache fetch for one another. The wait
+    is that of the rank that waited longest, which is what all ranks wait for.
+
     Args:
-        base: The processor that does everything else; its attributes are this one's.
+        processor: The spec's metrics processor, whose `should_log` and `log` this replaces.
         loader: The training loader.
         job_config: Says when checkpoints are saved.
         parallel_dims: Has the mesh of the ranks that read different rows.
@@ -40,36 +47,25 @@ class DataMetricsProcessor:
 
     def __init__(
         self,
-        base: "MetricsProcessor",
+        processor: Any,
         loader: Any,
         job_config: "MosaicJobConfig",
         parallel_dims: "ParallelDims",
     ):
-        # Not through __setattr__, which sets the base's.
-        vars(self).update(
-            _base=base,
-            _loader=loader,
-            _config=job_config,
-            _sum_over_ranks=_summing(parallel_dims) if loader.dp_world_size > 1 else None,
-            _first_logged=None,
-            _loading=LoadingMetrics(loader),
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        """The base's: its other methods, and what the Trainer sets and reads of it."""
-        return getattr(vars(self)["_base"], name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Likewise."""
-        setattr(vars(self)["_base"], name, value)
+        self._loader, self._config = loader, job_config
+        self._sum_over_ranks = _summing(parallel_dims) if loader.dp_world_size > 1 else None
+        self._first_logged: tuple[int, float] | None = None
+        self._steps, self._began, self._counted = 0, time.monotonic(), loader.loading_counters()
+        self._should_log, self._log = processor.should_log, processor.log
+        processor.should_log, processor.log = self.should_log, self.log
 
     def should_log(self, step: int) -> bool:
         """Whether this step is logged; every rank asks in every step, before it saves."""
         stage = self._loader.stage_begun()
         if stage is not None:
             logger.info("%s begins at step %s: %s", stage, f"{step:,}", stage.mixture)
-        self._loading.begin(step)
-        due = self._base.should_log(step)
+        self._steps += 1
+        due = self._should_log(step)
         if not due and self._saves(step):
             self._loader.sync_token_counts(self._sum_over_ranks)
         return bool(due)
@@ -84,18 +80,42 @@ class DataMetricsProcessor:
     ) -> None:
         """Log a training step; all ranks call this together."""
         metrics = self._loader.metrics(self._sum_over_ranks)
-        loading = self._loading.interval(step)
+        loading = self._loading()
         streams = [stream.name for stream in self._loader.dataset.streams]
         words = _in_words(metrics, streams, self._loader.dataset.packing) + self._time_left(step)
-        words += f"  {loading_in_words(loading, streams)}"
+        words += f"  {_loading_in_words(loading, streams)}"
         with _appended(words, steps=self._config.training.steps):
-            self._base.log(
+            self._log(
                 step,
                 global_avg_loss,
                 global_max_loss,
                 grad_norm,
                 extra_metrics={**(extra_metrics or {}), **metrics, **loading},
             )
+
+    def _loading(self) -> dict[str, float]:
+        """Where loading time went since the last call."""
+        before, began, steps = self._counted, self._began, self._steps
+        self._counted = self._loader.loading_counters()
+        self._steps, self._began = 0, time.monotonic()
+        own = {name: count - before[name] for name, count in self._counted.items()}
+        summed = [name for name in own if name not in ("wait_seconds", "batches_ready")]
+        counts = torch.tensor([int(own[name]) for name in summed])
+        longest = torch.tensor(
+            [int(own["wait_seconds"] * 1e6), -int(self._counted["batches_ready"])]
+        )
+        if os.environ.get("RANK", "0") != os.environ.get("LOCAL_RANK", "0"):  # another machine
+            counts.zero_()
+            longest[0], longest[1] = 0, _NONE_READY
+        wait, ready = _reduced(longest, torch.distributed.ReduceOp.MAX)
+        total = dict(zip(summed, _reduced(counts, torch.distributed.ReduceOp.SUM), strict=True))
+        texts = total.pop("texts_encoded")
+        return {
+            "loading/wait_per_step(s)": wait / 1e6 / steps,
+            "loading/batches_ready": -ready,
+            "loading/texts_per_second": texts / (self._began - began),
+            **{f"loading/{name}": count for name, count in total.items()},
+        }
 
     def _time_left(self, step: int) -> str:
         """How long the steps to come take at the mean speed since the first one that was logged.
@@ -105,7 +125,7 @@ class DataMetricsProcessor:
         """
         now = time.monotonic()
         if self._first_logged is None:
-            vars(self)["_first_logged"] = (step, now)
+            self._first_logged = (step, now)
             return ""
         left = self._config.training.steps - step
         if not left:
@@ -132,6 +152,16 @@ def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Te
     return sum_over_ranks
 
 
+def _reduced(values: torch.Tensor, how: Any) -> list[int]:
+    """Numbers reduced over all ranks."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        from torchtitan.tools.utils import device_type
+
+        values = values.to(device_type)
+        torch.distributed.all_reduce(values, op=how)
+    return [int(value) for value in values.tolist()]
+
+
 def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> str:
     """The counts, for the line of a step."""
     words = [f"epoch: {metrics['data/epoch']:.3f}"]
@@ -146,6 +176,28 @@ def _in_words(metrics: dict[str, float], streams: list[str], packing: bool) -> s
         name = "documents" if packing and what == "samples" else what
         each = ", ".join(f"{stream} {count:,}" for stream, count in counts.items())
         words.append(f"{name}: {total:,}" + (f" ({each})" if len(counts) > 1 else ""))
+    return "  ".join(words)
+
+
+def _loading_in_words(metrics: dict[str, float], streams: list[str]) -> str:
+    """The figures of an interval for the line of a step; those that are 0 are left out."""
+    words = [
+        f"data wait: {metrics['loading/wait_per_step(s)'] * 1e3:,.1f} ms/step",
+        f"ready: {metrics['loading/batches_ready']:,}",
+    ]
+    shards = {name: metrics[f"loading/{name}/shards_fetched"] for name in streams}
+    if fetched := {name: count for name, count in shards.items() if count}:
+        size = sum(metrics[f"loading/{name}/bytes_fetched"] for name in streams)
+        each = ", ".join(f"{name} {count:,}" for name, count in fetched.items())
+        words.append(
+            f"fetched: {sum(fetched.values()):,} shards, {size / 1e6:,.1f} MB"
+            + (f" ({each})" if len(streams) > 1 else "")
+        )
+    for name in ("cache_hits", "evictions", "retries"):
+        if count := metrics[f"loading/{name}"]:
+            words.append(f"{name.replace('_', ' ')}: {count:,}")
+    if texts := metrics["loading/texts_per_second"]:
+        words.append(f"texts/s: {texts:,.0f}")
     return "  ".join(words)
 
 

@@ -3,9 +3,6 @@
 import ctypes
 import os
 import signal
-import sys
-import threading
-import time
 
 #: Set by the launcher for its ranks: its process id.
 LAUNCHER_PID = "MOSAIC_TRAIN_LAUNCHER_PID"
@@ -24,17 +21,7 @@ def end_with_launcher() -> None:
     launcher = os.environ.get(LAUNCHER_PID)
     if launcher is None:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch, args=(int(launcher),), daemon=True).start()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # It may have died before the call above.
     if os.getppid() != int(launcher):
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _watch(launcher: int) -> None:
-    """Where the kernel has no such signal: look every second."""
-    while os.getppid() == launcher:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGKILL)

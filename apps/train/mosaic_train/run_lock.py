@@ -33,27 +33,27 @@ def lock_folder(folder: str) -> IO[str]:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         file = open(Path(folder, _LOCK), "a+", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    deadline = time.monotonic() + _TIMEOUT
-    while not _locked(file, folder):
-        if time.monotonic() > deadline:
-            file.seek(0)
-            holder = file.read(1000).strip() or "which has not said yet who it is"
-            file.close()
-            raise TrainError(
-                f"job.dump_folder {folder} is in use by another run ({holder}), whose "
-                "checkpoints and logs this one would mix with its own: wait for it to end, or "
-                "choose another --job.dump_folder"
-            )
-        time.sleep(0.1)
-    try:
+        deadline = time.monotonic() + _TIMEOUT
+        while not _locked(file, folder):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                holder = file.read(1000).strip() or "not identified yet"
+                file.close()
+                raise TrainError(
+                    f"job.dump_folder {folder} is in use by another run ({holder}), whose "
+                    "checkpoints and logs this one would mix with its own: wait for it to end, or "
+                    "choose another --job.dump_folder"
+                )
+            time.sleep(0.1)
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {started}\n")
         file.flush()
     except OSError as error:
-        raise _cannot_write(folder, error) from error
+        raise TrainError(
+            f"job.dump_folder {folder}: it cannot be made or written to ({error.strerror}): choose "
+            "another --job.dump_folder"
+        ) from error
     return file
 
 
@@ -68,10 +68,3 @@ def _locked(file: IO[str], folder: str) -> bool:
             "that two runs could mix their files: choose another --job.dump_folder"
         ) from error
     return True
-
-
-def _cannot_write(folder: str, error: OSError) -> TrainError:
-    return TrainError(
-        f"job.dump_folder {folder}: it cannot be made or written to ({error.strerror}): choose "
-        "another --job.dump_folder"
-    )

@@ -50,8 +50,7 @@ def prepare_and_check(
         log: Whether to log warnings and summary; of several ranks only one should.
 
     Raises:
-        TrainError: Mistakes that the app finds. The packages' own errors pass through; several
-            come as one `SeveralErrors`.
+        TrainError: There are mistakes; it has a line for each.
     """
     start = time.monotonic()
     report = Report()

@@ -28,38 +28,73 @@ def register_spec(config: "MosaicJobConfig") -> str:
         TrainSpecError: The model is unknown, or not a text model.
     """
     if config.experimental.custom_import:
-        # It may register the very model that is named. As under `torchrun -m`, the working
-        # directory is looked into, too.
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(config.experimental.custom_import)
-        except ModuleNotFoundError as error:
-            raise TrainError(
-                f"experimental.custom_import {config.experimental.custom_import!r}: no module "
-                f"named {error.name!r} here or on PYTHONPATH: set PYTHONPATH, or correct it"
-            ) from error
+        _import_custom(config.experimental.custom_import)
 
-    from mosaic_dataloader import build_mosaic_tokenizer
+    from mosaic_dataloader import (
+        build_mosaic_dataloader,
+        build_mosaic_tokenizer,
+        build_mosaic_validation_dataloader,
+    )
     from mosaic_trainspec import register_mosaic_train_spec
 
-    builders = _Builders()
+    # For the metrics processor, to which TorchTitan's Trainer does not pass the loader that it has
+    # built before. Weak: the spec stays registered when the run is over.
+    built: list[weakref.ref[Any]] = []
+
+    def build_dataloader(**options: Any) -> Any:
+        loader = build_mosaic_dataloader(**options, vocab_size=vocab_size)
+        built[:] = [weakref.ref(loader)]
+        return loader
+
+    def build_validation_dataloader(**options: Any) -> Any:
+        loader = build_mosaic_validation_dataloader(**options, vocab_size=vocab_size)
+        streams = loader.by_stream()
+        return streams if len(streams) > 1 else loader
+
+    def build_metrics_processor(
+        job_config: Any, parallel_dims: Any, *others: Any, **more: Any
+    ) -> Any:
+        from torchtitan.components import metrics
+
+        from mosaic_train.metrics import DataMetrics
+
+        build = base_build_metrics_processor or metrics.build_metrics_processor
+        processor = build(job_config, parallel_dims, *others, **more)
+        loader = built[0]() if built else None
+        if loader is not None:  # else a trainer that has no data
+            DataMetrics(processor, loader, job_config, parallel_dims)
+        return processor
+
     # The data package knows nothing of TorchTitan: its loaders and tokenizers have the methods of
     # TorchTitan's base classes without being derived from them.
     load_tokenizer: Any = build_mosaic_tokenizer
     name = register_mosaic_train_spec(
         config.model.name,
-        build_dataloader_fn=builders.build_dataloader,
+        build_dataloader_fn=build_dataloader,
         build_tokenizer_fn=load_tokenizer,
-        build_validation_dataloader_fn=builders.build_validation_dataloader,
+        build_validation_dataloader_fn=build_validation_dataloader,
     )
     # Only now is it known what the model embeds, and which metrics processor the spec has.
     spec = registered_spec(name)
     args = spec.model_args.get(config.model.flavor)
-    builders.vocab_size = None if args is None else vocabulary_of(resolved_args(config, args))
-    builders.base_metrics_processor = spec.build_metrics_processor_fn
-    spec.build_metrics_processor_fn = builders.build_metrics_processor
+    vocab_size = None if args is None else vocabulary_of(resolved_args(config, args))
+    base_build_metrics_processor = spec.build_metrics_processor_fn
+    spec.build_metrics_processor_fn = build_metrics_processor
     return name
+
+
+def _import_custom(module: str) -> None:
+    """Import `experimental.custom_import`, which may register the very model that is named."""
+    # As under `torchrun -m`, the working directory is looked into, too.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise TrainError(
+            f"experimental.custom_import {module!r}: no module named {error.name!r} here or on "
+            "PYTHONPATH: set PYTHONPATH, or correct it"
+        ) from error
 
 
 def registered_spec(name: str) -> Any:
@@ -106,53 +141,3 @@ def resolved_args(config: "MosaicJobConfig", args: Any) -> Any:
             "name or the folder of a Hugging Face model"
         ) from error
     return resolved
-
-
-class _Builders:
-    """What our spec builds, where one of them has to know of another.
-
-    TorchTitan's Trainer builds its data loader first, and does not pass it to the metrics
-    processor.
-
-    Attributes:
-        vocab_size: Token ids that the model embeds; None where that is not known.
-        base_metrics_processor: Builder of the spec's own metrics processor, which is wrapped; None
-            for TorchTitan's.
-    """
-
-    def __init__(self) -> None:
-        self.vocab_size: int | None = None
-        self.base_metrics_processor: Any = None
-        # Weak: the spec stays registered when the run is over.
-        self._loader: weakref.ref[Any] | None = None
-
-    def build_dataloader(self, **options: Any) -> Any:
-        """Build the training loader."""
-        from mosaic_dataloader import build_mosaic_dataloader
-
-        loader = build_mosaic_dataloader(**options, vocab_size=self.vocab_size)
-        self._loader = weakref.ref(loader)
-        return loader
-
-    def build_validation_dataloader(self, **options: Any) -> Any:
-        """Build the validation loader, or those of the streams by name if there are several."""
-        from mosaic_dataloader import build_mosaic_validation_dataloader
-
-        loader = build_mosaic_validation_dataloader(**options, vocab_size=self.vocab_size)
-        streams = loader.by_stream()
-        return streams if len(streams) > 1 else loader
-
-    def build_metrics_processor(
-        self, job_config: Any, parallel_dims: Any, *others: Any, **more: Any
-    ) -> Any:
-        """Build the spec's metrics processor, and add the loader's counts to what it logs."""
-        from torchtitan.components.metrics import build_metrics_processor
-
-        from mosaic_train.metrics import DataMetricsProcessor
-
-        build = self.base_metrics_processor or build_metrics_processor
-        base = build(job_config, parallel_dims, *others, **more)
-        loader = self._loader() if self._loader else None
-        if loader is None:  # a trainer that has no data
-            return base
-        return DataMetricsProcessor(base, loader, job_config, parallel_dims)

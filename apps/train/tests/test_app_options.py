@@ -55,7 +55,7 @@ def mistakes(model: ChosenModel | None, world: int = 1, **options: Any) -> list[
     ranks = world // parts // degrees.context_parallel_degree
     report = Report()
     check_options(Run(config, model, Layout(ranks), world), report)
-    return [str(error) for error in report.errors]
+    return report.errors
 
 
 # Option, a value that is refused, what of the rest makes it count, and one that is accepted.

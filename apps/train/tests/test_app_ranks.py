@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_train.cli import config_file, parse_arguments
+from mosaic_train.cli import parse_arguments
 from mosaic_train.environment import find_rank_environment, first_host, tasks_on_node
 from mosaic_train.errors import TrainError
 from mosaic_train.logs import loss_rank
@@ -116,9 +116,6 @@ def test_arguments() -> None:
     arguments = parse_arguments(["--config-path", "a", "--nproc_per_node=2", "--x.y", "1"])
     assert arguments.config_args == ["--config-path", "a", "--x.y", "1"]
     assert arguments.nproc_per_node == 2
-    assert config_file(arguments.config_args) == "a"
-    assert config_file(["--x.y", "1", "--job.config-file=b"]) == "b"
-    assert config_file(["--job.dump_folder", "a"]) is None
     looked = parse_arguments(
         ["--inspect-data", "--nodes", "2", "--step-time=0.5", "--bandwidth", "1gb", "--x.y", "1"]
     )

@@ -141,7 +141,7 @@ def test_stages_one_by_one_and_all_at_once(parse: Any, error: Any) -> None:
         ([f"{stages}.1.samples"], f"{stages}.1.samples needs one value, got none"),
         (
             ["--mosaic_validation_dataloader.dataset.stages.1.weights.code", "1"],
-            "[mosaic_validation_dataloader.dataset] stages are for training",
+            "[mosaic_validation_dataloader.dataset] stages is for training",
         ),
     ]:
         assert words in error(file, *given)

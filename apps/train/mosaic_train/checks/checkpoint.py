@@ -35,10 +35,10 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
             f"checkpoint.exclude_from_loading: {', '.join(sorted(unknown))} is not a part of a "
             f"checkpoint; the parts are model, {', '.join(_PARTS)}"
         )
-    folder = checkpoint_to_resume(config)
-    if folder is None:
+    folder, resumes = checkpoint_to_load(config)
+    if folder is None or not resumes:
         return
-    if not (folder / ".metadata").is_file():
+    if not _is_distributed(folder):
         _refuse_to_resume(config, folder)
     wanted = set(_PARTS) - excluded
     missing = wanted & missing_parts(folder)
@@ -78,7 +78,7 @@ def keep_lanes(config: "MosaicJobConfig") -> None:
     dataset = config.mosaic_dataloader.dataset
     if not dataset.packing or dataset.packing_lanes is not None:
         return
-    folder = readable_checkpoint(config)
+    folder = checkpoint_to_resume(config)
     if folder is not None and DATALOADER not in config.checkpoint.exclude_from_loading:
         dataset.packing_lanes = len(lane_keys(folder)) or None
 
@@ -107,14 +107,22 @@ def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
         )
 
 
-def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
-    """The checkpoint of which TorchTitan will load more than the model; None if there is none.
+def own_folder(config: "MosaicJobConfig") -> Path:
+    """Where the run keeps its checkpoints."""
+    return Path(config.job.dump_folder, config.checkpoint.folder)
+
+
+def checkpoint_to_load(config: "MosaicJobConfig") -> tuple[Path | None, bool]:
+    """The checkpoint that TorchTitan will load, and whether it loads more of it than the model.
+
+    The checkpoint is None for new weights, and for those of `model.hf_assets_path`.
 
     Raises:
         TrainError: A checkpoint is asked for that is not there.
     """
-    checkpoint = config.checkpoint
-    folder = Path(config.job.dump_folder, checkpoint.folder)
+    checkpoint, folder = config.checkpoint, own_folder(config)
+    if not checkpoint.enable:
+        return None, False
     if not folder.exists():
         if checkpoint.load_step != -1:
             raise TrainError(
@@ -122,9 +130,10 @@ def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
                 f"{folder}: correct checkpoint.folder or job.dump_folder, or leave load_step out"
             )
         _check_initial(config)
-        initial = checkpoint.initial_load_path
-        return None if not initial or checkpoint.initial_load_model_only else Path(initial)
-    steps = _steps(folder)
+        if not checkpoint.initial_load_path:
+            return None, False
+        return Path(checkpoint.initial_load_path), not checkpoint.initial_load_model_only
+    steps = complete_steps(folder)
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
     if step == -1:
         if checkpoint.initial_load_path or checkpoint.initial_load_in_hf:
@@ -133,21 +142,25 @@ def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
                 "would begin with random weights and not load checkpoint.initial_load_path; remove "
                 "the folder, or choose another --checkpoint.folder"
             )
-        return None
+        return None, False
     if checkpoint.load_step != -1 and not (folder / f"step-{step}").is_dir():
-        known = ", ".join(map(str, sorted(steps))) or "none"
         raise TrainError(
             f"checkpoint.load_step {step}: there is no checkpoint {folder / f'step-{step}'}; "
-            f"complete steps in {folder}: {known}"
+            f"complete steps in {folder}: {', '.join(map(str, steps)) or 'none'}"
         )
     # TorchTitan reads step 0, a seed checkpoint, as a model alone.
-    return folder / f"step-{step}" if step else None
+    return folder / f"step-{step}", step > 0
 
 
-def readable_checkpoint(config: "MosaicJobConfig") -> Path | None:
-    """The checkpoint to resume, where it is a complete distributed one."""
-    folder = checkpoint_to_resume(config) if config.checkpoint.enable else None
-    return folder if folder is not None and (folder / ".metadata").is_file() else None
+def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
+    """The complete distributed checkpoint to resume, if there is one."""
+    folder, resumes = checkpoint_to_load(config)
+    return folder if folder is not None and resumes and _is_distributed(folder) else None
+
+
+def _is_distributed(folder: Path) -> bool:
+    """Whether a folder holds a complete checkpoint, and not one in Hugging Face's format."""
+    return (folder / ".metadata").is_file()
 
 
 def _check_initial(config: "MosaicJobConfig") -> None:
@@ -170,14 +183,14 @@ def _check_initial(config: "MosaicJobConfig") -> None:
                 "it to false"
             )
         return
-    if (folder / ".metadata").is_file():
+    if _is_distributed(folder):
         return
     if in_hf:
         raise TrainError(
             f"{option} {initial!r} holds weights in Hugging Face's format: set "
             "checkpoint.initial_load_in_hf = true"
         )
-    steps = [step for step in _steps(folder) if (folder / f"step-{step}" / ".metadata").is_file()]
+    steps = [step for step in complete_steps(folder) if _is_distributed(folder / f"step-{step}")]
     raise TrainError(
         f"{option} {initial!r} holds no checkpoint: "
         + (
@@ -190,8 +203,8 @@ def _check_initial(config: "MosaicJobConfig") -> None:
 
 def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
     """Say why a step in the run's own folder is not a checkpoint that can be resumed."""
-    own = Path(config.job.dump_folder, config.checkpoint.folder)
-    others = [s for s in _steps(own) if s and (own / f"step-{s}" / ".metadata").is_file()]
+    own = own_folder(config)
+    others = [s for s in complete_steps(own) if s and _is_distributed(own / f"step-{s}")]
     earlier = (
         f"continue from another one with --checkpoint.load_step {max(others)}" if others else ""
     )
@@ -209,39 +222,16 @@ def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
     )
 
 
-def complete_steps(config: "MosaicJobConfig") -> list[int]:
-    """Steps of which the run's own folder holds a complete checkpoint, in their order."""
-    return sorted(_steps(Path(config.job.dump_folder, config.checkpoint.folder)))
-
-
-def _steps(folder: Path) -> list[int]:
-    """Steps with a complete checkpoint, as TorchTitan counts them."""
+def complete_steps(folder: Path) -> list[int]:
+    """Steps of which a folder has a complete checkpoint, as TorchTitan counts them, in order."""
     if not folder.is_dir():
         return []
-    return [
+    return sorted(
         int(match[1])
         for path in folder.iterdir()
         if (match := re.search(r"step-(\d+)", path.name))
         and any((path / probe).is_file() for probe in (".metadata", "model.safetensors.index.json"))
-    ]
-
-
-def checkpoint_to_load(config: "MosaicJobConfig") -> Path | None:
-    """The distributed checkpoint of which TorchTitan will load at least the model.
-
-    None if there is none, or if it is one in Hugging Face's format.
-    """
-    checkpoint = config.checkpoint
-    if not checkpoint.enable:
-        return None
-    folder = checkpoint_to_resume(config)
-    if folder is None:
-        own = Path(config.job.dump_folder, checkpoint.folder)
-        if not own.exists() and checkpoint.initial_load_path:
-            folder = Path(checkpoint.initial_load_path)
-        elif checkpoint.load_step == 0 or (own.exists() and _steps(own) == [0]):
-            folder = own / "step-0"
-    return folder if folder is not None and (folder / ".metadata").is_file() else None
+    )
 
 
 def read_values(folder: Path, keys: list[str]) -> dict[str, Any]:
@@ -306,8 +296,8 @@ def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: Met
     # Converters may rename weights, after which only they know what belongs together.
     if config.model.converters or "model" in config.checkpoint.exclude_from_loading:
         return
-    folder = checkpoint_to_load(config)
-    if folder is None:
+    folder, _ = checkpoint_to_load(config)
+    if folder is None or not _is_distributed(folder):
         return
     initial = config.checkpoint.initial_load_path
     given = initial and folder == Path(initial)

@@ -152,9 +152,8 @@ def _opened(
             if opened is not None:
                 opened.dataset.close()
         # The streams for validation may share it with those for training.
-        known = set(map(str, report.errors[:before]))
-        joined = _joined(report.errors[before:])
-        report.errors[before:] = [error for error in joined if str(error) not in known]
+        known, found = report.errors[:before], report.errors[before:]
+        report.errors[before:] = [line for line in _joined(found) if line not in known]
     try:
         yield loader
     finally:
@@ -163,23 +162,20 @@ def _opened(
             loader.dataset.close()
 
 
-def _joined(errors: list[BaseException]) -> list[BaseException]:
+def _joined(mistakes: list[str]) -> list[str]:
     """One line for a mistake that several streams share, such as an option of all of them."""
-    first: dict[str, BaseException] = {}
+    first: dict[str, str] = {}
     others: dict[str, list[str]] = {}
-    for error in errors:
-        line = str(error)
+    for line in mistakes:
         named = re.match(r'stream ("[^"]*")', line)
         same = line.replace(named[1], "") if named else line
         if named and same in first:
             others.setdefault(same, []).append(named[1])
         else:
-            first[same] = error
+            first[same] = line
     return [
-        TrainError(f"{error} (the same holds for stream {', '.join(others[same])})")
-        if same in others
-        else error
-        for same, error in first.items()
+        line + (f" (the same holds for stream {', '.join(others[same])})" if same in others else "")
+        for same, line in first.items()
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.checks import network_filesystem
-from mosaic_train.checks.checkpoint import complete_steps
+from mosaic_train.checks.checkpoint import complete_steps, own_folder
 from mosaic_train.checks.machine import bytes_per_parameter
 from mosaic_train.checks.model import MetaModel
 from mosaic_train.checks.report import Report
@@ -29,7 +29,7 @@ def check_dump_folder(config: "MosaicJobConfig") -> None:
     if not config.checkpoint.enable:
         return
     # TorchTitan makes it; to TorchTitan its absence means a new run.
-    folder = _nearest(Path(config.job.dump_folder, config.checkpoint.folder))
+    folder = _nearest(own_folder(config))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise TrainError(
             f"checkpoint.folder {config.checkpoint.folder!r}: {folder} is not a directory that can "
@@ -49,7 +49,7 @@ def check_disk(
     checkpoint = config.checkpoint
     if not checkpoint.enable or checkpoint.load_only or checkpoint.interval < 1:
         return
-    present = complete_steps(config)
+    present = complete_steps(own_folder(config))
     steps_done = max(present, default=0) if checkpoint.load_step == -1 else checkpoint.load_step
     if steps_done >= config.training.steps:
         return
@@ -61,7 +61,7 @@ def check_disk(
     full = int(bytes_per_parameter(config) * _SAVED)
     last = TORCH_DTYPE_MAP[checkpoint.export_dtype].itemsize
     each = last if checkpoint.last_save_model_only and saves == 1 else full
-    disk = _nearest(Path(config.job.dump_folder, checkpoint.folder))
+    disk = _nearest(own_folder(config))
     writers = 1 if network_filesystem(str(disk)) else machines
     size = meta_model.parameters * each // writers
     room = shutil.disk_usage(disk).free

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from mosaic_train.errors import SeveralErrors, TrainError, is_user_error
+from mosaic_train.errors import TrainError, is_user_error, mistakes_in
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -13,13 +13,13 @@ class Report:
     """Mistakes, which stop the run; warnings, which say what something costs; facts.
 
     Attributes:
-        errors: Mistakes, each with a message of one line.
+        errors: A line for each mistake.
         warnings: Lines.
         facts: Parts of the line that sums up a run.
     """
 
     def __init__(self) -> None:
-        self.errors: list[BaseException] = []
+        self.errors: list[str] = []
         self.warnings: list[str] = []
         self.facts: list[str] = []
 
@@ -39,27 +39,18 @@ class Report:
         except Exception as error:
             if not is_user_error(error):
                 raise
-            if str(error) not in map(str, self.errors):
-                self.errors.append(error)
+            self.refuse(mistakes_in(error))
             return None
 
     def refuse(self, lines: Iterable[str]) -> None:
-        """Note mistakes that a check of the loader's returned."""
-        known = set(map(str, self.errors))
-        self.errors += [TrainError(line) for line in lines if line not in known]
+        """Note mistakes; each once, however often it is found."""
+        self.errors += [line for line in lines if line not in self.errors]
 
     def warn(self, *lines: str) -> None:
         """Note costs; each once, however often it is found."""
         self.warnings += [line for line in lines if line not in self.warnings]
 
     def stop_on_errors(self) -> None:
-        """Raise what was noted.
-
-        Raises:
-            TrainError: Several mistakes (`SeveralErrors`).
-            Exception: The only one, as it was raised.
-        """
-        if len(self.errors) == 1:
-            raise self.errors[0]
+        """Raise a `TrainError` of all mistakes, if there are any."""
         if self.errors:
-            raise SeveralErrors(self.errors)
+            raise TrainError(*self.errors)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mosaic_train.checks.checkpoint import (
     DATALOADER,
     POSITION,
+    checkpoint_to_resume,
     complete_steps,
     lane_keys,
+    own_folder,
     read_values,
-    readable_checkpoint,
     saved_entries,
 )
 from mosaic_train.checks.report import Report
@@ -46,7 +47,7 @@ def resume_from_checkpoint(config: "MosaicJobConfig", loader: Any, report: Repor
         TrainError: The checkpoint cannot be read.
         MosaicDataError: The loader refuses the position: data, options or layout have changed.
     """
-    folder = readable_checkpoint(config)
+    folder = checkpoint_to_resume(config)
     if folder is None:
         return Resumed(None, 0, data=False)
     excluded = config.checkpoint.exclude_from_loading
@@ -105,10 +106,10 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     # What `skip` left out is in the position, and in no step.
     rows, steps = loader.samples_seen - loader.left_out, steps_done
     begin = rows - loader.counters().rows
-    earlier = [step for step in complete_steps(config) if 0 < step < steps_done]
+    earlier = [step for step in complete_steps(own_folder(config)) if 0 < step < steps_done]
     if earlier:
         # Before that the run may have had another batch.
-        folder = Path(config.job.dump_folder, config.checkpoint.folder, f"step-{earlier[-1]}")
+        folder = own_folder(config) / f"step-{earlier[-1]}"
         if POSITION in saved_entries(folder):
             saved = json.loads(read_values(folder, [POSITION])[POSITION])
             left_out = sum(stop - start for start, stop in saved.get("left_out", ()))

@@ -18,6 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mosaic_train.checks.checkpoint import own_folder
 from mosaic_train.checks.model import ChosenModel
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
@@ -237,9 +238,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     formats = {name.rpartition(".")[2] for name in converters if "quantize" in name}
     simulated = config.comm.mode != "default"
     simulated_ranks = os.environ.get("NGPU", "")
-    # The run's own folder, which comes before all others that it could load from.
-    own_folder = os.path.join(config.job.dump_folder, checkpoint.folder)
-    loads_first = checkpoint.enable and not os.path.exists(own_folder)
+    # The run's own folder comes before all others that it could load from.
+    loads_first = checkpoint.enable and not own_folder(config).exists()
     no_adapter = model is not None and getattr(model.spec, "state_dict_adapter", None) is None
     mixture = None if model is None else getattr(model.args, "moe_args", None)
     experts = getattr(mixture, "num_experts", None)

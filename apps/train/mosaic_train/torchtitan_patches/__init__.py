@@ -79,7 +79,7 @@ def check_torchtitan() -> None:
 
 
 def patch_torchtitan() -> None:
-    """Correct TorchTitan in this process. Call it before a Trainer is made."""
+    """Correct TorchTitan in this process. Call it once, before a Trainer is made."""
     check_torchtitan()
     _patch_steps()
     no_targets.leave_out_of_maxima()
@@ -92,8 +92,6 @@ def _patch_steps() -> None:
     from torchtitan.train import Trainer
 
     original: Any = Trainer.forward_backward_step
-    if hasattr(original, "mosaic"):
-        return
 
     @functools.wraps(original)
     def forward_backward_step(self: Any, *, global_valid_tokens: Any, **batch: Any) -> Any:
@@ -101,15 +99,13 @@ def _patch_steps() -> None:
         gradient_scale.set_scale(self, tokens)
         return original(self, global_valid_tokens=tokens, **batch)
 
-    forward_backward_step.mosaic = True  # type: ignore[attr-defined]
     Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
 
 
 def patch_spec(spec: Any) -> None:
-    """Correct what our own spec builds. Changes the spec in place; may be called again."""
+    """Correct what our own spec builds. Changes the spec in place; call it once."""
     gradient_scale.scale_loss(spec)
-    if not hasattr(spec.parallelize_fn, "mosaic"):
-        spec.parallelize_fn = _correcting(spec.parallelize_fn)
+    spec.parallelize_fn = _correcting(spec.parallelize_fn)
     if cpu.no_accelerator():
         cpu.run_experts_one_by_one(spec.model_args)
 
@@ -126,7 +122,6 @@ def _correcting(original: Any) -> Any:
         fsdp_sums.sum_gradients(model)
         return model
 
-    parallelize.mosaic = True  # type: ignore[attr-defined]
     return parallelize
 
 

@@ -3,7 +3,6 @@
 Each function says what upstream does and when it can go once that has changed.
 """
 
-import functools
 import math
 import os
 import platform
@@ -81,10 +80,7 @@ class CpuDevice(types.ModuleType):
 
     def get_device_name(self, device: object = None) -> str:
         """The processor's name as the kernel gives it, else its architecture."""
-        try:
-            match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-        except OSError:
-            match = None
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
         return match[1].strip() if match else platform.machine()
 
     def get_device_properties(self, device: object = None) -> Any:
@@ -96,7 +92,7 @@ class CpuDevice(types.ModuleType):
         try:
             Path("/proc/self/clear_refs").write_text("5")  # man 5 proc: resets VmHWM
         except OSError:
-            return  # no /proc, or a sandbox that forbids it: the figure is that of the whole run
+            return  # a sandbox that forbids it: the figure is that of the whole run
 
     def empty_cache(self) -> None:
         """Nothing is cached."""
@@ -113,14 +109,10 @@ class CpuDevice(types.ModuleType):
 
 
 def _peak_bytes() -> int:
-    """Largest resident set since the last reset (where there is no /proc: since the start)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-        if match:
-            return int(match[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Largest resident set since the last reset, or since the start where a sandbox hides that."""
+    match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    kilobytes = int(match[1]) if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024
 
 
 def machine_bytes() -> int:
@@ -160,31 +152,17 @@ def _accept_float32_autocast() -> None:
 def count_integers_on_cpu() -> None:
     """Give `torch.histc` a CPU form for integers, with which a router counts tokens per expert.
 
-    Torch has it for accelerators only. Everything else still goes to torch's own function. This can
-    go once upstream counts with `torch.bincount`.
+    Torch has it for accelerators only. This can go once upstream counts with `torch.bincount`.
     """
-    if not isinstance(torch.histc, _Histogram):
-        torch.histc = _Histogram(torch.histc)  # type: ignore[assignment]
+    original: Any = torch.histc
 
+    def histc(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if input.is_floating_point() or input.device.type != "cpu":
+            return original(input, *args, **kwargs)
+        # Double precision has all integers up to 2**53.
+        return original(input.double(), *args, **kwargs).to(input.dtype)
 
-class _Histogram:
-    """`torch.histc`, also for integer tensors on CPU."""
-
-    def __init__(self, original: Any) -> None:
-        self._original = original
-        functools.update_wrapper(self, original)
-
-    def __call__(self, input: Any, bins: int = 100, min: int = 0, max: int = 0, **more: Any) -> Any:
-        """Count the values in `bins` equal bins between `min` and `max`, as `torch.histc` does."""
-        if input.is_floating_point() or input.device.type != "cpu" or more:
-            return self._original(input, bins=bins, min=min, max=max, **more)
-        if min == max:
-            low, high = torch.aminmax(input)
-            min, max = int(low), int(high) + int(low == high)
-        # In integers: a bin's border must not depend on how a fraction is rounded.
-        inside = input[(input >= min) & (input <= max)]
-        index = (((inside - min) * bins) // (max - min)).clamp_(max=bins - 1)
-        return torch.bincount(index, minlength=bins).to(input.dtype)
+    torch.histc = histc
 
 
 def _attend_to_own_heads() -> None:
@@ -199,8 +177,6 @@ def _attend_to_own_heads() -> None:
     from torchtitan.models.attention import ScaledDotProductAttentionWrapper as Attention
 
     original: Any = Attention.forward
-    if hasattr(original, "mosaic"):
-        return
     # Of [batch, heads, length, head size]. Cut along the others, a rank cannot compute alone.
     alone = (Replicate(), Shard(0), Shard(1))
 
@@ -211,7 +187,6 @@ def _attend_to_own_heads() -> None:
         own = (tensor.redistribute(mesh, placements).to_local() for tensor in (q, k, v))
         return DTensor.from_local(original(self, *own, **options), mesh, placements)
 
-    forward.mosaic = True  # type: ignore[attr-defined]
     Attention.forward = forward  # type: ignore[method-assign]
 
 

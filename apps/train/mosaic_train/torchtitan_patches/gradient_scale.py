@@ -17,8 +17,6 @@ the average (issue 2318).
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 ANSWERS = (
     "train.py:523: (torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
     "train.py:538: loss = loss_sum / global_valid_tokens",
@@ -37,20 +35,19 @@ class ScaledLoss:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The loss of the function itself."""
-        loss = self._loss_fn(*args, **kwargs)
-        return loss if self.scale == 1.0 else _Scale.apply(loss, self.scale)
+        loss, scale = self._loss_fn(*args, **kwargs), self.scale
+        if scale != 1.0 and loss.requires_grad:
+            loss.register_hook(lambda gradient: gradient * scale)
+        return loss
 
 
 def scale_loss(spec: Any) -> None:
     """Have a spec's loss functions take a scale. Changes the spec in place."""
     build = spec.build_loss_fn
-    if hasattr(build, "mosaic"):
-        return
 
     def build_loss(*args: Any, **kwargs: Any) -> ScaledLoss:
         return ScaledLoss(build(*args, **kwargs))
 
-    build_loss.mosaic = True  # type: ignore[attr-defined]
     spec.build_loss_fn = build_loss
 
 
@@ -75,16 +72,3 @@ def _averages_gradients(model: Any) -> bool:
     from torch.nn.parallel import DistributedDataParallel
 
     return isinstance(model, (DDP, DistributedDataParallel))
-
-
-class _Scale(torch.autograd.Function):
-    """Passes a value on; multiplies its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, scale: float) -> torch.Tensor:
-        ctx.scale = scale
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradients[0] * ctx.scale, None

@@ -41,12 +41,9 @@ def leave_out_of_maxima() -> None:
     from torchtitan.distributed import utils
 
     original: Any = utils.dist_max
-    if hasattr(original, "mosaic"):
-        return
 
     def dist_max(x: torch.Tensor, *where: Any, **more: Any) -> float:
         largest: float = original(torch.where(x.isnan(), -math.inf, x), *where, **more)
         return 0.0 if largest == -math.inf else largest
 
-    dist_max.mosaic = True  # type: ignore[attr-defined]
     utils.dist_max = dist_max

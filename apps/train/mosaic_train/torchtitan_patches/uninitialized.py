@@ -2,7 +2,7 @@
 
 Two things: the bias of a gpt_oss router's gate, and the rotary frequencies of a model of
 transformers (`transformers_modeling_backend`). The latter are in no checkpoint either: such a model
-trained without positions where memory was zero, and went on with others after a resume. This can go
+trained without positions where memory was zero, and with other ones after a resume. This can go
 once upstream initializes both.
 """
 

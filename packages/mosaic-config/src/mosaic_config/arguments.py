@@ -1,15 +1,16 @@
-"""The command line as tokens: which options it holds, and the value of each."""
+"""The command line as tokens: which options it holds, and the value of each.
+
+Only what reads a typed value imports TorchTitan, which takes seconds.
+"""
 
 import contextlib
 import dataclasses
 import io
+import os
 import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import tyro
-from torchtitan.config.manager import custom_registry
 
 from mosaic_config.errors import ConfigError
 from mosaic_config.schema import arms, choices, describe
@@ -79,12 +80,29 @@ def single_value(given: Sequence[Given], names: Collection[str]) -> str | None:
     return found[0].values[0] if found else None
 
 
+FILE_OPTIONS = {"config_path", "job.config_file"}
+
+
+def config_file(args: Sequence[str]) -> str | None:
+    """Return the TOML file that a command line names; None without one.
+
+    Raises:
+        ConfigError: The option has no value or several, or is given twice with different ones.
+    """
+    path = single_value(read_arguments(args), FILE_OPTIONS)
+    # A shell does not expand the `~` of `--config-path=~/job.toml`.
+    return os.path.expanduser(path) if path else path
+
+
 def parse_typed(option: Given, annotation: Any) -> Any:
     """Return the value of an option, read by tyro with TorchTitan's rules.
 
     Raises:
         ConfigError: The option has no value, or one that is not of the type.
     """
+    import tyro
+    from torchtitan.config.manager import custom_registry
+
     values = list(option.values)
     if bool in arms(annotation):  # TOML's spelling, in addition to tyro's
         values = [{"true": "True", "false": "False"}.get(value, value) for value in values]

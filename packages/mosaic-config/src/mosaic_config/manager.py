@@ -12,7 +12,13 @@ from typing import Any
 from torchtitan.config import ConfigManager
 from torchtitan.tools.logging import logger
 
-from mosaic_config.arguments import Given, read_arguments, single_value
+from mosaic_config.arguments import (
+    FILE_OPTIONS,
+    Given,
+    config_file,
+    read_arguments,
+    single_value,
+)
 from mosaic_config.errors import ConfigError
 from mosaic_config.job_config import MosaicJobConfig
 from mosaic_config.options import print_help, set_options
@@ -21,8 +27,6 @@ from mosaic_config.strict import build_strictly
 from mosaic_config.toml_file import read_toml
 from mosaic_config.validation import validate
 
-CONFIG_PATH = "config_path"
-CONFIG_FILE = "job.config_file"
 CUSTOM_MODULE = "job.custom_config_module"
 
 
@@ -64,11 +68,11 @@ class MosaicConfigManager(ConfigManager):
         validate(self.config)
         return self.config
 
-    def print_section(self, section: str, args: Sequence[str]) -> None:
-        """Print the options of one section; `--help` among `parse_args`' prints those of all.
+    def print_section(self, section: str | None, args: Sequence[str]) -> None:
+        """Print the options of one section, or of all.
 
         Args:
-            section: Its name, such as `training`.
+            section: Its name, such as `training`; None for all.
             args: Command line tokens; a file among them gives the values that are shown.
 
         Raises:
@@ -80,17 +84,13 @@ class MosaicConfigManager(ConfigManager):
 
     def _read(self, args: Sequence[str]) -> tuple[type[MosaicJobConfig], list[Given], Any]:
         """Return the configuration's class, the options left to set, and the file's values."""
-        given = read_arguments(args)
-        file_options = {CONFIG_PATH, CONFIG_FILE}
-        path = single_value(given, file_options)
-        # A shell does not expand the `~` of `--config-path=~/job.toml`.
-        path = os.path.expanduser(path) if path else path
+        given, path = read_arguments(args), config_file(args)
         data = read_toml(path) if path else {}
         root = self._class_for(given, data)
         base = build_strictly(root, data, path)
         if path:
             base.job.config_file = path
-        return root, [option for option in given if option.name not in file_options], base
+        return root, [option for option in given if option.name not in FILE_OPTIONS], base
 
     def _class_for(self, given: Sequence[Given], data: dict[str, Any]) -> type[MosaicJobConfig]:
         """Return the configuration class, merged with `job.custom_config_module`'s if named."""

@@ -65,16 +65,17 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
         SystemExit: Help is printed (status 0).
     """
     shown = copy.deepcopy(config)
-    for path, named in _named_fields(root).items():
+    for path, annotation in _open_fields(root).items():
+        named = named_value(annotation)
+        entry: Any = {}
+        if tables_in_list(annotation):
+            entry = []  # tyro would number the tables of the file from 0
         # A placeholder shows how these options are written.
-        if (cls := table_in(named)) is not None:
+        elif (cls := table_in(named)) is not None:
             entry = {"NAME": cls()}
-        else:
-            entry = {"KEY": "VALUE"} if named is Any else {}
+        elif named is Any:
+            entry = {"KEY": "VALUE"}
         setattr(_at(shown, path[:-1]), path[-1], entry)
-    for path in _listed_fields(root):
-        # tyro would number the tables of the file from 0.
-        setattr(_at(shown, path[:-1]), path[-1], [])
     if section is not None:
         types, name = keys_of(root), underscored(section)
         if name not in types:
@@ -95,24 +96,14 @@ def _at(config: Any, path: Path) -> Any:
     return config
 
 
-def _named_fields(root: type) -> dict[Path, Any]:
-    """Return the paths of all `dict[str, T]` keys of a configuration, with T."""
+def _open_fields(root: type) -> dict[Path, Any]:
+    """Return the paths and types of all keys that hold a list of tables or names of the user's."""
     return {
-        (*path, key): named
+        (*path, key): annotation
         for path, cls in tables(root)
         for key, annotation in keys_of(cls).items()
-        if (named := named_value(annotation)) is not None
+        if tables_in_list(annotation) or named_value(annotation) is not None
     }
-
-
-def _listed_fields(root: type) -> list[Path]:
-    """Return the paths of all keys of a configuration that hold a list of tables."""
-    return [
-        (*path, key)
-        for path, cls in tables(root)
-        for key, annotation in keys_of(cls).items()
-        if tables_in_list(annotation)
-    ]
 
 
 def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
@@ -141,16 +132,16 @@ def _read(
         raise ConfigError(
             f"unexpected argument {option.values[0]}; options are --section.key VALUE"
         )
-    for above, named in _named_fields(root).items():
-        if f"{option.name}.".startswith(f"{'.'.join(above)}."):
-            names = [*_at(config, above), *(path[-1] for path in changes if path[:-1] == above)]
-            return _read_named(root, option, above, named, names)
-    for above in _listed_fields(root):
-        if f"{option.name}.".startswith(f"{'.'.join(above)}."):
-            # A table that has no default is None.
-            present = getattr(_at(config, above[:-1]), above[-1], None)
+    for above, annotation in _open_fields(root).items():
+        if not f"{option.name}.".startswith(f"{'.'.join(above)}."):
+            continue
+        # A table that has no default is None.
+        present = getattr(_at(config, above[:-1]), above[-1], None)
+        if tables_in_list(annotation):
             before = changes.get(above[:-1], {}).get(above[-1], present)
             return above, _read_listed(option, above, before or [])
+        names = [*(present or ()), *(path[-1] for path in changes if path[:-1] == above)]
+        return _read_named(root, option, above, named_value(annotation), names)
     *section, key = option.name.split(".")
     where = tuple(section)
     cls = dict(tables(root)).get(where)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import re
 import types
@@ -128,9 +129,8 @@ def show(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a TOML basic string; what would break the line is escaped."""
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
-    return '"' + "".join(escapes.get(c, c) for c in text) + '"'
+    """Return a TOML basic string, whose escapes are JSON's."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def dotted(path: Path) -> str:

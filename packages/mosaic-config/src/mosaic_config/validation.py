@@ -59,13 +59,8 @@ def _loader(section: str, loader: MosaicDataloader) -> Iterator[str]:
             f"[{VALIDATION}] skip_samples = {loader.skip_samples} is for training: a validation "
             "pass always uses every sample; remove it"
         )
-    if section == VALIDATION and loader.dataset.stages:
-        yield (
-            f"[{VALIDATION}.dataset] stages are for training: a validation pass reads every sample "
-            "once; remove them"
-        )
     if section == VALIDATION:
-        for key in ("skip", "max_repeats"):
+        for key in ("stages", "skip", "max_repeats"):
             if getattr(loader.dataset, key):
                 yield (
                     f"[{VALIDATION}.dataset] {key} is for training: a validation pass reads every "

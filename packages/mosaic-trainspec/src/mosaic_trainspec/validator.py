@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -36,62 +37,47 @@ ValidationDataLoader: TypeAlias = BaseDataLoader | Mapping[str, BaseDataLoader]
 ValidationDataLoaderBuilder: TypeAlias = Callable[..., ValidationDataLoader]
 
 
+@dataclass(kw_only=True, eq=False)
 class MosaicValidator(BaseValidator):
     """Validates on finite loaders and logs the mean loss per target, of each and of all.
 
     The loss is ``sum of the losses of all targets / number of targets`` over every batch,
     micro-batch and rank, summed in float64. It does not depend on the number of ranks, the batch
     size or how targets are spread over rows; a rank whose rows are all padding adds nothing.
+
+    It holds what TorchTitan's Trainer passes; ``build_mosaic_validator`` checks it.
+
+    Attributes:
+        job_config: Its ``validation.freq`` and ``validation.steps`` are used.
+        validation_dataloader: Yields ``({"input": int64 [B, T]}, labels int64 [B, T])``, with
+            -100 where there is no target; every ``iter()`` starts at the set's beginning and
+            gives equally many batches on every rank. Or several such loaders by the names of
+            their streams, the same on every rank: they are read one after another.
+        model_args: Of the trained flavor.
+        tokenizer: For attention masks of documents.
+        parallel_dims: The layout.
+        loss_fn: Returns the sum of the losses of the targets that are not -100.
+        validation_context: Entered around each forward pass (loss parallelism).
+        maybe_enable_amp: Entered around each forward pass without pipeline parallelism.
+        metrics_processor: Its ``log_validation`` gets the result.
+        pp_schedule: The training schedule, used forward only; ``None`` without pipeline
+            parallelism, as the next two.
+        pp_has_first_stage: Whether this rank holds the first stage.
+        pp_has_last_stage: Whether this rank holds the last stage, which has the loss.
     """
 
-    def __init__(
-        self,
-        job_config: JobConfig,
-        *,
-        validation_dataloader: ValidationDataLoader,
-        model_args: BaseModelArgs,
-        tokenizer: BaseTokenizer,
-        parallel_dims: ParallelDims,
-        loss_fn: LossFunction,
-        validation_context: ValidationContext,
-        maybe_enable_amp: AbstractContextManager[None],
-        metrics_processor: MetricsProcessor,
-        pp_schedule: _PipelineSchedule | None = None,
-        pp_has_first_stage: bool | None = None,
-        pp_has_last_stage: bool | None = None,
-    ) -> None:
-        """Hold what TorchTitan's Trainer passes; ``build_mosaic_validator`` checks it.
-
-        Args:
-            job_config: Its ``validation.freq`` and ``validation.steps`` are used.
-            validation_dataloader: Yields ``({"input": int64 [B, T]}, labels int64 [B, T])``, with
-                -100 where there is no target; every ``iter()`` starts at the set's beginning and
-                gives equally many batches on every rank. Or several such loaders by the names of
-                their streams, the same on every rank: they are read one after another.
-            model_args: Of the trained flavor.
-            tokenizer: For attention masks of documents.
-            parallel_dims: The layout.
-            loss_fn: Returns the sum of the losses of the targets that are not -100.
-            validation_context: Entered around each forward pass (loss parallelism).
-            maybe_enable_amp: Entered around each forward pass without pipeline parallelism.
-            metrics_processor: Its ``log_validation`` gets the result.
-            pp_schedule: The training schedule, used forward only; ``None`` without pipeline
-                parallelism, as the next two.
-            pp_has_first_stage: Whether this rank holds the first stage.
-            pp_has_last_stage: Whether this rank holds the last stage, which has the loss.
-        """
-        super().__init__(job_config)
-        self.validation_dataloader = validation_dataloader
-        self.model_args = model_args
-        self.tokenizer = tokenizer
-        self.parallel_dims = parallel_dims
-        self.loss_fn = loss_fn
-        self.validation_context = validation_context
-        self.maybe_enable_amp = maybe_enable_amp
-        self.metrics_processor = metrics_processor
-        self.pp_schedule = pp_schedule
-        self.pp_has_first_stage = pp_has_first_stage
-        self.pp_has_last_stage = pp_has_last_stage
+    job_config: JobConfig
+    validation_dataloader: ValidationDataLoader
+    model_args: BaseModelArgs
+    tokenizer: BaseTokenizer
+    parallel_dims: ParallelDims
+    loss_fn: LossFunction
+    validation_context: ValidationContext
+    maybe_enable_amp: AbstractContextManager[None]
+    metrics_processor: MetricsProcessor
+    pp_schedule: _PipelineSchedule | None = None
+    pp_has_first_stage: bool | None = None
+    pp_has_last_stage: bool | None = None
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Run over the set (or its first ``validation.steps`` batches) and log the mean loss.

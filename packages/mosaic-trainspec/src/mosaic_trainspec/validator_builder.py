@@ -41,10 +41,10 @@ def build_mosaic_validator(
 
     Args:
         job_config: Its ``validation``, ``training`` and ``model.flavor`` are used.
-        dp_world_size: Of the batch mesh. Under fault tolerance, where TorchTitan counts all
-            replica groups, each group validates on the whole set: groups come and go, and
-            nothing sums over them.
-        dp_rank: This rank's place in it.
+        dp_world_size: Not used, and neither is the next one: the batch mesh has both. Under fault
+            tolerance TorchTitan counts all replica groups here, but each group validates on the
+            whole set: groups come and go, and nothing sums over them.
+        dp_rank: See above.
         tokenizer: Passed to the loader's builder.
         parallel_dims: The layout.
         loss_fn: Sum over the targets.
@@ -74,11 +74,8 @@ def build_mosaic_validator(
         )
     if pp_schedule is not None:
         _check_schedule(pp_schedule, job_config)
-    batch_mesh = parallel_dims.get_optional_mesh("batch")
-    mesh_size = 1 if batch_mesh is None else batch_mesh.size()
-    if dp_world_size != mesh_size:
-        dp_world_size = mesh_size
-        dp_rank = 0 if batch_mesh is None else batch_mesh.get_local_rank()
+    mesh = parallel_dims.get_optional_mesh("batch")
+    dp_world_size, dp_rank = (1, 0) if mesh is None else (mesh.size(), mesh.get_local_rank())
     loader = build_validation_dataloader_fn(
         dp_world_size=dp_world_size,
         dp_rank=dp_rank,
@@ -88,7 +85,7 @@ def build_mosaic_validator(
     if isinstance(loader, Mapping):
         _check_streams(list(loader), job_config.validation.steps)
     return MosaicValidator(
-        job_config,
+        job_config=job_config,
         validation_dataloader=loader,
         model_args=model_args[job_config.model.flavor],
         tokenizer=tokenizer,

@@ -60,7 +60,7 @@ class DocumentReader:
             by_shard.setdefault(shard, []).append(number)
         for shard, numbers in by_shard.items():
             with self._store.reading(shard) as opened:
-                if self._store.is_text(shard):
+                if opened.has_text:
                     texts += [opened.text(places[n]) for n in numbers]
                     text_numbers += numbers
                     continue

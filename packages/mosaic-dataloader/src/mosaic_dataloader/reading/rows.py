@@ -215,7 +215,7 @@ class RowReader:
         shard, place = int(shards[0]), int(places[0])
         tokens: NDArray[Any]
         with self._store.reading(shard) as opened:
-            if self._store.is_text(shard):
+            if opened.has_text:
                 encoded = encode_texts(self._store, self._tokenizer, [opened.text(place)])
                 tokens = next(encoded)[: self._seq_len + 1]
             else:
@@ -309,7 +309,7 @@ class RowReader:
                 continue
             with self._store.reading(shard) as opened:
                 wanted = places[rows].tolist()
-                if self._store.is_text(shard):
+                if opened.has_text:
                     draft.texts += [opened.text(place) for place in wanted]
                     draft.rows += rows
                     draft.origins += [(shard, place) for place in wanted]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.storage.cache import CacheLease, LeaseWatch, Registration
-from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.contents import path_in_stream, unreadable
 from mosaic_dataloader.storage.document_ends import ends_column
 from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
@@ -304,6 +304,9 @@ class ShardStore:
                 self._unpin(stream, place)
                 if isinstance(error, FileNotFoundError):
                     return
+                if isinstance(error, OSError):
+                    path = error.filename or fetcher.path(place)
+                    raise unreadable(data.name, path, error) from error
                 raise
             self._open[shard] = opened
             if (rows := opened.full_rows(self._row_tokens)) is not None:
@@ -354,10 +357,6 @@ class ShardStore:
 
     def _place(self, shard: int) -> tuple[int, int]:
         return self._mixture.shard_in_stream(shard)
-
-    def is_text(self, shard: int) -> bool:
-        """Whether a shard holds text, which is to be encoded."""
-        return self.streams[self._place(shard)[0]].column.kind == "text"
 
 
 def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:

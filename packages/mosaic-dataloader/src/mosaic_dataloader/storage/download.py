@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,13 @@ from mosaic_dataloader.storage.contents import (
     unreadable,
 )
 from mosaic_dataloader.storage.index import fetch_index
-from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
+from mosaic_dataloader.storage.layout import (
+    fetch_byte,
+    live_staging,
+    lock_path,
+    staging,
+    staging_folder,
+)
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.traffic import RETRIES, Traffic
 from mosaic_dataloader.storage.transfer import Transfers
@@ -159,24 +164,23 @@ class ShardFetcher:
         if not self._data.compared:
             # The store was out of reach at the start. If it is back, so may other data be.
             self._data.compared = fetch_index(self._transfers)
-        folder = self._staging(shard)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(folder)
-        size = self._data.readers[shard].get_max_size()
+        directory, reader = self._data.directory, self._data.readers[shard]
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
-            with reserved(self._data.directory, shard, size, timeout, self._traffic):
-                pairs = self._data.readers[shard].file_pairs
-                fetched = [self._fetch_file(shard, raw, zipped) for raw, zipped in pairs]
+            with (
+                staging(directory, shard),
+                reserved(directory, shard, reader.get_max_size(), timeout, self._traffic),
+            ):
+                fetched = [
+                    self._fetch_file(shard, raw, zipped) for raw, zipped in reader.file_pairs
+                ]
                 # For later starts to compare; of several files, that of the first.
                 version = next((v for _, v in fetched if v is not None), None)
                 if version is not None:
-                    note_shard_version(self._data.directory, shard, version)
+                    note_shard_version(directory, shard, version)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
             raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(shard)
         if arrived := sum(size for size, _ in fetched):
             self._traffic.fetched(self._number, arrived)

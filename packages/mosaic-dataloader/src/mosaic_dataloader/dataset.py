@@ -24,12 +24,9 @@ from mosaic_dataloader.reading.rows import RowReader
 from mosaic_dataloader.reading.token_means import estimated_mean, known_mean, measured_mean
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
-from mosaic_dataloader.storage.store import ShardStore, ends_of
-from mosaic_dataloader.storage.streams import (
-    DataStream,
-    open_streams,
-    warn_at_start,
-)
+from mosaic_dataloader.storage.document_ends import ends_column
+from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.streams import DataStream, open_streams, warn_at_start
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.arguments import parse_count
 from mosaic_dataloader.util.own_folder import default_cache_dir
@@ -353,7 +350,7 @@ def _boundaries(
     """
     for stream in () if packing else opened:
         # Of every shard, so that a column that cannot be read is refused here.
-        stored = all([ends_of(stream, place) is not None for place in range(len(stream.readers))])
+        stored = all([ends_column(reader, stream.name) is not None for reader in stream.readers])
         if eos_id is None and not stored and stream.column.kind != "text":
             warn_at_start(
                 f'stream "{stream.name}": nothing says where the documents in its rows end, so '
@@ -432,7 +429,7 @@ def _weigh(
     streams = [copy.copy(s.stream) for s in opened]
     for stream, size in zip(streams, millitokens or (), strict=False):
         stream.proportion = stream.proportion / size
-    samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
+    samples = np.array([s.samples for s in opened], np.int64)
     try:
         # Of weights that leave no sample, the line below says it; numpy would warn of 0 / 0.
         with np.errstate(invalid="ignore"):

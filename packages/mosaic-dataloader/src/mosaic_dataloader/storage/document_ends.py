@@ -1,5 +1,7 @@
 """The column `document_ends` of a shard: where documents end in its rows."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,19 +12,21 @@ ENDS_COLUMN = "document_ends"
 _ENCODING = "ndarray:int32"
 
 
-def ends_column(names: list[str], encodings: list[str], stream: str) -> int | None:
-    """The place of the column among a shard's columns; None if the shard has none.
+def ends_column(reader: Any, stream: str) -> int | None:
+    """The place of the column among those of a ``streaming`` shard; None if the shard has none.
 
     Raises:
         MosaicDataError: It is of another encoding.
     """
+    names = getattr(reader, "column_names", [])
     if ENDS_COLUMN not in names:
         return None
-    index = names.index(ENDS_COLUMN)
-    if encodings[index] != _ENCODING:
+    index: int = names.index(ENDS_COLUMN)
+    encoding = reader.column_encodings[index]
+    if encoding != _ENCODING:
         raise MosaicDataError(
-            f'stream "{stream}": column "{ENDS_COLUMN}" has encoding {encodings[index]}, not '
-            f"{_ENCODING}; write it so, or leave it out"
+            f'stream "{stream}": column "{ENDS_COLUMN}" has encoding {encoding}, not {_ENCODING}; '
+            f"write it so, or leave it out"
         )
     return index
 

@@ -372,19 +372,7 @@ def _opened(data: DataStream, place: int, reads_ends: bool) -> OpenShard:
     reader = data.readers[place]
     paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
     if hasattr(reader, "column_sizes"):
-        ends = ends_of(data, place) if reads_ends else None
+        ends = ends_column(reader, data.name) if reads_ends else None
         return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place], ends)
     meta, samples = paths
     return ReaderShard(reader, data.columns[place], samples, meta)
-
-
-def ends_of(data: DataStream, place: int) -> int | None:
-    """The place of the column `document_ends` in a shard; None if the shard has none.
-
-    Raises:
-        MosaicDataError: The column is of an encoding that is not read.
-    """
-    reader: Any = data.readers[place]
-    if not hasattr(reader, "column_encodings"):
-        return None
-    return ends_column(reader.column_names, reader.column_encodings, data.name)

@@ -27,11 +27,6 @@ class RunState:
 
     One thread hands out batches, and replaces the progress with each, while others may save.
 
-    Args:
-        source: Where its batches come from.
-        progress: How far it has come; its beginning by default.
-        tokens: Target tokens of all ranks; none by default.
-
     Attributes:
         count: Replaces the progress with that of a batch that is handed out.
     """
@@ -85,10 +80,7 @@ class RunState:
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
     def resumed(self, state: Mapping[str, Any]) -> "RunState":
-        """The run that a saved state belongs to, for the present data.
-
-        Args:
-            state: The entries of a checkpoint.
+        """The run that the entries of a checkpoint belong to, for the present data.
 
         Raises:
             MosaicDataError: The state cannot be read; or its run had other data or options, and

@@ -237,11 +237,6 @@ class StageSequence:
         with self._lock:
             return self._drawn_before(stop) - self._drawn_before(start)
 
-    def stage_at(self, position: int) -> tuple[int, int]:
-        """The number of the stage that a position lies in, and where it begins."""
-        number = self._order.stage_at(position)
-        return number, self._order.stages[number].start
-
     def _drawn_before(self, position: int) -> Int64Array:
         rest = position % self._nodes
         taken = self._order.taken(position - rest)

@@ -180,11 +180,9 @@ class RowPacker:
             self._receive()
 
     def _pass_over(self, count: int, after: dict[int, LanePosition]) -> None:
-        """Leave out rows. Where the next one begins is known only when their documents are read.
+        """Leave out rows, and note in ``after`` where their lanes continue.
 
-        Args:
-            count: How many.
-            after: Where their lanes continue is noted here.
+        Where the next one begins is known only when their documents are read.
         """
         for _ in range(count):
             index = self._next

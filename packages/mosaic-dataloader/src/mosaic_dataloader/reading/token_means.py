@@ -96,8 +96,7 @@ def measured_mean(
 def _parts(stream: DataStream) -> list[ShardSamples]:
     filled = [number for number, reader in enumerate(stream.readers) if len(reader)]
     samples = stream.samples
-    stored = sum(reader.get_raw_size() for reader in stream.readers)
-    wanted = min(_SAMPLES, max(_FEWEST, _BYTES * samples // max(1, stored)))
+    wanted = min(_SAMPLES, max(_FEWEST, _BYTES * samples // max(1, stream.raw_bytes)))
     shards = max(_SHARDS, min(_MOST_SHARDS, wanted * len(filled) // samples))
     chosen = [filled[index] for index in _spread(len(filled), shards)]
     of_each = -(-wanted // len(chosen))

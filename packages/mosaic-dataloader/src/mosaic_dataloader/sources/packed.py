@@ -59,13 +59,8 @@ _REPORTED = 1000
 class PackedRows:
     """Batches whose rows are packed of documents; the attributes are those of `SampleRows`.
 
-    The run's position counts rows, which all ranks know; documents are counted lane by lane.
-
-    Args:
-        dataset: The data.
-        layout: The rank.
-        order: The order of its run. Rows know nothing of the documents that it skipped: they are
-            not in its position.
+    The run's position counts rows, which all ranks know; documents are counted lane by lane. So
+    those that the run skipped at its start are not in its position.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -141,11 +136,7 @@ class PackedRows:
         return Progress(0, none, none, {})
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress:
-        """The progress that was saved.
-
-        Args:
-            saved: The run's entry.
-            state: The entries of at least this rank's lanes.
+        """The progress that was saved; ``state`` holds the entries of at least this rank's lanes.
 
         Raises:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
@@ -293,11 +284,8 @@ class PackedRows:
         training's own reading of these rows costs. That row is the present one on a single rank,
         that of a loaded state that held the lanes of all ranks, or else the order's first.
 
-        Args:
-            progress: Where the run is.
-            position: The first row; global batches are counted from it.
-            report: Called every thousand rows, and at the last one, with the rows read and the
-                rows to read before ``position`` is reached.
+        ``report`` is called every thousand rows, and at the last one, with the rows read and the
+        rows to read before ``position`` is reached. Global batches are counted from there.
 
         Raises:
             MosaicDataError: The position lies before the present order, a loaded lane is damaged,

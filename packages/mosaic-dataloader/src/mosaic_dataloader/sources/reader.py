@@ -30,11 +30,6 @@ Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 class BatchReader:
     """Runs one iteration at a time, and closes everything that it started.
 
-    Args:
-        dataset: The data.
-        layout: The rank.
-        options: Workers, how far to read ahead, whether to pin, and how long a batch may take.
-
     Attributes:
         watch: How long batches were waited for.
 
@@ -73,7 +68,7 @@ class BatchReader:
         on_end: Callable[[], object] | None = None,
         after_first: Callable[[], None] | None = None,
     ) -> PrefetchIterator[Rows, Progress]:
-        """Begin an iteration.
+        """Begin an iteration; its batches are for one thread at a time.
 
         Args:
             source: Where its batches come from.
@@ -82,9 +77,6 @@ class BatchReader:
             on_taken: Called with the progress of each batch in the thread that takes it.
             on_end: Called by the thread that meets the end.
             after_first: Begins, in the background, what the first batch is not to wait for.
-
-        Returns:
-            An iterator over the batches, for one thread at a time.
         """
         store, options = self._dataset.store, self._options
         store.register()

@@ -46,11 +46,6 @@ Requests = Callable[[], Iterator[BatchRequest]]
 class SampleRows:
     """Batches whose rows are samples.
 
-    Args:
-        dataset: The data.
-        layout: The rank.
-        order: The order of its run.
-
     Attributes:
         mixture: The streams.
         sequence: The samples at the positions of the order.
@@ -143,12 +138,7 @@ class SampleRows:
         """Batches from a progress on, each with the progress that handing it out makes.
 
         Called in the main thread, where workers are started; the batches are made wherever the
-        iterator is used.
-
-        Args:
-            progress: Where to begin.
-            extent: Where to end; None for never.
-            ahead: How far to read ahead, and in which processes.
+        iterator is used. Without an ``extent`` they never end.
         """
         requests = partial(self._requests, progress.samples_seen, extent)
         answers = None

@@ -200,17 +200,7 @@ def library_versions() -> str:
 
 
 class DataIdentity:
-    """What identifies a data set, worked out when it is first asked for.
-
-    Args:
-        store: Its shards.
-        mixture: Their sizes.
-        tokenizer: Encodes text; None where all streams hold tokens.
-        seq_len: Tokens in a row, T.
-        token_encoding_type: Dtype of token ids in ``bytes`` columns.
-        packing: Whether documents are packed.
-        eos_id: The token that ends a packed document, if the tokenizer has one.
-    """
+    """What identifies a data set, worked out when it is first asked for; see `RowIdentity`."""
 
     def __init__(
         self,
@@ -259,11 +249,7 @@ class DataIdentity:
     ) -> Identity:
         """The run as a checkpoint holds it; the same on all ranks.
 
-        Args:
-            order: Its order.
-            mixture: The streams as it weighs them.
-            lanes: Its packing lanes.
-            begun: Whether a batch was handed out. Before that, nothing is waited for.
+        Unless it has ``begun``, and a batch was handed out, nothing is waited for.
         """
         contents = None
         try:

@@ -165,13 +165,7 @@ class PresentStage:
 
 
 def present_stage(run: RunStages, position: int, weights_in: str) -> PresentStage:
-    """The stage that a position lies in.
-
-    Args:
-        run: The stages of the run.
-        position: A position of the order.
-        weights_in: What weights count, ``samples`` or ``tokens``.
-    """
+    """The stage that a position of the order lies in; its weights count samples or tokens."""
     number = bisect_right([stage.start for stage in run.stages], position)
     counts = run.stages[number - 1].counts
     weights = weighed(counts, [mean.millitokens for mean in run.means], weights_in)
@@ -188,10 +182,8 @@ def weighed(counts: Sequence[int], millitokens: Sequence[int], weights_in: str) 
     Worked example: of documents of 30 and of 300 tokens, equally many are drawn. In samples the
     shares are 0.5 and 0.5, in tokens 0.09 and 0.91.
 
-    Args:
-        counts: Samples drawn from each stream.
-        millitokens: Tokens of a sample of each stream, in thousandths.
-        weights_in: ``samples`` or ``tokens``.
+    ``counts`` are samples drawn from each stream, and ``millitokens`` thousandths of the tokens of
+    a sample of each.
     """
     sizes = millitokens if weights_in == "tokens" else [1] * len(counts)
     drawn = [count * size for count, size in zip(counts, sizes, strict=True)]
@@ -238,13 +230,7 @@ def first_stages(
     means: Sequence[TokenMean],
     nodes: int,
 ) -> RunStages:
-    """The stages of a new run.
-
-    Args:
-        config: The options.
-        streams: The streams in the data.
-        means: Tokens of a sample of each.
-        nodes: Canonical nodes.
+    """The stages of a new run over so many canonical nodes.
 
     Raises:
         MosaicDataError: A stage is longer than any run.

@@ -39,11 +39,8 @@ def find_column(
 ) -> Column:
     """Choose the column to read: ``tokens`` where there is one, else ``text``.
 
-    Args:
-        names: The shard's column names.
-        encodings: Their MDS encodings.
-        stream: The stream's name, for messages.
-        token_encoding_type: Dtype of token ids in a ``bytes`` column (llm-foundry's option).
+    ``names`` and MDS ``encodings`` are those of the shard's columns, and ``token_encoding_type`` is
+    the dtype of token ids in a ``bytes`` column (llm-foundry's option).
 
     Raises:
         MosaicDataError: There is neither column, or its encoding holds no token ids or text.

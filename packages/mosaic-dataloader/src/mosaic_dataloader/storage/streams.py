@@ -92,6 +92,11 @@ class DataStream:
         return sum(map(len, self.readers))
 
     @property
+    def raw_bytes(self) -> int:
+        """Bytes of its shards, decompressed."""
+        return sum(int(reader.get_raw_size()) for reader in self.readers)
+
+    @property
     def dtypes(self) -> set[np.dtype[Any] | None]:
         """Dtypes of the stored token ids; None for text and where each value has its own."""
         return {column.dtype for column in self.distinct_columns}
@@ -115,9 +120,8 @@ def open_streams(
 ) -> list[DataStream]:
     """Read every stream's index, fetching it where needed.
 
-    Args:
-        streams: The streams' own options by their names, or streams of mosaicml-streaming.
-        options: What holds for every stream that does not say otherwise; with its ``cache_dir``.
+    ``streams`` are their own options by their names, or streams of mosaicml-streaming; ``options``
+    hold, with their ``cache_dir``, for every stream that does not say otherwise.
 
     Raises:
         MosaicDataError: Options contradict each other, an index is missing or unreadable, or a
@@ -408,10 +412,8 @@ def _complete_and_unwritable(stream: "Stream", directory: str) -> bool:
         return False
     if not os.path.isfile(os.path.join(directory, "index.json")):
         return False
-    return all(
-        all(os.path.isfile(path_in_stream(directory, raw)) for raw in files.raw)
-        for files in shard_files(directory)
-    )
+    needed = [raw for files in shard_files(directory) for raw in files.raw]
+    return all(os.path.isfile(path_in_stream(directory, raw)) for raw in needed)
 
 
 def _refuse_shared_caches(streams: list[DataStream]) -> None:

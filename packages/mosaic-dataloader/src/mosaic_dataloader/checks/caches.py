@@ -23,12 +23,8 @@ def unwritable_caches(dataset: StreamingTextDataset, *, names: OptionNames = PYT
     Returns:
         A line for each such directory.
     """
-    places = {f"{names.dataset}cache_dir": os.path.dirname(dataset.orders_dir)}
-    for stream in dataset.streams:
-        if stream.fetched:
-            places[f'the cache of stream "{stream.name}"'] = stream.directory
     lines = []
-    for name, directory in places.items():
+    for name, directory in _caches(dataset, f"{names.dataset}cache_dir").items():
         try:
             os.makedirs(directory, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory) as file:
@@ -50,18 +46,15 @@ def slow_caches(dataset: StreamingTextDataset) -> list[str]:
     Returns:
         A line for each such directory.
     """
-    caches = {"the cache directory": os.path.dirname(dataset.orders_dir)}
     lines = []
     for stream in dataset.streams:
-        if stream.fetched:
-            caches[f'the cache of stream "{stream.name}"'] = stream.directory
-        elif kind := network_filesystem(stream.directory):
+        if not stream.fetched and (kind := network_filesystem(stream.directory)):
             lines.append(
                 f'stream "{stream.name}" is read in place from {stream.directory}, a network file '
                 f"system ({kind}): every read of every epoch goes over the network; give it as "
                 f"`remote`, with `local` on a disk of this machine"
             )
-    for name, directory in caches.items():
+    for name, directory in _caches(dataset, "the cache directory").items():
         if kind := network_filesystem(directory):
             lines.append(
                 f"{name}, {directory}, is on a network file system ({kind}): each shard goes over "
@@ -105,6 +98,13 @@ def full_caches(loader: MosaicParallelAwareDataloader, *, names: OptionNames = P
             f"again in every epoch, or cache on a larger disk"
         )
     return lines
+
+
+def _caches(dataset: StreamingTextDataset, main: str) -> dict[str, str]:
+    """The directories that orders and shards are cached in, by what messages call them."""
+    caches = {main: os.path.dirname(dataset.orders_dir)}
+    fetched = (stream for stream in dataset.streams if stream.fetched)
+    return caches | {f'the cache of stream "{s.name}"': s.directory for s in fetched}
 
 
 def _bytes_when_cached(stream: DataStream) -> int:

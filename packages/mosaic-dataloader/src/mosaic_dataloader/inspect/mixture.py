@@ -59,10 +59,7 @@ def shares(counts: Int64Array, tokens: NDArray[np.float64] | float = 1.0) -> Any
 def mixture_parts(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[Part]:
     """The parts of a run, from its beginning on.
 
-    Args:
-        loader: The loader of any rank, at the position where training starts or resumes.
-        steps: The steps of the run. Without them the last stage has no end, and an order of epochs
-            is shown by one of them.
+    Without its steps the last stage has no end, and an order of epochs is shown by one of them.
     """
     stages = loader.run.source.order.stages
     if stages is not None:
@@ -132,8 +129,8 @@ def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = No
     """The parts of a run, and below each what it draws from every stream, as lines.
 
     Args:
-        loader: See `mixture_parts`.
-        steps: Likewise; with them, each part has its first and its last step.
+        loader: The loader of any rank, at the position where training starts or resumes.
+        steps: The steps of the run; with them, each part has its first and its last step.
     """
     parts = mixture_parts(loader, steps)
     if steps is not None and len(parts) > 1:

@@ -18,12 +18,7 @@ class DocumentReader:
     """Turns samples into documents' tokens.
 
     An empty document (no text, or no token) has no tokens. Any other ends with EOS, if that is
-    known: one is added unless it is there already.
-
-    Args:
-        store: The shards.
-        tokenizer: For text; None where all streams hold tokens.
-        eos_id: The token that ends a document; None to add none.
+    given: one is added unless it is there already.
     """
 
     def __init__(

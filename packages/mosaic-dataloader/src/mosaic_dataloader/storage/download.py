@@ -165,6 +165,7 @@ class ShardFetcher:
             # The store was out of reach at the start. If it is back, so may other data be.
             self._data.compared = fetch_index(self._transfers)
         directory, reader = self._data.directory, self._data.readers[shard]
+        size = reader.get_max_size()
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
             with (

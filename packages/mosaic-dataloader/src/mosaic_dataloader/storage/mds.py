@@ -27,12 +27,6 @@ class ReaderShard:
     Such a shard is two files: the samples, and where each of them begins
     (``uint32`` number of samples, ``uint32[samples + 1]`` offsets).
 
-    Args:
-        reader: A ``streaming`` shard reader whose files are present.
-        column: The column to read.
-        data: The file of the samples.
-        meta: The file of the offsets.
-
     Raises:
         MosaicDataError: The files do not hold what the index says.
         OSError: One of them cannot be read.
@@ -124,7 +118,7 @@ class ScatteredRows:
         dtype: Of the token ids.
         starts: Offset of each sample's first token; -1 where the sample is another length.
         count: Tokens of a row that are wanted.
-        ends: Where documents end in the rows; None where that is not stored or not wanted.
+        ends: See `MappedShard`.
     """
 
     def __init__(

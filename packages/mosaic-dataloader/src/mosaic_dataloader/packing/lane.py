@@ -117,7 +117,7 @@ class Lane:
         return self.end is not None and self.next_document >= self.end
 
     def ask(self, mean: float, times: int = 1) -> range:
-        """The documents to read for what is missing, if they have ``mean`` tokens; or a multiple."""
+        """The documents to read for what is missing, or a multiple, if they are of mean length."""
         missing = max(1.0, self.demand - self.supply)
         count = min(_MOST, max(1, -int(-missing // mean)) * times)
         if self.end is not None:
@@ -188,7 +188,7 @@ class Lane:
         return found
 
     def pass_over(self, count: int) -> None:
-        """Leave out fewer tokens than are ready; documents that end in them do not count as read."""
+        """Leave out fewer tokens than are ready; documents that end in them count as not read."""
         finished = self._finished.copy()
         self._advance(count)
         self._finished = finished

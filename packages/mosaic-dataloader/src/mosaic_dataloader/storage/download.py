@@ -170,11 +170,9 @@ class ShardFetcher:
         try:
             with (
                 staging(directory, shard),
-                reserved(directory, shard, reader.get_max_size(), timeout, self._traffic),
+                reserved(directory, shard, size, timeout, self._traffic),
             ):
-                fetched = [
-                    self._fetch_file(shard, raw, zipped) for raw, zipped in reader.file_pairs
-                ]
+                fetched = [self._fetch_file(shard, *pair) for pair in reader.file_pairs]
                 # For later starts to compare; of several files, that of the first.
                 version = next((v for _, v in fetched if v is not None), None)
                 if version is not None:

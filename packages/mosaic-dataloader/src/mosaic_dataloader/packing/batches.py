@@ -64,7 +64,7 @@ class RowPacker:
 
     Args:
         lanes: The rank's lanes, ascending.
-        scheduler: Is told what is made, and what is missing.
+        scheduler: Is notified of what is made, and what is missing.
         arrivals: What the scheduler asked for, in that order.
         batch_size: Rows of a batch, B.
         seq_len: Tokens in a row, T.

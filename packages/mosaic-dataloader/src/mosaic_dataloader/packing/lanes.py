@@ -40,7 +40,7 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     above = next((n for n in range(dp_world_size + 1, most + 1) if lanes % n == 0), below)
     near = f"{below} or {above}" if above > below else f"{below}"
     advice = (
-        f"the run was begun with {lanes} lanes and keeps them: continue it with {near} ranks"
+        f"the run began with {lanes} lanes and keeps them: continue it with {near} ranks"
         if saved
         else f"use {near} ranks, or begin a run with packing_lanes = {lcm(lanes, dp_world_size)}"
     )

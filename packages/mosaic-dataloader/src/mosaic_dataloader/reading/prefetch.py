@@ -270,7 +270,7 @@ def prefetch(
         idle: Called in the thread now and then while it has nothing to do.
         on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
             that know nothing of that.
-        watch: Is told how long items are waited for.
+        watch: Is notified of how long items are waited for.
     """
     queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth, watch=watch)
 

@@ -250,7 +250,7 @@ def _content(text: object) -> dict[str, Any]:
         content = parsed(text)
     except ValueError as error:
         raise MosaicDataError(
-            f"the saved data position is no JSON ({error}); the checkpoint is truncated or "
+            f"the saved data position is not JSON ({error}); the checkpoint is truncated or "
             f"damaged, load an earlier one"
         ) from error
     version = content.get("version") if isinstance(content, dict) else None

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Shards asked about at a time.
 _ASKED_AT_ONCE = 16
-_UNREACHABLE = "%s. Going on with the one in %s"
+_UNREACHABLE = "%s. Continuing with the one in %s"
 # What shards of a data set usually have in common.
 _SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
 

@@ -195,7 +195,7 @@ class MappedShard:
         """Token ids of one sample, a view into the map of the stored dtype, 1-D.
 
         Raises:
-            MosaicDataError: The bytes are no whole number of token ids.
+            MosaicDataError: The bytes are not a whole number of token ids.
         """
         if self.uniform is not None:
             row: NDArray[Any] = self.uniform[index]
@@ -205,7 +205,7 @@ class MappedShard:
         count, rest = divmod(end - first, dtype.itemsize)
         if rest or count < 0:
             raise MosaicDataError(
-                f"{self._path}, sample {index}: {end - first} bytes are no whole number of "
+                f"{self._path}, sample {index}: {end - first} bytes are not a whole number of "
                 f"{dtype.name} token ids; check token_encoding_type"
             )
         return np.frombuffer(self._map, dtype, count, first)

@@ -37,12 +37,10 @@ class StageSequence:
 
     Args:
         mixture: The data; every stream's ``choose`` is all of its samples.
-        options: The resolved order.
         samples: Samples of each stream that the run ever had.
         names: What messages call each.
         digests: What identifies the content of each; seeds its order.
         present: The number in the mixture of each of them; None for those that were removed.
-        stages: The stages.
         open_stored: Where the orders of long epochs are kept; None to keep them in memory.
         kept_epochs: See `EpochSequence`.
         kept_positions: See `StageOrder`.

@@ -55,13 +55,10 @@ class Lane:
     """Joins the documents of one lane, cuts rows from them, and forecasts what it will need.
 
     Args:
-        number: The lane's number in the run.
         position: Where it continues; the first document that arrives is the one it names.
         end: The document at which it ends; None for never.
-        streams: How many streams there are.
         outside: Makes the error of a lane, the number of a document in it, and one of its token ids
             that the model does not embed.
-        vocab_size: Token ids that the model embeds; None if that is not known.
 
     Attributes:
         ready: Tokens that can be taken; not positive until the unfinished document has arrived.

@@ -153,12 +153,8 @@ class Identity:
 def compare(saved: Identity, present: Identity, open_options: Collection[str] = ()) -> list[str]:
     """List what differs between the run that a state belongs to and the present one.
 
-    What one of them does not know is not compared, nor are names and places.
-
-    Args:
-        saved: The run of the state.
-        present: The present one.
-        open_options: Options that the user left open; the saved value is taken for them.
+    What one of them does not know is not compared, nor are names and places. For
+    ``open_options``, which the user left open, the saved value is taken.
 
     Returns:
         One clause for each difference; empty where the run can continue.

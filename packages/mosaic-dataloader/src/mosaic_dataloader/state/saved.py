@@ -207,12 +207,7 @@ class SavedLane:
 
     @classmethod
     def from_json(cls, key: str, text: object, streams: int) -> "SavedLane":
-        """Read a saved lane.
-
-        Args:
-            key: Its key, for messages.
-            text: What was saved.
-            streams: How many streams the run has.
+        """Read what was saved under the key of a lane of a run with so many streams.
 
         Raises:
             MosaicDataError: The text is damaged or was changed.

@@ -69,11 +69,7 @@ class RunStages:
     carried_from: int = 0
 
     def to_content(self, now: Sequence[StreamIdentity]) -> dict[str, Any]:
-        """As JSON values.
-
-        Args:
-            now: The streams in the data, with what is known of their content by now.
-        """
+        """As JSON values, with what is known by now of the content of the streams in the data."""
         streams = list(self.streams)
         for number, known in zip(self.present, now, strict=True):
             streams[number] = replace(known, content=known.content or streams[number].content)
@@ -97,12 +93,7 @@ class RunStages:
 
     @classmethod
     def from_content(cls, content: object, nodes: int, streams: int) -> "RunStages":
-        """The stages in JSON values.
-
-        Args:
-            content: What was read.
-            nodes: Canonical nodes of the run.
-            streams: Streams that were in the data when the state was saved.
+        """The stages in JSON values, of a run that had so many streams when it was saved.
 
         Raises:
             MosaicDataError: A part of it is missing, unknown, or impossible.

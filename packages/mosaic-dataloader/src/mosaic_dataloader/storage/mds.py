@@ -151,7 +151,6 @@ class MappedShard:
         path: The uncompressed shard file.
         samples: Samples that the index says it holds.
         column_sizes: Size in bytes of each column, None where it varies.
-        column: The column to read.
         ends_column: The place of the column `document_ends`, to be read too; None to leave it.
 
     Attributes:

@@ -130,7 +130,7 @@ class Lanes:
         self._sizes = self._body // self._groups + counts.astype(np.int64)
 
     def positions(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
-        """Positions in the order, int64[n], of documents given by lane and number, both int64[n]."""
+        """Positions in the order of documents given by lane and number; all are int64[n]."""
         group, phase = lanes % self._groups, lanes // self._groups
         epoch, index = np.divmod(phase + documents * self._group_lanes, self._sizes[group])
         places = group + self._groups * index

@@ -298,12 +298,6 @@ class StreamingTextDataset:
             raise IndexError(f"sample {index} of {count}")
         return self.rows.sample(index % count)
 
-    def reopened(self) -> "StreamingTextDataset":
-        """The same data set with no file open, for another process."""
-        twin = object.__new__(type(self))
-        twin.__setstate__(self.__getstate__())
-        return twin
-
     def of_stream(self, number: int, mixture: Mixture) -> "StreamingTextDataset":
         """The same open data set, of whose samples an epoch holds those of one stream alone.
 

@@ -1,5 +1,6 @@
 """Batches made ready in the background, for training and for validation."""
 
+import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -81,7 +82,8 @@ class BatchReader:
         store, options = self._dataset.store, self._options
         store.register()
         if options.num_workers and (self._workers is None or self._workers.inherited):
-            theirs = self._dataset.reopened()
+            # Opened again: no file or lock is shared with the workers.
+            theirs = copy.copy(self._dataset)
             self._workers = WorkerPool(
                 partial(_read_and_count, theirs, source.fetch(theirs)),
                 store.traffic,

@@ -1,5 +1,6 @@
 """Which column of a shard holds the tokens or the text, and how its values are encoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Column:
 
 
 def find_column(
-    names: list[str], encodings: list[str], stream: str, token_encoding_type: str
+    names: Sequence[str], encodings: Sequence[str], stream: str, token_encoding_type: str
 ) -> Column:
     """Choose the column to read: ``tokens`` where there is one, else ``text``.
 
@@ -85,6 +86,6 @@ def _plain(text: str) -> str:
     return shown(text)[1:-1]
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = ["…"] if len(names) > _LISTED else []
     return ", ".join([*map(_plain, names[:_LISTED]), *more])

@@ -353,27 +353,16 @@ def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
 def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
     """The column to read of each shard: a merged index may hold shards that differ."""
     found: list[Column] = []
-    known: dict[Any, Column] = {}
-    before = None
+    # One object where shards are described alike.
+    find = cache(partial(find_column, stream=name, token_encoding_type=token_encoding_type))
     for reader in readers:
-        described = shard_columns(reader)
-        if described != before:
-            before = described
-            try:
-                known[described] = known.get(described) or find_column(
-                    list(described[0]),
-                    list(described[1]),
-                    stream=name,
-                    token_encoding_type=token_encoding_type,
-                )
-            except MosaicDataError as error:
-                if not found:
-                    raise
-                first, here = _basename(readers[0]), _basename(reader)
-                raise MosaicDataError(
-                    f"{error}; that is {here}, while {first} can be read"
-                ) from error
-        column = known[described]
+        try:
+            column = find(*shard_columns(reader))
+        except MosaicDataError as error:
+            if not found:
+                raise
+            first, here = _basename(readers[0]), _basename(reader)
+            raise MosaicDataError(f"{error}; that is {here}, while {first} can be read") from error
         if found and column.kind != found[0].kind and "text" in (column.kind, found[0].kind):
             raise MosaicDataError(
                 f'stream "{name}": {_basename(readers[0])} holds "{found[0].name}", but '

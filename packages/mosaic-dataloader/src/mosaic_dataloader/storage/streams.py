@@ -238,7 +238,7 @@ def _own_copy(name: str, stream: "Stream", options: DatasetOptions) -> "Stream":
 
 def _cache_directory(remote: str | None, options: DatasetOptions) -> str:
     """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
-    digest = hashlib.sha256(_place(str(remote), "").encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_address(str(remote), "").encode()).hexdigest()[:16]
     return os.path.join(str(options.cache_dir), "streams", digest)
 
 
@@ -248,7 +248,7 @@ def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
     # One spelling for each place: locks, limits and caches go by it.
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
-    if stream.remote is None or _place(stream.remote, stream.split) == directory:
+    if stream.remote is None or _address(stream.remote, stream.split) == directory:
         _check_directory(name, directory)
         readers = _read_index(name, stream, options)
         if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
@@ -269,7 +269,7 @@ def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
         readers = _read_index(name, stream, options)
         compare_unwritable(Transfers(name, stream, directory))
         return _opened(name, stream, readers, directory, False, options)
-    source = _place(stream.remote, stream.split)
+    source = _address(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
         _check_directory(name, source)
     _make_cache(name, directory)
@@ -390,7 +390,7 @@ def _raw_path(directory: str, reader: "Reader") -> str:
     return path_in_stream(directory, reader.file_pairs[-1][0].basename)
 
 
-def _place(remote: str, split: str) -> str:
+def _address(remote: str, split: str) -> str:
     """One spelling of where a remote is; directories by their real path."""
     whole = without_secrets(os.path.join(remote, split))
     return whole.rstrip("/") if "://" in whole else os.path.realpath(whole)
@@ -411,7 +411,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
     for data in streams:
         if not data.fetched:
             continue
-        place = _place(str(data.stream.remote), data.stream.split)
+        place = _address(str(data.stream.remote), data.stream.split)
         name, other = remotes.setdefault(data.directory, (data.name, place))
         if other != place:
             raise MosaicDataError(

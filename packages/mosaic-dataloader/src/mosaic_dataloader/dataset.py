@@ -125,13 +125,10 @@ class StreamingTextDataset:
         _check_stage_options(stages, options)
         if bool(streams) == bool(remote or local):
             raise MosaicDataError("give either streams, or remote and/or local")
-        self.order_options = options
+        self.options = options
         self.skip = parse_skip(skip)
         self.vocab_size = vocab_size
         self.seq_len = seq_len
-        self.predownload = options.predownload
-        self.on_data_change = on_data_change
-        self.token_encoding_type = token_encoding_type
         cache_dir = arguments.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
         if "://" in cache_dir:
             raise MosaicDataError(f"cache_dir = {cache_dir!r} must be a directory on this machine")
@@ -152,7 +149,7 @@ class StreamingTextDataset:
                 'weights_in = "tokens" has no meaning without weights: give every stream a '
                 "proportion, or give stages; or leave it out"
             )
-        self.mixture = _weigh(opened, self._epoch_size, self.order_options.shuffle_seed)
+        self.mixture = _weigh(opened, self._epoch_size, self.options.shuffle_seed)
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
@@ -164,7 +161,6 @@ class StreamingTextDataset:
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
         self.packing = packing
-        self.packing_lanes = options.packing_lanes
         self.eos_id = eos_token_id(tokenizer) if packing else None
         if packing and text and self.eos_id is None:
             logger.warning(
@@ -172,7 +168,6 @@ class StreamingTextDataset:
                 "ends and the next begins; set its eos_token (in a configuration, "
                 "mosaic_tokenizer.kwargs.eos_token)"
             )
-        self.positions = positions
         self.boundaries = (
             _boundaries(opened, positions, mask_boundaries, eos_token_id(tokenizer), packing)
             if positions or mask_boundaries
@@ -203,7 +198,7 @@ class StreamingTextDataset:
             cache_limit,
             keeps_open,
             reads_ends,
-            counts_opened=self.predownload == 0,
+            counts_opened=self.options.predownload == 0,
         )
         self.rows = RowReader(
             self.store,
@@ -220,7 +215,7 @@ class StreamingTextDataset:
             self.mixture,
             self.tokenizer,
             seq_len=self.seq_len,
-            token_encoding_type=self.token_encoding_type,
+            token_encoding_type=self.options.token_encoding_type,
             packing=self.packing,
             eos_id=self.eos_id,
         )
@@ -240,7 +235,7 @@ class StreamingTextDataset:
             return self.mixture
         sizes = tuple(mean.millitokens for mean in means)
         if self._weighed is None or self._weighed[0] != sizes:
-            seed = self.order_options.shuffle_seed
+            seed = self.options.shuffle_seed
             self._weighed = (sizes, _weigh(self.streams, self._epoch_size, seed, sizes))
         return self._weighed[1]
 

@@ -87,7 +87,7 @@ def _stages(
     loader: MosaicParallelAwareDataloader, run: RunStages, end: int | None
 ) -> Iterator[Part]:
     begin = loader.samples_skipped
-    weights_in = loader.dataset.order_options.weights_in
+    weights_in = loader.dataset.options.weights_in
     samples = np.array([stream.samples for stream in run.streams], np.float64)
     millitokens = [mean.millitokens for mean in run.means]
     for number, stage in enumerate(run.stages):
@@ -138,7 +138,7 @@ def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = No
     unit = f"{loader.run.source.unit}s"
     tables = [_table(part, unit) for part in parts]
     lines = iter(aligned([row for table in tables for row in table], left={0}).splitlines())
-    tree = [f"mixture, weights in {loader.dataset.order_options.weights_in}:"]
+    tree = [f"mixture, weights in {loader.dataset.options.weights_in}:"]
     for number, (part, table) in enumerate(zip(parts, tables, strict=True), 1):
         corner, bar = ("└─ ", "   ") if number == len(parts) else ("├─ ", "│  ")
         tree.append(f"{corner}{part.name}: {_place(part, unit, steps)}")

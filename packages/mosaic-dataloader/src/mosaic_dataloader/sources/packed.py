@@ -72,11 +72,11 @@ class PackedRows:
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self.dataset = dataset
         self.layout = layout
-        count = order.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        count = order.lanes or dataset.options.packing_lanes or default_lanes(layout.world_size)
         check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
         self._residue = residue_of_rank(
-            layout.rank, layout.world_size, dataset.order_options.num_canonical_nodes
+            layout.rank, layout.world_size, dataset.options.num_canonical_nodes
         )
         self.order = replace(order, lanes=count)
         self.mixture = dataset.weighed(order.means)
@@ -108,7 +108,7 @@ class PackedRows:
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        nodes = self.dataset.order_options.num_canonical_nodes
+        nodes = self.dataset.options.num_canonical_nodes
         return lanes_of_rank(self._lane_count, self.layout.rank, self.layout.world_size, nodes)
 
     def check(self, extent: EpochPass | None) -> None:
@@ -295,7 +295,7 @@ class PackedRows:
         dataset, world_size = self.dataset, self.layout.world_size
         # A single rank that reads all lanes.
         walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
-        nodes = dataset.order_options.num_canonical_nodes
+        nodes = dataset.options.num_canonical_nodes
         ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
         dataset.store.register()
         predownload = samples_ahead(dataset, self.layout.batch_size) if begin < position else 0
@@ -327,7 +327,7 @@ class PackedRows:
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each global batch, if documents are of mean length."""
         world_size, size = self.layout.world_size, self.layout.global_batch
-        nodes = self.dataset.order_options.num_canonical_nodes
+        nodes = self.dataset.options.num_canonical_nodes
         own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
         per_row = self.dataset.seq_len / mean_tokens(self.dataset.streams, self.mixture)
         begin = position - self.order.start.samples

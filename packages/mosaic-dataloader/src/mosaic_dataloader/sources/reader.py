@@ -50,7 +50,7 @@ class BatchReader:
         self._options = options
         self._pin, self._thread_setup = _pinner(options.pin_memory)
         # Inputs, labels and positions, int64 each.
-        batch_bytes = (2 + dataset.positions) * 8 * layout.batch_size * dataset.seq_len
+        batch_bytes = (2 + dataset.options.positions) * 8 * layout.batch_size * dataset.seq_len
         self._depth = options.prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
         # Workers keep their own batches ready.
         self._kept_ready = 2 if options.num_workers else self._depth
@@ -130,7 +130,7 @@ class BatchReader:
         batches: Iterator[tuple[RowBatch, Progress]],
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
-        pin, positions = self._pin, self._dataset.positions
+        pin, positions = self._pin, self._dataset.options.positions
         # The progress of each is dropped here and not where batches are taken, for packed lanes
         # are many: so many may be made before the last one taken is passed.
         kept: deque[Progress] = deque(maxlen=self._kept_ready + 3)

@@ -281,7 +281,7 @@ class SampleRows:
         if not dataset.store.fetches or not predownload:
             return None
         least = 0
-        if dataset.predownload is None:
+        if dataset.options.predownload is None:
             # So many samples may all be in one shard: then nothing would come while it is read.
             least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest_shard(dataset.streams)))
         most = shards_ahead(dataset)

@@ -182,7 +182,6 @@ class StreamingTextDataset:
             weights_in == "tokens" if self.stage_config is None else self.stage_config.counts_tokens
         )
         self._token_means: dict[int, TokenMean] = {}
-        self._weighed: tuple[tuple[int, ...], Mixture] | None = None
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self._open(opened, self.cache_limit)
 
@@ -214,9 +213,8 @@ class StreamingTextDataset:
             self.store,
             self.mixture,
             self.tokenizer,
+            self.options,
             seq_len=self.seq_len,
-            token_encoding_type=self.options.token_encoding_type,
-            packing=self.packing,
             eos_id=self.eos_id,
         )
 
@@ -233,11 +231,8 @@ class StreamingTextDataset:
         """
         if not means or self.stage_config is not None:
             return self.mixture
-        sizes = tuple(mean.millitokens for mean in means)
-        if self._weighed is None or self._weighed[0] != sizes:
-            seed = self.options.shuffle_seed
-            self._weighed = (sizes, _weigh(self.streams, self._epoch_size, seed, sizes))
-        return self._weighed[1]
+        sizes = [mean.millitokens for mean in means]
+        return _weigh(self.streams, self._epoch_size, self.options.shuffle_seed, sizes)
 
     def token_mean(self, number: int, *, read: bool = True) -> TokenMean:
         """Target tokens that a sample of a stream gives, on average.

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.order.sequence import REMOVED
@@ -203,18 +204,17 @@ class DataIdentity:
         store: ShardStore,
         mixture: Mixture,
         tokenizer: BatchTokenizer | None,
+        options: DatasetOptions,
         *,
         seq_len: int,
-        token_encoding_type: str,
-        packing: bool,
         eos_id: int | None,
     ):
         self._store = store
         self._mixture = mixture
         self._tokenizer = tokenizer
         self._seq_len = seq_len
-        self._token_encoding_type = token_encoding_type
-        self._eos = (NO_EOS if eos_id is None else eos_id) if packing else None
+        self._token_encoding_type = options.token_encoding_type
+        self._eos = (NO_EOS if eos_id is None else eos_id) if options.packing else None
         self._reading: Callable[[], list[str | None]] | None = None
         reset_in_child(self)
 

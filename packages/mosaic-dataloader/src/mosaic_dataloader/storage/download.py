@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -193,39 +192,44 @@ class ShardFetcher:
         no hash of it.
         """
         directory, folder = self._data.directory, self._staging(shard)
+        # The compressed form, which an earlier run may have kept; no file has an empty name.
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
+        wanted = zipped or raw
+        version: Version | None = None
 
         def accept(path: str) -> None:
-            self._check(path, zipped or raw)
+            self._check(path, wanted)
             if zipped:
                 compression = str(self._data.readers[shard].compression)
                 unpack(path, unpacked, compression, raw.bytes)
 
-        version = None
-        packed = arrived = self._kept(kept, folder, accept) if zipped else None
-        if arrived is None:
+        try:
+            accept(kept)
+            arrived, size = kept, 0
+        except (FileNotFoundError, CorruptShardError):
             arrived, version = self._transfers.download(
-                (zipped or raw).basename,
+                wanted.basename,
                 folder,
                 f"shard {raw.basename}",
                 accept,
-                size=(zipped or raw).bytes,
-                ask=not (zipped or raw).hashes,
+                size=wanted.bytes,
+                ask=not wanted.hashes,
                 on_attempt=partial(self._begin_attempt, shard),
             )
+            size = int(wanted.bytes)
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
             os.replace(arrived, final)
-            return int(raw.bytes), version
+            return size, version
         if self._data.stream.safe_keep_zip:
             os.replace(arrived, kept)
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
-        return (0 if packed else int(zipped.bytes)), version
+        return size, version
 
     def _begin_attempt(self, shard: int, attempt: int, attempts: int) -> None:
         """Note an attempt, for those who wait for the shard, in whichever process."""
@@ -262,19 +266,6 @@ class ShardFetcher:
             f"{about}, attempt {attempt} of {attempts}, begun {seconds:.0f} s ago by {where}; "
             f"{sum(sizes):,} of {whole:,} bytes are here"
         )
-
-    @staticmethod
-    def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
-        """The compressed form that an earlier run kept, if it is as it should be."""
-        link = os.path.join(folder, "kept")
-        try:
-            os.link(kept, link)
-            accept(link)
-        except (FileNotFoundError, CorruptShardError):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(link)
-            return None
-        return link
 
     def _check(self, path: str, info: "FileInfo") -> None:
         size = file_size(path)

@@ -174,13 +174,12 @@ class StreamingTextDataset:
             else None
         )
         self.stage_config: StageConfig | None = None
+        # Whether the lengths of samples matter for the order.
+        self.counts_tokens = weights_in == "tokens"
         if stages is not None:
             parsed = parse_stages(stages, [stream.name for stream in opened])
             self.stage_config = StageConfig(parsed, weights_in)
-        # Whether the lengths of samples matter for the order.
-        self.counts_tokens = (
-            weights_in == "tokens" if self.stage_config is None else self.stage_config.counts_tokens
-        )
+            self.counts_tokens = self.stage_config.counts_tokens
         self._token_means: dict[int, TokenMean] = {}
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self._open(opened, self.cache_limit)
@@ -256,13 +255,10 @@ class StreamingTextDataset:
         if found is None and not (read and self.counts_tokens):
             return estimated_mean(stream, seq_len)
         if found is None:
-            reader = self.documents
-            if not self.packing:
-                reader = DocumentReader(self.store, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
             # Released at the end, and not by a thread later: workers may be forked in a moment.
             with self.store.iterating():
-                found = measured_mean(stream, first, self.store, reader, seq_len)
+                found = measured_mean(stream, first, self.store, self.documents, seq_len)
         self._token_means[number] = found
         return found
 

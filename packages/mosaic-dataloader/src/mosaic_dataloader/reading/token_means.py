@@ -60,8 +60,7 @@ def measured_mean(
     With packing, the tokens for each stored byte of text, or stored token, are measured, and
     multiplied by what a sample stores on average: that varies less than the lengths of samples.
 
-    ``first_shard`` is the number of its first shard over all streams. The ``reader`` is with
-    packing the one that reads its documents, otherwise one that adds no EOS.
+    ``first_shard`` is the number of its first shard over all streams.
 
     Raises:
         MosaicDataError: A sample cannot be read.

@@ -309,9 +309,8 @@ def _lengths(dataset: "StreamingTextDataset", number: int) -> list[int]:
     near: list[int] = []
     may_fetch = _FETCHED_BYTES
     sample = int(dataset.mixture.stream_offsets[number])
-    for reader in stream.readers:
-        file = os.path.join(stream.directory, reader.file_pairs[-1][0].basename)
-        size = 0 if os.path.exists(file) else int(reader.get_raw_size())
+    for shard, reader in enumerate(stream.readers):
+        size = 0 if os.path.exists(stream.path(shard)) else int(reader.get_raw_size())
         # The first one in any case.
         if size <= may_fetch or not near:
             may_fetch -= size

@@ -91,6 +91,10 @@ class DataStream:
         """Samples in the stream."""
         return sum(map(len, self.readers))
 
+    def path(self, shard: int) -> str:
+        """Path that the file of an uncompressed shard has, or will have once it is fetched."""
+        return os.path.join(self.directory, self.readers[shard].file_pairs[-1][0].basename)
+
     @property
     def raw_bytes(self) -> int:
         """Bytes of its shards, decompressed."""

@@ -277,7 +277,7 @@ class StreamingTextDataset:
 
         Raises:
             IndexError: There is no such sample.
-            MosaicDataError: Its shard cannot be had or is damaged.
+            MosaicDataError: Its shard cannot be fetched or is damaged.
         """
         count = len(self)
         if not -count <= index < count:

@@ -69,7 +69,7 @@ def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: 
 
     Raises:
         MosaicDataError: An id lies outside, or the tokens in a `bytes` column are evidently of
-            another type than `token_encoding_type`; or the shard cannot be had.
+            another type than `token_encoding_type`; or the shard cannot be fetched.
     """
     stream = dataset.streams[number]
     first = _first_shard(stream)

@@ -98,7 +98,7 @@ def one_pass(
             sequence.prepare_next(position)
         for request in _next_batches(sequence, layout, position, full, skip):
             left -= layout.global_batch
-            # After the last row, what is left out until the end is behind as well.
+            # After the last row, what is left out until the end is passed as well.
             position = request.stop if left else end
             yield request._replace(stop=position)
     if left and not drop_last:

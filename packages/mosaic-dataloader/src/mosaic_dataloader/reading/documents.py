@@ -45,7 +45,7 @@ class DocumentReader:
             Token ids of each, freshly allocated, ``dtype[n]``; n is 0 for an empty one.
 
         Raises:
-            MosaicDataError: A shard cannot be had or is damaged.
+            MosaicDataError: A shard cannot be fetched or is damaged.
         """
         found: list[Tokens] = [np.empty(0, self.dtype)] * len(shards)
         texts: list[str] = []

@@ -150,7 +150,7 @@ class RowReader:
             places: Place of each within its shard.
 
         Raises:
-            MosaicDataError: A shard cannot be had or is damaged, or a token id is negative or
+            MosaicDataError: A shard cannot be fetched or is damaged, or a token id is negative or
                 beyond the vocabulary.
         """
         return next(self.written(self.encoded([(shards, places)])))

@@ -90,7 +90,7 @@ class ShardFetcher:
         Returns whether it was, and no other process was fetching it.
 
         Raises:
-            MosaicDataError: It cannot be had, or is not what the index says.
+            MosaicDataError: It cannot be fetched, or is not what the index says.
         """
         if not self._data.fetched:
             require_in_place(self._data.name, self._data.directory, self._data.readers[shard])
@@ -120,7 +120,7 @@ class ShardFetcher:
                 # The index's lock, or the budget's: it says so itself.
                 raise
             raise self._error(
-                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
+                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that process"
             ) from error
         except OSError as error:
             cause = f"{one_line(error)}; {hint(error, self._data.directory)}"
@@ -244,7 +244,7 @@ class ShardFetcher:
         """What is known of a shard that a thread waits for, in words."""
         about = self._transfers.subject(f"shard {self._raw(shard).basename}")
         if not self._data.fetched:
-            return f"{about}, which is read where it lies"
+            return f"{about}, which is read in place"
         if self.present(shard):
             return f"{about}, which is in the cache and is checked or opened"
         folder = self._staging(shard)
@@ -293,7 +293,7 @@ class ShardFetcher:
             return hashlib.file_digest(file, begin).hexdigest() == info.hashes[algorithm]
 
     def check_in_place(self, shard: int) -> None:
-        """Check the hash of a shard that is read where it lies, if ``validate_hash`` asks for it.
+        """Check the hash of a shard that is read in place, if ``validate_hash`` asks for it.
 
         Raises:
             MosaicDataError: It is not the one in the index.

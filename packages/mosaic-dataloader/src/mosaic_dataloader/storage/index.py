@@ -178,7 +178,7 @@ def _compare(
     remote's is returned. Unless ``noted``, shards that nothing is noted of are taken as they are.
 
     Raises:
-        MosaicDataError: There is none to be had, or the cache belongs to other data.
+        MosaicDataError: There is none to be found, or the cache belongs to other data.
         _UnreachableError: The remote cannot be asked, but there is an index.
     """
     path = os.path.join(transfers.directory, "index.json")

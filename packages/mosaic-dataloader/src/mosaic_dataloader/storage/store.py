@@ -118,7 +118,7 @@ class ShardStore:
         """An open shard; it stays mapped at least until the context ends.
 
         Raises:
-            MosaicDataError: The shard cannot be had or is damaged.
+            MosaicDataError: The shard cannot be fetched or is damaged.
         """
         stream, number = self._in_stream(shard)
         while (opened := self._in_use(shard)) is None:

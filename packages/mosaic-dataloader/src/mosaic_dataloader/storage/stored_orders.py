@@ -107,7 +107,7 @@ class StoredOrders:
             logger.warning(
                 "cannot keep epoch orders in %s (%s); every rank computes them for itself and "
                 "holds two in memory, 8 bytes a sample each. Set cache_dir to a place that can be "
-                "written to, and that nothing cleans while a run is on",
+                "written to, and that nothing cleans during a run",
                 self._root,
                 getattr(error, "strerror", None) or error,
             )

@@ -114,7 +114,7 @@ class Lane:
         return self.end is not None and self.next_document >= self.end
 
     def ask(self, mean: float, times: int = 1) -> range:
-        """The documents to read for what is missing, or a multiple, if they are of mean length."""
+        """The documents to read for what is missing, at ``mean`` tokens each; ``times`` as many."""
         missing = max(1.0, self.demand - self.supply)
         count = min(_MOST, max(1, -int(-missing // mean)) * times)
         if self.end is not None:
@@ -185,7 +185,7 @@ class Lane:
         return found
 
     def pass_over(self, count: int) -> None:
-        """Leave out fewer tokens than are ready; documents that end in them count as not read."""
+        """Leave out the next tokens, fewer than are ready, and count no document as finished."""
         finished = self._finished.copy()
         self._advance(count)
         self._finished = finished

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 def new_order(dataset: StreamingTextDataset, order: RunOrder, *, read: bool = True) -> RunOrder:
     """The order of a new run: its options and what it skips, with all that it takes from the data.
 
-    Where weights count tokens and nothing else tells how long samples are, some are read; unless
-    ``read``, such an order is good for nothing but to be saved before the first batch.
+    Where weights count tokens and nothing else says how long samples are, some are read. Without
+    ``read`` they are not, and the order is of no use but to be saved before the first batch.
 
     Raises:
         MosaicDataError: A stage is longer than any run, or a sample cannot be read.

@@ -76,11 +76,11 @@ class StoredOrders:
         return self._try(lambda: self._load(epoch))
 
     def prepare(self, epoch: int) -> None:
-        """Start computing the order of an epoch in the background, unless it is there."""
+        """See `StoredEpochs`."""
         self._try(lambda: self._prepare(epoch))
 
     def holds(self, epoch: int) -> bool:
-        """Whether the order of an epoch is there."""
+        """See `StoredEpochs`."""
         return bool(self._try(lambda: holds_order(self._path(epoch))))
 
     def release(self, order: ListedEpoch) -> None:

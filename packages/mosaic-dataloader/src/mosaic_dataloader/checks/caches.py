@@ -8,6 +8,7 @@ from mosaic_dataloader.checks.filesystems import network_filesystem
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+from mosaic_dataloader.storage.cache import usage
 from mosaic_dataloader.storage.streams import DataStream
 
 _GB = 1e9
@@ -83,7 +84,7 @@ def full_caches(loader: MosaicParallelAwareDataloader, *, names: OptionNames = P
     lines = []
     for group in by_disk.values():
         directories = sorted({stream.directory for stream in group})
-        present = sum(map(_bytes_in, directories))
+        present = sum(map(usage, directories))
         # Every machine fetches its own share, at best.
         whole = sum(map(_bytes_when_cached, group)) / loader.num_nodes
         wanted = whole if limit is None else min(whole, limit)
@@ -111,14 +112,3 @@ def _bytes_when_cached(stream: DataStream) -> int:
     """Bytes that a stream's shards take once all are fetched."""
     kept = stream.stream.safe_keep_zip
     return sum(r.get_max_size() if kept else r.get_raw_size() for r in stream.readers)
-
-
-def _bytes_in(directory: str) -> int:
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:  # another run may be evicting
-                continue
-    return total

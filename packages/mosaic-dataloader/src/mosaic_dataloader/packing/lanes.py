@@ -44,16 +44,8 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     )
 
 
-def lanes_of_rank(lanes: int, rank: int, dp_world_size: int, nodes: int | None) -> list[int]:
-    """The lanes of a rank, ascending: all that are congruent modulo the ranks to its residue.
-
-    See `residue_of_rank`.
-    """
-    return list(range(residue_of_rank(rank, dp_world_size, nodes), lanes, dp_world_size))
-
-
 def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
-    """What the lanes of a rank are congruent to, modulo the ranks.
+    """What the lanes of a rank are congruent to, modulo the ranks: all that are, are its own.
 
     Ranks of a machine are consecutive and are to read the same canonical nodes. These follow from a
     lane's number modulo themselves, so that the ranks of one out of h machines should have residues

@@ -15,13 +15,7 @@ from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.packing.batches import LeftOut, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
-from mosaic_dataloader.packing.lanes import (
-    Lanes,
-    check_lanes,
-    default_lanes,
-    lanes_of_rank,
-    residue_of_rank,
-)
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, residue_of_rank
 from mosaic_dataloader.packing.scheduler import DocumentScheduler
 from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
@@ -75,9 +69,7 @@ class PackedRows:
         count = order.lanes or dataset.options.packing_lanes or default_lanes(layout.world_size)
         check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
-        self._residue = residue_of_rank(
-            layout.rank, layout.world_size, dataset.options.num_canonical_nodes
-        )
+        self._residue = self._residue_of(layout.rank)
         self.order = replace(order, lanes=count)
         self.mixture = dataset.weighed(order.means)
         self.counts_all_ranks = layout.world_size == 1
@@ -108,8 +100,11 @@ class PackedRows:
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
+        return list(range(self._residue, self._lane_count, self.layout.world_size))
+
+    def _residue_of(self, rank: int) -> int:
         nodes = self.dataset.options.num_canonical_nodes
-        return lanes_of_rank(self._lane_count, self.layout.rank, self.layout.world_size, nodes)
+        return residue_of_rank(rank, self.layout.world_size, nodes)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the canonical nodes, and what is left out for the lanes.
@@ -295,8 +290,7 @@ class PackedRows:
         dataset, world_size = self.dataset, self.layout.world_size
         # A single rank that reads all lanes.
         walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
-        nodes = dataset.options.num_canonical_nodes
-        ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
+        ranks = {self._residue_of(rank): rank for rank in range(world_size)}
         dataset.store.register()
         predownload = samples_ahead(dataset, self.layout.batch_size) if begin < position else 0
         start = Progress(begin, progress.seen, progress.targets, lanes)
@@ -327,8 +321,7 @@ class PackedRows:
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each global batch, if documents are of mean length."""
         world_size, size = self.layout.world_size, self.layout.global_batch
-        nodes = self.dataset.options.num_canonical_nodes
-        own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
+        own = [self._residue_of(rank) for rank in ranks]
         per_row = self.dataset.seq_len / mean_tokens(self.dataset.streams, self.mixture)
         begin = position - self.order.start.samples
         for first in range(begin, begin + batches * size, size):

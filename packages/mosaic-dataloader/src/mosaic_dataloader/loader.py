@@ -543,7 +543,7 @@ class MosaicParallelAwareDataloader:
             return {}
         counted = self._counted()
         gained, self._shared = counted - self._shared, counted
-        if self.dataset.options.weights_in == "samples" and not (self.run.source.counts_all_ranks):
+        if self.dataset.options.weights_in == "samples" and not self.run.source.counts_all_ranks:
             if sum_over_ranks is None:
                 return {}
             gained = summed(gained, sum_over_ranks)

@@ -81,11 +81,8 @@ def open_sequence(
 
 def samples_ahead(dataset: StreamingTextDataset, batch_size: int) -> int:
     """How many of the rank's samples ahead shards are fetched."""
-    return (
-        max(64, 8 * batch_size)
-        if dataset.options.predownload is None
-        else dataset.options.predownload
-    )
+    given = dataset.options.predownload
+    return max(64, 8 * batch_size) if given is None else given
 
 
 def shards_ahead(dataset: StreamingTextDataset) -> int | None:

@@ -108,7 +108,7 @@ def test_streams_rows_and_picture(
     options = ["--nproc-per-node", "2", "--training.global_batch_size", "8", "--nodes", "2"]
     output = shown(app, capfd, "--inspect-data", "8", "--at-step=2", *options)
     assert "2 canonical node(s)" in output
-    assert "fetch: nothing: the data is read where it lies, or no step is left" in output
+    assert "fetch: nothing: the data is read in place, or no step is left" in output
 
     words, weighed = re.findall(r"^ *(words .*)$", output, re.M)
     samples, noted = re.findall(r"\d[\d,]*", words)[:2]

@@ -163,7 +163,7 @@ def _wrong_values() -> list[tuple[str, Callable[[dict[str, Any]], None]]]:
         ("the streams were", put("streams", value=[])),
         ("probe = 5, not text", put("probe", value=5)),
         ("is computed otherwise", put("samples_seen", value=1 << 52)),
-        ("cannot be dealt over", put("order", "num_canonical_nodes", value=1 << 52)),
+        ("cannot be spread over", put("order", "num_canonical_nodes", value=1 << 52)),
     ]
 
 

@@ -17,7 +17,7 @@ from packing_helpers import SEQ_LEN, Packing, Ranks, packed, rows_of
 
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.order.sequence import EpochSequence
-from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, lanes_of_rank
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, residue_of_rank
 from mosaic_dataloader.state.identity import sampled
 
 A, B = helpers.documents(131, seed=1), helpers.documents(40, seed=2)
@@ -84,7 +84,7 @@ def test_ranks_share_any_rows_equally(lanes: int, nodes: int) -> None:
     for world_size in (n for n in range(1, lanes + 1) if lanes % n == 0):
         owners = np.full(lanes, -1)
         for rank in range(world_size):
-            own = lanes_of_rank(lanes, rank, world_size, nodes)
+            own = np.arange(residue_of_rank(rank, world_size, nodes), lanes, world_size)
             assert (owners[own] == -1).all()
             owners[own] = rank
         for start in (0, 1, lanes // 2 + 1, lanes - 1):
@@ -101,8 +101,8 @@ def test_machines_keep_canonical_nodes_that_the_options_leave_open(machines: int
         world_size = machines * each
         for machine in range(machines):
             own = range(machine * each, (machine + 1) * each)
-            lanes = [lane for r in own for lane in lanes_of_rank(9600, r, world_size, None)]
-            assert len({lane % machines for lane in lanes}) == 1
+            # The lanes of a rank are congruent modulo the ranks, and so modulo the machines.
+            assert len({residue_of_rank(r, world_size, None) % machines for r in own}) == 1
 
 
 def test_defaults_and_what_does_not_divide() -> None:

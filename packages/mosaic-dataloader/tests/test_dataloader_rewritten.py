@@ -177,7 +177,7 @@ def test_a_store_that_is_back_is_compared_before_anything_comes_from_it(
     shutil.rmtree(remote)
     stream = {"web": {"remote": str(remote), "local": str(cache), "download_retry": 0}}
     one = loader(stream, shuffle=False, predownload=0, batch_size=4)
-    assert "Going on with the one in" in caplog.text
+    assert "Continuing with the one in" in caplog.text
     shutil.copytree(new, remote)
     found: list[int] = []
     with pytest.raises(MosaicDataError, match="index was written again"):
@@ -216,7 +216,7 @@ def test_a_cache_that_cannot_be_written_is_compared_too(
     if not remote.startswith("s3:"):
         shutil.rmtree(remote)
         assert read(remote, cache) == list(range(ROWS))
-        assert "Going on with the one in" in caplog.text
+        assert "Continuing with the one in" in caplog.text
 
 
 def test_a_download_that_brings_more_than_the_index_says_is_ended_early(

@@ -215,6 +215,21 @@ def test_damage_is_refused_and_not_kept(store: Path, tmp_path: Path) -> None:
         loader(stream, validate_hash="md5")
 
 
+def test_kept_compressed_shards_are_unpacked_again(store: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    stream = {"s": {"remote": str(store), "local": str(cache), "keep_zip": True}}
+    whole = list(range(ROWS))
+    assert [n for b in loader(stream, shuffle=False, infinite=False) for n in numbers(b)] == whole
+    for path in cache.glob("*.mds"):
+        path.unlink()
+    (cache / "shard.00003.mds.zstd").write_bytes(b"damaged")
+    again = loader(stream, shuffle=False, infinite=False)
+    assert [n for b in again for n in numbers(b)] == whole
+    assert again.loading_counters()["s/shards_fetched"] == 1
+    names = {path.name for path in store.glob("*.zstd")}
+    assert {path.name for path in cache.glob("*.zstd")} == names
+
+
 def test_shards_deleted_or_cut_under_the_reader_come_back(store: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     stream = {"s": {"remote": str(store), "local": str(cache)}}

@@ -68,7 +68,7 @@ class Replay:
     def __init__(self, streams: Streams, nodes: int = 1, **options: Any):
         dataset = StreamingTextDataset(seq_len=16, streams=streams, shuffle=True, **options)
         self.nodes = nodes
-        self.order = dataset.order_options.resolve(num_nodes=nodes, global_batch=8, local_batch=8)
+        self.order = dataset.options.resolve(num_nodes=nodes, global_batch=8, local_batch=8)
         self.names = [size.name for size in dataset.mixture.streams]
         self.sizes = dict(zip(self.names, dataset.mixture.streams, strict=True))
         self.digests = {s.name: s.digest for s in dataset.identity.streams}

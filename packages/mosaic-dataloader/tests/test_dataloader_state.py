@@ -128,7 +128,7 @@ def test_damaged_and_foreign_states_are_refused(numbered: str) -> None:
     state = one.state_dict()
     text = state["mosaic"]
     for bad, words in [
-        ({"mosaic": text[:-20]}, ["no JSON", "truncated"]),
+        ({"mosaic": text[:-20]}, ["not JSON", "truncated"]),
         ({"mosaic": text.encode()}, ["bytes", "another loader"]),
         (changed(state, samples_seen=16), ["checksum", "edited"]),
         (changed(state, version=4), ["version 4", "newer"]),

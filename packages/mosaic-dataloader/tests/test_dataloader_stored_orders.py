@@ -25,19 +25,20 @@ from mosaic_dataloader.order.sequence import EpochSequence
 from mosaic_dataloader.storage import stored_order_files as files_module
 from mosaic_dataloader.storage import stored_orders as store_module
 from mosaic_dataloader.storage.stored_order_files import OrderKey, name_of
-from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
+from mosaic_dataloader.storage.stored_orders import StoredOrders
 from mosaic_dataloader.util.locks import RangeLock
 
 # Asks for an epoch and says who built it and what it begins with.
 ASKER = """
 import sys
 from mosaic_dataloader.storage.stored_order_files import OrderKey
-from mosaic_dataloader.storage.stored_orders import OrderStore, StoredOrders
-store = OrderStore(sys.argv[1], OrderKey.from_json(sys.argv[2]))
+from mosaic_dataloader.storage.stored_orders import StoredOrders
+key = OrderKey.from_json(sys.argv[2])
+store = StoredOrders(sys.argv[1], key.mixture, key.options)
 started = []
 spawn = store._spawn
 store._spawn = lambda *given: started.append(1) or spawn(*given)
-order = store.order(int(sys.argv[3]))
+order = store.load(int(sys.argv[3]))
 print(len(started), order.ids[:5].tolist(), "torch" in sys.modules)
 """
 
@@ -61,6 +62,12 @@ def folders(root: Path) -> list[str]:
     return sorted(p.name for p in root.glob("*/*") if p.is_dir())
 
 
+def loaded(orders: StoredOrders, epoch: int) -> ListedEpoch:
+    order = orders.load(epoch)
+    assert order is not None
+    return order
+
+
 def wait_for_folders(root: Path, *expected: str) -> None:
     """Old orders are removed in the background."""
     deadline = time.monotonic() + 60
@@ -70,9 +77,9 @@ def wait_for_folders(root: Path, *expected: str) -> None:
 
 
 def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: ResolvedOrder) -> None:
-    store = OrderStore(str(root), OrderKey(data, options))
+    store = StoredOrders(str(root), data, options)
     for epoch in (0, 1, 2, 5):
-        stored, fresh = store.order(epoch), build_epoch(data, options, epoch)
+        stored, fresh = loaded(store, epoch), build_epoch(data, options, epoch)
         for got, expected in zip(
             stored.rows(0, len(fresh)), fresh.rows(0, len(fresh)), strict=True
         ):
@@ -83,8 +90,8 @@ def test_a_stored_order_is_the_order(root: Path, data: Mixture, options: Resolve
     # Those that lie behind are gone.
     wait_for_folders(root, "5")
     # Another seed is another key.
-    other = OrderStore(str(root), OrderKey(data, resolved(shuffle=True, shuffle_seed=3)))
-    other.order(0)
+    other = StoredOrders(str(root), data, resolved(shuffle=True, shuffle_seed=3))
+    other.load(0)
     assert folders(root) == ["0", "5"]
 
 
@@ -103,8 +110,8 @@ def test_an_order_is_found_again_under_its_own_name_only(
     assert len(names) == 1 + len(others)
     assert name_of(OrderKey(data, options).to_json()) in names
     # What is under that name is not what another mixture is given.
-    OrderStore(str(root), OrderKey(data, options)).order(0)
-    found = OrderStore(str(root), OrderKey(*others[0])).order(0)
+    loaded(StoredOrders(str(root), data, options), 0)
+    found = loaded(StoredOrders(str(root), *others[0]), 0)
     built = build_epoch(*others[0], 0)
     assert isinstance(built, ListedEpoch)
     assert np.array_equal(found.ids, built.ids)
@@ -129,8 +136,8 @@ def test_one_process_builds_and_all_find_it(root: Path, data: Mixture) -> None:
     # After a restart nothing is built, and the file is the same.
     (ids,) = root.glob("*/3/ids.npy")
     before = ids.stat().st_mtime_ns
-    again = OrderStore(str(root), OrderKey(data, options))
-    assert again.order(3).rows(0, 5)[0].tolist() == expected
+    again = StoredOrders(str(root), data, options)
+    assert loaded(again, 3).rows(0, 5)[0].tolist() == expected
     assert not again._building
     assert ids.stat().st_mtime_ns == before
 
@@ -139,7 +146,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = resolved(shuffle=True)
-    first = OrderStore(str(root), OrderKey(data, options))
+    first = StoredOrders(str(root), data, options)
     first.prepare(0)
     builder = first._building[0]
     # Stopped before it can end, with a folder half written.
@@ -147,48 +154,49 @@ def test_a_killed_builder_leaves_nothing_in_the_way(
     partial = next(root.iterdir()) / "0.partial-1"
     partial.mkdir()
     (partial / "ids.npy").write_bytes(b"half")
-    second = OrderStore(str(root), OrderKey(data, options))
+    second = StoredOrders(str(root), data, options)
+    assert not second.holds(0)
     second._start(0, nice=0)
     assert not second._building, "somebody else builds it"
     os.kill(builder.pid, signal.SIGKILL)
     builder.wait()
     expected = build_epoch(data, options, 0).rows(0, 50)[0]
-    assert np.array_equal(second.order(0).rows(0, 50)[0], expected)
+    assert np.array_equal(loaded(second, 0).rows(0, 50)[0], expected)
     assert folders(root) == ["0"]
     # The one whose builder was killed is no worse off.
-    assert np.array_equal(first.order(0).rows(0, 50)[0], expected)
+    assert np.array_equal(loaded(first, 0).rows(0, 50)[0], expected)
 
 
 def test_a_builder_that_fails_says_why(root: Path, data: Mixture) -> None:
     too_many = resolved(shuffle=True, num_canonical_nodes=100_000)
     with pytest.raises(MosaicDataError, match="100000 canonical nodes"):
-        OrderStore(str(root), OrderKey(data, too_many)).order(0)
-    dying = OrderStore(str(root), OrderKey(data, resolved(shuffle=True)))
+        StoredOrders(str(root), data, too_many).load(0)
+    dying = StoredOrders(str(root), data, resolved(shuffle=True))
     dying.prepare(0)
     dying._building[0].kill()
     dying._building[0].wait()
     with pytest.raises(MosaicDataError, match="epoch 0 ended with status -9"):
-        dying.order(0)
+        dying.load(0)
 
 
 def test_orders_in_use_are_kept_and_forgotten_recipes_go(
     root: Path, data: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = OrderKey(data, resolved(shuffle=True))
-    slow, fast = OrderStore(str(root), key), OrderStore(str(root), key)
-    slow.order(0)
+    options = resolved(shuffle=True)
+    slow, fast = (StoredOrders(str(root), data, options) for _ in range(2))
+    slow.load(0)
     for epoch in range(5):
-        fast.order(epoch)
+        fast.load(epoch)
     wait_for_folders(root, "0", "3", "4")
-    slow.close()
-    fast.order(5)
+    slow._uses.close()
+    fast.load(5)
     wait_for_folders(root, "4", "5")
     monkeypatch.setattr(store_module, "_FORGOTTEN_SECONDS", -1.0)
-    other = OrderKey(data, resolved(shuffle=True, shuffle_seed=1))
-    OrderStore(str(root), other)
+    other = resolved(shuffle=True, shuffle_seed=1)
+    assert not StoredOrders(str(root), data, other).holds(0)
     assert folders(root) == ["4", "5"], "somebody uses them"
-    fast.close()
-    OrderStore(str(root), other)
+    fast._uses.close()
+    assert not StoredOrders(str(root), data, other).holds(0)
     assert folders(root) == []
 
 
@@ -202,16 +210,15 @@ def test_the_next_epoch_is_prepared_and_the_sequence_is_the_same(
     in_memory = EpochSequence(data, options)
     length = stored.epoch_length
     stored.prepare_next(length // 8)
-    assert orders._store is None
+    assert not root.exists()
     stored.prepare_next(length // 3)
-    assert orders._store is not None
-    assert list(orders._store._building) == [1]
+    assert list(orders._building) == [1]
     deadline = time.monotonic() + 60
     while "1" not in folders(root):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     spawned = []
-    monkeypatch.setattr(OrderStore, "_spawn", lambda *given: spawned.append(given))
+    monkeypatch.setattr(StoredOrders, "_spawn", lambda *given: spawned.append(given))
     stored.prepare_next(length // 2)
     assert 1 not in stored._orders
     # Towards the end of an epoch the next one is mapped, so that the change costs nothing.
@@ -233,7 +240,7 @@ def test_what_is_given_back_piece_by_piece_can_be_read_again(
     """A batch that is under way may still hold a view of it."""
     monkeypatch.setattr(files_module, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(files_module, "_PIECE", 1 << 12)
-    order = OrderStore(str(root), OrderKey(data, options)).order(0)
+    order = loaded(StoredOrders(str(root), data, options), 0)
     held, nodes = order.ids[100:200], order.nodes
     before = held.copy(), None if nodes is None else nodes.copy()
     resident = mapped_pages(order.ids)
@@ -308,7 +315,7 @@ def test_a_process_forked_while_a_builder_starts_keeps_nothing_of_it(
         time.sleep(0.5)
         return int(start(*given))
 
-    store = OrderStore(str(root), OrderKey(data, resolved(shuffle=True, num_canonical_nodes=4)))
+    store = StoredOrders(str(root), data, resolved(shuffle=True, num_canonical_nodes=4))
     monkeypatch.setattr(subprocess, "_fork_exec", slow_start)
     thread = threading.Thread(target=store.prepare, args=(0,), daemon=True)
     thread.start()
@@ -318,8 +325,7 @@ def test_a_process_forked_while_a_builder_starts_keeps_nothing_of_it(
     thread.join(20)
     try:
         assert not thread.is_alive(), "it waits for the end of the worker"
-        assert len(store.order(0).ids) == data.epoch_samples
+        assert len(loaded(store, 0).ids) == data.epoch_samples
     finally:
         may_end.set()
         worker.join()
-    store.close()

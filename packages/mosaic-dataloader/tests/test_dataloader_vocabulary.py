@@ -1,5 +1,7 @@
 """Token ids that the model does not embed end in one line, at the batch that would hold them."""
 
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from mosaic_dataloader import (
     MosaicParallelAwareDataloader,
     StreamingTextDataset,
 )
-from mosaic_dataloader.checks.vocabulary import check_first_samples
+from mosaic_dataloader.checks.vocabulary import check_first_samples, first_samples
 from mosaic_dataloader.reading.vocabulary import first_outside
 from mosaic_dataloader.validation import ValidationDataloader
 
@@ -244,3 +246,22 @@ def test_another_tokenizers_ids_are_not_taken_for_another_type(tmp_path: Path) -
         zeros = write(tmp_path / f"zeros{number}", lambda n: bytes(8 * 36), "bytes")
         dataset = StreamingTextDataset(seq_len=SEQ_LEN, local=zeros, token_encoding_type=dtype)
         check_first_samples(dataset, 0, 2048)
+
+
+def test_an_empty_shard_does_not_hide_that_the_first_samples_are_far_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cache = tmp_path / "store", tmp_path / "cache"
+    write(store, lambda n: np.full(SEQ_LEN + 1, VOCABULARY, np.int32), "ndarray:int32")
+    index = json.loads((store / "index.json").read_text())
+    file = {"basename": "empty.mds", "bytes": 8, "hashes": {}}
+    index["shards"].insert(0, {**index["shards"][0], "samples": 0, "raw_data": file})
+    (store / "index.json").write_text(json.dumps(index))
+    (store / "empty.mds").write_bytes(np.array([0, 8], "<u4").tobytes())
+    dataset = StreamingTextDataset(seq_len=SEQ_LEN, remote=str(store), local=str(cache))
+    shutil.copy(store / "empty.mds", cache)
+    monkeypatch.setattr("mosaic_dataloader.checks.vocabulary._FETCHED_BYTES", 100)
+    assert first_samples(dataset, vocab_size=VOCABULARY) == []
+    assert not list(cache.glob("shard.*"))
+    monkeypatch.undo()
+    assert len(first_samples(dataset, vocab_size=VOCABULARY)) == 1

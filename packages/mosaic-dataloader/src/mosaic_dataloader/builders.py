@@ -223,11 +223,6 @@ def build_dataset(
             f"number of machines"
         )
     stages = options.pop("stages", None)
-    if stages and name == VALIDATION:
-        raise MosaicDataError(
-            f"[{name}.dataset] stages are for training: a validation pass reads every sample once; "
-            f"remove them"
-        )
     known = {field.name for field in dataclasses.fields(DatasetOptions)}
     unknown = sorted(set(options) - known)
     if unknown:

@@ -24,12 +24,9 @@ from mosaic_dataloader.reading.rows import RowReader
 from mosaic_dataloader.reading.token_means import estimated_mean, known_mean, measured_mean
 from mosaic_dataloader.state.identity import DataIdentity
 from mosaic_dataloader.storage.cache import check_cache_limit
-from mosaic_dataloader.storage.store import ShardStore, ends_of
-from mosaic_dataloader.storage.streams import (
-    DataStream,
-    open_streams,
-    warn_at_start,
-)
+from mosaic_dataloader.storage.document_ends import ends_column
+from mosaic_dataloader.storage.store import ShardStore
+from mosaic_dataloader.storage.streams import DataStream, open_streams, warn_at_start
 from mosaic_dataloader.util import arguments
 from mosaic_dataloader.util.arguments import parse_count
 from mosaic_dataloader.util.own_folder import default_cache_dir
@@ -128,13 +125,10 @@ class StreamingTextDataset:
         _check_stage_options(stages, options)
         if bool(streams) == bool(remote or local):
             raise MosaicDataError("give either streams, or remote and/or local")
-        self.order_options = options
+        self.options = options
         self.skip = parse_skip(skip)
         self.vocab_size = vocab_size
         self.seq_len = seq_len
-        self.predownload = options.predownload
-        self.on_data_change = on_data_change
-        self.token_encoding_type = token_encoding_type
         cache_dir = arguments.place("cache_dir", cache_dir) if cache_dir else default_cache_dir()
         if "://" in cache_dir:
             raise MosaicDataError(f"cache_dir = {cache_dir!r} must be a directory on this machine")
@@ -155,7 +149,7 @@ class StreamingTextDataset:
                 'weights_in = "tokens" has no meaning without weights: give every stream a '
                 "proportion, or give stages; or leave it out"
             )
-        self.mixture = _weigh(opened, self._epoch_size, self.order_options.shuffle_seed)
+        self.mixture = _weigh(opened, self._epoch_size, self.options.shuffle_seed)
         check_prepared(opened, tokenizer, seq_len, packing=packing)
         text = [stream.name for stream in opened if stream.column.kind == "text"]
         if text and tokenizer is None:
@@ -167,7 +161,6 @@ class StreamingTextDataset:
         self.tokenizer = BatchTokenizer(tokenizer) if text else None
         self.pad_id = pad_token_id(tokenizer)
         self.packing = packing
-        self.packing_lanes = options.packing_lanes
         self.eos_id = eos_token_id(tokenizer) if packing else None
         if packing and text and self.eos_id is None:
             logger.warning(
@@ -175,22 +168,19 @@ class StreamingTextDataset:
                 "ends and the next begins; set its eos_token (in a configuration, "
                 "mosaic_tokenizer.kwargs.eos_token)"
             )
-        self.positions = positions
         self.boundaries = (
             _boundaries(opened, positions, mask_boundaries, eos_token_id(tokenizer), packing)
             if positions or mask_boundaries
             else None
         )
         self.stage_config: StageConfig | None = None
+        # Whether the lengths of samples matter for the order.
+        self.counts_tokens = weights_in == "tokens"
         if stages is not None:
             parsed = parse_stages(stages, [stream.name for stream in opened])
             self.stage_config = StageConfig(parsed, weights_in)
-        # Whether the lengths of samples matter for the order.
-        self.counts_tokens = (
-            weights_in == "tokens" if self.stage_config is None else self.stage_config.counts_tokens
-        )
+            self.counts_tokens = self.stage_config.counts_tokens
         self._token_means: dict[int, TokenMean] = {}
-        self._weighed: tuple[tuple[int, ...], Mixture] | None = None
         self.cache_limit = None if cache_limit is None else check_cache_limit(opened, cache_limit)
         self._open(opened, self.cache_limit)
 
@@ -206,7 +196,7 @@ class StreamingTextDataset:
             cache_limit,
             keeps_open,
             reads_ends,
-            counts_opened=self.predownload == 0,
+            counts_opened=self.options.predownload == 0,
         )
         self.rows = RowReader(
             self.store,
@@ -222,9 +212,8 @@ class StreamingTextDataset:
             self.store,
             self.mixture,
             self.tokenizer,
+            self.options,
             seq_len=self.seq_len,
-            token_encoding_type=self.token_encoding_type,
-            packing=self.packing,
             eos_id=self.eos_id,
         )
 
@@ -241,11 +230,8 @@ class StreamingTextDataset:
         """
         if not means or self.stage_config is not None:
             return self.mixture
-        sizes = tuple(mean.millitokens for mean in means)
-        if self._weighed is None or self._weighed[0] != sizes:
-            seed = self.order_options.shuffle_seed
-            self._weighed = (sizes, _weigh(self.streams, self._epoch_size, seed, sizes))
-        return self._weighed[1]
+        sizes = [mean.millitokens for mean in means]
+        return _weigh(self.streams, self._epoch_size, self.options.shuffle_seed, sizes)
 
     def token_mean(self, number: int, *, read: bool = True) -> TokenMean:
         """Target tokens that a sample of a stream gives, on average.
@@ -269,13 +255,10 @@ class StreamingTextDataset:
         if found is None and not (read and self.counts_tokens):
             return estimated_mean(stream, seq_len)
         if found is None:
-            reader = self.documents
-            if not self.packing:
-                reader = DocumentReader(self.store, self.tokenizer, None)
             first = int(self.mixture.stream_shards[number])
             # Released at the end, and not by a thread later: workers may be forked in a moment.
             with self.store.iterating():
-                found = measured_mean(stream, first, self.store, reader, seq_len)
+                found = measured_mean(stream, first, self.store, self.documents, seq_len)
         self._token_means[number] = found
         return found
 
@@ -294,18 +277,12 @@ class StreamingTextDataset:
 
         Raises:
             IndexError: There is no such sample.
-            MosaicDataError: Its shard cannot be had or is damaged.
+            MosaicDataError: Its shard cannot be fetched or is damaged.
         """
         count = len(self)
         if not -count <= index < count:
             raise IndexError(f"sample {index} of {count}")
         return self.rows.sample(index % count)
-
-    def reopened(self) -> "StreamingTextDataset":
-        """The same data set with no file open, for another process."""
-        twin = object.__new__(type(self))
-        twin.__setstate__(self.__getstate__())
-        return twin
 
     def of_stream(self, number: int, mixture: Mixture) -> "StreamingTextDataset":
         """The same open data set, of whose samples an epoch holds those of one stream alone.
@@ -353,7 +330,7 @@ def _boundaries(
     """
     for stream in () if packing else opened:
         # Of every shard, so that a column that cannot be read is refused here.
-        stored = all([ends_of(stream, place) is not None for place in range(len(stream.readers))])
+        stored = all([ends_column(reader, stream.name) is not None for reader in stream.readers])
         if eos_id is None and not stored and stream.column.kind != "text":
             warn_at_start(
                 f'stream "{stream.name}": nothing says where the documents in its rows end, so '
@@ -432,7 +409,7 @@ def _weigh(
     streams = [copy.copy(s.stream) for s in opened]
     for stream, size in zip(streams, millitokens or (), strict=False):
         stream.proportion = stream.proportion / size
-    samples = np.array([sum(len(r) for r in s.readers) for s in opened], np.int64)
+    samples = np.array([s.samples for s in opened], np.int64)
     try:
         # Of weights that leave no sample, the line below says it; numpy would warn of 0 / 0.
         with np.errstate(invalid="ignore"):

@@ -98,7 +98,7 @@ class MosaicParallelAwareDataloader:
         # began; None before it.
         self._begin: int | None = None
         self._known_stage = 0
-        order = dataset.order_options.resolve(
+        order = dataset.options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         if dataset.stage_config is not None and not infinite:
@@ -308,7 +308,7 @@ class MosaicParallelAwareDataloader:
             return None
         position = source.position(self.run.progress)
         last = position - (self._begin is not None and position > self._begin)
-        return present_stage(source.order.stages, last, self.dataset.order_options.weights_in)
+        return present_stage(source.order.stages, last, self.dataset.options.weights_in)
 
     def stage_begun(self) -> PresentStage | None:
         """The present stage, if it has begun since the last call; for a trainer's log.
@@ -533,7 +533,7 @@ class MosaicParallelAwareDataloader:
 
     def _counted(self) -> Int64Array:
         """What weights count, int64[streams]: tokens of all ranks, or samples that are known."""
-        if self.dataset.order_options.weights_in == "tokens":
+        if self.dataset.options.weights_in == "tokens":
             return self.run.tokens.total
         return self.run.source.samples(self.run.progress)
 
@@ -543,9 +543,7 @@ class MosaicParallelAwareDataloader:
             return {}
         counted = self._counted()
         gained, self._shared = counted - self._shared, counted
-        if self.dataset.order_options.weights_in == "samples" and not (
-            self.run.source.counts_all_ranks
-        ):
+        if self.dataset.options.weights_in == "samples" and not self.run.source.counts_all_ranks:
             if sum_over_ranks is None:
                 return {}
             gained = summed(gained, sum_over_ranks)
@@ -557,7 +555,7 @@ class MosaicParallelAwareDataloader:
         if stage is not None:
             return {one.name: stage.weights.get(one.name, 0.0) for one in self.dataset.streams}
         counts = [size.choose for size in self.mixture.streams]
-        weights_in = self.dataset.order_options.weights_in
+        weights_in = self.dataset.options.weights_in
         return self._by_name(weighed(counts, self.dataset.millitokens, weights_in))
 
     def _by_name(self, values: Iterable[T]) -> dict[str, T]:

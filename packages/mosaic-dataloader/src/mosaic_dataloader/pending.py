@@ -23,11 +23,7 @@ class PendingBatches:
         self._waiting: deque[list[Callable[[], object]]] = deque()
 
     def add(self, count: Callable[[Progress], object], progress: Progress) -> None:
-        """Keep a batch that is being handed out.
-
-        Args:
-            count: Counts it.
-            progress: What it is called with.
+        """Keep a batch that is being handed out, to be counted with its progress.
 
         Raises:
             MosaicDataError: Too many batches are pending.

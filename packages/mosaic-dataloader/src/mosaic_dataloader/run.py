@@ -27,11 +27,6 @@ class RunState:
 
     One thread hands out batches, and replaces the progress with each, while others may save.
 
-    Args:
-        source: Where its batches come from.
-        progress: How far it has come; its beginning by default.
-        tokens: Target tokens of all ranks; none by default.
-
     Attributes:
         count: Replaces the progress with that of a batch that is handed out.
     """
@@ -85,10 +80,7 @@ class RunState:
         return {KEY: saved.to_json(), **source.save_lanes(progress)}
 
     def resumed(self, state: Mapping[str, Any]) -> "RunState":
-        """The run that a saved state belongs to, for the present data.
-
-        Args:
-            state: The entries of a checkpoint.
+        """The run that the entries of a checkpoint belong to, for the present data.
 
         Raises:
             MosaicDataError: The state cannot be read; or its run had other data or options, and
@@ -122,7 +114,7 @@ class RunState:
                 return RunState(again, progress, _token_count(saved, saved.tokens))
             found = [order_difference(saved.identity, saved.samples_seen)]
         what = "; ".join(found)
-        if dataset.on_data_change != "restart_epoch":
+        if dataset.options.on_data_change != "restart_epoch":
             raise MosaicDataError(
                 f"the checkpoint does not fit the present data or options: {what}. Restore what "
                 f'changed, or set on_data_change = "restart_epoch" in [mosaic_dataloader.dataset] '
@@ -195,7 +187,7 @@ class RunState:
             before,
             nodes=order.options.num_canonical_nodes,
             reached=reached,
-            new_stage=dataset.on_data_change == "new_stage",
+            new_stage=dataset.options.on_data_change == "new_stage",
             unit=old.unit,
         )
         again = open_source(dataset, layout, replace(order, stages=stages))
@@ -248,4 +240,4 @@ def _token_count(saved: SavedState, total: Sequence[int]) -> TokenCount:
 def _open_options(dataset: StreamingTextDataset) -> list[str]:
     """Options of the order that the user left open; a saved value stands for them."""
     names = ("num_canonical_nodes", "shuffle_block_size", "packing_lanes")
-    return [name for name in names if getattr(dataset.order_options, name) is None]
+    return [name for name in names if getattr(dataset.options, name) is None]

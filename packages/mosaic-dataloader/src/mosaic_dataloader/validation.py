@@ -66,7 +66,7 @@ class ValidationDataloader:
         self.batch_size = batch_size
         self._layout = layout
         self._options = LoaderOptions(**reading)
-        self._order = dataset.order_options.resolve(
+        self._order = dataset.options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
         run = new_order(dataset, RunOrder(self._order))

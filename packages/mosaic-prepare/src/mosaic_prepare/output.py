@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.storage.remote_file import fetch_bytes
 from mosaic_dataloader.util.secrets import redacted
 from mosaic_prepare.manifest import FILE_NAME, finished_facts, read_manifest
 from mosaic_prepare.opening import reason
@@ -228,6 +227,8 @@ class RemoteOutput(Output):
         return f"delete {self.name}/{_NOTES}/job.json to restart"
 
     def _load(self, name: str) -> bytes | None:
+        from mosaic_dataloader.storage.mosaicml import fetch_bytes
+
         try:
             return fetch_bytes(f"{self._url}/{name}")
         except Exception as error:

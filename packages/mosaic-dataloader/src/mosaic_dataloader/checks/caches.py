@@ -8,6 +8,7 @@ from mosaic_dataloader.checks.filesystems import network_filesystem
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+from mosaic_dataloader.storage.cache import usage
 from mosaic_dataloader.storage.streams import DataStream
 
 _GB = 1e9
@@ -23,12 +24,8 @@ def unwritable_caches(dataset: StreamingTextDataset, *, names: OptionNames = PYT
     Returns:
         A line for each such directory.
     """
-    places = {f"{names.dataset}cache_dir": os.path.dirname(dataset.orders_dir)}
-    for stream in dataset.streams:
-        if stream.fetched:
-            places[f'the cache of stream "{stream.name}"'] = stream.directory
     lines = []
-    for name, directory in places.items():
+    for name, directory in _caches(dataset, f"{names.dataset}cache_dir").items():
         try:
             os.makedirs(directory, exist_ok=True)
             with tempfile.TemporaryFile(dir=directory) as file:
@@ -50,18 +47,15 @@ def slow_caches(dataset: StreamingTextDataset) -> list[str]:
     Returns:
         A line for each such directory.
     """
-    caches = {"the cache directory": os.path.dirname(dataset.orders_dir)}
     lines = []
     for stream in dataset.streams:
-        if stream.fetched:
-            caches[f'the cache of stream "{stream.name}"'] = stream.directory
-        elif kind := network_filesystem(stream.directory):
+        if not stream.fetched and (kind := network_filesystem(stream.directory)):
             lines.append(
                 f'stream "{stream.name}" is read in place from {stream.directory}, a network file '
                 f"system ({kind}): every read of every epoch goes over the network; give it as "
                 f"`remote`, with `local` on a disk of this machine"
             )
-    for name, directory in caches.items():
+    for name, directory in _caches(dataset, "the cache directory").items():
         if kind := network_filesystem(directory):
             lines.append(
                 f"{name}, {directory}, is on a network file system ({kind}): each shard goes over "
@@ -90,7 +84,7 @@ def full_caches(loader: MosaicParallelAwareDataloader, *, names: OptionNames = P
     lines = []
     for group in by_disk.values():
         directories = sorted({stream.directory for stream in group})
-        present = sum(map(_bytes_in, directories))
+        present = sum(map(usage, directories))
         # Every machine fetches its own share, at best.
         whole = sum(map(_bytes_when_cached, group)) / loader.num_nodes
         wanted = whole if limit is None else min(whole, limit)
@@ -107,18 +101,14 @@ def full_caches(loader: MosaicParallelAwareDataloader, *, names: OptionNames = P
     return lines
 
 
+def _caches(dataset: StreamingTextDataset, main: str) -> dict[str, str]:
+    """The directories that orders and shards are cached in, by what messages call them."""
+    caches = {main: os.path.dirname(dataset.orders_dir)}
+    fetched = (stream for stream in dataset.streams if stream.fetched)
+    return caches | {f'the cache of stream "{s.name}"': s.directory for s in fetched}
+
+
 def _bytes_when_cached(stream: DataStream) -> int:
     """Bytes that a stream's shards take once all are fetched."""
     kept = stream.stream.safe_keep_zip
     return sum(r.get_max_size() if kept else r.get_raw_size() for r in stream.readers)
-
-
-def _bytes_in(directory: str) -> int:
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:  # another run may be evicting
-                continue
-    return total

@@ -49,7 +49,7 @@ def documents_per_lane(
     dataset, ranks = loader.dataset, loader.dp_world_size
     if not dataset.packing:
         return []
-    lanes = dataset.packing_lanes or default_lanes(ranks)
+    lanes = dataset.options.packing_lanes or default_lanes(ranks)
     documents = loader.mixture.epoch_samples
     # More lanes than ranks are there for more ranks later, which a single one for each does not.
     if documents >= _DOCUMENTS_PER_LANE * lanes or lanes == ranks:

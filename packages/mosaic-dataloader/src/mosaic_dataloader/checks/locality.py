@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
+
 from mosaic_dataloader.checks.names import PYTHON, OptionNames
 from mosaic_dataloader.loader import MosaicParallelAwareDataloader
+from mosaic_dataloader.order.assign import sorted_rows
 
-# Batches times canonical nodes from which the figure is made; enough to be exact unless there are
-# thousands of nodes.
-_LOOKED_AT = 1 << 18
+# Rows from which the figure is made; enough to be exact unless there are hundreds of nodes.
+_LOOKED_AT = 1 << 22
 
 
 def machines_per_shard(
@@ -41,28 +43,13 @@ def machines_per_shard(
 def shards_read(canonical: int, machines: int, batch: int) -> float:
     """How many machines read a shard, on average over the shards.
 
-    Sample p of the order belongs to canonical node p mod C, and the rows of a batch are shared out
-    to the machines in equal runs, sorted by the canonical node modulo gcd(B, C), and then by the
-    node.
-
-    Args:
-        canonical: Canonical nodes, C.
-        machines: Machines.
-        batch: Rows of a global batch; a multiple of `machines`.
+    ``batch`` are the rows of a global batch, a multiple of the machines.
     """
-    share = batch // machines
-    pairs: set[tuple[int, int]] = set()
-    # Batches begin at multiples of this number, modulo C.
-    common = math.gcd(batch, canonical)
-    nodes = sorted(range(canonical), key=lambda node: (node % common, node))
-    starts = range(0, canonical, common)
-    for start in starts[: max(_LOOKED_AT // canonical, 1)]:
-        row = 0
-        for node in nodes:
-            # Rows of this node: positions p in [start, start + batch) with p mod C = node.
-            rows = (batch - 1 - (node - start) % canonical) // canonical + 1
-            if rows > 0:
-                last = row + rows - 1
-                pairs.update((node, each) for each in range(row // share, last // share + 1))
-                row += rows
-    return len(pairs) / canonical
+    machine = np.arange(batch) * machines // batch
+    read = np.zeros((canonical, machines), np.bool_)
+    # The canonical nodes with which batches begin.
+    starts = range(0, canonical, math.gcd(batch, canonical))
+    for start in starts[: max(1, _LOOKED_AT // max(1024, batch))]:
+        nodes = np.arange(start, start + batch) % canonical
+        read[nodes[sorted_rows(nodes, canonical, batch)], machine] = True
+    return int(read.sum()) / canonical

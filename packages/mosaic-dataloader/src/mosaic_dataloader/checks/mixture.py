@@ -45,7 +45,7 @@ def mixture_shares(
         return []
     weights = np.array([size.choose for size in mixture.streams]) / mixture.epoch_samples
     packing = loader.dataset.packing
-    # A packed row is as good as so many documents.
+    # A packed row counts as so many documents.
     per_row = (
         loader.dataset.seq_len / max(1.0, mean_tokens(loader.dataset.streams, mixture))
         if packing

@@ -17,6 +17,7 @@ from mosaic_dataloader.reading.vocabulary import (
     type_name,
 )
 from mosaic_dataloader.storage.column import Column
+from mosaic_dataloader.storage.streams import DataStream
 
 # Samples of each stream that are looked at before a run.
 _FIRST_SAMPLES = 32
@@ -45,9 +46,9 @@ def first_samples(dataset: StreamingTextDataset, *, vocab_size: int | None = Non
         # The tokenizer of text can be compared with the model as a whole.
         if stream.column.kind == "text":
             continue
-        file = stream.readers[0].file_pairs[-1][0].basename
-        if not os.path.exists(os.path.join(stream.directory, file)):
-            size = int(stream.readers[0].get_raw_size())
+        first = _first_shard(stream)
+        if not os.path.exists(stream.path(first)):
+            size = int(stream.readers[first].get_raw_size())
             if size > may_fetch:
                 continue
             may_fetch -= size
@@ -68,11 +69,10 @@ def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: 
 
     Raises:
         MosaicDataError: An id lies outside, or the tokens in a `bytes` column are evidently of
-            another type than `token_encoding_type`; or the shard cannot be had.
+            another type than `token_encoding_type`; or the shard cannot be fetched.
     """
     stream = dataset.streams[number]
-    # An index may have shards without samples.
-    first = next(n for n, reader in enumerate(stream.readers) if len(reader))
+    first = _first_shard(stream)
     shard = int(dataset.mixture.stream_shards[number]) + first
     with dataset.store.reading(shard) as opened:
         count = min(_FIRST_SAMPLES, len(stream.readers[first]))
@@ -98,6 +98,11 @@ def check_first_samples(dataset: StreamingTextDataset, number: int, vocab_size: 
             f"token ids into pieces, most of them 0: set {likely!r}, by which all of the first "
             f"{count} samples are inside the vocabulary"
         )
+
+
+def _first_shard(stream: DataStream) -> int:
+    # An index may have shards without samples.
+    return next(number for number, reader in enumerate(stream.readers) if len(reader))
 
 
 def _likely_type(

@@ -286,7 +286,7 @@ def _stages(arguments: argparse.Namespace) -> Any:
 def _row(
     dataset: "StreamingTextDataset", number: int, lengths: dict[str, list[int]]
 ) -> tuple[str, ...]:
-    from mosaic_dataloader.inspect.tables import in_bytes, stored_bytes
+    from mosaic_dataloader.inspect.tables import in_bytes
     from mosaic_dataloader.reading.manifest import prepared_tokens
 
     stream = dataset.streams[number]
@@ -298,7 +298,7 @@ def _row(
     quantiles = (own[len(own) // 2], own[min(len(own) - 1, len(own) * 9 // 10)], own[-1])
     return (
         *(stream.name, f"{len(stream.readers):,}", f"{samples:,}", total),
-        in_bytes(stored_bytes(stream)),
+        in_bytes(stream.raw_bytes),
         *(f"{length:,}" for length in quantiles),
     )
 
@@ -309,9 +309,8 @@ def _lengths(dataset: "StreamingTextDataset", number: int) -> list[int]:
     near: list[int] = []
     may_fetch = _FETCHED_BYTES
     sample = int(dataset.mixture.stream_offsets[number])
-    for reader in stream.readers:
-        file = os.path.join(stream.directory, reader.file_pairs[-1][0].basename)
-        size = 0 if os.path.exists(file) else int(reader.get_raw_size())
+    for shard, reader in enumerate(stream.readers):
+        size = 0 if os.path.exists(stream.path(shard)) else int(reader.get_raw_size())
         # The first one in any case.
         if size <= may_fetch or not near:
             may_fetch -= size

@@ -69,7 +69,7 @@ def forecast(steps: Steps, *, everything: bool = False) -> Forecast | None:
 
     Args:
         steps: The steps of the run; its loader says how many machines there are.
-        everything: Count all streams, also those that are read where they lie.
+        everything: Count all streams, also those that are read in place.
 
     Returns:
         None where nothing is fetched, or no step is left.
@@ -193,7 +193,7 @@ def forecast_lines(
     rate = None if bandwidth is None else parse_bytes("bandwidth", bandwidth)
     found = forecast(steps, everything=everything)
     if found is None:
-        return ["fetch: nothing: the data is read where it lies, or no step is left"]
+        return ["fetch: nothing: the data is read in place, or no step is left"]
     loader = steps.loader
     machines = loader.num_nodes
     who = "the machine" if machines == 1 else f"each of {machines} machines"

@@ -59,10 +59,7 @@ def shares(counts: Int64Array, tokens: NDArray[np.float64] | float = 1.0) -> Any
 def mixture_parts(loader: MosaicParallelAwareDataloader, steps: Steps | None = None) -> list[Part]:
     """The parts of a run, from its beginning on.
 
-    Args:
-        loader: The loader of any rank, at the position where training starts or resumes.
-        steps: The steps of the run. Without them the last stage has no end, and an order of epochs
-            is shown by one of them.
+    Without its steps the last stage has no end, and an order of epochs is shown by one of them.
     """
     stages = loader.run.source.order.stages
     if stages is not None:
@@ -90,7 +87,7 @@ def _stages(
     loader: MosaicParallelAwareDataloader, run: RunStages, end: int | None
 ) -> Iterator[Part]:
     begin = loader.samples_skipped
-    weights_in = loader.dataset.order_options.weights_in
+    weights_in = loader.dataset.options.weights_in
     samples = np.array([stream.samples for stream in run.streams], np.float64)
     millitokens = [mean.millitokens for mean in run.means]
     for number, stage in enumerate(run.stages):
@@ -132,8 +129,8 @@ def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = No
     """The parts of a run, and below each what it draws from every stream, as lines.
 
     Args:
-        loader: See `mixture_parts`.
-        steps: Likewise; with them, each part has its first and its last step.
+        loader: The loader of any rank, at the position where training starts or resumes.
+        steps: The steps of the run; with them, each part has its first and its last step.
     """
     parts = mixture_parts(loader, steps)
     if steps is not None and len(parts) > 1:
@@ -141,7 +138,7 @@ def mixture_tree(loader: MosaicParallelAwareDataloader, steps: Steps | None = No
     unit = f"{loader.run.source.unit}s"
     tables = [_table(part, unit) for part in parts]
     lines = iter(aligned([row for table in tables for row in table], left={0}).splitlines())
-    tree = [f"mixture, weights in {loader.dataset.order_options.weights_in}:"]
+    tree = [f"mixture, weights in {loader.dataset.options.weights_in}:"]
     for number, (part, table) in enumerate(zip(parts, tables, strict=True), 1):
         corner, bar = ("└─ ", "   ") if number == len(parts) else ("├─ ", "│  ")
         tree.append(f"{corner}{part.name}: {_place(part, unit, steps)}")

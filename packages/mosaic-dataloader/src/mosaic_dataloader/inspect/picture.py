@@ -13,12 +13,9 @@ _BATCHES = 100
 
 
 class PicturedPart(NamedTuple):
-    """A part of the run with one mixture.
+    """A part of the run with one mixture: the shares that the streams are to have, by name.
 
-    Attributes:
-        first: Its first step.
-        last: Its last step, which may be the first one of the next part as well.
-        shares: The shares that the streams are to have in it, by name.
+    Its last step may be the first one of the next part as well.
     """
 
     first: int
@@ -90,11 +87,7 @@ def save_run(
 
 
 def save_lengths(path: Path, lengths: Mapping[str, Sequence[int]]) -> None:
-    """Draw how long the samples of each stream are, and save it as PNG.
-
-    Args:
-        path: The file; its folder is made.
-        lengths: Tokens of the samples that were read, by stream.
+    """Draw how long the samples of each stream are, in tokens, and save it as PNG.
 
     Raises:
         MosaicDataError: matplotlib is missing, or the file cannot be written.

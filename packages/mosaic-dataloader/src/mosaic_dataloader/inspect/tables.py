@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.inspect.steps import Steps
 from mosaic_dataloader.reading.manifest import prepared_tokens
-from mosaic_dataloader.storage.streams import DataStream
 
 
 def stream_table(dataset: StreamingTextDataset) -> str:
@@ -16,7 +15,7 @@ def stream_table(dataset: StreamingTextDataset) -> str:
         rows.append(
             (
                 *(opened.name, f"{size.samples:,}", "unknown" if tokens is None else f"{tokens:,}"),
-                *(f"{len(opened.readers):,}", in_bytes(stored_bytes(opened))),
+                *(f"{len(opened.readers):,}", in_bytes(opened.raw_bytes)),
             )
         )
     return aligned(rows, left={0})
@@ -89,11 +88,6 @@ def run_facts(steps: Steps) -> list[str]:
 
 def _number(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count != 1 else ''}"
-
-
-def stored_bytes(stream: DataStream) -> int:
-    """Bytes of a stream's shards, decompressed."""
-    return sum(int(raw.bytes) for reader in stream.readers for raw, _ in reader.file_pairs)
 
 
 def in_bytes(count: float) -> str:

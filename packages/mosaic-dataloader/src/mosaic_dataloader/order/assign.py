@@ -84,7 +84,7 @@ def rows_of_rank(
         each batch, ascending: within a rank the rows are back in position order.
     """
     count = nodes.shape[-1]
-    order = _sorted(nodes, canonical, batch or count)
+    order = sorted_rows(nodes, canonical, batch or count)
     first, stop = rank * count // world_size, (rank + 1) * count // world_size
     return np.sort(order[..., first:stop], axis=-1)
 
@@ -101,7 +101,7 @@ def rows_of_rank_by_phase(
     return np.sort((node - first) % canonical + phase * canonical)
 
 
-def _sorted(nodes: Int64Array, canonical: int, batch: int) -> Int64Array:
+def sorted_rows(nodes: Int64Array, canonical: int, batch: int) -> Int64Array:
     """int64[..., B], the rows in the order in which they are given to ranks."""
     common = math.gcd(canonical, batch)
     key = nodes

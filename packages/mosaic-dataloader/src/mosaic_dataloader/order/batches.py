@@ -85,16 +85,10 @@ def one_pass(
     last: bool = False,
     skip: Skip = NOTHING_SKIPPED,
 ) -> Iterator[BatchRequest]:
-    """Batches from ``position`` to the end of its epoch.
+    """Batches from ``position`` to the end of its epoch, equally many for every rank.
 
-    Args:
-        sequence: The order.
-        layout: The rank.
-        position: Where to begin.
-        drop_last: Leave out the partial batch at the end; otherwise it is padded to full size.
-            Either way every rank gets equally many batches.
-        last: No other epoch will follow.
-        skip: Positions to leave out.
+    The partial batch at the end is left out with ``drop_last``, and otherwise padded to full size.
+    ``last`` says that no other epoch will follow.
     """
     _, place = sequence.locate(position)
     end = position + sequence.epoch_length - place
@@ -104,7 +98,7 @@ def one_pass(
             sequence.prepare_next(position)
         for request in _next_batches(sequence, layout, position, full, skip):
             left -= layout.global_batch
-            # After the last row, what is left out until the end is behind as well.
+            # After the last row, what is left out until the end is passed as well.
             position = request.stop if left else end
             yield request._replace(stop=position)
     if left and not drop_last:

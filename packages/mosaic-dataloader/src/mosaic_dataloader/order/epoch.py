@@ -85,6 +85,6 @@ def require_samples(mixture: Mixture, options: ResolvedOrder) -> None:
     total, nodes = mixture.epoch_samples, options.num_canonical_nodes
     if total < nodes:
         raise MosaicDataError(
-            f"an epoch of {total} samples cannot be dealt over {nodes} canonical nodes; lower "
+            f"an epoch of {total} samples cannot be spread over {nodes} canonical nodes; lower "
             f"num_canonical_nodes or add data"
         )

@@ -81,11 +81,7 @@ class OrderOptions:
 
         mosaicml-streaming's defaults: as many canonical nodes as nodes (64 times as many for
         ``py1s`` and ``py2s``), and a block of ``max(4,000,000 // canonical nodes, 2**18)`` samples.
-
-        Args:
-            num_nodes: Machines of the run.
-            global_batch: Rows of one micro-batch over all data-parallel ranks.
-            local_batch: Rows of one micro-batch on one rank.
+        The batches are rows of one micro-batch, over all data-parallel ranks and on one.
         """
         canonical = self.num_canonical_nodes
         if canonical is None:

@@ -58,9 +58,7 @@ def permuted(index: Int64Array, size: Int64Array, key: UInt64Array) -> Int64Arra
 class Permutations:
     """Many keyed permutations, with what follows from their sizes worked out once.
 
-    Args:
-        size: int64[n], size of each; below 2**62.
-        key: uint64[n], key of each.
+    ``size``, int64[n], of each is below 2**62; ``key`` is uint64[n].
     """
 
     def __init__(self, size: Int64Array, key: UInt64Array):

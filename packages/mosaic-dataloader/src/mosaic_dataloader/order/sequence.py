@@ -58,8 +58,6 @@ class EpochSequence:
     """The endless sequence of epochs as a random-access list.
 
     Args:
-        mixture: The data.
-        options: The resolved order.
         origin: Where the sequence begins.
         stored: Where the orders of long epochs are kept for all processes of the machine; None to
             keep them in memory.

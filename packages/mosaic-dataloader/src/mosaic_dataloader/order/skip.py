@@ -98,12 +98,9 @@ class Skip:
 
 
 def skip_from(position: int, given: Sequence[Range], left_out: Iterable[Range] = ()) -> Skip:
-    """What a run leaves out that begins or resumes at a position.
+    """What a run leaves out that begins or resumes at a position, and what it has left out so far.
 
-    Args:
-        position: The position; what is given for those before it comes too late.
-        given: The option, see `parse_skip`.
-        left_out: What the run has left out before the position.
+    What the option, as `parse_skip` returns it, names before the position comes too late.
     """
     ahead = [(max(start, position), stop) for start, stop in given if stop > position]
     return Skip(_joined([*left_out, *ahead]))

@@ -75,12 +75,8 @@ def plan_stages(
     Worked example: 4 canonical nodes, and a first stage of 1,001 samples. It is rounded up to 1,004
     samples, so that the second stage begins at position 1,004.
 
-    Args:
-        config: The options.
-        names: The streams in the data.
-        numbers: The number of each among all streams that the run ever had.
-        millitokens: Tokens of a sample of each stream that the run ever had, in thousandths.
-        nodes: Canonical nodes.
+    ``names`` are those of the streams in the data, and ``numbers`` theirs among all streams that
+    the run ever had, of which ``millitokens`` has the tokens of a sample, in thousandths.
 
     Raises:
         MosaicDataError: A stage is longer than any run.

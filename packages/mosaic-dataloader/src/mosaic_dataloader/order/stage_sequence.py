@@ -37,12 +37,10 @@ class StageSequence:
 
     Args:
         mixture: The data; every stream's ``choose`` is all of its samples.
-        options: The resolved order.
         samples: Samples of each stream that the run ever had.
         names: What messages call each.
         digests: What identifies the content of each; seeds its order.
         present: The number in the mixture of each of them; None for those that were removed.
-        stages: The stages.
         open_stored: Where the orders of long epochs are kept; None to keep them in memory.
         kept_epochs: See `EpochSequence`.
         kept_positions: See `StageOrder`.
@@ -236,11 +234,6 @@ class StageSequence:
         """How often ``[start, stop)`` draws from each stream of the run, int64[streams]."""
         with self._lock:
             return self._drawn_before(stop) - self._drawn_before(start)
-
-    def stage_at(self, position: int) -> tuple[int, int]:
-        """The number of the stage that a position lies in, and where it begins."""
-        number = self._order.stage_at(position)
-        return number, self._order.stages[number].start
 
     def _drawn_before(self, position: int) -> Int64Array:
         rest = position % self._nodes

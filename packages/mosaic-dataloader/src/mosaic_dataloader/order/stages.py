@@ -22,7 +22,7 @@ block 5, A was drawn 10 times: it is in epoch ``10 // 3 = 3`` and has given ``10
 sample of it. If the permutation puts the draws of A at places 2 and 7 of block 5, then positions 42
 and 47 are the second and the third sample of A's epoch 3, and B's draws are numbers 30 to 35 of its
 epoch 0. If a second stage with equal weights begins at position 44, A has been drawn 11 times and B
-33 times before it, and both go on from there.
+33 times before it, and both continue from there.
 """
 
 from collections import OrderedDict
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 # Positions of a block, for each canonical node.
 BLOCK = 1 << 16
-# Streams of fewer samples per node than this are dealt out in turn, whoever owns them: they lie in
+# Streams of fewer samples per node than this are handed out in turn, whoever owns them: they lie in
 # a few shards, and an epoch of theirs may end many times in a block.
 _LEAST_OWNED = 512
 # Blocks held ready at least: those of two neighboring batches.
@@ -112,7 +112,7 @@ class _Taken(NamedTuple):
     Attributes:
         epoch: The epoch that the next sample belongs to.
         owned: int64[J], how many of each node's own samples of that epoch were taken. For a stream
-            that is dealt in turn: int64[1], how many samples of it.
+            that is handed out in turn: int64[1], how many samples of it.
     """
 
     epoch: int
@@ -323,7 +323,7 @@ class StageOrder:
         placed = self._placement(stage - 1, number)
         for stream, count in enumerate(last.counts):
             if count:
-                # Handed out as if the stage went on: nobody knew where it would end.
+                # Handed out as if the stage continued: nobody knew where it would end.
                 at = placed.positions_of(stream)
                 epochs, owners, _ = self._hand_out(stream, at, taken[stream])
                 cut = int(np.searchsorted(at, rest))

@@ -17,10 +17,7 @@ belong to the run:
 3. **Ranks.** The number of data-parallel ranks W divides S, and a lane's rank follows from its
    number modulo W. So any B consecutive rows are shared out equally, a lane stays on one rank, and
    no rank tokenizes another's text. Which residue belongs to which rank is a permutation that keeps
-   a canonical node's lanes on one machine, where the number of canonical nodes divides W. It
-   depends on W and the options only, for a rank must know its lanes before a checkpoint is loaded.
-   So, if the options leave the number of canonical nodes open, it relies on machines with a power
-   of two of data-parallel ranks each.
+   a canonical node's lanes on one machine (`lanes.residue_of_rank`).
 4. **State.** A lane's state is the position of its first unfinished document and the offset in it
    of the token that the next row begins with. Each rank saves those of its lanes, under the keys
    ``lane_0000``, ``lane_0001``, …, and ``mosaic``, which is the same on all ranks; torch's
@@ -28,19 +25,13 @@ belong to the run:
    own then. A lane continues by reading its unfinished document again (``state/saved.py``,
    ``sources/packed.py``). What was read ahead does not count: a batch carries the states of its
    lanes after it, and they replace the earlier ones when it is handed out.
-5. **Reading.** How many documents fill a row is known only when they are read. A scheduler guesses,
-   from the mean length so far, which documents the next rows need, and asks for many at a time, for
-   several lanes together, so that the tokenizer's threads have enough to do (``scheduler.py``).
-   Worker processes receive places of documents and return tokens; lanes are joined in the parent.
-   The guess decides only when a document is read, never which row it ends up in.
-6. **Looking ahead.** Rows of a later position, of all ranks and with the documents in them, are
-   made by a single rank that reads all lanes from the nearest position where they are known
-   (`PackedRows.preview`).
+5. **Reading.** How many documents fill a row is known only when they are read. A scheduler guesses
+   which ones the next rows need, and asks for many at a time, for several lanes together, so that
+   the tokenizer's threads have enough to do (``scheduler.py``). Worker processes receive places of
+   documents and return tokens; lanes are joined in the parent. The guess decides only when a
+   document is read, never which row it ends up in.
 
-A document without text or tokens is left out, as ``mosaic-prepare``
-does. Text is encoded as the tokenizer itself does it, and ended by EOS unless it ends with one
-already. Stored tokens are taken as they are, and ended by EOS likewise, where a tokenizer says
-which token that is (``documents.py``).
+A document without text or tokens is left out, as ``mosaic-prepare`` does (`DocumentReader`).
 
 A **finite pass** (``infinite=False``, validation) reads each lane to the end of the epoch. The rest
 of a lane that fills no row becomes a padded one, and lanes that have ended are skipped. How

@@ -64,12 +64,8 @@ class RowPacker:
 
     Args:
         lanes: The rank's lanes, ascending.
-        scheduler: Is told what is made, and what is missing.
+        scheduler: Is notified of what is made, and what is missing.
         arrivals: What the scheduler asked for, in that order.
-        batch_size: Rows of a batch, B.
-        seq_len: Tokens in a row, T.
-        pad_id: Token id of padded inputs.
-        streams: How many streams there are.
         first: Index of the lane whose row comes first.
         most_empty: More documents without a token, one after the other in a lane, are an error.
         segments: Note what rows are made of.
@@ -109,9 +105,8 @@ class RowPacker:
     def batches(self, *, drop_last: bool, at_least_one: bool) -> Iterator[PackedBatch]:
         """Batches to the end of the lanes, if they end.
 
-        Args:
-            drop_last: Leave out a last batch that is not full; otherwise it is padded.
-            at_least_one: Give a batch of padding where there is no row at all.
+        A last batch that is not full is padded, or left out with ``drop_last``. Where there is no
+        row, ``at_least_one`` gives a batch of padding.
         """
         first = True
         while True:
@@ -180,11 +175,9 @@ class RowPacker:
             self._receive()
 
     def _pass_over(self, count: int, after: dict[int, LanePosition]) -> None:
-        """Leave out rows. Where the next one begins is known only when their documents are read.
+        """Leave out rows, and note in ``after`` where their lanes continue.
 
-        Args:
-            count: How many.
-            after: Where their lanes continue is noted here.
+        Where the next one begins is known only when their documents are read.
         """
         for _ in range(count):
             index = self._next

@@ -55,13 +55,10 @@ class Lane:
     """Joins the documents of one lane, cuts rows from them, and forecasts what it will need.
 
     Args:
-        number: The lane's number in the run.
         position: Where it continues; the first document that arrives is the one it names.
         end: The document at which it ends; None for never.
-        streams: How many streams there are.
         outside: Makes the error of a lane, the number of a document in it, and one of its token ids
             that the model does not embed.
-        vocab_size: Token ids that the model embeds; None if that is not known.
 
     Attributes:
         ready: Tokens that can be taken; not positive until the unfinished document has arrived.
@@ -117,12 +114,7 @@ class Lane:
         return self.end is not None and self.next_document >= self.end
 
     def ask(self, mean: float, times: int = 1) -> range:
-        """The documents to read for what is missing, if they are of mean length.
-
-        Args:
-            mean: Tokens that a document is expected to have.
-            times: So many times as many.
-        """
+        """The documents to read for what is missing, at ``mean`` tokens each; ``times`` as many."""
         missing = max(1.0, self.demand - self.supply)
         count = min(_MOST, max(1, -int(-missing // mean)) * times)
         if self.end is not None:
@@ -134,13 +126,7 @@ class Lane:
         return range(first, first + count)
 
     def append(self, tokens: Tokens, stream: int, expected: float) -> None:
-        """Take in the next document.
-
-        Args:
-            tokens: Its token ids.
-            stream: Its stream.
-            expected: Tokens that it was expected to have.
-        """
+        """Take in the next document, which was expected to have so many tokens."""
         self._parts.append((tokens, stream))
         self.ready += len(tokens)
         self.supply += len(tokens) - expected
@@ -185,11 +171,7 @@ class Lane:
         return taken
 
     def segments(self, count: int) -> list[Segment]:
-        """What `take` would take, document by document; empty ones give none.
-
-        Args:
-            count: As for `take`.
-        """
+        """What `take` would take, document by document; empty ones give none."""
         found: list[Segment] = []
         begin, offset = 0, self._offset
         for number, (tokens, stream) in enumerate(self._parts, self._document):
@@ -203,11 +185,7 @@ class Lane:
         return found
 
     def pass_over(self, count: int) -> None:
-        """Leave the next tokens out; documents that end in them do not count as finished.
-
-        Args:
-            count: How many, fewer than are ready.
-        """
+        """Leave out the next tokens, fewer than are ready, and count no document as finished."""
         finished = self._finished.copy()
         self._advance(count)
         self._finished = finished

@@ -22,12 +22,7 @@ def default_lanes(dp_world_size: int) -> int:
 
 
 def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
-    """See that the lanes can be shared out.
-
-    Args:
-        lanes: Lanes of the run, S.
-        dp_world_size: Data-parallel ranks.
-        saved: Whether the run has begun, so that its lanes are given.
+    """See that the lanes can be shared out; of a run that was ``saved`` they are given.
 
     Raises:
         MosaicDataError: The ranks do not divide them; the message names numbers that do.
@@ -40,7 +35,7 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     above = next((n for n in range(dp_world_size + 1, most + 1) if lanes % n == 0), below)
     near = f"{below} or {above}" if above > below else f"{below}"
     advice = (
-        f"the run was begun with {lanes} lanes and keeps them: continue it with {near} ranks"
+        f"the run began with {lanes} lanes and keeps them: continue it with {near} ranks"
         if saved
         else f"use {near} ranks, or begin a run with packing_lanes = {lcm(lanes, dp_world_size)}"
     )
@@ -49,16 +44,8 @@ def check_lanes(lanes: int, dp_world_size: int, *, saved: bool = False) -> None:
     )
 
 
-def lanes_of_rank(lanes: int, rank: int, dp_world_size: int, nodes: int | None) -> list[int]:
-    """The lanes of a rank, ascending: all that are congruent modulo the ranks to its residue.
-
-    See `residue_of_rank`.
-    """
-    return list(range(residue_of_rank(rank, dp_world_size, nodes), lanes, dp_world_size))
-
-
 def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
-    """What the lanes of a rank are congruent to, modulo the ranks.
+    """What the lanes of a rank are congruent to, modulo the ranks: all that are, are its own.
 
     Ranks of a machine are consecutive and are to read the same canonical nodes. These follow from a
     lane's number modulo themselves, so that the ranks of one out of h machines should have residues
@@ -74,11 +61,6 @@ def residue_of_rank(rank: int, dp_world_size: int, nodes: int | None) -> int:
     ``0 4 2 6 1 5 3 7``: on two machines of four ranks those of the first are even and those of the
     second odd, and on four machines of two they agree modulo 4. With 4 canonical nodes given, so
     that h = 4, they are ``0 4 1 5 2 6 3 7``: each pair of ranks reads one canonical node.
-
-    Args:
-        rank: Data-parallel rank.
-        dp_world_size: Data-parallel ranks.
-        nodes: Canonical nodes, if the options name their number.
     """
     common = gcd(nodes, dp_world_size) if nodes else 1
     block, within = divmod(rank, dp_world_size // common)
@@ -140,12 +122,7 @@ class Lanes:
         self._sizes = self._body // self._groups + counts.astype(np.int64)
 
     def positions(self, lanes: Int64Array, documents: Int64Array) -> Int64Array:
-        """Positions in the order, int64[n], of lanes' documents.
-
-        Args:
-            lanes: int64[n], lane of each.
-            documents: int64[n], its number in the lane.
-        """
+        """Positions in the order of documents given by lane and number; all are int64[n]."""
         group, phase = lanes % self._groups, lanes // self._groups
         epoch, index = np.divmod(phase + documents * self._group_lanes, self._sizes[group])
         places = group + self._groups * index

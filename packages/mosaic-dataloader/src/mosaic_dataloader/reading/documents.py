@@ -18,12 +18,7 @@ class DocumentReader:
     """Turns samples into documents' tokens.
 
     An empty document (no text, or no token) has no tokens. Any other ends with EOS, if that is
-    known: one is added unless it is there already.
-
-    Args:
-        store: The shards.
-        tokenizer: For text; None where all streams hold tokens.
-        eos_id: The token that ends a document; None to add none.
+    given: one is added unless it is there already.
     """
 
     def __init__(
@@ -50,7 +45,7 @@ class DocumentReader:
             Token ids of each, freshly allocated, ``dtype[n]``; n is 0 for an empty one.
 
         Raises:
-            MosaicDataError: A shard cannot be had or is damaged.
+            MosaicDataError: A shard cannot be fetched or is damaged.
         """
         found: list[Tokens] = [np.empty(0, self.dtype)] * len(shards)
         texts: list[str] = []
@@ -60,7 +55,7 @@ class DocumentReader:
             by_shard.setdefault(shard, []).append(number)
         for shard, numbers in by_shard.items():
             with self._store.reading(shard) as opened:
-                if self._store.is_text(shard):
+                if opened.has_text:
                     texts += [opened.text(places[n]) for n in numbers]
                     text_numbers += numbers
                     continue

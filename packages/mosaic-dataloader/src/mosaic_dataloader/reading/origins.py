@@ -1,6 +1,5 @@
 """Where the rows of a run come from, as it is looked up without moving the run's position."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,13 +90,11 @@ def sample_fields(
     found = []
     for sample, shard, place in zip(ids.tolist(), shards.tolist(), places.tolist(), strict=True):
         number, shard_in_stream = mixture.shard_in_stream(shard)
-        stream = streams[number]
-        reader = stream.readers[shard_in_stream]
         found.append(
             {
-                "stream": stream.name,
+                "stream": streams[number].name,
                 "sample": sample - int(mixture.stream_offsets[number]),
-                "shard": os.path.join(stream.directory, reader.file_pairs[-1][0].basename),
+                "shard": streams[number].path(shard_in_stream),
                 "shard_number": shard,
                 "place": place,
             }

@@ -156,13 +156,7 @@ def _release(lock: threading.Lock) -> None:
 class PrefetchIterator(Generic[T, P]):
     """What takes the items out of a queue, one thread at a time.
 
-    Each item is a pair: a value, and the progress that is made by taking it.
-
-    Args:
-        queue: Where the items come from.
-        on_taken: Called with the progress of each item that is taken.
-        on_end: Called once when there are no more items, unless this was closed before.
-        group: The thread that fills the queue.
+    Each item is a pair: a value, and the progress that is made by taking it; see `prefetch`.
     """
 
     def __init__(
@@ -271,12 +265,12 @@ def prefetch(
         source: What to run; only the thread touches it. Gives pairs of a value and a progress.
         depth: Items kept ready.
         on_taken: Called with the progress of each value in the thread that takes it.
-        on_end: Called by the thread that meets the end.
+        on_end: Called once, by the thread that meets the end, unless this was closed before.
         setup: Called in the thread before the first item.
         idle: Called in the thread now and then while it has nothing to do.
         on_stop: Called, perhaps more than once, when the thread is to end: frees it from waits
             that know nothing of that.
-        watch: Is told how long items are waited for.
+        watch: Is notified of how long items are waited for.
     """
     queue: PrefetchQueue[tuple[T, P]] = PrefetchQueue(depth, watch=watch)
 

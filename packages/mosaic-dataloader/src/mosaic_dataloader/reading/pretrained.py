@@ -47,7 +47,9 @@ _CODE = (
 
 
 def load_pretrained(name: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> Any:
-    """Load a `transformers` tokenizer; every tokenizer of this package is loaded here.
+    """Load a `transformers` tokenizer by its directory, or its name on the hub.
+
+    Every tokenizer of this package is loaded here, by `AutoTokenizer.from_pretrained`.
 
     What is wrong with a local name is found before transformers is imported, and a hub that does
     not answer is asked once. Then, as where `HF_HUB_OFFLINE` is set, only its local cache is used.
@@ -56,10 +58,6 @@ def load_pretrained(name: str | os.PathLike[str], kwargs: Mapping[str, Any]) -> 
     among the keywords, and no path that stands in them or that a link leads to is followed out of
     their directory. A directory with nothing but `tokenizer.json` gives a
     `PreTrainedTokenizerFast`, which knows no special tokens but those given as keywords.
-
-    Args:
-        name: A directory, or a name on the hub.
-        kwargs: For `AutoTokenizer.from_pretrained`.
 
     Raises:
         MosaicDataError: It cannot be loaded, or brings code that it was not trusted with; one line

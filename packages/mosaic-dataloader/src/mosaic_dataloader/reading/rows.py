@@ -31,17 +31,10 @@ _IDS_AT_ONCE = 1 << 20
 def fill_row(
     inputs: Int64Array, labels: Int64Array, row: int, tokens: NDArray[Any], pad_id: int
 ) -> None:
-    """Write one token row.
+    """Write token ids, integer[n], to a row of inputs and labels, both int64[B, T].
 
     With at least T+1 tokens the row gives T inputs and T labels; a row of exactly T tokens keeps
     them all as inputs and ignores its last label; shorter rows are padded.
-
-    Args:
-        inputs: int64[B, T], written at ``row``.
-        labels: int64[B, T], the inputs shifted by one; ``IGNORE_INDEX`` where nothing follows.
-        row: Which row.
-        tokens: integer[n], token ids.
-        pad_id: Token id of padded inputs.
     """
     length = inputs.shape[1]
     count = len(tokens)
@@ -114,16 +107,10 @@ class EncodedBatches:
 
 
 class RowReader:
-    """Turns samples into rows.
+    """Turns samples into rows of T tokens.
 
-    Args:
-        store: The shards.
-        mixture: Their sizes.
-        seq_len: Tokens in a row, T.
-        tokenizer: For text; None where all streams hold tokens.
-        pad_id: Token id of padded inputs.
-        vocab_size: Token ids that the model embeds; None if that is not known.
-        boundaries: What is done about the documents of a row; None for nothing.
+    The ``tokenizer`` is for text; None where all streams hold tokens. The model embeds
+    ``vocab_size`` token ids; None if that is not known.
 
     Attributes:
         has_text: Whether a stream holds text, which is to be encoded.
@@ -163,7 +150,7 @@ class RowReader:
             places: Place of each within its shard.
 
         Raises:
-            MosaicDataError: A shard cannot be had or is damaged, or a token id is negative or
+            MosaicDataError: A shard cannot be fetched or is damaged, or a token id is negative or
                 beyond the vocabulary.
         """
         return next(self.written(self.encoded([(shards, places)])))
@@ -215,7 +202,7 @@ class RowReader:
         shard, place = int(shards[0]), int(places[0])
         tokens: NDArray[Any]
         with self._store.reading(shard) as opened:
-            if self._store.is_text(shard):
+            if opened.has_text:
                 encoded = encode_texts(self._store, self._tokenizer, [opened.text(place)])
                 tokens = next(encoded)[: self._seq_len + 1]
             else:
@@ -309,7 +296,7 @@ class RowReader:
                 continue
             with self._store.reading(shard) as opened:
                 wanted = places[rows].tolist()
-                if self._store.is_text(shard):
+                if opened.has_text:
                     draft.texts += [opened.text(place) for place in wanted]
                     draft.rows += rows
                     draft.origins += [(shard, place) for place in wanted]

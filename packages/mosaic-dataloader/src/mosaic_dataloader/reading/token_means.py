@@ -23,11 +23,8 @@ _SHARDS, _MOST_SHARDS = 4, 64
 def known_mean(stream: DataStream, seq_len: int | None, *, adds_eos: bool) -> TokenMean | None:
     """The mean by a stream's manifest or index.
 
-    Args:
-        stream: An opened stream.
-        seq_len: Targets in a row, T, which a sample gives at the most; None with packing, where a
-            sample gives all its tokens.
-        adds_eos: Whether packing ends documents with an EOS token that they may lack.
+    A sample gives at most ``seq_len`` targets, or all its tokens with packing, where that is None.
+    With ``adds_eos`` packing ends documents with an EOS token that they may lack.
 
     Returns:
         None where neither tells: for text, for rows of unequal lengths that are cut or padded, and
@@ -63,13 +60,7 @@ def measured_mean(
     With packing, the tokens for each stored byte of text, or stored token, are measured, and
     multiplied by what a sample stores on average: that varies less than the lengths of samples.
 
-    Args:
-        stream: An opened stream.
-        first_shard: Number of its first shard over all streams.
-        store: The shards.
-        reader: Reads samples: with packing the one that reads its documents, otherwise one that
-            adds no EOS.
-        seq_len: As for `known_mean`.
+    ``first_shard`` is the number of its first shard over all streams.
 
     Raises:
         MosaicDataError: A sample cannot be read.
@@ -96,8 +87,7 @@ def measured_mean(
 def _parts(stream: DataStream) -> list[ShardSamples]:
     filled = [number for number, reader in enumerate(stream.readers) if len(reader)]
     samples = stream.samples
-    stored = sum(reader.get_raw_size() for reader in stream.readers)
-    wanted = min(_SAMPLES, max(_FEWEST, _BYTES * samples // max(1, stored)))
+    wanted = min(_SAMPLES, max(_FEWEST, _BYTES * samples // max(1, stream.raw_bytes)))
     shards = max(_SHARDS, min(_MOST_SHARDS, wanted * len(filled) // samples))
     chosen = [filled[index] for index in _spread(len(filled), shards)]
     of_each = -(-wanted // len(chosen))

@@ -33,11 +33,8 @@ def read_here(
 ) -> Generator[Batch, None, None]:
     """Read batches in this process.
 
-    Args:
-        rows: Reads them.
-        requests: What to read.
-        group_rows: Rows whose texts are encoded at once; fewer at the start, so that the first
-            batch waits for its own only.
+    The texts of ``group_rows`` rows are encoded at once; of fewer at the start, so that the first
+    batch waits for its own only.
     """
     if rows.has_text:
         yield from _read_texts(rows, requests, group_rows)

@@ -15,11 +15,6 @@ BatchSource = SampleRows | PackedRows
 def open_source(dataset: StreamingTextDataset, layout: Layout, order: RunOrder) -> BatchSource:
     """The source of a rank's batches.
 
-    Args:
-        dataset: The data.
-        layout: The rank.
-        order: The order of its run.
-
     Raises:
         MosaicDataError: The ranks do not divide the packing lanes.
     """

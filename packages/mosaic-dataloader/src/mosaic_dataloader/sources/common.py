@@ -17,14 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def new_order(dataset: StreamingTextDataset, order: RunOrder, *, read: bool = True) -> RunOrder:
-    """The order of a new run, with all that it takes from the data.
+    """The order of a new run: its options and what it skips, with all that it takes from the data.
 
-    Args:
-        dataset: The data.
-        order: Its options, and what it skips.
-        read: Whether samples may be read where nothing else tells how long they are, and weights
-            count tokens. Otherwise the order is good for nothing but to be saved before the first
-            batch.
+    Where weights count tokens and nothing else says how long samples are, some are read. Without
+    ``read`` they are not, and the order is of no use but to be saved before the first batch.
 
     Raises:
         MosaicDataError: A stage is longer than any run, or a sample cannot be read.
@@ -59,15 +55,9 @@ def open_sequence(
     kept_epochs: int = 2,
     kept_positions: int = 0,
 ) -> SampleSequence:
-    """The samples at the positions of a run.
+    """The samples at the positions of a run, whose streams are weighed as in ``mixture``.
 
-    Args:
-        dataset: The data.
-        mixture: The streams as the run weighs them.
-        order: The order of the run.
-        start: Where an order of epochs begins.
-        kept_epochs: See `EpochSequence`.
-        kept_positions: See `StageOrder`.
+    ``start`` is where an order of epochs begins. What is kept: see `EpochSequence`, `StageOrder`.
     """
     open_stored = partial(StoredOrders, dataset.orders_dir)
     stages = order.stages
@@ -91,7 +81,8 @@ def open_sequence(
 
 def samples_ahead(dataset: StreamingTextDataset, batch_size: int) -> int:
     """How many of the rank's samples ahead shards are fetched."""
-    return max(64, 8 * batch_size) if dataset.predownload is None else dataset.predownload
+    given = dataset.options.predownload
+    return max(64, 8 * batch_size) if given is None else given
 
 
 def shards_ahead(dataset: StreamingTextDataset) -> int | None:

@@ -19,14 +19,7 @@ Locate = Callable[[Int64Array, Int64Array], Int64Array]
 
 
 class DocumentRequests:
-    """What a scheduler asks for, one request after the other, each with its documents' places.
-
-    Args:
-        mixture: The streams.
-        locate: Finds the samples of documents.
-        lanes: The rank's lanes.
-        scheduler: Asks for documents.
-    """
+    """What a scheduler asks for, one request after the other, each with its documents' places."""
 
     def __init__(
         self, mixture: Mixture, locate: Locate, lanes: Sequence[Lane], scheduler: DocumentScheduler

@@ -15,13 +15,7 @@ from mosaic_dataloader.order.mixture import Int64Array
 from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.packing.batches import LeftOut, PackedBatch, RowPacker
 from mosaic_dataloader.packing.lane import Lane, LanePosition, Segment
-from mosaic_dataloader.packing.lanes import (
-    Lanes,
-    check_lanes,
-    default_lanes,
-    lanes_of_rank,
-    residue_of_rank,
-)
+from mosaic_dataloader.packing.lanes import Lanes, check_lanes, default_lanes, residue_of_rank
 from mosaic_dataloader.packing.scheduler import DocumentScheduler
 from mosaic_dataloader.reading.document_length import mean_tokens, rows_of_epoch
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow, sample_fields
@@ -57,13 +51,8 @@ _REPORTED = 1000
 class PackedRows:
     """Batches whose rows are packed of documents; the attributes are those of `SampleRows`.
 
-    The run's position counts rows, which all ranks know; documents are counted lane by lane.
-
-    Args:
-        dataset: The data.
-        layout: The rank.
-        order: The order of its run. Rows know nothing of the documents that it skipped: they are
-            not in its position.
+    The run's position counts rows, which all ranks know; documents are counted lane by lane. So
+    those that the run skipped at its start are not in its position.
 
     Raises:
         MosaicDataError: The ranks do not divide the lanes.
@@ -75,12 +64,10 @@ class PackedRows:
     def __init__(self, dataset: StreamingTextDataset, layout: Layout, order: RunOrder):
         self.dataset = dataset
         self.layout = layout
-        count = order.lanes or dataset.packing_lanes or default_lanes(layout.world_size)
+        count = order.lanes or dataset.options.packing_lanes or default_lanes(layout.world_size)
         check_lanes(count, layout.world_size, saved=order.lanes is not None)
         self._lane_count = count
-        self._residue = residue_of_rank(
-            layout.rank, layout.world_size, dataset.order_options.num_canonical_nodes
-        )
+        self._residue = self._residue_of(layout.rank)
         self.order = replace(order, lanes=count)
         self.mixture = dataset.weighed(order.means)
         self.counts_all_ranks = layout.world_size == 1
@@ -111,8 +98,11 @@ class PackedRows:
     @cached_property
     def _own_lanes(self) -> list[int]:
         """The lanes of this rank, ascending."""
-        nodes = self.dataset.order_options.num_canonical_nodes
-        return lanes_of_rank(self._lane_count, self.layout.rank, self.layout.world_size, nodes)
+        return list(range(self._residue, self._lane_count, self.layout.world_size))
+
+    def _residue_of(self, rank: int) -> int:
+        nodes = self.dataset.options.num_canonical_nodes
+        return residue_of_rank(rank, self.layout.world_size, nodes)
 
     def check(self, extent: EpochPass | None) -> None:
         """See that the data suffice for the canonical nodes, and what is left out for the lanes.
@@ -139,11 +129,7 @@ class PackedRows:
         return Progress(0, none, none, {})
 
     def resume(self, saved: SavedState, state: Mapping[str, Any]) -> Progress:
-        """The progress that was saved.
-
-        Args:
-            saved: The run's entry.
-            state: The entries of at least this rank's lanes.
+        """The progress that was saved; ``state`` holds the entries of at least this rank's lanes.
 
         Raises:
             MosaicDataError: The state lacks one of these lanes, or one is not of this run.
@@ -291,11 +277,8 @@ class PackedRows:
         training's own reading of these rows costs. That row is the present one on a single rank,
         that of a loaded state that held the lanes of all ranks, or else the order's first.
 
-        Args:
-            progress: Where the run is.
-            position: The first row; global batches are counted from it.
-            report: Called every thousand rows, and at the last one, with the rows read and the
-                rows to read before ``position`` is reached.
+        ``report`` is called every thousand rows, and at the last one, with the rows read and the
+        rows to read before ``position`` is reached. Global batches are counted from there.
 
         Raises:
             MosaicDataError: The position lies before the present order, a loaded lane is damaged,
@@ -305,8 +288,7 @@ class PackedRows:
         dataset, world_size = self.dataset, self.layout.world_size
         # A single rank that reads all lanes.
         walk = PackedRows(dataset, Layout(0, 1, 1), self.order)
-        nodes = dataset.order_options.num_canonical_nodes
-        ranks = {residue_of_rank(rank, world_size, nodes): rank for rank in range(world_size)}
+        ranks = {self._residue_of(rank): rank for rank in range(world_size)}
         dataset.store.register()
         predownload = samples_ahead(dataset, self.layout.batch_size) if begin < position else 0
         start = Progress(begin, progress.seen, progress.targets, lanes)
@@ -337,8 +319,7 @@ class PackedRows:
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each global batch, if documents are of mean length."""
         world_size, size = self.layout.world_size, self.layout.global_batch
-        nodes = self.dataset.order_options.num_canonical_nodes
-        own = [residue_of_rank(rank, world_size, nodes) for rank in ranks]
+        own = [self._residue_of(rank) for rank in ranks]
         per_row = self.dataset.seq_len / mean_tokens(self.dataset.streams, self.mixture)
         for _ in range(batches):
             # Rows that are left out have their documents read nevertheless.

@@ -1,5 +1,6 @@
 """Batches made ready in the background, for training and for validation."""
 
+import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,11 +31,6 @@ Rows = tuple[dict[str, torch.Tensor], torch.Tensor]
 class BatchReader:
     """Runs one iteration at a time, and closes everything that it started.
 
-    Args:
-        dataset: The data.
-        layout: The rank.
-        options: Workers, how far to read ahead, whether to pin, and how long a batch may take.
-
     Attributes:
         watch: How long batches were waited for.
 
@@ -54,7 +50,7 @@ class BatchReader:
         self._options = options
         self._pin, self._thread_setup = _pinner(options.pin_memory)
         # Inputs, labels and positions, int64 each.
-        batch_bytes = (2 + dataset.positions) * 8 * layout.batch_size * dataset.seq_len
+        batch_bytes = (2 + dataset.options.positions) * 8 * layout.batch_size * dataset.seq_len
         self._depth = options.prefetch_factor or max(2, min(16, _READY_BYTES // batch_bytes))
         # Workers keep their own batches ready.
         self._kept_ready = 2 if options.num_workers else self._depth
@@ -73,7 +69,7 @@ class BatchReader:
         on_end: Callable[[], object] | None = None,
         after_first: Callable[[], None] | None = None,
     ) -> PrefetchIterator[Rows, Progress]:
-        """Begin an iteration.
+        """Begin an iteration; its batches are for one thread at a time.
 
         Args:
             source: Where its batches come from.
@@ -82,14 +78,12 @@ class BatchReader:
             on_taken: Called with the progress of each batch in the thread that takes it.
             on_end: Called by the thread that meets the end.
             after_first: Begins, in the background, what the first batch is not to wait for.
-
-        Returns:
-            An iterator over the batches, for one thread at a time.
         """
         store, options = self._dataset.store, self._options
         store.register()
         if options.num_workers and (self._workers is None or self._workers.inherited):
-            theirs = self._dataset.reopened()
+            # Opened again: no file or lock is shared with the workers.
+            theirs = copy.copy(self._dataset)
             self._workers = WorkerPool(
                 partial(_read_and_count, theirs, source.fetch(theirs)),
                 store.traffic,
@@ -136,7 +130,7 @@ class BatchReader:
         batches: Iterator[tuple[RowBatch, Progress]],
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
-        pin, positions = self._pin, self._dataset.positions
+        pin, positions = self._pin, self._dataset.options.positions
         # The progress of each is dropped here and not where batches are taken, for packed lanes
         # are many: so many may be made before the last one taken is passed.
         kept: deque[Progress] = deque(maxlen=self._kept_ready + 3)

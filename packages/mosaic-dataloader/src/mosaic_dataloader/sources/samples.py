@@ -45,11 +45,6 @@ Requests = Callable[[], Iterator[BatchRequest]]
 class SampleRows:
     """Batches whose rows are samples.
 
-    Args:
-        dataset: The data.
-        layout: The rank.
-        order: The order of its run.
-
     Attributes:
         mixture: The streams.
         sequence: The samples at the positions of the order.
@@ -142,12 +137,7 @@ class SampleRows:
         """Batches from a progress on, each with the progress that handing it out makes.
 
         Called in the main thread, where workers are started; the batches are made wherever the
-        iterator is used.
-
-        Args:
-            progress: Where to begin.
-            extent: Where to end; None for never.
-            ahead: How far to read ahead, and in which processes.
+        iterator is used. Without an ``extent`` they never end.
         """
         requests = partial(self._requests, progress.samples_seen, extent)
         answers = None
@@ -287,7 +277,7 @@ class SampleRows:
         if not dataset.store.fetches or not predownload:
             return None
         least = 0
-        if dataset.predownload is None:
+        if dataset.options.predownload is None:
             # So many samples may all be in one shard: then nothing would come while it is read.
             least = max(2, min(_SHARDS_AHEAD, _BYTES_AHEAD // largest_shard(dataset.streams)))
         most = shards_ahead(dataset)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.options import DatasetOptions
 from mosaic_dataloader.order.mixture import Int64Array, Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder, field_names
 from mosaic_dataloader.order.sequence import REMOVED
@@ -153,12 +154,8 @@ class Identity:
 def compare(saved: Identity, present: Identity, open_options: Collection[str] = ()) -> list[str]:
     """List what differs between the run that a state belongs to and the present one.
 
-    What one of them does not know is not compared, nor are names and places.
-
-    Args:
-        saved: The run of the state.
-        present: The present one.
-        open_options: Options that the user left open; the saved value is taken for them.
+    What one of them does not know is not compared, nor are names and places. For
+    ``open_options``, which the user left open, the saved value is taken.
 
     Returns:
         One clause for each difference; empty where the run can continue.
@@ -200,35 +197,24 @@ def library_versions() -> str:
 
 
 class DataIdentity:
-    """What identifies a data set, worked out when it is first asked for.
-
-    Args:
-        store: Its shards.
-        mixture: Their sizes.
-        tokenizer: Encodes text; None where all streams hold tokens.
-        seq_len: Tokens in a row, T.
-        token_encoding_type: Dtype of token ids in ``bytes`` columns.
-        packing: Whether documents are packed.
-        eos_id: The token that ends a packed document, if the tokenizer has one.
-    """
+    """What identifies a data set, worked out when it is first asked for; see `RowIdentity`."""
 
     def __init__(
         self,
         store: ShardStore,
         mixture: Mixture,
         tokenizer: BatchTokenizer | None,
+        options: DatasetOptions,
         *,
         seq_len: int,
-        token_encoding_type: str,
-        packing: bool,
         eos_id: int | None,
     ):
         self._store = store
         self._mixture = mixture
         self._tokenizer = tokenizer
         self._seq_len = seq_len
-        self._token_encoding_type = token_encoding_type
-        self._eos = (NO_EOS if eos_id is None else eos_id) if packing else None
+        self._token_encoding_type = options.token_encoding_type
+        self._eos = (NO_EOS if eos_id is None else eos_id) if options.packing else None
         self._reading: Callable[[], list[str | None]] | None = None
         reset_in_child(self)
 
@@ -259,11 +245,7 @@ class DataIdentity:
     ) -> Identity:
         """The run as a checkpoint holds it; the same on all ranks.
 
-        Args:
-            order: Its order.
-            mixture: The streams as it weighs them.
-            lanes: Its packing lanes.
-            begun: Whether a batch was handed out. Before that, nothing is waited for.
+        Unless it has ``begun``, and a batch was handed out, nothing is waited for.
         """
         contents = None
         try:
@@ -402,16 +384,12 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "rows": rows}
 
 
-def _from_version_2(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 knew no stages: its orders are those of runs that have none."""
-    return content
-
-
 # What makes a state of the next version out of one of each older version. The values are as they
 # were read: nothing is known of their types.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     1: _from_version_1,
-    2: _from_version_2,
+    # It knew no stages: its orders are those of runs that have none.
+    2: lambda content: content,
 }
 
 

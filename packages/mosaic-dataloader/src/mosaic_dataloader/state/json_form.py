@@ -48,12 +48,7 @@ def parsed(text: str) -> Any:
 
 
 def read_fields(cls: type[T], content: object, where: str) -> T:
-    """Make a dataclass of JSON values, each of the type that its field says.
-
-    Args:
-        cls: All its fields hold single values; see ``take_fields``.
-        content: What was read; fields that have defaults may be missing.
-        where: What it is called in messages.
+    """Make a dataclass, all of whose fields hold single values, of JSON values: see `take_fields`.
 
     Raises:
         MosaicDataError: A field is missing, unknown, or of another type.

@@ -207,12 +207,7 @@ class SavedLane:
 
     @classmethod
     def from_json(cls, key: str, text: object, streams: int) -> "SavedLane":
-        """Read a saved lane.
-
-        Args:
-            key: Its key, for messages.
-            text: What was saved.
-            streams: How many streams the run has.
+        """Read what was saved under the key of a lane of a run with so many streams.
 
         Raises:
             MosaicDataError: The text is damaged or was changed.
@@ -250,7 +245,7 @@ def _content(text: object) -> dict[str, Any]:
         content = parsed(text)
     except ValueError as error:
         raise MosaicDataError(
-            f"the saved data position is no JSON ({error}); the checkpoint is truncated or "
+            f"the saved data position is not JSON ({error}); the checkpoint is truncated or "
             f"damaged, load an earlier one"
         ) from error
     version = content.get("version") if isinstance(content, dict) else None

@@ -69,11 +69,7 @@ class RunStages:
     carried_from: int = 0
 
     def to_content(self, now: Sequence[StreamIdentity]) -> dict[str, Any]:
-        """As JSON values.
-
-        Args:
-            now: The streams in the data, with what is known of their content by now.
-        """
+        """As JSON values, with what is known by now of the content of the streams in the data."""
         streams = list(self.streams)
         for number, known in zip(self.present, now, strict=True):
             streams[number] = replace(known, content=known.content or streams[number].content)
@@ -97,12 +93,7 @@ class RunStages:
 
     @classmethod
     def from_content(cls, content: object, nodes: int, streams: int) -> "RunStages":
-        """The stages in JSON values.
-
-        Args:
-            content: What was read.
-            nodes: Canonical nodes of the run.
-            streams: Streams that were in the data when the state was saved.
+        """The stages in JSON values, of a run that had so many streams when it was saved.
 
         Raises:
             MosaicDataError: A part of it is missing, unknown, or impossible.
@@ -165,13 +156,7 @@ class PresentStage:
 
 
 def present_stage(run: RunStages, position: int, weights_in: str) -> PresentStage:
-    """The stage that a position lies in.
-
-    Args:
-        run: The stages of the run.
-        position: A position of the order.
-        weights_in: What weights count, ``samples`` or ``tokens``.
-    """
+    """The stage that a position of the order lies in; its weights count samples or tokens."""
     number = bisect_right([stage.start for stage in run.stages], position)
     counts = run.stages[number - 1].counts
     weights = weighed(counts, [mean.millitokens for mean in run.means], weights_in)
@@ -188,10 +173,8 @@ def weighed(counts: Sequence[int], millitokens: Sequence[int], weights_in: str) 
     Worked example: of documents of 30 and of 300 tokens, equally many are drawn. In samples the
     shares are 0.5 and 0.5, in tokens 0.09 and 0.91.
 
-    Args:
-        counts: Samples drawn from each stream.
-        millitokens: Tokens of a sample of each stream, in thousandths.
-        weights_in: ``samples`` or ``tokens``.
+    ``counts`` are samples drawn from each stream, and ``millitokens`` thousandths of the tokens of
+    a sample of each.
     """
     sizes = millitokens if weights_in == "tokens" else [1] * len(counts)
     drawn = [count * size for count, size in zip(counts, sizes, strict=True)]
@@ -238,13 +221,7 @@ def first_stages(
     means: Sequence[TokenMean],
     nodes: int,
 ) -> RunStages:
-    """The stages of a new run.
-
-    Args:
-        config: The options.
-        streams: The streams in the data.
-        means: Tokens of a sample of each.
-        nodes: Canonical nodes.
+    """The stages of a new run over so many canonical nodes.
 
     Raises:
         MosaicDataError: A stage is longer than any run.

@@ -67,7 +67,7 @@ def warn_of_thrashing(
     streams: list[DataStream], mixture: Mixture, order: ResolvedOrder, limit: int | None
 ) -> None:
     """Say so where a limit is below what the shuffle keeps in use, with the number."""
-    fetched = sum(r.get_raw_size() for s in streams if s.fetched for r in s.readers)
+    fetched = sum(stream.raw_bytes for stream in streams if stream.fetched)
     if limit is None or not order.shuffle or not fetched:
         return
     samples = mixture.num_samples
@@ -217,14 +217,9 @@ def reserved(
 ) -> Iterator[None]:
     """Hold ``size`` bytes of a directory's budget while one of its shards is downloaded.
 
-    The caller holds the shard's lock and has made its staging folder.
-
-    Args:
-        directory: The cache directory.
-        shard: Which shard is downloaded.
-        size: Bytes that it takes at most, while it is downloaded and afterwards.
-        timeout: Seconds to wait for others to let go of what could be evicted.
-        traffic: Counts the shards that are evicted.
+    The caller holds the shard's lock and has made its staging folder. ``size`` is what the shard
+    takes at most, while it is downloaded and afterwards. For ``timeout`` seconds others are waited
+    for to let go of what could be evicted.
 
     Raises:
         MosaicDataError: Space did not become free in that time.

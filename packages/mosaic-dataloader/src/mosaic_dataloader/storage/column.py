@@ -1,5 +1,6 @@
 """Which column of a shard holds the tokens or the text, and how its values are encoded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +36,12 @@ class Column:
 
 
 def find_column(
-    names: list[str], encodings: list[str], stream: str, token_encoding_type: str
+    names: Sequence[str], encodings: Sequence[str], stream: str, token_encoding_type: str
 ) -> Column:
     """Choose the column to read: ``tokens`` where there is one, else ``text``.
 
-    Args:
-        names: The shard's column names.
-        encodings: Their MDS encodings.
-        stream: The stream's name, for messages.
-        token_encoding_type: Dtype of token ids in a ``bytes`` column (llm-foundry's option).
+    ``names`` and MDS ``encodings`` are those of the shard's columns, and ``token_encoding_type`` is
+    the dtype of token ids in a ``bytes`` column (llm-foundry's option).
 
     Raises:
         MosaicDataError: There is neither column, or its encoding holds no token ids or text.
@@ -88,6 +86,6 @@ def _plain(text: str) -> str:
     return shown(text)[1:-1]
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = ["…"] if len(names) > _LISTED else []
     return ", ".join([*map(_plain, names[:_LISTED]), *more])

@@ -91,13 +91,9 @@ def load_index(path: str) -> list[dict[str, Any]]:
 
 
 def path_in_stream(directory: str, name: str) -> str:
-    """The path of a file that an index names, inside its stream's directory.
+    """The path of a file that an index names, inside its stream's directory, a real path.
 
     The one way from a name to a path: whatever opens, writes or removes a shard's file asks here.
-
-    Args:
-        directory: The stream's directory, by its real path.
-        name: The file's name in the index.
 
     Raises:
         MosaicDataError: The name leads out of the directory, also through a symbolic link.
@@ -139,11 +135,7 @@ def check_name(name: object) -> None:
 
 
 def refuse_link_outside(directory: str, name: str) -> None:
-    """Refuse a file that is reached through a symbolic link out of the stream's directory.
-
-    Args:
-        directory: The stream's directory, by its real path.
-        name: A relative name in it.
+    """Refuse a file that is reached through a symbolic link out of its directory, a real path.
 
     Raises:
         MosaicDataError: A folder in the name, or the file itself, is such a link.
@@ -163,11 +155,6 @@ def refuse_link_outside(directory: str, name: str) -> None:
 def require_in_place(stream: str, directory: str, reader: "Reader") -> None:
     """Check that a shard which is read in place has its files in full length.
 
-    Args:
-        stream: How messages call its stream.
-        directory: The stream's directory.
-        reader: The shard.
-
     Raises:
         MosaicDataError: A file is missing, is too short or too long, or cannot be read.
     """
@@ -184,7 +171,7 @@ def require_in_place(stream: str, directory: str, reader: "Reader") -> None:
 
 
 def unreadable(stream: str, path: str, error: OSError) -> MosaicDataError:
-    """What to say of a file in place that this user cannot read."""
+    """What to say of a shard's file that this user cannot read."""
     return MosaicDataError(
         f'stream "{stream}": cannot read {path} ({error.strerror}); let this user read it, or '
         f"restore it"

@@ -12,19 +12,21 @@ ENDS_COLUMN = "document_ends"
 _ENCODING = "ndarray:int32"
 
 
-def ends_column(names: list[str], encodings: list[str], stream: str) -> int | None:
-    """The place of the column among a shard's columns; None if the shard has none.
+def ends_column(reader: Any, stream: str) -> int | None:
+    """The place of the column among those of a ``streaming`` shard; None if the shard has none.
 
     Raises:
         MosaicDataError: It is of another encoding.
     """
+    names = getattr(reader, "column_names", [])
     if ENDS_COLUMN not in names:
         return None
-    index = names.index(ENDS_COLUMN)
-    if encodings[index] != _ENCODING:
+    index: int = names.index(ENDS_COLUMN)
+    encoding = reader.column_encodings[index]
+    if encoding != _ENCODING:
         raise MosaicDataError(
-            f'stream "{stream}": column "{ENDS_COLUMN}" has encoding {encodings[index]}, not '
-            f"{_ENCODING}; write it so, or leave it out"
+            f'stream "{stream}": column "{ENDS_COLUMN}" has encoding {encoding}, not {_ENCODING}; '
+            f"write it so, or leave it out"
         )
     return index
 
@@ -51,18 +53,11 @@ class DocumentEnds:
         sizes: list[int | None],
         column: int,
     ):
-        begins = offsets[:-1].astype(np.int64)
-        stops = offsets[1:].astype(np.int64)
-        varying = [number for number, size in enumerate(sizes) if size is None]
         damaged = MosaicDataError(f'{path}: its column "{ENDS_COLUMN}" is damaged; restore it')
-        if (stops - begins < 4 * len(varying)).any():
+        values = values_of_column(data, offsets, sizes, column)
+        if values is None or (values[1] < 2).any():
             raise damaged
-        at = begins + 4 * len(varying)
-        for number in range(column):
-            at += _sizes(data, begins, varying, number, sizes[number])
-        size = _sizes(data, begins, varying, column, sizes[column])
-        if (size < 2).any() or (at + size > stops).any():
-            raise damaged
+        at, size = values
         # One byte for the shape's own form: the number of axes, and how wide their lengths are.
         form = data[at].astype(np.int64)
         header = 1 + (form >> 2) * (1 << (form & 3))
@@ -79,15 +74,25 @@ class DocumentEnds:
         return self._ends[self._bounds[place] : self._bounds[place + 1]]
 
 
-def _sizes(
-    data: NDArray[np.uint8],
-    begins: NDArray[np.int64],
-    varying: list[int],
-    number: int,
-    fixed: int | None,
-) -> Any:
-    """Bytes of one column in each sample."""
-    if fixed is not None:
-        return fixed
-    at = begins[:, None] + 4 * varying.index(number) + np.arange(4)
-    return data[at].view("<u4")[:, 0].astype(np.int64)
+def values_of_column(
+    data: NDArray[np.uint8], offsets: NDArray[np.uint32], sizes: list[int | None], column: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Where a column's value begins in each sample, and its bytes, both int64[samples].
+
+    The arguments are those of `DocumentEnds`. None where a sample is damaged.
+    """
+    begins, stops = offsets[:-1].astype(np.int64), offsets[1:].astype(np.int64)
+    varying = sum(size is None for size in sizes)
+    if (stops - begins < 4 * varying).any():
+        return None
+    # A sample begins with the sizes that are not fixed.
+    at, header = begins + 4 * varying, begins
+    size = np.zeros_like(begins)
+    for fixed in sizes[: column + 1]:
+        at = at + size
+        if fixed is None:
+            size = data[header[:, None] + np.arange(4)].view("<u4")[:, 0].astype(np.int64)
+            header = header + 4
+        else:
+            size = np.full_like(begins, fixed)
+    return None if (at + size > stops).any() else (at, size)

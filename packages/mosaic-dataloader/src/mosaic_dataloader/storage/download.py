@@ -4,9 +4,7 @@ import contextlib
 import hashlib
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,13 @@ from mosaic_dataloader.storage.contents import (
     unreadable,
 )
 from mosaic_dataloader.storage.index import fetch_index
-from mosaic_dataloader.storage.layout import fetch_byte, live_staging, lock_path, staging_folder
+from mosaic_dataloader.storage.layout import (
+    fetch_byte,
+    live_staging,
+    lock_path,
+    staging,
+    staging_folder,
+)
 from mosaic_dataloader.storage.streams import DataStream
 from mosaic_dataloader.storage.traffic import RETRIES, Traffic
 from mosaic_dataloader.storage.transfer import Transfers
@@ -86,7 +90,7 @@ class ShardFetcher:
         Returns whether it was, and no other process was fetching it.
 
         Raises:
-            MosaicDataError: It cannot be had, or is not what the index says.
+            MosaicDataError: It cannot be fetched, or is not what the index says.
         """
         if not self._data.fetched:
             require_in_place(self._data.name, self._data.directory, self._data.readers[shard])
@@ -116,7 +120,7 @@ class ShardFetcher:
                 # The index's lock, or the budget's: it says so itself.
                 raise
             raise self._error(
-                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that one"
+                shard, f"{error.holder} has been fetching it for {timeout:.0f} s; end that process"
             ) from error
         except OSError as error:
             cause = f"{one_line(error)}; {hint(error, self._data.directory)}"
@@ -159,24 +163,22 @@ class ShardFetcher:
         if not self._data.compared:
             # The store was out of reach at the start. If it is back, so may other data be.
             self._data.compared = fetch_index(self._transfers)
-        folder = self._staging(shard)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(folder)
-        size = self._data.readers[shard].get_max_size()
+        directory, reader = self._data.directory, self._data.readers[shard]
+        size = reader.get_max_size()
         timeout = max(60.0, self._data.stream.download_timeout)
         try:
-            with reserved(self._data.directory, shard, size, timeout, self._traffic):
-                pairs = self._data.readers[shard].file_pairs
-                fetched = [self._fetch_file(shard, raw, zipped) for raw, zipped in pairs]
+            with (
+                staging(directory, shard),
+                reserved(directory, shard, size, timeout, self._traffic),
+            ):
+                fetched = [self._fetch_file(shard, *pair) for pair in reader.file_pairs]
                 # For later starts to compare; of several files, that of the first.
                 version = next((v for _, v in fetched if v is not None), None)
                 if version is not None:
-                    note_shard_version(self._data.directory, shard, version)
+                    note_shard_version(directory, shard, version)
         except MosaicDataError as error:
             self._failed[shard] = (time.monotonic(), str(error))
             raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         self._verified.add(shard)
         if arrived := sum(size for size, _ in fetched):
             self._traffic.fetched(self._number, arrived)
@@ -190,39 +192,44 @@ class ShardFetcher:
         no hash of it.
         """
         directory, folder = self._data.directory, self._staging(shard)
+        # The compressed form, which an earlier run may have kept; no file has an empty name.
         kept = path_in_stream(directory, zipped.basename) if zipped else ""
         unpacked = os.path.join(folder, "unpacked")
+        wanted = zipped or raw
+        version: Version | None = None
 
         def accept(path: str) -> None:
-            self._check(path, zipped or raw)
+            self._check(path, wanted)
             if zipped:
                 compression = str(self._data.readers[shard].compression)
                 unpack(path, unpacked, compression, raw.bytes)
 
-        version = None
-        packed = arrived = self._kept(kept, folder, accept) if zipped else None
-        if arrived is None:
+        try:
+            accept(kept)
+            arrived, size = kept, 0
+        except (FileNotFoundError, CorruptShardError):
             arrived, version = self._transfers.download(
-                (zipped or raw).basename,
+                wanted.basename,
                 folder,
                 f"shard {raw.basename}",
                 accept,
-                size=(zipped or raw).bytes,
-                ask=not (zipped or raw).hashes,
+                size=wanted.bytes,
+                ask=not wanted.hashes,
                 on_attempt=partial(self._begin_attempt, shard),
             )
+            size = int(wanted.bytes)
         final = path_in_stream(directory, raw.basename)
         # A merged index has its shards in folders.
         os.makedirs(os.path.dirname(final), exist_ok=True)
         if not zipped:
             os.replace(arrived, final)
-            return int(raw.bytes), version
+            return size, version
         if self._data.stream.safe_keep_zip:
             os.replace(arrived, kept)
         elif os.path.exists(kept):
             os.remove(kept)
         os.replace(unpacked, final)
-        return (0 if packed else int(zipped.bytes)), version
+        return size, version
 
     def _begin_attempt(self, shard: int, attempt: int, attempts: int) -> None:
         """Note an attempt, for those who wait for the shard, in whichever process."""
@@ -237,7 +244,7 @@ class ShardFetcher:
         """What is known of a shard that a thread waits for, in words."""
         about = self._transfers.subject(f"shard {self._raw(shard).basename}")
         if not self._data.fetched:
-            return f"{about}, which is read where it lies"
+            return f"{about}, which is read in place"
         if self.present(shard):
             return f"{about}, which is in the cache and is checked or opened"
         folder = self._staging(shard)
@@ -259,19 +266,6 @@ class ShardFetcher:
             f"{about}, attempt {attempt} of {attempts}, begun {seconds:.0f} s ago by {where}; "
             f"{sum(sizes):,} of {whole:,} bytes are here"
         )
-
-    @staticmethod
-    def _kept(kept: str, folder: str, accept: Callable[[str], None]) -> str | None:
-        """The compressed form that an earlier run kept, if it is as it should be."""
-        link = os.path.join(folder, "kept")
-        try:
-            os.link(kept, link)
-            accept(link)
-        except (FileNotFoundError, CorruptShardError):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(link)
-            return None
-        return link
 
     def _check(self, path: str, info: "FileInfo") -> None:
         size = file_size(path)
@@ -299,7 +293,7 @@ class ShardFetcher:
             return hashlib.file_digest(file, begin).hexdigest() == info.hashes[algorithm]
 
     def check_in_place(self, shard: int) -> None:
-        """Check the hash of a shard that is read where it lies, if ``validate_hash`` asks for it.
+        """Check the hash of a shard that is read in place, if ``validate_hash`` asks for it.
 
         Raises:
             MosaicDataError: It is not the one in the index.

@@ -5,10 +5,9 @@ import gc
 import json
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from mosaic_dataloader.storage.layout import (
     lock_path,
     manifest_paths,
     shard_files,
-    staging_folder,
+    staging,
 )
 from mosaic_dataloader.storage.transfer import NotFoundError, Transfers
 from mosaic_dataloader.storage.versions import Version, read_shard_note
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Shards asked about at a time.
 _ASKED_AT_ONCE = 16
-_UNREACHABLE = "%s. Going on with the one in %s"
+_UNREACHABLE = "%s. Continuing with the one in %s"
 # What shards of a data set usually have in common.
 _SHARED = ("column_encodings", "column_names", "column_sizes", "hashes")
 
@@ -130,7 +129,7 @@ def fetch_index(transfers: Transfers) -> bool:
             # was asked for, the second also began since then: it serves this one, too.
             return checked.reached
         reached = True
-        with _staging(directory) as folder:
+        with staging(directory, "index") as folder:
             # A distant store takes as long for each as for both. The manifest serves checks only,
             # so one attempt is made: most data sets have none.
             file = "manifest.json"
@@ -179,7 +178,7 @@ def _compare(
     remote's is returned. Unless ``noted``, shards that nothing is noted of are taken as they are.
 
     Raises:
-        MosaicDataError: There is none to be had, or the cache belongs to other data.
+        MosaicDataError: There is none to be found, or the cache belongs to other data.
         _UnreachableError: The remote cannot be asked, but there is an index.
     """
     path = os.path.join(transfers.directory, "index.json")
@@ -258,19 +257,6 @@ def _write_checked(directory: str, checked: _Checked) -> None:
     with open(os.open(f"{path}.new", flags, 0o666), "w", encoding="utf-8") as file:
         json.dump([checked.number, checked.reached, checked.version], file)
     os.replace(f"{path}.new", path)
-
-
-@contextmanager
-def _staging(directory: str) -> Iterator[str]:
-    """A folder for what arrives."""
-    # One for all: the caller holds the lock. Left by a killed process, it is swept here.
-    folder = staging_folder(directory, "index")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def discard_index(directory: str) -> None:

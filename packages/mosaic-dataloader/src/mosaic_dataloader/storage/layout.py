@@ -16,7 +16,7 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,6 +30,21 @@ from mosaic_dataloader.util.store_errors import CorruptShardError, InvalidIndexE
 def staging_folder(directory: str, name: int | str) -> str:
     """The folder in which one shard, by its number, or the index is downloaded and unpacked."""
     return os.path.join(directory, ".mosaic", "staging", str(name))
+
+
+@contextmanager
+def staging(directory: str, name: int | str) -> Iterator[str]:
+    """That folder, empty at first and removed at the end; the caller holds the lock that it needs.
+
+    What a killed process left in it is removed here.
+    """
+    folder = staging_folder(directory, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def live_staging(directory: str) -> list[int]:
@@ -80,11 +95,6 @@ def lock_path(directory: str) -> str:
 def leases_root(directory: str) -> str:
     """Where running loaders that limit the cache are noted."""
     return os.path.join(directory, ".mosaic", "leases")
-
-
-def versions_path(directory: str) -> str:
-    """Where the versions of shards without hashes are noted."""
-    return os.path.join(directory, ".mosaic", "versions")
 
 
 def manifest_paths(directory: str) -> tuple[str, str]:

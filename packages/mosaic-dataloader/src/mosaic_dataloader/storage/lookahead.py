@@ -23,9 +23,7 @@ _THREADS = 8
 class _ShardWindow:
     """Shards that are needed soon, fetched in the order in which they are asked for.
 
-    Args:
-        store: Where they are wanted.
-        most_shards: How many shards to hold ready at the most; None for no bound.
+    At most ``most_shards`` are held ready, if that is given.
     """
 
     def __init__(self, store: ShardStore, most_shards: int | None):
@@ -65,12 +63,12 @@ class LaneLookAhead(_ShardWindow):
     """Stays some documents ahead of what is read, in each lane.
 
     Args:
-        store: Where shards are wanted.
+        store: See `_ShardWindow`.
         shards: Finds the shards of documents, by their lanes' indexes and their numbers.
         starts: The first document that each lane reads, by lane; the sooner needed ones first.
         ends: The document at which each lane ends; None for never.
         per_lane: Documents to stay ahead, at least 1.
-        most_shards: How many shards to hold ready at the most; None for no bound.
+        most_shards: See `_ShardWindow`.
     """
 
     def __init__(
@@ -120,12 +118,12 @@ class LookAhead(_ShardWindow):
     """Walks the same requests as the reader, some way in front of it.
 
     Args:
-        store: Where shards are wanted.
+        store: See `_ShardWindow`.
         mixture: The data.
         requests: This rank's requests, from the reader's position on; used up here.
         predownload: How many of the rank's samples to stay ahead.
         least_shards: How many shards to stay ahead, too, where they are so many.
-        most_shards: How many shards to hold ready at the most; None for no bound.
+        most_shards: See `_ShardWindow`.
     """
 
     # Requests looked at before a batch is read, which waits for it.

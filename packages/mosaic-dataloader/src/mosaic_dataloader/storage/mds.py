@@ -5,6 +5,7 @@ samples, ``uint32[samples + 1]`` offsets, a header, then the samples. A sample b
 ``uint32`` size for each column of no fixed size, followed by the values of all columns.
 """
 
+import errno
 import math
 import os
 import struct
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.storage.column import Column
-from mosaic_dataloader.storage.document_ends import DocumentEnds
+from mosaic_dataloader.storage.document_ends import DocumentEnds, values_of_column
 from mosaic_dataloader.util.store_errors import one_line
 
 
@@ -26,33 +27,21 @@ class ReaderShard:
     Such a shard is two files: the samples, and where each of them begins
     (``uint32`` number of samples, ``uint32[samples + 1]`` offsets).
 
-    Args:
-        reader: A ``streaming`` shard reader whose files are present.
-        column: The column to read.
-        data: The file of the samples.
-        meta: The file of the offsets.
-
     Raises:
-        MosaicDataError: The files do not hold what the index says, or cannot be read.
-        FileNotFoundError: One of them is missing.
+        MosaicDataError: The files do not hold what the index says.
+        OSError: One of them cannot be read.
     """
 
     # Only MDS shards store where documents end.
     ends = None
 
     def __init__(self, reader: Any, column: Column, data: str, meta: str):
+        self.has_text = column.kind == "text"
         self._reader = reader
         self._column = column
         self._path = data
-        try:
-            offsets = np.fromfile(meta, "<u4", len(reader) + 2)
-            length = os.stat(data).st_size
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise MosaicDataError(
-                f"cannot read {meta} ({error.strerror}); let this user read it, or restore it"
-            ) from error
+        offsets = np.fromfile(meta, "<u4", len(reader) + 2)
+        length = os.stat(data).st_size
         # Wider, so that a step back does not look like a long one forward.
         self._offsets = offsets[1:].astype(np.int64)
         if (
@@ -129,7 +118,7 @@ class ScatteredRows:
         dtype: Of the token ids.
         starts: Offset of each sample's first token; -1 where the sample is another length.
         count: Tokens of a row that are wanted.
-        ends: Where documents end in the rows; None where that is not stored or not wanted.
+        ends: See `MappedShard`.
     """
 
     def __init__(
@@ -162,10 +151,10 @@ class MappedShard:
         path: The uncompressed shard file.
         samples: Samples that the index says it holds.
         column_sizes: Size in bytes of each column, None where it varies.
-        column: The column to read.
         ends_column: The place of the column `document_ends`, to be read too; None to leave it.
 
     Attributes:
+        has_text: Whether the column is text, which is to be encoded.
         ends: Where documents end in the rows; None where that is not stored or not wanted.
 
     Raises:
@@ -181,6 +170,7 @@ class MappedShard:
         column: Column,
         ends_column: int | None = None,
     ):
+        self.has_text = column.kind == "text"
         self._path = path
         self._column = column
         self._sizes = column_sizes
@@ -204,7 +194,7 @@ class MappedShard:
         """Token ids of one sample, a view into the map of the stored dtype, 1-D.
 
         Raises:
-            MosaicDataError: The bytes are no whole number of token ids.
+            MosaicDataError: The bytes are not a whole number of token ids.
         """
         if self.uniform is not None:
             row: NDArray[Any] = self.uniform[index]
@@ -214,7 +204,7 @@ class MappedShard:
         count, rest = divmod(end - first, dtype.itemsize)
         if rest or count < 0:
             raise MosaicDataError(
-                f"{self._path}, sample {index}: {end - first} bytes are no whole number of "
+                f"{self._path}, sample {index}: {end - first} bytes are not a whole number of "
                 f"{dtype.name} token ids; check token_encoding_type"
             )
         return np.frombuffer(self._map, dtype, count, first)
@@ -223,30 +213,19 @@ class MappedShard:
         """What gives a row of ``count`` tokens by its number; None where each must be looked at."""
         if self.uniform is not None:
             return self.uniform[:, :count] if self.uniform.shape[1] >= count else None
-        column, samples = self._column, len(self._offsets) - 1
-        last = len(self._sizes) - 1
-        if (
-            not samples
-            or column.kind == "text"
-            or column.dtype is None
-            or not (column.index == last > 0)
-            or self._sizes[last] is not None
-        ):
+        column = self._column
+        # Rows beside another column, such as `document_ends`; alone, they are uniform or ragged.
+        if len(self._sizes) == 1 or column.kind == "text" or column.dtype is None:
             return None
-        # Rows beside another column, such as `document_ends`: theirs is the last one of a sample,
-        # so that it ends where the sample does.
-        varying = sum(size is None for size in self._sizes)
-        offsets = self._offsets.astype(np.int64)
-        if (np.diff(offsets) < 4 * varying).any():
+        values = values_of_column(self._map, self._offsets, self._sizes, column.index)
+        if values is None or not len(values[0]):
             return None
-        at = offsets[:-1, None] + 4 * (varying - 1) + np.arange(4)
-        sizes = self._map[at].view("<u4")[:, 0].astype(np.int64)
+        begins, sizes = values
         largest = int(sizes.argmax())
         begin, end = self._value(largest)
         first = self._first_token(begin, end, largest)[1]
         lead = first - begin
-        begins = offsets[1:] - sizes
-        fits = (sizes == sizes[largest]) & (begins >= offsets[:-1] + 4 * varying)
+        fits = sizes == sizes[largest]
         if lead:
             heads = self._map[np.where(fits, begins, begin)[:, None] + np.arange(lead)]
             # Equal lengths do not make equal headers: compare them all.
@@ -356,18 +335,7 @@ def _mapped(path: str, length: int) -> NDArray[np.uint8]:
             path, shared=False, size=length, dtype=torch.uint8
         ).numpy()
     except RuntimeError as error:
-        if not os.path.exists(path):
-            raise FileNotFoundError(path) from error
-        raise MosaicDataError(
-            f"cannot read {path} ({_reason(path, error)}); let this user read it, or restore it"
-        ) from error
-    return mapped
-
-
-def _reason(path: str, error: RuntimeError) -> str:
-    """Why a file cannot be mapped: PyTorch's own words for it quote several lines."""
-    try:
+        # Raises what is wrong, if that is so for Python as well: PyTorch's words are several lines.
         with open(path, "rb"):
-            return str(error).partition("\n")[0]
-    except OSError as cause:
-        return str(cause.strerror)
+            raise OSError(errno.EIO, str(error).partition("\n")[0], path) from error
+    return mapped

@@ -17,10 +17,12 @@ Beside this module, `streams` reads the weights of a ``Stream`` that is handed i
 
 import contextlib
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from streaming.base.storage.download import (
@@ -31,16 +33,21 @@ from streaming.base.storage.download import (
 )
 
 from mosaic_dataloader.storage.versions import Version
-from mosaic_dataloader.util.store_errors import DownloadTimeoutError
+from mosaic_dataloader.util.secrets import hide_secrets_of
+from mosaic_dataloader.util.store_errors import DownloadTimeoutError, is_not_found, is_permanent
 
 if TYPE_CHECKING:
     from streaming import Stream
+
+T = TypeVar("T")
 
 # What is asked of a connection at a time: few enough calls to cost nothing, and often enough a
 # look at the clock.
 _CHUNK = 1 << 18
 # Threads of a process that fetch at a time; a connection is kept for each.
 _CONNECTIONS = 32
+# Seconds before each further attempt to fetch a single file.
+_PAUSES = (0.5, 1.0)
 # What S3's clients are made from.
 _SETTINGS = ("AWS_", "S3_", "MOSAICML_STREAMING_AWS_")
 
@@ -127,6 +134,35 @@ def forget_shared() -> None:
 os.register_at_fork(after_in_child=forget_shared)
 
 
+def fetch_bytes(url: str, timeout: float = 60.0) -> bytes | None:
+    """The contents of a single file of a store; None if there is none, or none that may be seen.
+
+    ``timeout`` is the seconds that one attempt may take.
+
+    Raises:
+        Exception: What the store's client raises for anything else.
+    """
+    hide_secrets_of(url)
+    # Making a client takes longer than a file does, and S3's serves all threads.
+    shared = urlsplit(url).scheme == "s3"
+    with tempfile.TemporaryDirectory() as directory:
+        for attempt, pause in enumerate((*_PAUSES, None)):
+            path = os.path.join(directory, f"{attempt}")
+            downloader = shared_objects(timeout) if shared else CloudDownloader.get(url)
+            try:
+                downloader.download(url, path, timeout)
+                return Path(path).read_bytes()
+            except Exception as error:
+                if is_not_found(error):
+                    return None
+                if pause is None or is_permanent(error):
+                    raise
+                time.sleep(pause)
+            finally:
+                downloader.clean_up()
+    raise AssertionError("unreachable")
+
+
 class S3Objects(S3Downloader):
     """S3 by one request per file, for all threads of a process.
 
@@ -156,24 +192,19 @@ class S3Objects(S3Downloader):
 
     def version(self, remote: str, timeout: float) -> Version:
         """The version of an object, by one request without its bytes."""
-        found: list[Version] = []
+        address = self._object(remote)
+        return self._request(lambda client: _version(client.head_object(**address)), timeout)
 
-        def head(client: Any) -> None:
-            found.append(_version(client.head_object(**self._object(remote))))
-
-        self._request(head, timeout)
-        return found[-1]
-
-    def _request(self, send: Callable[[Any], None], timeout: float) -> None:
+    def _request(self, send: Callable[[Any], T], timeout: float) -> T:
         """Send a request with the client, or unsigned where credentials do not help."""
         from botocore.exceptions import ClientError, NoCredentialsError
 
         client = self._client(timeout)
         try:
-            send(client)
+            return send(client)
         except NoCredentialsError:
             # Public buckets need none.
-            send(self._client(timeout, unsigned=True))
+            return send(self._client(timeout, unsigned=True))
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status in (400, 403):
@@ -184,7 +215,7 @@ class S3Objects(S3Downloader):
             # Credentials that a public bucket does not know.
             unsigned = self._client(timeout, unsigned=True)
             try:
-                send(unsigned)
+                return send(unsigned)
             except ClientError:
                 self._forget(unsigned)
                 raise error from None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mosaic_dataloader.errors import MosaicDataError
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.storage.cache import CacheLease, LeaseWatch, Registration
-from mosaic_dataloader.storage.contents import path_in_stream
+from mosaic_dataloader.storage.contents import path_in_stream, unreadable
 from mosaic_dataloader.storage.document_ends import ends_column
 from mosaic_dataloader.storage.download import ShardFetcher
 from mosaic_dataloader.storage.layout import lock_path, use_byte
@@ -118,16 +118,16 @@ class ShardStore:
         """An open shard; it stays mapped at least until the context ends.
 
         Raises:
-            MosaicDataError: The shard cannot be had or is damaged.
+            MosaicDataError: The shard cannot be fetched or is damaged.
         """
-        stream, place = self._place(shard)
+        stream, number = self._in_stream(shard)
         while (opened := self._in_use(shard)) is None:
             with self.traffic.waiting(shard):
                 self.register()
                 # Under a limit, what this thread holds open must not keep its own shard out.
                 self.release()
                 # Without the guard, so that other threads can read and download in the meantime.
-                found = self._fetchers[stream].ensure(place)
+                found = self._fetchers[stream].ensure(number)
                 if found and self._counts_opened:
                     self.traffic.counts[HITS] += 1
                 self._open_shard(shard)
@@ -151,8 +151,8 @@ class ShardStore:
         Where it is ``new``, it counts as a hit if it is found in the cache.
         """
         self.register()
-        stream, place = self._place(shard)
-        if self._fetchers[stream].ensure(place) and new:
+        stream, number = self._in_stream(shard)
+        if self._fetchers[stream].ensure(number) and new:
             self.traffic.counts[HITS] += 1
 
     def held_up_by(self, asked: Iterable[int] | None = None) -> list[str]:
@@ -172,8 +172,8 @@ class ShardStore:
                 dict.fromkeys(w if isinstance(w, str) else self._progress(w) for w in waits)
             )
         shards = [shard for shard in dict.fromkeys(asked) if shard >= 0]
-        placed = [(shard, *self._place(shard)) for shard in shards]
-        absent = [shard for shard, n, place in placed if not self._fetchers[n].present(place)]
+        placed = [(shard, *self._in_stream(shard)) for shard in shards]
+        absent = [shard for shard, n, number in placed if not self._fetchers[n].present(number)]
         if absent:
             more = f" (and {len(absent) - 1} more)" if len(absent) > 1 else ""
             return [f"{self._progress(absent[0])}{more}"]
@@ -205,7 +205,7 @@ class ShardStore:
     def _close_unused(self, streams: Container[int]) -> None:
         """Unmap the shards of these streams that nobody is reading right now."""
         for shard in list(self._open):
-            if self._place(shard)[0] in streams and not self._uses.get(shard):
+            if self._in_stream(shard)[0] in streams and not self._uses.get(shard):
                 self._close_shard(shard)
 
     def _let_go_later(self) -> None:
@@ -286,24 +286,27 @@ class ShardStore:
 
     def _open_shard(self, shard: int) -> None:
         """Open a shard whose file is there; if it has been evicted, do nothing."""
-        stream, place = self._place(shard)
+        stream, number = self._in_stream(shard)
         data, fetcher = self.streams[stream], self._fetchers[stream]
-        fetcher.check_in_place(place)
-        with self._kept(stream, place), self._guard:
+        fetcher.check_in_place(number)
+        with self._kept(stream, number), self._guard:
             if shard in self._open:
                 return
-            self._pin(stream, place)
+            self._pin(stream, number)
             try:
                 if data.fetched:
                     # The time of last use, for others that look for what was least recently used.
                     # Files of another user cannot be touched; they count as old as their download.
                     with contextlib.suppress(PermissionError):
-                        os.utime(fetcher.path(place))
-                opened = _opened(data, place, self._reads_ends)
+                        os.utime(fetcher.path(number))
+                opened = _opened(data, number, self._reads_ends)
             except BaseException as error:
-                self._unpin(stream, place)
+                self._unpin(stream, number)
                 if isinstance(error, FileNotFoundError):
                     return
+                if isinstance(error, OSError):
+                    path = error.filename or fetcher.path(number)
+                    raise unreadable(data.name, path, error) from error
                 raise
             self._open[shard] = opened
             if (rows := opened.full_rows(self._row_tokens)) is not None:
@@ -322,10 +325,10 @@ class ShardStore:
         self.checked.discard(shard)
         self._open.pop(shard).close()
         self._uses.pop(shard, None)
-        self._unpin(*self._place(shard))
+        self._unpin(*self._in_stream(shard))
 
     @contextmanager
-    def _kept(self, stream: int, place: int) -> Iterator[None]:
+    def _kept(self, stream: int, number: int) -> Iterator[None]:
         """Keep a shard from being evicted in the context.
 
         A process that evicts it may have been stopped in the middle of that. So it is waited for
@@ -334,30 +337,27 @@ class ShardStore:
         if not self.streams[stream].fetched:
             yield
             return
-        with locked(lock_path(self.streams[stream].directory), use_byte(place), shared=True):
+        with locked(lock_path(self.streams[stream].directory), use_byte(number), shared=True):
             yield
 
-    def _pin(self, stream: int, place: int) -> None:
+    def _pin(self, stream: int, number: int) -> None:
         if not self.streams[stream].fetched:
             return
         if stream not in self._pins:
             self._pins[stream] = RangeLock(lock_path(self.streams[stream].directory))
-        self._pins[stream].shared(use_byte(place))
+        self._pins[stream].shared(use_byte(number))
 
-    def _unpin(self, stream: int, place: int) -> None:
+    def _unpin(self, stream: int, number: int) -> None:
         if stream in self._pins:
-            self._pins[stream].unlock(use_byte(place))
+            self._pins[stream].unlock(use_byte(number))
 
     def _progress(self, shard: int) -> str:
-        stream, place = self._place(shard)
-        return self._fetchers[stream].progress(place)
+        stream, number = self._in_stream(shard)
+        return self._fetchers[stream].progress(number)
 
-    def _place(self, shard: int) -> tuple[int, int]:
+    def _in_stream(self, shard: int) -> tuple[int, int]:
+        """A shard's stream, and its number in that."""
         return self._mixture.shard_in_stream(shard)
-
-    def is_text(self, shard: int) -> bool:
-        """Whether a shard holds text, which is to be encoded."""
-        return self.streams[self._place(shard)[0]].column.kind == "text"
 
 
 def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
@@ -369,23 +369,11 @@ def _let_go_when_idle(reference: "weakref.ref[ShardStore]") -> None:
         del store
 
 
-def _opened(data: DataStream, place: int, reads_ends: bool) -> OpenShard:
-    reader = data.readers[place]
+def _opened(data: DataStream, number: int, reads_ends: bool) -> OpenShard:
+    reader = data.readers[number]
     paths = [path_in_stream(data.directory, raw.basename) for raw, _ in reader.file_pairs]
     if hasattr(reader, "column_sizes"):
-        ends = ends_of(data, place) if reads_ends else None
-        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[place], ends)
+        ends = ends_column(reader, data.name) if reads_ends else None
+        return MappedShard(paths[0], len(reader), reader.column_sizes, data.columns[number], ends)
     meta, samples = paths
-    return ReaderShard(reader, data.columns[place], samples, meta)
-
-
-def ends_of(data: DataStream, place: int) -> int | None:
-    """The place of the column `document_ends` in a shard; None if the shard has none.
-
-    Raises:
-        MosaicDataError: The column is of an encoding that is not read.
-    """
-    reader: Any = data.readers[place]
-    if not hasattr(reader, "column_encodings"):
-        return None
-    return ends_column(reader.column_names, reader.column_encodings, data.name)
+    return ReaderShard(reader, data.columns[number], samples, meta)

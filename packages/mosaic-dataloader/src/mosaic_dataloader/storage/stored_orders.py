@@ -50,14 +50,21 @@ _GONE = ".partial-gone-"
 class StoredOrders:
     """Orders of one key for an `EpochSequence`, which computes them itself where this gives None.
 
+    Every process that needs an order asks for it; one of them has it built, in a process of its
+    own, and the others wait. A process that is killed while it builds leaves a lock that is free
+    and a folder that the next one removes.
+
     ``root`` is the folder for the orders of all keys.
     """
 
     def __init__(self, root: str, mixture: Mixture, options: ResolvedOrder):
         self._root = root
         self._key = OrderKey(mixture, options)
-        self._store: OrderStore | None = None
+        self._folder = ""
         self._unusable = False
+        self._used: set[int] = set()
+        self._building: dict[int, subprocess.Popen[str]] = {}
+        reset_in_child(self)
 
     def load(self, epoch: int) -> ListedEpoch | None:
         """The order of an epoch; waits until it is computed. None where the folder is unusable.
@@ -66,84 +73,68 @@ class StoredOrders:
             MosaicDataError: It cannot be computed.
             StoppedError: The thread was stopped while it waited.
         """
-        return self._try(lambda store: store.order(epoch))
+        return self._try(lambda: self._load(epoch))
 
     def prepare(self, epoch: int) -> None:
-        """Start computing the order of an epoch in the background, unless it is there."""
-        self._try(lambda store: store.prepare(epoch))
+        """See `StoredEpochs`."""
+        self._try(lambda: self._prepare(epoch))
 
     def holds(self, epoch: int) -> bool:
-        """Whether the order of an epoch is there."""
-        return bool(self._try(lambda store: store.holds(epoch)))
+        """See `StoredEpochs`."""
+        return bool(self._try(lambda: holds_order(self._path(epoch))))
 
     def release(self, order: ListedEpoch) -> None:
         """Unmap an order in a thread, so that the batches that follow do not wait for it."""
         if not self._unusable:
             threads.run_async(partial(release_pages, order), "mosaic-orders")
 
-    def _try(self, use: Callable[["OrderStore"], T]) -> T | None:
+    def after_fork(self) -> None:
+        """Forget, in a child, what only its parent uses and builds."""
+        self._used.clear()
+        self._building.clear()
+
+    def _try(self, use: Callable[[], T]) -> T | None:
         """Use the folder; the run does without it from the first failure on."""
         if self._unusable:
             return None
         try:
             # Late: under this layout the order may never be needed.
-            self._store = self._store or OrderStore(self._root, self._key)
-            return use(self._store)
+            if not self._folder:
+                self._open()
+            return use()
         except (OSError, LockTimeoutError) as error:
             self._unusable = True
             logger.warning(
                 "cannot keep epoch orders in %s (%s); every rank computes them for itself and "
                 "holds two in memory, 8 bytes a sample each. Set cache_dir to a place that can be "
-                "written to, and that nothing cleans while a run is on",
+                "written to, and that nothing cleans during a run",
                 self._root,
                 getattr(error, "strerror", None) or error,
             )
             return None
 
-
-class OrderStore:
-    """Orders of one key.
-
-    Every process that needs an order asks for it; one of them has it built, in a process of its
-    own, and the others wait. A process that is killed while it builds leaves a lock that is free
-    and a folder that the next one removes.
-
-    Raises:
-        OSError: The folder cannot be written to.
-    """
-
-    def __init__(self, root: str, key: OrderKey):
-        self._nodes = key.options.num_canonical_nodes
-        text = key.to_json()
-        self._folder = os.path.join(root, name_of(text))
-        os.makedirs(self._folder, exist_ok=True)
-        self._lock_path = os.path.join(self._folder, "lock")
+    def _open(self) -> None:
+        text = self._key.to_json()
+        folder = os.path.join(self._root, name_of(text))
+        os.makedirs(folder, exist_ok=True)
+        self._lock_path = os.path.join(folder, "lock")
         # Held shared for the orders in use, as long as this object lives.
         self._uses = RangeLock(self._lock_path)
         self._uses.shared(_KEY_BYTE)
-        self._key_path = os.path.join(self._folder, "order_key.json")
+        self._key_path = os.path.join(folder, "order_key.json")
         if not os.path.exists(self._key_path):
             partial = f"{self._key_path}-{os.getpid()}"
             with open(partial, "w", encoding="utf-8") as file:
                 file.write(text)
             os.replace(partial, self._key_path)
-        self._used: set[int] = set()
-        self._building: dict[int, subprocess.Popen[str]] = {}
         os.utime(self._lock_path)
-        self._prune_orders(root)
-        reset_in_child(self)
+        self._prune_orders()
+        self._folder = folder
 
-    def order(self, epoch: int) -> ListedEpoch:
-        """The order of an epoch; waits for it if it is not there yet.
-
-        Raises:
-            MosaicDataError: It cannot be built.
-            OSError: It cannot be kept here: the folder was removed, is full, or not to be written.
-            StoppedError: The thread was stopped while it waited.
-        """
+    def _load(self, epoch: int) -> ListedEpoch:
         self._use(epoch)
         report_at = time.monotonic() + _REPORT_SECONDS
-        while not self.holds(epoch):
+        while not holds_order(self._path(epoch)):
             self._start(epoch, nice=0)
             self._check(epoch)
             if time.monotonic() > report_at:
@@ -153,44 +144,23 @@ class OrderStore:
                 logger.info("waiting for the order of epoch %d, which %s computes", epoch, holder)
                 report_at += 60.0
             threads.sleep(_POLL_SECONDS)
-        order = map_order(self._path(epoch), self._nodes)
+        order = map_order(self._path(epoch), self._key.options.num_canonical_nodes)
         threads.run_async(partial(self._forget_later, epoch), "mosaic-orders")
         if (process := self._building.pop(epoch, None)) is not None:
             # It has renamed its folder and is about to end.
             process.communicate()
         return order
 
-    def holds(self, epoch: int) -> bool:
-        """Whether the order of an epoch is there."""
-        return holds_order(self._path(epoch))
-
-    def prepare(self, epoch: int) -> None:
-        """Build the order of an epoch in the background, unless it is there or being built.
-
-        Raises:
-            OSError: As for ``order``.
-        """
+    def _prepare(self, epoch: int) -> None:
         self._use(epoch)
-        if not self.holds(epoch):
+        if not holds_order(self._path(epoch)):
             # Behind whatever else the machine does.
             self._start(epoch, nice=10)
-
-    def after_fork(self) -> None:
-        """Forget, in a child, what only its parent uses and builds."""
-        self._used.clear()
-        self._building.clear()
-
-    def close(self) -> None:
-        """Let other processes remove what only this one used."""
-        self._uses.close()
-        for process in self._building.values():
-            # It continues: the next run finds what it builds.
-            process.poll()
 
     def _start(self, epoch: int, nice: int) -> None:
         """Start building, unless another process does."""
         with closing(RangeLock(self._lock_path)) as lock:
-            if not lock.try_exclusive(_build_byte(epoch)) or self.holds(epoch):
+            if not lock.try_exclusive(_build_byte(epoch)) or holds_order(self._path(epoch)):
                 return
             if epoch in self._building and self._building[epoch].poll() is not None:
                 # It ended without an order; `_check` says why.
@@ -278,9 +248,9 @@ class OrderStore:
                     lock.unlock(_use_byte(int(name)))
                     shutil.rmtree(gone, ignore_errors=True)
 
-    def _prune_orders(self, root: str) -> None:
-        for name in os.listdir(root):
-            path = os.path.join(root, name, "lock")
+    def _prune_orders(self) -> None:
+        for name in os.listdir(self._root):
+            path = os.path.join(self._root, name, "lock")
             try:
                 if time.time() - os.stat(path).st_mtime < _FORGOTTEN_SECONDS:
                     continue
@@ -289,7 +259,7 @@ class OrderStore:
                 continue
             with closing(lock):
                 if lock.try_exclusive(_KEY_BYTE):
-                    shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+                    shutil.rmtree(os.path.join(self._root, name), ignore_errors=True)
 
     def _path(self, epoch: int) -> str:
         return os.path.join(self._folder, str(epoch))

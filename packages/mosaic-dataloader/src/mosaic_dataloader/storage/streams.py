@@ -91,6 +91,15 @@ class DataStream:
         """Samples in the stream."""
         return sum(map(len, self.readers))
 
+    def path(self, shard: int) -> str:
+        """Path that the file of an uncompressed shard has, or will have once it is fetched."""
+        return os.path.join(self.directory, self.readers[shard].file_pairs[-1][0].basename)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of its shards, decompressed."""
+        return sum(int(reader.get_raw_size()) for reader in self.readers)
+
     @property
     def dtypes(self) -> set[np.dtype[Any] | None]:
         """Dtypes of the stored token ids; None for text and where each value has its own."""
@@ -115,9 +124,8 @@ def open_streams(
 ) -> list[DataStream]:
     """Read every stream's index, fetching it where needed.
 
-    Args:
-        streams: The streams' own options by their names, or streams of mosaicml-streaming.
-        options: What holds for every stream that does not say otherwise; with its ``cache_dir``.
+    ``streams`` are their own options by their names, or streams of mosaicml-streaming; ``options``
+    hold, with their ``cache_dir``, for every stream that does not say otherwise.
 
     Raises:
         MosaicDataError: Options contradict each other, an index is missing or unreadable, or a
@@ -234,7 +242,7 @@ def _own_copy(name: str, stream: "Stream", options: DatasetOptions) -> "Stream":
 
 def _cache_directory(remote: str | None, options: DatasetOptions) -> str:
     """Where the shards of a stream without ``local`` are cached: the same for the same remote."""
-    digest = hashlib.sha256(_place(str(remote), "").encode()).hexdigest()[:16]
+    digest = hashlib.sha256(_address(str(remote), "").encode()).hexdigest()[:16]
     return os.path.join(str(options.cache_dir), "streams", digest)
 
 
@@ -244,7 +252,7 @@ def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
     # One spelling for each place: locks, limits and caches go by it.
     stream.local = os.path.realpath(stream.local)
     directory = os.path.realpath(os.path.join(stream.local, stream.split))
-    if stream.remote is None or _place(stream.remote, stream.split) == directory:
+    if stream.remote is None or _address(stream.remote, stream.split) == directory:
         _check_directory(name, directory)
         readers = _read_index(name, stream, options)
         if all(os.path.isfile(_raw_path(directory, r)) for r in readers):
@@ -265,7 +273,7 @@ def _open(name: str, stream: "Stream", options: DatasetOptions) -> DataStream:
         readers = _read_index(name, stream, options)
         compare_unwritable(Transfers(name, stream, directory))
         return _opened(name, stream, readers, directory, False, options)
-    source = _place(stream.remote, stream.split)
+    source = _address(stream.remote, stream.split)
     if os.path.isdir(source) and not os.path.isfile(os.path.join(directory, "index.json")):
         _check_directory(name, source)
     _make_cache(name, directory)
@@ -349,27 +357,16 @@ def _check_hash(name: str, wanted: str, readers: list["Reader"]) -> None:
 def _find_columns(name: str, readers: list["Reader"], token_encoding_type: str) -> list[Column]:
     """The column to read of each shard: a merged index may hold shards that differ."""
     found: list[Column] = []
-    known: dict[Any, Column] = {}
-    before = None
+    # One object where shards are described alike.
+    find = cache(partial(find_column, stream=name, token_encoding_type=token_encoding_type))
     for reader in readers:
-        described = shard_columns(reader)
-        if described != before:
-            before = described
-            try:
-                known[described] = known.get(described) or find_column(
-                    list(described[0]),
-                    list(described[1]),
-                    stream=name,
-                    token_encoding_type=token_encoding_type,
-                )
-            except MosaicDataError as error:
-                if not found:
-                    raise
-                first, here = _basename(readers[0]), _basename(reader)
-                raise MosaicDataError(
-                    f"{error}; that is {here}, while {first} can be read"
-                ) from error
-        column = known[described]
+        try:
+            column = find(*shard_columns(reader))
+        except MosaicDataError as error:
+            if not found:
+                raise
+            first, here = _basename(readers[0]), _basename(reader)
+            raise MosaicDataError(f"{error}; that is {here}, while {first} can be read") from error
         if found and column.kind != found[0].kind and "text" in (column.kind, found[0].kind):
             raise MosaicDataError(
                 f'stream "{name}": {_basename(readers[0])} holds "{found[0].name}", but '
@@ -397,7 +394,7 @@ def _raw_path(directory: str, reader: "Reader") -> str:
     return path_in_stream(directory, reader.file_pairs[-1][0].basename)
 
 
-def _place(remote: str, split: str) -> str:
+def _address(remote: str, split: str) -> str:
     """One spelling of where a remote is; directories by their real path."""
     whole = without_secrets(os.path.join(remote, split))
     return whole.rstrip("/") if "://" in whole else os.path.realpath(whole)
@@ -408,10 +405,8 @@ def _complete_and_unwritable(stream: "Stream", directory: str) -> bool:
         return False
     if not os.path.isfile(os.path.join(directory, "index.json")):
         return False
-    return all(
-        all(os.path.isfile(path_in_stream(directory, raw)) for raw in files.raw)
-        for files in shard_files(directory)
-    )
+    needed = [raw for files in shard_files(directory) for raw in files.raw]
+    return all(os.path.isfile(path_in_stream(directory, raw)) for raw in needed)
 
 
 def _refuse_shared_caches(streams: list[DataStream]) -> None:
@@ -420,7 +415,7 @@ def _refuse_shared_caches(streams: list[DataStream]) -> None:
     for data in streams:
         if not data.fetched:
             continue
-        place = _place(str(data.stream.remote), data.stream.split)
+        place = _address(str(data.stream.remote), data.stream.split)
         name, other = remotes.setdefault(data.directory, (data.name, place))
         if other != place:
             raise MosaicDataError(

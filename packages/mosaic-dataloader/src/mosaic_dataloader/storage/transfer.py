@@ -50,13 +50,7 @@ class NotFoundError(MosaicDataError):
 
 
 class Transfers:
-    """Downloads of one stream, by any number of threads.
-
-    Args:
-        name: How messages call the stream.
-        stream: mosaicml-streaming's stream; its downloader does the work.
-        directory: The cache directory, absolute.
-    """
+    """Downloads of one stream into its cache directory, by any number of threads."""
 
     def __init__(self, name: str, stream: "Stream", directory: str):
         self.name = name

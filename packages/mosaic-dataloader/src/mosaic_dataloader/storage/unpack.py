@@ -21,14 +21,10 @@ ALGORITHMS = {
 
 
 def unpack(packed: str, unpacked: str, compression: str, size: int) -> None:
-    """Decompress a file.
+    """Decompress a file by one of ``ALGORITHMS``, perhaps with a level after a colon.
 
-    Args:
-        packed: The compressed file.
-        unpacked: The file to write.
-        compression: One of ``ALGORITHMS``, perhaps with a level after a colon.
-        size: Bytes that it must have then. So much memory is used at most, and only as far as it
-            is filled.
+    ``size`` is the bytes that it must have then. So much memory is used at most, and only as far as
+    it is filled.
 
     Raises:
         CorruptShardError: It does not decompress, or not to so many bytes.

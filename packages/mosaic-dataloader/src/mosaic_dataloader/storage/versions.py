@@ -7,8 +7,6 @@ import hashlib
 import os
 from typing import NamedTuple
 
-from mosaic_dataloader.storage.layout import versions_path
-
 # Of a note on a shard's version.
 _DIGEST_BYTES = 16
 
@@ -37,7 +35,7 @@ def note_shard_version(directory: str, shard: int, version: Version) -> None:
     """
     # Others may write to a shared cache: whatever this may be a link to is left alone.
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(versions_path(directory), flags, 0o666)
+    file = os.open(_path(directory), flags, 0o666)
     try:
         os.pwrite(file, version.digest(), shard * _DIGEST_BYTES)
     finally:
@@ -47,9 +45,13 @@ def note_shard_version(directory: str, shard: int, version: Version) -> None:
 def read_shard_note(directory: str, shard: int) -> bytes | None:
     """What `note_shard_version` wrote for a shard; None where nothing was noted."""
     try:
-        with open(versions_path(directory), "rb") as file:
+        with open(_path(directory), "rb") as file:
             file.seek(shard * _DIGEST_BYTES)
             noted = file.read(_DIGEST_BYTES)
     except FileNotFoundError:
         return None
     return noted if any(noted) else None
+
+
+def _path(directory: str) -> str:
+    return os.path.join(directory, ".mosaic", "versions")

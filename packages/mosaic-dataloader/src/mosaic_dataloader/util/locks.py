@@ -53,12 +53,8 @@ class LockTimeoutError(MosaicDataError):
 class RangeLock:
     """One open file on a lock file; what it locks belongs to it alone.
 
-    Args:
-        path: The lock file.
-        create: Make it if it is missing.
-
     Raises:
-        FileNotFoundError: It is missing and not to be made.
+        FileNotFoundError: It is missing, and not to be made by ``create``.
     """
 
     def __init__(self, path: str, *, create: bool = True):
@@ -67,11 +63,7 @@ class RangeLock:
         self._open(create)
 
     def exclusive(self, byte: int, timeout: float | None = None) -> None:
-        """Wait until no other holder has the byte, then hold it alone.
-
-        Args:
-            byte: Which byte.
-            timeout: Seconds to wait for it at most; ``LOCK_TIMEOUT`` where None.
+        """Wait until no other holder has the byte, for ``LOCK_TIMEOUT`` by default; then hold it.
 
         Raises:
             LockTimeoutError: Another holder kept it all the time.

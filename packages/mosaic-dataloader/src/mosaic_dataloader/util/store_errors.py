@@ -64,7 +64,7 @@ class DownloadTimeoutError(Exception):
 
 def one_line(error: BaseException, longest: int = _LONGEST_TEXT) -> str:
     """An error's type and text on one line, cut to so many characters, without secrets."""
-    # More is said behind it.
+    # More follows it.
     text = redacted(" ".join(str(error).split())).rstrip(".")
     # boto3 tries once here; the number of all attempts is reported beside it.
     text = text.replace(" (reached max retries: 0)", "")
@@ -85,7 +85,7 @@ def is_permanent(error: BaseException) -> bool:
     if _is_a(error, *_DENIED, *_MISTAKES):
         return True
     if "known_hosts" in str(error):
-        # paramiko has only its general error for a host that nobody vouches for.
+        # paramiko has only its general error for a host that is not known.
         return True
     if isinstance(error, FileNotFoundError | PermissionError):
         return True

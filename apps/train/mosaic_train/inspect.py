@@ -1,8 +1,9 @@
 """`--check` and `--inspect-data`: what a run would do, without starting a rank."""
 
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,20 +78,31 @@ def _opened(
         raise TrainError(
             f"{world_size} ranks cannot be shared out to --nodes {nodes} equally: change one"
         )
-    loader = build_mosaic_dataloader(
-        dp_world_size=layout.dp_world_size,
-        dp_rank=0,
-        tokenizer=tokenizer,
-        job_config=config,
-        nodes=nodes,
-    )
-    try:
-        # The checks have given the warnings.
-        resumed = resume_from_checkpoint(config, loader, Report())
-        loader.check()
+    with ExitStack() as opened:
+        with _without_warnings():
+            loader = build_mosaic_dataloader(
+                dp_world_size=layout.dp_world_size,
+                dp_rank=0,
+                tokenizer=tokenizer,
+                job_config=config,
+                nodes=nodes,
+            )
+            opened.callback(loader.dataset.close)
+            resumed = resume_from_checkpoint(config, loader, Report())
+            loader.check()
         yield steps_of(config, loader, resumed.steps_done), resumed, tokenizer
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave out what the checks, which opened the same data, have warned of."""
+    library = logging.getLogger("mosaic_dataloader")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
-        loader.dataset.close()
+        library.setLevel(level)
 
 
 def _look_at_data(

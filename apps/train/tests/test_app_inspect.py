@@ -1,5 +1,6 @@
 """`--inspect-data`: no rank is started, and what is shown is what would be trained on."""
 
+import logging
 import re
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 
+from mosaic_dataloader import MosaicParallelAwareDataloader
 from mosaic_dataloader.inspect.text import real_tokens, row_lines
 from mosaic_train import cli
 
@@ -272,7 +274,7 @@ def test_packed_rows_are_those_of_the_ranks(
 
 
 def test_the_checks_of_a_run_alone_and_before_its_data(
-    app: Any, capfd: pytest.CaptureFixture[str]
+    app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--check` prints the plan, or every mistake; data is shown whatever else is wrong."""
     app.config()
@@ -290,6 +292,12 @@ def test_the_checks_of_a_run_alone_and_before_its_data(
         assert re.search(f"^{line}", output, re.M), (line, output)
 
     config = ["--config-path", str(app.folder / "config.toml")]
+    # What is opened for the checks and for the plan is warned of once.
+    with monkeypatch.context() as patch:
+        warn = logging.getLogger("mosaic_dataloader.run").warning
+        patch.setattr(MosaicParallelAwareDataloader, "check", lambda _: warn("a new stage begins"))
+        output = shown(app, capfd, "--check")
+    assert output.count("a new stage begins") == 1
     # The data can be read all the same.
     wrong = ["--training.seq_len", "31", "--lr_scheduler.warmup_steps", "-1"]
     for look, rows in (("--check", 0), ("--inspect-data", 2)):

@@ -98,8 +98,9 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_tokenizer(folder: Path, entries: int) -> Path:
-    """A tokenizer whose largest id is `entries - 1`; one below has no word."""
-    words = {f"w{number}": number for number in range(2, entries) if number != 5}
+    """A tokenizer whose largest id is `entries - 1`; of those below, some have no word."""
+    known = [number for number in range(2, 500) if number != 5]
+    words = {f"w{number}": number for number in (*known, entries - 1)}
     words |= {"<unk>": 0, "</s>": 1}
     core = Tokenizer(WordLevel(words, unk_token="<unk>"))
     PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>").save_pretrained(folder)

@@ -88,6 +88,7 @@ def train(
         *("--mosaic_dataloader.dataset.no-shuffle", "--checkpoint.enable", *more),
         *stream("a", rows),
         record_batches=False,
+        loads_weights=any("initial_load_path" in option for option in more),
     ).succeeded()
 
 

@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from streaming import MDSWriter
 from titan_data import write_rows
 from warm import Warm
 
@@ -42,8 +43,6 @@ def titan_worker() -> Warm:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Streams `web` and `code`, the same for validation, documents to pack, and `data.toml`."""
-    from streaming import MDSWriter
-
     folder = tmp_path_factory.mktemp("data")
     rows = {"web": range(300), "code": range(300, 400)}
     rows |= {"val_web": range(13), "val_code": range(13, 21)}

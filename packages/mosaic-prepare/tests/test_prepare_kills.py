@@ -47,7 +47,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for number, kind in enumerate(("jsonl", "parquet", "text")):
         folder = Path("in", kind)
         folder.mkdir(parents=True)
-        texts = [f"{kind} {text}" for text in helpers.documents(60, seed=number)]
+        texts = [f"{kind} {text}" for text in helpers.documents(40, seed=number)]
         if kind == "jsonl":
             lines = [json.dumps({"text": text}) + "\n" for text in texts]
             (folder / "a.jsonl").write_text("".join(lines))
@@ -298,19 +298,15 @@ def test_a_ray_cluster_of_which_a_node_is_killed(
     prepare(options("plain"))
     plain = helpers.contents(tmp_path / "plain")
     units = len(helpers.units_in(tmp_path / "plain"))
-    # Processes of their own, which share a directory; the first one has no core to work with.
+    # Processes of their own, which share a directory.
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         given = {"engine": "ray", "address": cluster.address}
-        prepare(options("one", **given))
-        assert helpers.contents(tmp_path / "one") == plain
-
-        # One connection for what follows: each starts processes, which import everything.
-        ray.init(address=cluster.address, log_to_driver=False)
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         done: list[str] = []
+        closed: list[bool] = []
         real = engines._on_cluster
 
         def counted(*arguments: Any) -> Any:
@@ -322,7 +318,10 @@ def test_a_ray_cluster_of_which_a_node_is_killed(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engines, "_on_cluster", counted)
+            # The connection stays: each starts processes, which import everything.
+            patch.setattr(ray, "shutdown", lambda: closed.append(True))
             prepare(options("two", **given))
+        assert closed == [True]
         assert helpers.contents(tmp_path / "two") == plain
         assert len(done) == units
 

@@ -464,8 +464,8 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 
 
 def main() -> None:
-    """Read from stdin, in a line each, where to write the report and what is printed."""
-    report, log = sys.stdin.read().splitlines()
+    """Read from stdin, in a line each, where to write the report and what is printed; layouts."""
+    report, log, wanted = sys.stdin.read().splitlines()
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -473,6 +473,9 @@ def main() -> None:
     # Else a collection in a rank would look at, and so copy, all that is imported.
     gc.freeze()
     merged: dict[str, list[Any]] = {}
+    for layouts in LAYOUTS.values():
+        for name in layouts.keys() - set(wanted.split()):
+            del layouts[name]
     with tempfile.TemporaryDirectory() as folder:
         for world in LAYOUTS:
             ranks = [

@@ -47,7 +47,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for number, kind in enumerate(("jsonl", "parquet", "text")):
         folder = Path("in", kind)
         folder.mkdir(parents=True)
-        texts = [f"{kind} {text}" for text in helpers.documents(40, seed=number)]
+        texts = [f"{kind} {text}" for text in helpers.documents(60, seed=number)]
         if kind == "jsonl":
             lines = [json.dumps({"text": text}) + "\n" for text in texts]
             (folder / "a.jsonl").write_text("".join(lines))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests" / "integration_support"))
 # Before torch and tokenizers are imported: several test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,6 +18,16 @@ import pytest
 from reader_processes import Job, readers
 from store_support.s3 import s3_server
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
+from warm import Warm
+
+_FORKED: list[Warm] = []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    if any("start" in getattr(item, "fixturenames", ()) for item in session.items):
+        _FORKED.append(Warm("slow_reader", dict(os.environ)))
+    return (yield)
 
 
 def _write_rows(folder: Path, numbers: range) -> str:
@@ -41,7 +52,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Starts readers, each a process of its own; see slow_reader.py."""
-    with readers(tmp_path_factory.mktemp("outputs")) as begin:
+    with readers(_FORKED[0], tmp_path_factory.mktemp("outputs")) as begin:
         yield begin
 
 

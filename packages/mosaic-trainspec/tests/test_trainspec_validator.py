@@ -40,8 +40,8 @@ def results(
 ) -> dict[str, list[Any]]:
     folder = tmp_path_factory.mktemp("validation")
     report, log = folder / "report.json", folder / "log"
-    chosen = {getattr(item, "callspec", None) for item in request.session.items} - {None}
-    layouts = {spec.params.get("layout") for spec in chosen} & LAYOUTS.keys()
+    chosen = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    layouts = {name for name in LAYOUTS if any(one.params.get("layout") == name for one in chosen)}
     told = f"{report}\n{log}\n{' '.join(layouts)}\n"
     validation_worker.stdin.write(told.encode())
     validation_worker.stdin.close()

@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from integration_support.client import SEQ_LEN, Numbered, RankServer, environment
 from integration_support.fork_client import ForkServer
-from integration_support.warm import Warm
+from warm import Warm
 
 #: The servers that tests of this session ask for, by fixture.
 _FORKED: dict[str, Warm] = {}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warm import TESTS, Warm
+
 from integration_support.ledger import LEDGER, RankLedger
-from integration_support.warm import TESTS, Warm
 
 APP = TESTS.parent / "apps" / "train"
 SEQ_LEN = 32

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .warm import Warm
+from warm import Warm
 
 
 class ForkServer:

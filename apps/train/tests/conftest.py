@@ -18,8 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Test modules are imported by path (importmode importlib), which leaves folders out.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
+
+from warm import Warm
+
 from tests.integration_support.fork_client import ForkServer
-from tests.integration_support.warm import Warm
 
 # Before torch is imported: ranks, which share the cores, are forks of this process.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "mosaic-dataloader" / "tests"))
-sys.path.append(str(Path(__file__).resolve().parents[3] / "tests" / "integration_support"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 # Before torch and tokenizers are imported: several test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).resolve().parents[3] / "tests" / "integration_support"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 # Before torch is imported: several ranks share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

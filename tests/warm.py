@@ -1,4 +1,7 @@
-"""A server that is a fork of the test process, and so has what that has imported."""
+"""A server that is a fork of the test process, and so has what that has imported.
+
+All conftests import it by this one name: the servers of a test process then know of one another.
+"""
 
 import importlib
 import logging
@@ -12,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import IO, NoReturn
 
-TESTS = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
 #: What pytest alone has among the import paths.
 _PYTESTS_OWN = (TESTS, TESTS.parent)
 

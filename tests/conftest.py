@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from integration_support.client import SEQ_LEN, Numbered, RankServer, environment
 from integration_support.fork_client import ForkServer
-from warm import Warm
+from warm import start_server
 
 #: The servers that tests of this session ask for, by fixture.
-_FORKED: dict[str, Warm] = {}
+_SERVERS: dict[str, Any] = {}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -30,7 +31,7 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     for fixture, module in (("ranks", "server"), ("torchruns", "fork_server")):
         if fixture in wanted:
             launcher = {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid())} if fixture == "ranks" else {}
-            _FORKED[fixture] = Warm(f"integration_support.{module}", env | launcher)
+            _SERVERS[fixture] = start_server(f"integration_support.{module}", env | launcher)
     return (yield)
 
 
@@ -51,7 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     """Groups of ranks on CPU."""
-    server = RankServer(_FORKED["ranks"], tmp_path_factory.mktemp("ranks"))
+    server = RankServer(_SERVERS["ranks"], tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
 
@@ -59,7 +60,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
 @pytest.fixture(scope="session")
 def torchruns() -> Iterator[ForkServer]:
     """Torchruns and their ranks, on CPU as well."""
-    server = ForkServer(_FORKED["torchruns"])
+    server = ForkServer(_SERVERS["torchruns"])
     yield server
     server.close()
 

@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,17 +21,34 @@ TESTS = Path(__file__).resolve().parent
 _PYTESTS_OWN = (TESTS, TESTS.parent)
 
 
+def start_server(module: str, env: dict[str, str]) -> "Warm | subprocess.Popen[bytes]":
+    """Start a server; as a fork unless there is a GPU, to which what is imported here is bound.
+
+    Args:
+        module: Its `main` serves what comes on stdin, and answers on stdout.
+        env: Its environment; PYTHONPATH in it comes first among its import paths.
+    """
+    import torch
+
+    if not torch.accelerator.is_available():
+        return Warm(module, env)
+    paths = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), *sys.path]))
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from {module} import main; main()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env | {"PYTHONPATH": paths},
+        start_new_session=True,
+    )
+
+
 class Warm:
     """A fork of this process, which has imported all that its tests import.
 
     A new interpreter would take ten seconds to import the same. It has to be forked before the
     first test: a fork has none of the threads that tests start, and in a fork of a process that has
     computed gradients autograd refuses to work. It imports what it needs beyond that when it is
-    first asked for something.
-
-    Args:
-        module: Its `main` serves what comes on stdin, and answers on stdout.
-        env: Its environment; PYTHONPATH in it comes first among its import paths.
+    first asked for something. As a `subprocess.Popen` it has `pid`, `stdin`, `stdout` and `wait`.
     """
 
     #: This process's ends of the pipes to those that were forked before.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warm import TESTS, Warm
+from warm import TESTS
 
 from integration_support.ledger import LEDGER, RankLedger
 
@@ -114,7 +114,7 @@ class RankServer:
         folder: Where each group gets a folder for its ledger, logs and `out`.
     """
 
-    def __init__(self, process: Warm, folder: Path) -> None:
+    def __init__(self, process: Any, folder: Path) -> None:
         self.folder = folder
         self._numbers = itertools.count()
         self._process = process

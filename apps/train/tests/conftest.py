@@ -21,7 +21,7 @@ import pytest
 # Test modules are imported by path (importmode importlib), which leaves folders out.
 sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 
-from warm import Warm
+from warm import start_server
 
 from tests.integration_support.fork_client import ForkServer
 
@@ -33,7 +33,7 @@ LOSS = re.compile(r"step:\s*(\d+).*?loss:\s*([-\w.]+)")
 # Variables of a rank, were the tests to run in one, and of whoever runs the tests.
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "MOSAIC_TRAIN", "SLURM_", "TORCHELASTIC")
 #: The server of launchers, if a test asks for it.
-_FORKED: dict[str, Warm] = {}
+_SERVERS: dict[str, Any] = {}
 
 CONFIG = """
 [job]
@@ -235,14 +235,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if any("app" in getattr(item, "fixturenames", ()) for item in session.items):
-        _FORKED["app"] = Warm("tests.integration_support.fork_server", environment())
+        _SERVERS["app"] = start_server("tests.integration_support.fork_server", environment())
     return (yield)
 
 
 @pytest.fixture(scope="session")
 def launchers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launchers]:
     """For `App.forked`."""
-    server = ForkServer(_FORKED["app"])
+    server = ForkServer(_SERVERS["app"])
     yield Launchers(server, tmp_path_factory.mktemp("forked"))
     server.close()
 

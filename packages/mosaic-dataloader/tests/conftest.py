@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,15 +19,15 @@ import pytest
 from reader_processes import Job, readers
 from store_support.s3 import s3_server
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
-from warm import Warm
+from warm import start_server
 
-_FORKED: list[Warm] = []
+_SERVERS: list[Any] = []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if any("start" in getattr(item, "fixturenames", ()) for item in session.items):
-        _FORKED.append(Warm("slow_reader", dict(os.environ)))
+        _SERVERS.append(start_server("slow_reader", dict(os.environ)))
     return (yield)
 
 
@@ -52,7 +53,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Starts readers, each a process of its own; see slow_reader.py."""
-    with readers(_FORKED[0], tmp_path_factory.mktemp("outputs")) as begin:
+    with readers(_SERVERS[0], tmp_path_factory.mktemp("outputs")) as begin:
         yield begin
 
 

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from warm import Warm
-
 
 class Job:
     """A reader process; see slow_reader.py."""
@@ -56,7 +54,7 @@ class Job:
 
 
 @contextmanager
-def readers(server: Warm, outputs: Path) -> Iterator[Callable[..., Job]]:
+def readers(server: Any, outputs: Path) -> Iterator[Callable[..., Job]]:
     """Starts readers; what they print goes to files in a folder."""
     number = itertools.count()
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,22 +20,22 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import pytest
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
-from warm import Warm
+from warm import start_server
 
-_FORKED: list[Warm] = []
+_SERVERS: list[Any] = []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if any("kill_runs" in getattr(item, "fixturenames", ()) for item in session.items):
-        _FORKED.append(Warm("kill_runs", dict(os.environ)))
+        _SERVERS.append(start_server("kill_runs", dict(os.environ)))
     return (yield)
 
 
 @pytest.fixture(scope="session")
-def kill_runs() -> Iterator[Warm]:
+def kill_runs() -> Iterator[Any]:
     """Runs preparations that are killed; see `kill_runs.py`."""
-    (server,) = _FORKED
+    (server,) = _SERVERS
     yield server
     server.stdin.close()
     server.wait(30)

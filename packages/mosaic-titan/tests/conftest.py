@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,28 +17,28 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 from titan_data import write_rows
-from warm import Warm
+from warm import start_server
 
 try:
     _FITS = version("torchtitan").startswith("0.3.") and bool(version("mosaic-titan"))
 except PackageNotFoundError:
     _FITS = False
 collect_ignore_glob = [] if _FITS else ["test_*.py"]
-_FORKED: list[Warm] = []
+_SERVERS: list[Any] = []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if any("titan_worker" in getattr(item, "fixturenames", ()) for item in session.items):
         local = {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        _FORKED.append(Warm("titan_worker", {**os.environ, **local}))
+        _SERVERS.append(start_server("titan_worker", {**os.environ, **local}))
     return (yield)
 
 
 @pytest.fixture(scope="session")
-def titan_worker() -> Warm:
+def titan_worker() -> Any:
     """Runs jobs when it is told where they are listed; see `titan_worker.py`."""
-    return _FORKED[0]
+    return _SERVERS[0]
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -57,12 +58,15 @@ class Warm:
     def __init__(self, module: str, env: dict[str, str]) -> None:
         (stdin, requests), (answers, stdout) = os.pipe(), os.pipe()
         self.stdin, self.stdout = os.fdopen(requests, "wb"), os.fdopen(answers, "rb", buffering=0)
+        # Shown if it fails; libraries' remarks, too, would be among what pytest prints.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self.pid = os.fork()
         if not self.pid:
             for end in (*Warm._ends, self.stdin, self.stdout):
                 os.close(end.fileno())
             os.dup2(stdin, 0)
             os.dup2(stdout, 1)
+            os.dup2(self._errors.fileno(), 2)
             self._serve(module, env)
         os.close(stdin)
         os.close(stdout)
@@ -103,4 +107,8 @@ class Warm:
                 found = os.waitpid(self.pid, 0)
                 break
             time.sleep(0.01)
-        return os.waitstatus_to_exitcode(found[1])
+        code = os.waitstatus_to_exitcode(found[1])
+        if code > 0:
+            self._errors.seek(0)
+            sys.stderr.write(self._errors.read().decode(errors="replace")[-3000:])
+        return code

@@ -52,7 +52,7 @@ class ForkServer:
         if not select.select([self._answers], [], [], seconds)[0]:
             return
         data = os.read(self._answers.fileno(), 65536)
-        assert data, "the fork server is gone"
+        assert data, f"the fork server ended with code {self._process.wait(10)}"
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             word, pid, *code = line.decode().split()

@@ -235,6 +235,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     if any("app" in getattr(item, "fixturenames", ()) for item in session.items):
+        # Tests come to need both; imported now, the servers have them, those of other folders too.
+        import streaming  # noqa: F401
+        import torchtitan.train  # noqa: F401
+
         _SERVERS["app"] = start_server("tests.integration_support.fork_server", environment())
     return (yield)
 

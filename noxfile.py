@@ -41,13 +41,12 @@ INTEGRATION_TESTS = "tests"
 # What the session `tests` runs beside one another, those that take longest first; with how many
 # processes at least. One process imports torch and torchtitan once, and starts the servers that
 # tests share once.
-LONG_TESTS, APP_TESTS = "packages/mosaic-dataloader/tests", "apps/train/tests"
-OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, APP_TESTS))
+LONG_TESTS = "packages/mosaic-dataloader/tests"
+OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder != LONG_TESTS)
 TEST_GROUPS = (
     (2, (LONG_TESTS,)),
-    (1, (INTEGRATION_TESTS,)),
     (1, OTHER_TESTS),
-    (1, (APP_TESTS,)),
+    (1, (INTEGRATION_TESTS,)),
     (1, (TITAN_TESTS,)),
 )
 

@@ -1,15 +1,38 @@
 """Skip what this machine has too few GPUs for; ranks and data for the rest."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # Test modules are imported by path (importmode importlib), which leaves this folder out.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from integration_support.client import SEQ_LEN, Numbered, RankServer
+# Before torch is imported: ranks, which share the cores, are forks of this process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from integration_support.client import SEQ_LEN, Numbered, RankServer, environment
+from integration_support.fork_client import ForkServer
+from warm import start_server
+
+#: The servers that tests of this session ask for, by fixture.
+_SERVERS: dict[str, Any] = {}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    # Whether the machine has GPUs must make no difference.
+    env = environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    for fixture, module in (("ranks", "server"), ("torchruns", "fork_server")):
+        if fixture in wanted:
+            launcher = {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid())} if fixture == "ranks" else {}
+            _SERVERS[fixture] = start_server(f"integration_support.{module}", env | launcher)
+    return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -29,7 +52,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     """Groups of ranks on CPU."""
-    server = RankServer(tmp_path_factory.mktemp("ranks"))
+    server = RankServer(_SERVERS["ranks"], tmp_path_factory.mktemp("ranks"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def torchruns() -> Iterator[ForkServer]:
+    """Torchruns and their ranks, on CPU as well."""
+    server = ForkServer(_SERVERS["torchruns"])
     yield server
     server.close()
 

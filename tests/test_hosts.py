@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from integration_support.client import SEQ_LEN, RankServer, command_line
-from integration_support.hosts import Host, Job, TorchrunServer, hosts
+from integration_support.fork_client import ForkServer
+from integration_support.hosts import Host, Job, hosts
 from integration_support.ledger import RankLedger, cut
 
 BATCH = 12
@@ -54,16 +54,9 @@ def saved(out: Path) -> list[int]:
     return sorted(int(p.parent.name.split("-")[1]) for p in out.glob("checkpoint/*/.metadata"))
 
 
-@pytest.fixture
-def server() -> Iterator[TorchrunServer]:
-    server = TorchrunServer()
-    yield server
-    server.close()
-
-
 @pytest.mark.slow
 def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
-    ranks: RankServer, server: TorchrunServer, tmp_path: Path
+    ranks: RankServer, torchruns: ForkServer, tmp_path: Path
 ) -> None:
     store = str(tmp_path / "store")
     rows_of_tokens = [[number] * (SEQ_LEN + 1) for number in range(ROWS)]
@@ -93,7 +86,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
             ]
             for h in both
         }
-        job = Job(server, both, 2, folders[0], given)
+        job = Job(torchruns, both, 2, folders[0], given)
         try:
             _until_read(job, folders[0], ROWS // BATCH + 1)
             job.kill(1)
@@ -125,7 +118,7 @@ def test_hosts_keep_to_their_shards_and_the_run_outlives_one(
         assert len((shards(both[0]) & shards(both[1])) - looked_at) <= 1
         step = saved(out)[-1]
         alone = [*options(folders[1], both[0], store, step + 3, BATCH), *shared]
-        job = Job(server, both[:1], 1, folders[1], {0: alone})
+        job = Job(torchruns, both[:1], 1, folders[1], {0: alone})
         try:
             assert job.wait(300) == [0], job.logs()
         finally:

@@ -17,14 +17,14 @@ DEGREE = {
 }
 # Ranks, degrees, the data-parallel rank of each rank, and micro-batches in a step.
 TRAINED = {
-    "single": (1, {}, [0], 1),
-    "fsdp": (2, {"shard": 2}, [0, 1], 2),
-    "tp": (2, {"tp": 2}, [0, 0], 1),
+    "single": (1, {}, [0], 2),
     "pp": (2, {"pp": 2}, [0, 0], 1),
 }
-# Here the Trainer only builds its loader: context parallel attention has no CPU kernel, and what
-# four ranks train is in `test_same_gradients.py`.
+# Here the Trainer only builds its loader: context parallel attention has no CPU kernel, and the
+# others train in `test_same_gradients.py`, FSDP in `test_resume_trainer.py` with its batches.
 READ = {
+    "fsdp": (2, {"shard": 2}, [0, 1], 2),
+    "tp": (2, {"tp": 2}, [0, 0], 1),
     "hsdp": (4, {"replicate": 2, "shard": 2}, [0, 1, 2, 3], 2),
     "fsdp_tp": (4, {"shard": 2, "tp": 2}, [0, 0, 1, 1], 2),
     "fsdp_pp": (4, {"shard": 2, "pp": 2}, [0, 1, 0, 1], 2),
@@ -69,7 +69,14 @@ def test_training(ranks: RankServer, numbered: Numbered, name: str) -> None:
     assert all(0 < line["loss"] < 20 for line in trained)
 
 
-@pytest.mark.parametrize("name", READ)
+# Sixteen processes; the others have each of its degrees.
+SOAKED = ("hsdp_cp_tp",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.soak if name in SOAKED else ()) for name in READ],
+)
 def test_assignment_without_a_model(ranks: RankServer, numbered: Numbered, name: str) -> None:
     world, degrees, expected, _ = READ[name]
     options = [f"--parallelism.{DEGREE[key]}_degree={value}" for key, value in degrees.items()]

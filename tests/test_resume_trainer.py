@@ -34,7 +34,7 @@ def resumed(ranks: RankServer, whole: Outcome, world: int, *arguments: str) -> O
     target = folder / "out" / "checkpoint"
     target.mkdir(parents=True)
     (target / source.name).symlink_to(source)
-    return ranks.train(world, *arguments, folder=folder).succeeded()
+    return ranks.train(world, *arguments, folder=folder, loads_weights=True).succeeded()
 
 
 def losses(run: Outcome) -> dict[int, float]:

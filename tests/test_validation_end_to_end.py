@@ -77,8 +77,8 @@ def train(
         "--optimizer.lr=1e-7",
     ]
     layout = [option for option in layout if more or "validation" not in option]
-    run = ranks.train(world, *options, *layout, *stream("a", numbered.local), *more)
-    return run.succeeded()
+    options += [*layout, *stream("a", numbered.local), *more]
+    return ranks.train(world, *options, loads_weights=True).succeeded()
 
 
 @pytest.fixture(scope="module")

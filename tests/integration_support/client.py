@@ -3,16 +3,16 @@
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warm import TESTS
+
 from integration_support.ledger import LEDGER, RankLedger
 
-TESTS = Path(__file__).resolve().parent.parent
 APP = TESTS.parent / "apps" / "train"
 SEQ_LEN = 32
 # Variables of a rank, were the tests to run in one, and of whoever runs the tests.
@@ -110,21 +110,14 @@ class RankServer:
     """Groups of ranks, each a new process; see `integration_support.server`.
 
     Args:
+        process: Runs `integration_support.server`.
         folder: Where each group gets a folder for its ledger, logs and `out`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, process: Any, folder: Path) -> None:
         self.folder = folder
         self._numbers = itertools.count()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "integration_support.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Whether the machine has GPUs must make no difference.
-            env=environment()
-            | {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid()), "CUDA_VISIBLE_DEVICES": ""},
-        )
+        self._process = process
 
     def run(
         self,
@@ -140,11 +133,10 @@ class RankServer:
         for old in folder.glob("rank*"):
             old.unlink()
         job = {"task": task, "world": world, "folder": str(folder), "env": env or {}}
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(job | {"arguments": arguments}) + "\n")
+        self._process.stdin.write(json.dumps(job | {"arguments": arguments}).encode() + b"\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, f"the rank server ended with code {self._process.wait()}"
+        assert answer, f"the rank server ended with code {self._process.wait(10)}"
         return Outcome(folder, json.loads(answer)["codes"])
 
     def train(
@@ -168,13 +160,8 @@ class RankServer:
 
     def close(self) -> None:
         """End the server, and whatever still runs in it."""
-        assert self._process.stdin
         self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
+        self._process.wait(10)
 
 
 def train_with_command(world: int, *options: str, folder: Path) -> Outcome:

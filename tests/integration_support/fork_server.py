@@ -8,7 +8,7 @@ Reads one line of JSON per run, `{"arguments": [...], "env": {...}, "log": path}
 `errors` (a path for stderr, which otherwise goes to the log), `cwd`, `torchrun` (true: the
 arguments are torchrun's) and `namespace` (the name of a network namespace to run in); writes
 `started PID` and, when a launcher has ended, `ended PID CODE`. Ends its whole process group when
-its input ends, so start it in a session of its own.
+its input ends, so start it in a session of its own. `fork_client` is the tests' side.
 """
 
 import ctypes
@@ -41,10 +41,8 @@ import mosaic_train.rank
 import mosaic_train.setup
 import mosaic_train.torchtitan_patches  # noqa: F401
 from mosaic_config import MosaicConfigManager
-from mosaic_train.cli import main
+from mosaic_train.cli import main as run_app
 
-# As with `python apps/train`, only the app's own folder is an import path, not this script's.
-sys.path.remove(str(Path(__file__).resolve().parent))
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 elastic_launch = launcher.elastic_launch
 
@@ -54,7 +52,7 @@ def run_rank(arguments: list[str]) -> int:
     for number in SIGNALS:
         # The launcher's handlers would survive the fork, not the start of an interpreter.
         signal.signal(number, signal.SIG_DFL)
-    code = main(arguments)
+    code = run_app(arguments)
     if code:
         os._exit(code)
     return code
@@ -86,7 +84,7 @@ def become_launcher(request: dict[str, Any]) -> None:
     try:
         if "namespace" in request:
             enter_network(request["namespace"])
-        start = torchrun.main if request.get("torchrun") else main
+        start = torchrun.main if request.get("torchrun") else run_app
         code = start(request["arguments"]) or 0
     except BaseException:
         traceback.print_exc()
@@ -114,7 +112,6 @@ def serve() -> None:
     MosaicConfigManager().parse_args(["--mosaic_dataloader.dataset.local", os.curdir])
     # Else a collection in a fork would look at, and so copy, all that is imported.
     gc.freeze()
-    report("ready")
     alive: set[int] = set()
     pending = b""
     while True:
@@ -136,5 +133,13 @@ def serve() -> None:
                 report("ended", pid, os.waitstatus_to_exitcode(status))
 
 
-serve()
-os.killpg(os.getpgrp(), signal.SIGKILL)
+def main() -> None:
+    """Serve, and leave nothing running."""
+    serve()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    # As with `python apps/train`, only the app's own folder is an import path, not this script's.
+    sys.path.remove(str(Path(__file__).resolve().parent))
+    main()

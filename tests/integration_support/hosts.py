@@ -3,21 +3,20 @@
 Elsewhere (no root, no `ip`) hosts are groups of processes on loopback, apart only by their folders.
 """
 
-import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from integration_support.client import APP, environment
+from integration_support.client import APP
+from integration_support.fork_client import ForkServer
 from integration_support.ledger import LEDGER
 from integration_support.server import free_port
 
@@ -62,61 +61,12 @@ class Host:
         return {"GLOO_SOCKET_IFNAME": INTERFACE if self.namespace else "lo"}
 
 
-class TorchrunServer:
-    """torchruns and their ranks, as forks of one process that has imported everything."""
-
-    def __init__(self) -> None:
-        self.codes: dict[int, int] = {}
-        self._started: list[int] = []
-        self._unread = b""
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment() | {"CUDA_VISIBLE_DEVICES": ""},
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
-        self._requests, self._answers = self._process.stdin, self._process.stdout.fileno()
-
-    def start(self, host: Host, arguments: list[str], log: Path, env: dict[str, str]) -> int:
-        """Start a torchrun on a host; its process id."""
-        request = {"arguments": arguments, "log": str(log), "env": env, "torchrun": True}
-        if host.namespace is not None:
-            request["namespace"] = host.namespace
-        self._requests.write(json.dumps(request).encode() + b"\n")
-        self._requests.flush()
-        while not self._started:
-            self.listen(60)
-        return self._started.pop()
-
-    def listen(self, seconds: float) -> None:
-        """Note which torchruns have ended, once one does or that much time is over."""
-        if not select.select([self._answers], [], [], seconds)[0]:
-            return
-        data = os.read(self._answers, 65536)
-        assert data, "the fork server is gone"
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            word, pid, *code = line.decode().split()
-            if word == "started":
-                self._started.append(int(pid))
-            else:
-                self.codes[int(pid)] = int(code[0])
-
-    def close(self) -> None:
-        """End it, and whatever still runs in it."""
-        self._requests.close()
-        self._process.wait(30)
-
-
 class Job:
     """One run over several hosts; every rank writes to the ledger in `folder`."""
 
     def __init__(
         self,
-        server: TorchrunServer,
+        server: ForkServer,
         hosts: list[Host],
         ranks: int,
         folder: Path,
@@ -128,8 +78,11 @@ class Job:
         self._folder = folder
         for host in hosts:
             arguments = host.torchrun(hosts[0], port, len(hosts), ranks) + options[host.number]
-            log, env = folder / f"host{host.number}.log", {LEDGER: str(folder)}
-            self._pids.append(server.start(host, arguments, log, env | host.environment))
+            request: dict[str, Any] = {"env": {LEDGER: str(folder)} | host.environment}
+            if host.namespace is not None:
+                request["namespace"] = host.namespace
+            log = folder / f"host{host.number}.log"
+            self._pids.append(server.start(arguments, log, torchrun=True, **request))
 
     def kill(self, number: int) -> None:
         """Kill all processes of one host, as a power cut does."""

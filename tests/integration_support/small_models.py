@@ -47,7 +47,7 @@ def parallelize_as_usual(model: Any, parallel_dims: Any, job_config: Any) -> Any
 def tied_args() -> Any:
     return dataclasses.replace(
         qwen3.get_train_spec().model_args["debugmodel"],
-        n_layers=2,
+        n_layers=1,
         dim=32,
         n_heads=4,
         n_kv_heads=2,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 import types
 from pathlib import Path
@@ -31,6 +32,7 @@ def app(
     launched_by_us: bool = True,
     record_batches: bool = True,
     shrink: str | None = None,
+    loads_weights: bool = False,
 ) -> int:
     """Be a rank of the app, with this command line.
 
@@ -39,6 +41,7 @@ def app(
         launched_by_us: Whether the app's own launcher is said to have started the rank.
         record_batches: Note each batch, whose rows are then of one token each.
         shrink: A model of TorchTitan's whose flavors are cut to two layers, of few experts.
+        loads_weights: Draw none at random: a checkpoint has them all.
     """
     import torchtitan.train
 
@@ -47,6 +50,8 @@ def app(
 
     if shrink is not None:
         cut_layers(shrink)
+    if loads_weights:
+        draw_no_weights()
     if not record_batches:
         mosaic_dataloader.build_mosaic_dataloader = recording.build_unrecorded
     if launched_by_us:
@@ -72,6 +77,18 @@ def cut_layers(name: str) -> None:
             args.moe_inter_dim = 64
         if getattr(args, "moe_args", None) is not None:
             args.moe_args.num_experts, args.moe_args.top_k = 4, 2
+
+
+def draw_no_weights() -> None:
+    """Leave weights as memory is; cut over ranks, to draw them takes a third of a short run."""
+
+    def leave(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return tensor
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torchtitan.models") and hasattr(module, "trunc_normal_"):
+            module.trunc_normal_ = leave
+    nn.init.normal_ = leave
 
 
 def end_together() -> None:

@@ -1,6 +1,5 @@
 """The job that is killed: its configuration, its lives, its processes."""
 
-import json
 import os
 import re
 import signal
@@ -11,6 +10,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.integration_support.fork_client import ForkServer
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = ROOT / "apps" / "train"
@@ -88,7 +89,8 @@ class Job:
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
         }
-        self._server = subprocess.Popen(
+        # An interpreter of its own, whose environment shows in /proc.
+        server = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "integration_support" / "fork_server.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -97,36 +99,7 @@ class Job:
             # Its end is the end of all that it forked, and of nobody else.
             start_new_session=True,
         )
-        assert self._read() == ["ready"], (folder / "fork_server.log").read_text()
-        os.set_blocking(self._output, False)
-        self._ended: dict[int, int] = {}
-        self._partial = b""
-
-    @property
-    def _output(self) -> int:
-        assert self._server.stdout is not None
-        return self._server.stdout.fileno()
-
-    def _read(self) -> list[str]:
-        assert self._server.stdout is not None
-        return self._server.stdout.readline().decode().split()
-
-    def _listen(self) -> int | None:
-        """Note what the server reports; the launcher that it has just started, if any."""
-        try:
-            data = os.read(self._output, 65536)
-        except BlockingIOError:
-            return None
-        assert data, "the fork server is gone"
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        started = None
-        for line in lines:
-            word, pid, *code = line.decode().split()
-            if word == "ended":
-                self._ended[int(pid)] = int(code[0])
-            else:
-                started = int(pid)
-        return started
+        self._server = ForkServer(server)
 
     def start(self, number: int, arguments: list[str], *, forked: bool) -> "LifeProcesses":
         """Start the job: forked from the server, or as a user does."""
@@ -143,19 +116,11 @@ class Job:
                     env=self.environment | env,
                 )
             return LifeProcesses(self, process.pid, log, process.poll)
-        assert self._server.stdin is not None
-        request = {"arguments": arguments, "env": env, "log": str(log)}
-        self._server.stdin.write(json.dumps(request).encode() + b"\n")
-        self._server.stdin.flush()
-        deadline = time.monotonic() + 30
-        while (pid := self._listen()) is None:
-            assert time.monotonic() < deadline, "the fork server does not answer"
-            time.sleep(0.01)
-        self._ended.pop(pid, None)
+        pid = self._server.start(arguments, log, env=env)
 
         def code() -> int | None:
-            self._listen()
-            return self._ended.get(pid)
+            self._server.listen(0)
+            return self._server.codes.get(pid)
 
         return LifeProcesses(self, pid, log, code)
 
@@ -197,9 +162,7 @@ class Job:
 
     def close(self) -> None:
         """End everything."""
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(30)
+        self._server.close()
 
 
 class LifeProcesses:

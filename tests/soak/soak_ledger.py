@@ -16,9 +16,9 @@ from streaming.base.storage.download import LocalDownloader
 from torchtitan.models.llama3 import TransformerModelArgs, llama3_args
 from torchtitan.train import Trainer
 
-from mosaic_dataloader.builders import dataloader as builders
+import mosaic_dataloader
 
-build = builders.build_mosaic_dataloader
+build = mosaic_dataloader.build_mosaic_dataloader
 train_step = Trainer.train_step
 current_step = 0
 
@@ -78,7 +78,8 @@ def build_noted(**options: Any) -> Noted:
     return Noted(build(**options))
 
 
-builders.build_mosaic_dataloader = build_noted
+# The app takes the builder from here each time it registers its spec.
+mosaic_dataloader.build_mosaic_dataloader = build_noted
 LocalDownloader._download_file_impl = slow_copy
 Trainer.train_step = numbered_train_step
 llama3_args["soak"] = TransformerModelArgs(dim=32, n_layers=1, n_heads=4, vocab_size=2048)

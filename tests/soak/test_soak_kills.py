@@ -130,7 +130,9 @@ def choose_victims(alive: LifeProcesses, chance: random.Random) -> tuple[str, li
 
 def leftovers(job: Job) -> list[str]:
     """What lies about besides shards, the index, the lock, checkpoints and logs."""
-    found = [str(p) for p in job.temporary.iterdir()]
+    # The loader's own folder of this user stays, empty.
+    own = job.temporary / f"mosaic-dataloader-{os.getuid()}"
+    found = [str(p) for p in job.temporary.rglob("*") if p != own]
     cache = job.cache
     # One of each for good.
     expected = {cache / "index.json", cache / ".mosaic/lock", cache / ".mosaic/checked"}

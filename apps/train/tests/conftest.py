@@ -5,13 +5,11 @@ It all hangs on one fixture, `app`, since test folders are not import paths here
 
 import fcntl
 import itertools
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+# Test modules are imported by path (importmode importlib), which leaves folders out.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
+
+from warm import start_server
+
+from tests.integration_support.fork_client import ForkServer
+
+# Before torch is imported: ranks, which share the cores, are forks of this process.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 APP = Path(__file__).resolve().parent.parent
-FORK_SERVER = APP.parent.parent / "tests" / "integration_support" / "fork_server.py"
 LOSS = re.compile(r"step:\s*(\d+).*?loss:\s*([-\w.]+)")
 # Variables of a rank, were the tests to run in one, and of whoever runs the tests.
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "MOSAIC_TRAIN", "SLURM_", "TORCHELASTIC")
+#: The server of launchers, if a test asks for it.
+_SERVERS: dict[str, Any] = {}
 
 CONFIG = """
 [job]
@@ -76,72 +85,33 @@ class ForkedRun:
     errors: Path
 
 
-class ForkServer:
-    """Runs of the app without the seconds that imports take: launcher and ranks are forks."""
+class Launchers:
+    """Runs of the app without the seconds that imports take: launcher and ranks are forks.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        server: Forks them.
+        folder: For what they print.
+    """
+
+    def __init__(self, server: ForkServer, folder: Path) -> None:
+        self._server, self._folder = server, folder
         self._numbers = itertools.count()
-        # All that it forks, and what these start, has this in its environment.
-        self._mark = f"APP_TESTS={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
-        self._process = subprocess.Popen(
-            [sys.executable, str(FORK_SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment() | {name: value},
-            start_new_session=True,
-        )
-        assert self._read() == ["ready"]
-
-    def _read(self) -> list[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().split()
+        self.processes = server.processes
 
     def start(
         self, arguments: list[str], cwd: Path, env: dict[str, str], *, torchrun: bool = False
     ) -> "ForkedRun":
-        """Start the app with these arguments; wait for it before the next one is started.
-
-        With `torchrun`, they are that command's.
-        """
+        """Start the app with these arguments; with `torchrun`, they are that command's."""
         out, errors = (self._folder / f"{next(self._numbers)}-{n}" for n in ("out", "errors"))
         for path in (out, errors):
             path.touch()
-        request = {"arguments": arguments, "cwd": str(cwd), "env": env, "torchrun": torchrun}
-        assert self._process.stdin is not None
-        paths = {"log": str(out), "errors": str(errors)}
-        self._process.stdin.write(json.dumps(request | paths) + "\n")
-        self._process.stdin.flush()
-        _, pid = self._read()
-        return ForkedRun(int(pid), out, errors)
+        request = {"errors": str(errors), "cwd": str(cwd), "env": env, "torchrun": torchrun}
+        return ForkedRun(self._server.start(arguments, out, **request), out, errors)
 
     def wait(self, run: "ForkedRun") -> "subprocess.CompletedProcess[str]":
-        """Wait for the end of the run that was started."""
-        word, pid, code = self._read()
-        assert (word, int(pid)) == ("ended", run.pid)
-        out, errors = run.out.read_text(), run.errors.read_text()
-        return subprocess.CompletedProcess([], int(code), out, errors)
-
-    def processes(self) -> list[int]:
-        """What still runs of all that it forked."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                ours = self._mark.encode() in (path / "environ").read_bytes()
-                state = (path / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if ours and state != "Z" and int(path.name) != self._process.pid:
-                found.append(int(path.name))
-        return found
-
-    def close(self) -> None:
-        """End it, and whatever still runs in it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+        """Wait for the end of a run."""
+        code = self._server.wait(run.pid)
+        return subprocess.CompletedProcess([], code, run.out.read_text(), run.errors.read_text())
 
 
 @dataclass(frozen=True)
@@ -184,9 +154,9 @@ class App:
         return environment()
 
     @property
-    def server(self) -> ForkServer:
-        """Started when a test first asks for it."""
-        server: ForkServer = self.request.getfixturevalue("fork_server")
+    def server(self) -> Launchers:
+        """Imports what it needs when a test first asks for it."""
+        server: Launchers = self.request.getfixturevalue("launchers")
         return server
 
     def forked(
@@ -210,16 +180,6 @@ class App:
         given = ["--standalone", f"--nproc-per-node={count}", APP / "__main__.py", *arguments]
         started = self.server.start([str(each) for each in given], Path.cwd(), {}, torchrun=True)
         return self.server.wait(started)
-
-    def start(self, command: list[str]) -> "subprocess.Popen[str]":
-        """Start a command; its output and errors come in one stream."""
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self.environment,
-        )
 
     def processes(self) -> list[int]:
         """Processes that were started with this test's configuration."""
@@ -272,11 +232,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    if any("app" in getattr(item, "fixturenames", ()) for item in session.items):
+        # Tests come to need both; imported now, the servers have them, those of other folders too.
+        import streaming  # noqa: F401
+        import torchtitan.train  # noqa: F401
+
+        _SERVERS["app"] = start_server("tests.integration_support.fork_server", environment())
+    return (yield)
+
+
 @pytest.fixture(scope="session")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+def launchers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launchers]:
     """For `App.forked`."""
-    server = ForkServer(tmp_path_factory.mktemp("forked"))
-    yield server
+    server = ForkServer(_SERVERS["app"])
+    yield Launchers(server, tmp_path_factory.mktemp("forked"))
     server.close()
 
 

@@ -238,17 +238,22 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
         ("shuffle = true", f"shuffle = true\npacking = true\npacking_lanes = {LANES}"),
         (f'words]\nlocal = "{app.data}/data"', f'low]\nlocal = "{app.folder}/low"'),
         ("log_freq = 1", "log_freq = 2\nenable_tensorboard = true"),
+        ('name = "llama3"', 'name = "own"'),
         extra=(
+            '[experimental]\ncustom_import = "own"\n'
             f'[mosaic_dataloader.dataset.streams.high]\nlocal = "{app.folder}/high"\n'
             f"[mosaic_dataloader]\nskip_samples = {PACKED_SKIP}\n"
         ),
     )
     options = ("--config-path", config, "--training.local_batch_size")
+    (app.folder / "own.py").write_text(OWN)
+    path = {"PYTHONPATH": str(app.folder)}
     # Step 5 is saved and not logged.
-    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "5")
+    first = app.forked(*options, "2", "--nproc-per-node", "2", "--training.steps", "5", **path)
     assert first.returncode == 0, first.stdout + first.stderr
 
     # What is looked at now is what comes next; the saved lanes are where it goes on.
+    monkeypatch.syspath_prepend(str(app.folder))
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
     looked = [*map(str, options), str(ROWS), "--inspect-data", "4", "--training.steps", "8"]
     rows = packed_rows(streams, 8 * ROWS)
@@ -267,7 +272,9 @@ def test_counts_of_packed_documents_through_two_ranks_and_a_restart(
         progress = re.findall(r"packing: read (\d+) of (\d+) rows", errors)
         assert progress == ([] if read is None else [(str(read), str(read))])
 
-    second = app.forked(*options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8")
+    second = app.forked(
+        *options, str(ROWS), "--nproc-per-node", "1", "--training.steps", "8", **path
+    )
     assert second.returncode == 0, second.stdout + second.stderr
     found_scalars = scalars(app.folder / "out" / "tb")
     for step, world_size in ((1, 2), (2, 2), (4, 2), (6, 1), (8, 1)):

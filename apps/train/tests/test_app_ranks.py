@@ -1,8 +1,6 @@
 """Who is a rank, and which ranks print."""
 
-import json
 import os
-import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -164,50 +162,3 @@ def test_a_rank_whose_launcher_is_gone_already_ends_itself(app: Any) -> None:
         )
         assert (result.stdout == "alive\n") == alive, result.stderr
         assert (result.returncode == 0) == alive
-
-
-def test_help_and_early_mistakes_do_not_wait_for_streaming(app: Any) -> None:
-    """Neither streaming nor transformers is imported for them, nor for paths that lead nowhere.
-
-    For a file that is missing or not TOML, not even torch.
-    """
-    app.config(("shuffle = true", "shufle = true"))
-    nowhere = app.folder / "nowhere"
-    good = app.folder / "good.toml"
-    good.write_text(
-        f'[mosaic_dataloader.dataset]\nlocal = "{nowhere}"\n'
-        f'[mosaic_tokenizer]\nname = "{nowhere}"\n[model]\nname = "lama3"\n'
-    )
-    # One after the other in one interpreter: importing torchtitan takes seconds.
-    code = (
-        "import json, sys; sys.path.insert(0, sys.argv[2])\n"
-        "from mosaic_train.cli import main\n"
-        "for arguments in json.loads(sys.argv[1]):\n"
-        "    code = main(arguments)\n"
-        "    torch = 'torch' in sys.modules\n"
-        "    print('code', code, torch, flush=True)\n"
-        "    print('code', code, file=sys.stderr, flush=True)\n"
-        "sys.exit(99 if {'streaming', 'transformers'} & set(sys.modules) else 0)"
-    )
-    broken = app.folder / "config.toml"
-    malformed = app.folder / "malformed.toml"
-    malformed.write_text("[training]\nsteps = \n")
-    files = (app.folder / "none.toml", malformed)
-    early = [["--config-path", str(file)] for file in files]
-    runs = [*early, ["--help"], ["--config-path", str(broken)], ["--config-path", str(good)]]
-    result = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(runs), app.command()[1]],
-        capture_output=True,
-        text=True,
-        cwd=app.folder,
-        env=app.environment,
-    )
-    assert result.returncode == 0, result.stderr
-    ended = re.findall(r"^code (\d+) (\w+)$", result.stdout, re.MULTILINE)
-    assert [code for code, _ in ended] == ["2", "2", "0", "2", "2"]
-    assert [torch for _, torch in ended[:2]] == ["False", "False"]
-    assert "--nproc-per-node" in result.stdout.partition("code 0")[0]
-    assert f"reading {broken}; importing" in result.stdout
-    assert f"reading {malformed}" not in result.stdout
-    told = result.stderr.replace("code 0", "code 2").split("code 2\n")
-    assert [len(app.error_lines(each)) for each in told] == [1, 1, 0, 1, 3, 0], result.stderr

@@ -1,9 +1,12 @@
 """Real training on CPU with gloo, through the app's own launcher and through torchrun."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -103,20 +106,73 @@ def test_a_failing_rank(app: Any, statement: str, code: int, told: str, tracebac
     assert not app.server.processes()
 
 
-def test_sigterm_ends_the_ranks(app: Any) -> None:
-    """Of the command as a user starts it, with interpreters of its own, once it trains."""
-    process = app.start(app.command("--config-path", app.config(), "--training.steps", "9999"))
+# An interpreter that is given command lines with mistakes, then becomes the command.
+COMMAND = """
+import json, runpy, sys
+sys.path.insert(0, sys.argv[1])
+from mosaic_train.cli import main
+for arguments in json.loads(sys.argv[2]):
+    code = main(arguments)
+    print("code", code, "torch" in sys.modules, flush=True)
+    print("code", code, file=sys.stderr, flush=True)
+print("early:", *{"streaming", "transformers"} & set(sys.modules), flush=True)
+del sys.argv[0], sys.argv[1]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_command_tells_mistakes_early_and_ends_its_ranks_at_sigterm(app: Any) -> None:
+    """As a user starts it, with interpreters of its own: importing torchtitan takes seconds.
+
+    For help and mistakes, and for paths that lead nowhere, neither streaming nor transformers is
+    imported; for a file that is missing or not TOML, not even torch.
+    """
+    broken = app.config(("shuffle = true", "shufle = true")).rename(app.folder / "broken.toml")
+    malformed, nowhere = app.folder / "malformed.toml", app.folder / "nowhere"
+    malformed.write_text("[training]\nsteps = \n")
+    lost = app.folder / "lost.toml"
+    lost.write_text(
+        f'[mosaic_dataloader.dataset]\nlocal = "{nowhere}"\n'
+        f'[mosaic_tokenizer]\nname = "{nowhere}"\n[model]\nname = "lama3"\n'
+    )
+    files = (app.folder / "none.toml", malformed, broken, lost)
+    mistakes = [["--config-path", str(file)] for file in files]
+    mistakes.insert(2, ["--help"])
+    good = [str(app.config()), "--training.steps", "9999"]
+    command = [sys.executable, "-c", COMMAND, app.command()[1], json.dumps(mistakes)]
+    errors = app.folder / "errors"
+    with open(errors, "w") as file:
+        process = subprocess.Popen(
+            [*command, "--config-path", *good],
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env=app.environment,
+            cwd=app.folder,
+        )
     assert process.stdout is not None
     log = list(takewhile(lambda line: not app.losses(line), process.stdout))
-    assert process.poll() is None, "".join(log)
+    assert process.poll() is None, "".join(log) + errors.read_text()
     assert len(app.processes()) == 2
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "Traceback" not in "".join(log) + output
+    early, _, late = "".join(log).partition("early:")
+    told = errors.read_text()
+    assert "Traceback" not in early + late + output + told
     wait_until_gone(app.processes)
     assert not list(Path(app.folder).glob("out/checkpoint/*"))
     assert "no checkpoint was kept: the first one is saved after step 1,000" in output
+
+    assert late.startswith("\n"), late
+    ended = re.findall(r"^code (\d+) (\w+)$", early, re.MULTILINE)
+    assert [code for code, _ in ended] == ["2", "2", "0", "2", "2"]
+    assert [torch for _, torch in ended[:2]] == ["False", "False"]
+    assert "--nproc-per-node" in early.partition("code 0")[0]
+    assert f"reading {broken}; importing" in early
+    assert f"reading {malformed}" not in early
+    parts = told.replace("code 0", "code 2").split("code 2\n")
+    assert [len(app.error_lines(each)) for each in parts] == [1, 1, 0, 1, 3, 0], told
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen3"])

@@ -6,36 +6,54 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 # Before torch and tokenizers are imported: several test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import dataloader_helpers as helpers
 import pytest
 from reader_processes import Job, readers
 from store_support.s3 import s3_server
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
+from warm import start_server
+
+_SERVERS: list[Any] = []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    if any("start" in getattr(item, "fixturenames", ()) for item in session.items):
+        _SERVERS.append(start_server("slow_reader", dict(os.environ)))
+    return (yield)
+
+
+def _write_rows(folder: Path, numbers: range) -> str:
+    # Not imported by pytest-xdist's own process, which runs no test and would take seconds for it.
+    from dataloader_helpers import write_rows
+
+    return write_rows(folder, numbers)
 
 
 @pytest.fixture(scope="session")
 def numbered(tmp_path_factory: pytest.TempPathFactory) -> str:
     """1,003 rows of 17 tokens, all equal to the row's number, in several shards."""
-    return helpers.write_rows(tmp_path_factory.mktemp("data") / "numbered", range(1003))
+    return _write_rows(tmp_path_factory.mktemp("data") / "numbered", range(1003))
 
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> str:
     """257 rows numbered from 5,000."""
-    return helpers.write_rows(tmp_path_factory.mktemp("data") / "second", range(5000, 5257))
+    return _write_rows(tmp_path_factory.mktemp("data") / "second", range(5000, 5257))
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Starts readers, each a process of its own; see slow_reader.py."""
-    with readers(tmp_path_factory.mktemp("outputs")) as begin:
+    with readers(_SERVERS[0], tmp_path_factory.mktemp("outputs")) as begin:
         yield begin
 
 

@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,22 +54,18 @@ class Job:
 
 
 @contextmanager
-def readers(outputs: Path) -> Iterator[Callable[..., Job]]:
+def readers(server: Any, outputs: Path) -> Iterator[Callable[..., Job]]:
     """Starts readers; what they print goes to files in a folder."""
-    script = Path(__file__).parent / "slow_reader.py"
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, script], stdin=pipe, stdout=pipe, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "serving\n"
-        number = itertools.count()
+    number = itertools.count()
 
-        def begin(**job: Any) -> Job:
-            out = outputs / str(next(number))
-            out.touch()
-            told = {k: str(v) if isinstance(v, Path) else v for k, v in job.items()}
-            print(json.dumps({**told, "out": str(out)}), file=server.stdin, flush=True)
-            return Job(int(server.stdout.readline()), out)
+    def begin(**job: Any) -> Job:
+        out = outputs / str(next(number))
+        out.touch()
+        told = {k: str(v) if isinstance(v, Path) else v for k, v in job.items()}
+        server.stdin.write(json.dumps({**told, "out": str(out)}).encode() + b"\n")
+        server.stdin.flush()
+        return Job(int(server.stdout.readline()), out)
 
-        yield begin
-        server.stdin.close()
+    yield begin
+    server.stdin.close()
+    server.wait(30)

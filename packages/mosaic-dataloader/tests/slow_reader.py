@@ -22,8 +22,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch
 from dataloader_helpers import loader, numbers
 from streaming.base.storage.download import LocalDownloader
@@ -96,13 +94,14 @@ def _mount(mounts: list[list[str]]) -> None:
         subprocess.run(["mount", *arguments], check=True)
 
 
-def serve() -> None:
+def main() -> None:
     """Fork a reader per line, and tell its process id."""
+    # What workers that are started by "spawn" import.
+    sys.modules["__main__"] = sys.modules[__name__]
     # Readers that end leave no zombie: /proc tells whether one lives.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     # Else a collection in a reader would look at, and so copy, all that is imported.
     gc.freeze()
-    print("serving", flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid:
@@ -120,8 +119,3 @@ def serve() -> None:
             sys.stdout.flush()
             # The parent's state is not this process's to tear down.
             os._exit(0)
-
-
-# Workers that are started by "spawn" import this file again.
-if __name__ == "__main__":
-    serve()

@@ -2,8 +2,8 @@
 
 import os
 import re
-import subprocess
 import sys
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -217,21 +217,36 @@ def test_packed_rows_are_of_consecutive_micro_batches_where_some_are_left_out(
 
 def test_the_command(data: Path) -> None:
     """In a process of its own, whose reader soon has enough."""
-    code = "from mosaic_dataloader.inspect.cli import command; command()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(data), "--rows", "100"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    assert process.stdout.readline().startswith("stream ")
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    process.stderr.close()
-    assert process.wait(timeout=300) == 0
+    (shown, out), (told, err) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            for end, fd in ((out, 1), (err, 2)):
+                os.dup2(end, fd)
+            for end in (shown, told, out, err):
+                os.close(end)
+            sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
+            sys.argv = ["mosaic-inspect", str(data), "--rows", "100"]
+            try:
+                cli.command()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            # As an interpreter does that ends.
+            sys.stdout.flush()
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(out)
+    os.close(err)
+    with open(shown) as stdout:
+        assert stdout.readline().startswith("stream ")
+    with open(told) as stderr:
+        assert stderr.read() == ""
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_the_command_warns_of_a_store_and_not_of_training(

@@ -2,11 +2,14 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "mosaic-dataloader" / "tests"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 # Before torch and tokenizers are imported: several test processes share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,4 +18,24 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Under `uv run` it would start every worker through `uv run`, which takes a minute.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
+import pytest
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
+from warm import start_server
+
+_SERVERS: list[Any] = []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    if any("kill_runs" in getattr(item, "fixturenames", ()) for item in session.items):
+        _SERVERS.append(start_server("kill_runs", dict(os.environ)))
+    return (yield)
+
+
+@pytest.fixture(scope="session")
+def kill_runs() -> Iterator[Any]:
+    """Runs preparations that are killed; see `kill_runs.py`."""
+    (server,) = _SERVERS
+    yield server
+    server.stdin.close()
+    server.wait(30)

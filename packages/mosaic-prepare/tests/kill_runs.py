@@ -1,10 +1,11 @@
 """Runs of a preparation, each but the last ended by SIGKILL at a given point.
 
-`python kill_runs.py JSON`, with a list `preparations`, each with `options` for `PrepareOptions` and
-`kills`, a list of `[point, count, processes]`: a run ends when it comes to the point for the
-count-th time. A last run completes. Runs are forks of one process that has imported everything; it
-adopts the processes that they leave and waits until these are gone. Prints a line for each run: the
-point, and how many units it made.
+Reads a line of JSON for each job, with a list `preparations`, each with `options` for
+`PrepareOptions` and `kills`, a list of `[point, count, processes]`: a run ends when it comes to the
+point for the count-th time. A last run completes. A job has `environment`, `folder` (to work in),
+`log` and `unit_bytes` as well. Runs are forks of one process that has imported everything; it
+adopts the processes that they leave and waits until these are gone. Answers with a line of JSON:
+for each run the point and how many units it made, or what went wrong.
 """
 
 import ctypes
@@ -14,8 +15,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Imported once for all runs: what a preparation loads when it needs it.
@@ -28,18 +29,36 @@ from mosaic_prepare import PrepareOptions, engines, output, prepare, run
 _ADOPT_ORPHANS = 36  # PR_SET_CHILD_SUBREAPER
 
 
-def main(job: dict[str, Any]) -> None:
-    run.bytes_of_unit = lambda total: job["unit_bytes"]
+def main() -> None:
+    """Serve jobs until the input ends."""
+    answers = os.dup(1)
     # Else a collection in a run would look at, and so copy, all that is imported.
     gc.freeze()
     ctypes.CDLL(None).prctl(_ADOPT_ORPHANS, 1, 0, 0, 0)
+    for line in sys.stdin:
+        try:
+            found: Any = list(_runs(json.loads(line)))
+        except BaseException:
+            found = traceback.format_exc()
+        os.write(answers, json.dumps(found).encode() + b"\n")
+
+
+def _runs(job: dict[str, Any]) -> Iterator[tuple[str | None, int]]:
+    run.bytes_of_unit = lambda total: job["unit_bytes"]
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
     for one in job["preparations"]:
         for point, count, processes in [*one["kills"], [None, 0, 1]]:
             reading, writing = os.pipe()
             status = _run_once(one["options"], point, count, processes, writing)
             os.close(writing)
             with os.fdopen(reading) as made:
-                print(point, len(made.read()), flush=True)
+                yield point, len(made.read())
             code = os.waitstatus_to_exitcode(status)
             assert code == (0 if point is None else -signal.SIGKILL), f"{point}: {code}"
 
@@ -123,8 +142,3 @@ def _die_at(point: str, count: int) -> None:
         around(run, "_name_rejected", before=True)
     else:
         raise ValueError(point)
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    main(json.loads(sys.argv[1]))

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,23 @@ from mosaic_dataloader import MosaicDataError, StreamingTextDataset
 from mosaic_prepare import cli, engines, output, prepare, run
 from mosaic_prepare.run import finish, prepare_task
 
-KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 UNIT_BYTES = 9_000
 
 
 def killed_runs(
+    server: Any,
+    log: Path,
     *preparations: tuple[dict[str, Any], list[tuple[str, int, int]]],
-) -> list[list[str]]:
+) -> list[tuple[str, int]]:
     """Kill and repeat preparations; for each run where it was killed and the units it made."""
     listed = [{"options": options, "kills": kills} for options, kills in preparations]
-    job = {"preparations": listed, "unit_bytes": UNIT_BYTES}
-    command = [sys.executable, KILL_RUNS, json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    return [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    job = {"preparations": listed, "unit_bytes": UNIT_BYTES, "log": str(log)}
+    job |= {"environment": dict(os.environ), "folder": os.getcwd()}
+    server.stdin.write(json.dumps(job).encode() + b"\n")
+    server.stdin.flush()
+    made = json.loads(server.stdout.readline())
+    assert isinstance(made, list), f"{made}\n{log.read_text()[-3000:]}"
+    return made
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kills_leave_the_same_bytes(
-    tmp_path: Path, tokenizer_dir: str, corpus: dict[str, Any]
+    tmp_path: Path, tokenizer_dir: str, corpus: dict[str, Any], kill_runs: Any
 ) -> None:
     more = {"split_validation": 0.2, "compression": "zstd", "hashes": ["sha1"]}
     common = {**corpus, **more, "tokenizer": tokenizer_dir, "shard_bytes": 4096}
@@ -84,7 +85,7 @@ def test_kills_leave_the_same_bytes(
         options = {**common, "form": form, "seq_len": 31 if form == "rows" else None}
         runs.append(({**options, "output": str(tmp_path / form)}, points))
         runs.append(({**options, "output": str(tmp_path / "undisturbed" / form)}, []))
-    made = killed_runs(*runs)
+    made = killed_runs(kill_runs, tmp_path / "log", *runs)
     for form in kills:
         assert list(tmp_path.glob(f".{form}*")) == []
         one = helpers.contents(tmp_path / form)
@@ -93,7 +94,7 @@ def test_kills_leave_the_same_bytes(
         assert len([name for name in one if name.startswith("validation/unit")]) > 1
     # At most one unit for each process is made again: what the parent has not noted, too, is done.
     units = len(helpers.units_in(tmp_path / "rows"))
-    rows = [int(count) for _, count in made[: len(kills["rows"]) + 1]]
+    rows = [count for _, count in made[: len(kills["rows"]) + 1]]
     assert sum(rows) <= units
     assert rows[-2:] == [0, 0], "after the last unit nothing is left to make"
 
@@ -196,6 +197,7 @@ def test_an_object_store_as_output(
     tokenizer_dir: str,
     corpus: dict[str, Any],
     store: Any,
+    kill_runs: Any,
     small_units: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -203,6 +205,8 @@ def test_an_object_store_as_output(
     common["split_validation"] = 0.2
     work = {"work_dir": str(tmp_path / "work"), "output": "s3://bucket/killed/"}
     killed_runs(
+        kill_runs,
+        tmp_path / "log",
         ({**common, **work}, [("uploading", 5, 1), ("unit is done", 3, 1)]),
         ({**common, "output": str(tmp_path / "plain")}, []),
     )
@@ -294,18 +298,15 @@ def test_a_ray_cluster_of_which_a_node_is_killed(
     prepare(options("plain"))
     plain = helpers.contents(tmp_path / "plain")
     units = len(helpers.units_in(tmp_path / "plain"))
-    # Processes of their own, which share a directory; the first one has no core to work with.
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    # Processes of their own, which share a directory.
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         given = {"engine": "ray", "address": cluster.address}
-        prepare(options("one", **given))
-        assert helpers.contents(tmp_path / "one") == plain
-
-        # One connection for what follows: each starts processes, which import everything.
-        ray.init(address=cluster.address, log_to_driver=False)
         second = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         done: list[str] = []
+        closed: list[bool] = []
         real = engines._on_cluster
 
         def counted(*arguments: Any) -> Any:
@@ -317,7 +318,10 @@ def test_a_ray_cluster_of_which_a_node_is_killed(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engines, "_on_cluster", counted)
+            # The connection stays: each starts processes, which import everything.
+            patch.setattr(ray, "shutdown", lambda: closed.append(True))
             prepare(options("two", **given))
+        assert closed == [True]
         assert helpers.contents(tmp_path / "two") == plain
         assert len(done) == units
 

@@ -1,28 +1,49 @@
 """Data of known rows; nothing is collected where torchtitan is another one."""
 
+import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
+# Before torch is imported: several ranks share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from streaming import MDSWriter
 from titan_data import write_rows
+from warm import start_server
 
 try:
     _FITS = version("torchtitan").startswith("0.3.") and bool(version("mosaic-titan"))
 except PackageNotFoundError:
     _FITS = False
 collect_ignore_glob = [] if _FITS else ["test_*.py"]
+_SERVERS: list[Any] = []
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    if any("titan_worker" in getattr(item, "fixturenames", ()) for item in session.items):
+        local = {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+        _SERVERS.append(start_server("titan_worker", {**os.environ, **local}))
+    return (yield)
+
+
+@pytest.fixture(scope="session")
+def titan_worker() -> Any:
+    """Runs jobs when it is told where they are listed; see `titan_worker.py`."""
+    return _SERVERS[0]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Streams `web` and `code`, the same for validation, documents to pack, and `data.toml`."""
-    from streaming import MDSWriter
-
     folder = tmp_path_factory.mktemp("data")
     rows = {"web": range(300), "code": range(300, 400)}
     rows |= {"val_web": range(13), "val_code": range(13, 21)}

@@ -1,19 +1,13 @@
 """Through torchtitan's own command on CPU: layouts, resumes, models, validation."""
 
-import contextlib
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from titan_data import SEQ_LEN
 
-HERE = Path(__file__).parent
 LAYOUTS: dict[str, tuple[int, list[str]]] = {
     # Ranks, and what they are told.
     "fsdp": (2, ["--training.local-batch-size", "2"]),
@@ -82,7 +76,9 @@ def jobs(data: Path, work: Path) -> list[list[dict[str, Any]]]:
 
 
 @pytest.fixture(scope="module")
-def seen(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def seen(
+    titan_worker: Any, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
     """What each rank saw, by run."""
     work = tmp_path_factory.mktemp("runs")
     lists = jobs(data, work)
@@ -91,20 +87,9 @@ def seen(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
         one["port"] = _free_port()
     plan = work / "jobs.json"
     plan.write_text(json.dumps(lists))
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "TITAN_TEST_DATA": str(data), "OMP_NUM_THREADS": "1"}
-    env |= {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    # Where it is set, each process compiles torch and all else anew.
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    command = [sys.executable, str(HERE / "titan_worker.py"), str(plan)]
-    # A group of its own, so that no rank outlives one that failed.
-    ranks = subprocess.Popen(command, cwd=work, env=env, start_new_session=True)
-    try:
-        code = ranks.wait()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(ranks.pid, signal.SIGKILL)
-        ranks.wait()
+    titan_worker.stdin.write(f"{plan}\n{data}\n".encode())
+    titan_worker.stdin.close()
+    code = titan_worker.wait(500)
     assert code == 0, "\n".join(log.read_text()[-3000:] for log in sorted(work.glob("log.*")))
     return {
         one["name"]: [

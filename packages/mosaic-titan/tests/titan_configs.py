@@ -10,22 +10,22 @@ from torchtitan.trainer import Trainer
 from mosaic_titan import MosaicDataLoader, MosaicMetricsProcessor, MosaicTokenizer, MosaicValidator
 
 
-def _two_layers(config: Trainer.Config) -> Trainer.Config:
+def _shortened(config: Trainer.Config, layers: int = 2) -> Trainer.Config:
     model = config.model_spec.model
-    model.layers = model.layers[:2]
+    model.layers = model.layers[:layers]
     return config
 
 
 def llama3() -> Trainer.Config:
-    return _two_layers(llama3_debugmodel())
+    return _shortened(llama3_debugmodel())
 
 
 def qwen3_moe() -> Trainer.Config:
-    return _two_layers(qwen3_moe_debug())
+    return _shortened(qwen3_moe_debug(), layers=1)
 
 
 def deepseek_v3() -> Trainer.Config:
-    return _two_layers(deepseek_v3_debugmodel())
+    return _shortened(deepseek_v3_debugmodel())
 
 
 def packed() -> Trainer.Config:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from streaming import MDSWriter
 
 SEQ_LEN = 64
 EOS = 1
@@ -10,8 +11,6 @@ EOS = 1
 
 def write_rows(out: Path, numbers: range, seed: int) -> str:
     """Rows of T+1 tokens that begin with their number, and where their documents end."""
-    from streaming import MDSWriter
-
     rng = np.random.default_rng(seed)
     columns = {"tokens": "ndarray:uint16", "document_ends": "ndarray:int32"}
     with MDSWriter(out=str(out), columns=columns, size_limit=1 << 14) as writer:

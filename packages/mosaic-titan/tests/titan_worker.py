@@ -1,8 +1,8 @@
 """Ranks that run torchtitan's command for one job after the other, and write what they saw.
 
-`python titan_worker.py JOBS`: JOBS is a JSON file with lists of jobs, each with `name`, `world`,
-`port` and `args`. Each list has ranks of its own, beside those of the others. All share the
-imports, which take longer than any of the jobs.
+Its input names a JSON file with lists of jobs, each with `name`, `world`, `port` and `args`, and
+where the tests' data are. Each list has ranks of its own, beside those of the others. All share
+the imports, which take longer than any of the jobs.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -144,8 +145,11 @@ def _wait_for_port(port: int) -> None:
         time.sleep(0.02)
 
 
-def main(path: Path) -> int:
+def main() -> None:
     """Fork the ranks, which saves them the imports; ends with the first that fails."""
+    plan, os.environ["TITAN_TEST_DATA"] = sys.stdin.read().splitlines()
+    path = Path(plan)
+    os.chdir(path.parent)
     _observe()
     # Else a collection in a rank would look at, and so copy, all that is imported.
     gc.freeze()
@@ -171,9 +175,5 @@ def main(path: Path) -> int:
         child, status = os.wait()
         ranks.discard(child)
         if status:
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+            # None outlives one that failed.
+            os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,14 +1,14 @@
-"""Runs the validator in real gloo process groups on CPU and prints what it logged, as JSON.
+"""Runs the validator in real gloo process groups on CPU and writes what it logged, as JSON.
 
-A script of its own and not a test module: it tells TorchTitan that the device is the CPU, which
-would reach other tests in a shared process. It imports once and forks the ranks, because importing
-TorchTitan takes longer than all the cases.
+In a process of its own: it tells TorchTitan that the device is the CPU, which would reach other
+tests. It forks the ranks, because importing TorchTitan takes longer than all the cases.
 """
 
 import contextlib
 import gc
 import json
 import multiprocessing
+import os
 import random
 import sys
 import tempfile
@@ -464,10 +464,18 @@ def rank_main(rank: int, world: int, folder: str) -> None:
 
 
 def main() -> None:
+    """Read from stdin, in a line each, where to write the report and what is printed; layouts."""
+    report, log, wanted = sys.stdin.read().splitlines()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     fork = multiprocessing.get_context("fork")
     # Else a collection in a rank would look at, and so copy, all that is imported.
     gc.freeze()
     merged: dict[str, list[Any]] = {}
+    for layouts in LAYOUTS.values():
+        for name in layouts.keys() - set(wanted.split()):
+            del layouts[name]
     with tempfile.TemporaryDirectory() as folder:
         for world in LAYOUTS:
             ranks = [
@@ -483,8 +491,4 @@ def main() -> None:
                 path = Path(f"{folder}/{world}-{rank}.json")
                 for name, result in json.loads(path.read_text() if path.exists() else "{}").items():
                     merged.setdefault(name, []).append(result)
-    Path(sys.argv[1]).write_text(json.dumps(merged))
-
-
-if __name__ == "__main__":
-    main()
+    Path(report).write_text(json.dumps(merged))

@@ -42,11 +42,13 @@ INTEGRATION_TESTS = "tests"
 # processes at least. One process imports torch and torchtitan once, and starts the servers that
 # tests share once.
 LONG_TESTS = "packages/mosaic-dataloader/tests"
-OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder != LONG_TESTS)
+PREPARE_TESTS = "packages/mosaic-prepare/tests"
+OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, PREPARE_TESTS))
 TEST_GROUPS = (
     (2, (LONG_TESTS,)),
     (1, OTHER_TESTS),
     (1, (INTEGRATION_TESTS,)),
+    (1, (PREPARE_TESTS,)),
     (1, (TITAN_TESTS,)),
 )
 

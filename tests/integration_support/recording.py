@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torchtitan.components.metrics import build_metrics_processor
 from torchtitan.models.llama3 import TransformerModelArgs, get_train_spec
 from torchtitan.protocols.train_spec import _extra_train_specs, register_train_spec
@@ -52,6 +53,8 @@ def recorded(build: Callable[..., Any]) -> Callable[..., Any]:
             batches = iter(loader)
             for _ in range(int(os.environ[READ_ONLY])):
                 next(batches)
+            # The first rank holds the store by which slower ones still form their groups.
+            torch.distributed.barrier()
             os._exit(0)
         return loader
 

@@ -349,12 +349,14 @@ sys.stdin.read()
     (cache / ".mosaic").mkdir(parents=True, exist_ok=True)
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: "stopped" in locks.holder_of(lock_path(str(cache)), byte), "it runs")
-        yield process.pid
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: "stopped" in locks.holder_of(lock_path(str(cache)), byte), "it runs")
+            yield process.pid
+        finally:
+            process.kill()
 
 
 def test_a_stopped_process_is_not_waited_for_without_end(

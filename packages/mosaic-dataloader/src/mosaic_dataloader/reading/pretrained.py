@@ -138,9 +138,10 @@ def _load(name: str, kwargs: Mapping[str, Any]) -> Any:
     if kind is None and brings_code and not kwargs["trust_remote_code"]:
         raise MosaicDataError(_CODE)
     options, load = dict(kwargs), cast(Any, AutoTokenizer)
+    other_way = any(kwargs.get(key) for key in _OTHER_WAYS)
     if (
         kind is None
-        and not (named or brings_code or any(kwargs.get(key) for key in _OTHER_WAYS))
+        and not (named or brings_code or other_way)
         and _find(name, _DEFINITION, kwargs)
     ):
         # AutoTokenizer asks for the name of a class, which a complete definition does not need.
@@ -151,7 +152,11 @@ def _load(name: str, kwargs: Mapping[str, Any]) -> Any:
         _check_class(kind)
         _refuse_paths(own, kind)
         if os.path.isdir(name):
-            _refuse_links(name, os.path.join(name, kwargs.get("subfolder") or ""), kind)
+            folder = os.path.join(name, kwargs.get("subfolder") or "")
+            _refuse_links(name, folder, kind)
+            # transformers 5 makes an empty vocabulary in place of one that is missing.
+            if not other_way and (reason := _no_vocabulary(folder, kind)):
+                raise MosaicDataError(reason)
     # Where no file names a class, transformers guesses one from the path, and warns of the other.
     guesses = logging.getLogger("transformers.tokenization_utils_base")
     before = guesses.disabled
@@ -301,18 +306,28 @@ def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: 
     return one_line(error, _LONGEST_REASON)
 
 
+def _vocabulary_files(folder: str, kind: Any) -> tuple[list[str], list[str]]:
+    """Files that a vocabulary may be in, and those that are there."""
+    files = sorted(filter(None, kind.vocab_files_names.values())) if kind else [_DEFINITION]
+    return files, [file for file in files if os.path.isfile(os.path.join(folder, file))]
+
+
+def _no_vocabulary(folder: str, kind: Any) -> str:
+    files, present = _vocabulary_files(folder, kind)
+    if present or not files:
+        return ""
+    return f"its vocabulary is missing: copy {' or '.join(files)} to it"
+
+
 def _what_is_missing(folder: str, kind: Any) -> str:
     from tokenizers import Tokenizer
 
-    wanted = sorted(filter(None, kind.vocab_files_names.values())) if kind else [_DEFINITION]
-    present = [file for file in wanted if os.path.isfile(os.path.join(folder, file))]
+    _, present = _vocabulary_files(folder, kind)
     if kind is None and not present:
         return (
             f"it holds no {_DEFINITION}, and no {_CONFIG} whose tokenizer_class says how to read "
             "other files: copy all of the tokenizer's files, or write them with save_pretrained()"
         )
-    if wanted and not present:
-        return f"its vocabulary is missing: copy {' or '.join(wanted)} to it"
     if _DEFINITION in present:
         try:
             Tokenizer.from_file(os.path.join(folder, _DEFINITION))

@@ -108,8 +108,9 @@ def _hub_refuses(name: str, kwargs: Mapping[str, Any]) -> str:
             "may be read without a token (HF_TOKEN)"
         ) from error
     except HfHubHTTPError as error:
-        return f"{constants.ENDPOINT} answers with an error ({_one_line(error)})"
-    except OSError as error:  # every failure to connect
+        return f"{constants.ENDPOINT} answers with an error ({error.response.status_code})"
+    # Every failure to connect: of requests, which are OSErrors, or of httpx in later versions.
+    except (OSError, *HfHubHTTPError.__bases__) as error:
         return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
     return ""
 

@@ -96,6 +96,8 @@ def _hub_refuses(name: str, kwargs: Mapping[str, Any]) -> str:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     revision, token = kwargs.get("revision"), kwargs.get("token")
+    # Every failure to connect: of requests, which are OSErrors, or of httpx in later versions.
+    unreachable: tuple[Any, ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
         HfApi().model_info(name, revision=revision, token=token, timeout=_PATIENCE)
     except GatedRepoError as error:
@@ -108,9 +110,9 @@ def _hub_refuses(name: str, kwargs: Mapping[str, Any]) -> str:
             "may be read without a token (HF_TOKEN)"
         ) from error
     except HfHubHTTPError as error:
-        return f"{constants.ENDPOINT} answers with an error ({error.response.status_code})"
-    # Every failure to connect: of requests, which are OSErrors, or of httpx in later versions.
-    except (OSError, *HfHubHTTPError.__bases__) as error:
+        response: Any = error.response
+        return f"{constants.ENDPOINT} answers with an error ({response.status_code})"
+    except unreachable as error:
         return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
     return ""
 

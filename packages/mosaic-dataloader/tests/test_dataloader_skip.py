@@ -26,6 +26,8 @@ Streams = dict[str, dict[str, Any]]
 Ranges = list[tuple[int, int]]
 # First row number and rows of each stream.
 ROWS = {"web": (0, 180), "code": (10_000, 40), "math": (20_000, 61)}
+# By sample id.
+EVERY = [first + n for first, count in ROWS.values() for n in range(count)]
 STAGES = [
     {"samples": 130, "weights": {"web": 0.5, "code": 0.5}},
     {"weights": {"web": 0.7, "math": 0.3}},
@@ -164,12 +166,14 @@ def test_any_layouts_leave_out_what_is_said(
         ]
         shown = origins(ranks.loaders[-1], at)
         assert sorted(one.position for one in shown) == wanted[0]
+        read = list(ranks.loaders[0].run.source.reads(at, batches, range(world_size)))
         found = ranks.batches(batches)
         assert [joined(batch) for batch in found] == [sorted(rows[p] for p in b) for b in wanted]
+        # The forecast looks up the same, rank after rank.
+        by_rank = [[row for rank in batch for row in rank] for batch in found]
+        assert [[EVERY[i] for i in ids] for ids in read] == by_rank
         # The preview says who reads which of them.
-        assert [ROWS[one.stream][0] + one.sample for one in shown] == [
-            row for rank in found[0] for row in rank
-        ]
+        assert [ROWS[one.stream][0] + one.sample for one in shown] == by_rank[0]
         one = ranks.loaders[world_size - 1]
         assert (one.samples_seen, one.left_out) == (replay.position, replay.behind)
         counted = Counter(stream_of(rows[p]) for p in replay.trained)

@@ -16,6 +16,7 @@ from mosaic_dataloader.order.batches import (
     Layout,
     endless_batches,
     one_pass,
+    own_rows,
     own_rows_of_batch,
 )
 from mosaic_dataloader.order.mixture import Int64Array
@@ -231,14 +232,25 @@ class SampleRows:
 
     def reads(self, position: int, batches: int, ranks: Sequence[int]) -> Iterator[Int64Array]:
         """Sample ids that ranks read for each of the global batches from a position on."""
-        own = [
-            endless_batches(
-                self.sequence, replace(self.layout, rank=rank), position, self.order.skip
-            )
-            for rank in ranks
-        ]
-        for _ in range(batches):
-            yield np.concatenate([next(requests).ids for requests in own])
+        skip, size = self.order.skip, self.layout.global_batch
+        layouts = [replace(self.layout, rank=rank) for rank in ranks]
+        while batches:
+            position, free = skip.stretch(position)
+            # Looked up together, and without what a request says of the other ranks' rows.
+            count = min(batches, self.layout.most_batches, free // size)
+            if count:
+                begins = position + size * np.arange(count, dtype=np.int64)[:, None]
+                own = [begins + own_rows(self.sequence, one, position, count) for one in layouts]
+                positions = np.concatenate(own, axis=1)
+                position += count * size
+            else:
+                count, stretches = 1, skip.stretches(position, size)
+                rows = np.concatenate([np.arange(*stretch) for stretch in stretches])
+                own = [own_rows_of_batch(self.sequence, one, stretches) for one in layouts]
+                positions = rows[np.concatenate(own)][None]
+                position = stretches[-1][1]
+            yield from self.sequence.ids_at(positions.ravel()).reshape(positions.shape)
+            batches -= count
 
     def stream_counts(self, progress: Progress, position: int, batches: int) -> Int64Array:
         """Samples of each stream in the global batches from a position on."""

@@ -158,7 +158,7 @@ def _load(name: str, kwargs: Mapping[str, Any]) -> Any:
             folder = os.path.join(name, kwargs.get("subfolder") or "")
             _refuse_links(name, folder, kind)
             # transformers 5 makes an empty vocabulary in place of one that is missing.
-            if not other_way and (reason := _no_vocabulary(folder, kind)):
+            if not other_way and (reason := _vocabulary(folder, kind)[1]):
                 raise MosaicDataError(reason)
     # Where no file names a class, transformers guesses one from the path, and warns of the other.
     guesses = logging.getLogger("transformers.tokenization_utils_base")
@@ -309,28 +309,26 @@ def _why(name: str, kwargs: Mapping[str, Any], kind: Any, named: object, error: 
     return one_line(error, _LONGEST_REASON)
 
 
-def _vocabulary_files(folder: str, kind: Any) -> tuple[list[str], list[str]]:
-    """Files that a vocabulary may be in, and those that are there."""
+def _vocabulary(folder: str, kind: Any) -> tuple[list[str], str]:
+    """The files of a tokenizer's vocabulary that are there; why it has none, if it needs one."""
     files = sorted(filter(None, kind.vocab_files_names.values())) if kind else [_DEFINITION]
-    return files, [file for file in files if os.path.isfile(os.path.join(folder, file))]
-
-
-def _no_vocabulary(folder: str, kind: Any) -> str:
-    files, present = _vocabulary_files(folder, kind)
+    present = [file for file in files if os.path.isfile(os.path.join(folder, file))]
     if present or not files:
-        return ""
-    return f"its vocabulary is missing: copy {' or '.join(files)} to it"
+        return present, ""
+    if kind is None:
+        return [], (
+            f"it holds no {_DEFINITION}, and no {_CONFIG} whose tokenizer_class says how to read "
+            "other files: copy all of the tokenizer's files, or write them with save_pretrained()"
+        )
+    return [], f"its vocabulary is missing: copy {' or '.join(files)} to it"
 
 
 def _what_is_missing(folder: str, kind: Any) -> str:
     from tokenizers import Tokenizer
 
-    _, present = _vocabulary_files(folder, kind)
-    if kind is None and not present:
-        return (
-            f"it holds no {_DEFINITION}, and no {_CONFIG} whose tokenizer_class says how to read "
-            "other files: copy all of the tokenizer's files, or write them with save_pretrained()"
-        )
+    present, reason = _vocabulary(folder, kind)
+    if reason:
+        return reason
     if _DEFINITION in present:
         try:
             Tokenizer.from_file(os.path.join(folder, _DEFINITION))

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,21 +16,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from integration_support.client import SEQ_LEN, Numbered, RankServer, environment
 from integration_support.fork_client import ForkServer
-from warm import start_server
-
-#: The servers that tests of this session ask for, by fixture.
-_SERVERS: dict[str, Any] = {}
+from warm import SERVERS, start_if_wanted
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     # Whether the machine has GPUs must make no difference.
     env = environment() | {"CUDA_VISIBLE_DEVICES": ""}
-    for fixture, module in (("ranks", "server"), ("torchruns", "fork_server")):
-        if fixture in wanted:
-            launcher = {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid())} if fixture == "ranks" else {}
-            _SERVERS[fixture] = start_server(f"integration_support.{module}", env | launcher)
+    launcher = {"MOSAIC_TRAIN_LAUNCHER_PID": str(os.getpid())}
+    start_if_wanted(session, "ranks", "integration_support.server", env | launcher)
+    start_if_wanted(session, "torchruns", "integration_support.fork_server", env)
     return (yield)
 
 
@@ -52,7 +46,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
     """Groups of ranks on CPU."""
-    server = RankServer(_SERVERS["ranks"], tmp_path_factory.mktemp("ranks"))
+    server = RankServer(SERVERS["ranks"], tmp_path_factory.mktemp("ranks"))
     yield server
     server.close()
 
@@ -60,7 +54,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankServer]:
 @pytest.fixture(scope="session")
 def torchruns() -> Iterator[ForkServer]:
     """Torchruns and their ranks, on CPU as well."""
-    server = ForkServer(_SERVERS["torchruns"])
+    server = ForkServer(SERVERS["torchruns"])
     yield server
     server.close()
 

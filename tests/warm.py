@@ -14,12 +14,35 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 TESTS = Path(__file__).resolve().parent
 #: What pytest alone has among the import paths.
 _PYTESTS_OWN = (TESTS, TESTS.parent)
+
+
+#: The servers that this session's tests ask for, by fixture.
+SERVERS: "dict[str, Warm | subprocess.Popen[bytes]]" = {}
+
+
+def start_if_wanted(
+    session: Any, fixture: str, module: str, env: Mapping[str, str], *imports: str
+) -> None:
+    """Start a fixture's server if a test of a session asks for the fixture.
+
+    Args:
+        session: pytest's session, of which no test has begun.
+        fixture: The fixture, under whose name the server stands in `SERVERS`.
+        module: See `start_server`, like the environment.
+        env: Its environment.
+        imports: Modules to import first: the server has them, and those of other folders too.
+    """
+    if any(fixture in getattr(item, "fixturenames", ()) for item in session.items):
+        for name in imports:
+            importlib.import_module(name)
+        SERVERS[fixture] = start_server(module, dict(env))
 
 
 def start_server(module: str, env: dict[str, str]) -> "Warm | subprocess.Popen[bytes]":

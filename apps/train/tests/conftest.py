@@ -21,7 +21,7 @@ import pytest
 # Test modules are imported by path (importmode importlib), which leaves folders out.
 sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 
-from warm import start_server
+from warm import SERVERS, start_if_wanted
 
 from tests.integration_support.fork_client import ForkServer
 
@@ -32,8 +32,6 @@ APP = Path(__file__).resolve().parent.parent
 LOSS = re.compile(r"step:\s*(\d+).*?loss:\s*([-\w.]+)")
 # Variables of a rank, were the tests to run in one, and of whoever runs the tests.
 FOREIGN = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "MOSAIC_TRAIN", "SLURM_", "TORCHELASTIC")
-#: The server of launchers, if a test asks for it.
-_SERVERS: dict[str, Any] = {}
 
 CONFIG = """
 [job]
@@ -234,19 +232,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    if any("app" in getattr(item, "fixturenames", ()) for item in session.items):
-        # Tests come to need both; imported now, the servers have them, those of other folders too.
-        import streaming  # noqa: F401
-        import torchtitan.train  # noqa: F401
-
-        _SERVERS["app"] = start_server("tests.integration_support.fork_server", environment())
+    server, imports = "tests.integration_support.fork_server", ("streaming", "torchtitan.train")
+    start_if_wanted(session, "app", server, environment(), *imports)
     return (yield)
 
 
 @pytest.fixture(scope="session")
 def launchers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launchers]:
     """For `App.forked`."""
-    server = ForkServer(_SERVERS["app"])
+    server = ForkServer(SERVERS["app"])
     yield Launchers(server, tmp_path_factory.mktemp("forked"))
     server.close()
 

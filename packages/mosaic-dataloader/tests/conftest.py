@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 # Test modules are imported by path (importmode importlib), which leaves their folder out.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,15 +18,12 @@ import pytest
 from reader_processes import Job, readers
 from store_support.s3 import s3_server
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
-from warm import start_server
-
-_SERVERS: list[Any] = []
+from warm import SERVERS, start_if_wanted
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    if any("start" in getattr(item, "fixturenames", ()) for item in session.items):
-        _SERVERS.append(start_server("slow_reader", dict(os.environ)))
+    start_if_wanted(session, "start", "slow_reader", os.environ)
     return (yield)
 
 
@@ -53,7 +49,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Starts readers, each a process of its own; see slow_reader.py."""
-    with readers(_SERVERS[0], tmp_path_factory.mktemp("outputs")) as begin:
+    with readers(SERVERS["start"], tmp_path_factory.mktemp("outputs")) as begin:
         yield begin
 
 

@@ -20,22 +20,19 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import pytest
 from tokenizer_fixture import tokenizer_dir  # noqa: F401
-from warm import start_server
-
-_SERVERS: list[Any] = []
+from warm import SERVERS, start_if_wanted
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    if any("kill_runs" in getattr(item, "fixturenames", ()) for item in session.items):
-        _SERVERS.append(start_server("kill_runs", dict(os.environ)))
+    start_if_wanted(session, "kill_runs", "kill_runs", os.environ)
     return (yield)
 
 
 @pytest.fixture(scope="session")
 def kill_runs() -> Iterator[Any]:
     """Runs preparations that are killed; see `kill_runs.py`."""
-    (server,) = _SERVERS
+    server = SERVERS["kill_runs"]
     yield server
     server.stdin.close()
     server.wait(30)

@@ -17,28 +17,26 @@ import numpy as np
 import pytest
 from streaming import MDSWriter
 from titan_data import write_rows
-from warm import start_server
+from warm import SERVERS, start_if_wanted
 
 try:
     _FITS = version("torchtitan").startswith("0.3.") and bool(version("mosaic-titan"))
 except PackageNotFoundError:
     _FITS = False
 collect_ignore_glob = [] if _FITS else ["test_*.py"]
-_SERVERS: list[Any] = []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    if any("titan_worker" in getattr(item, "fixturenames", ()) for item in session.items):
-        local = {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        _SERVERS.append(start_server("titan_worker", {**os.environ, **local}))
+    local = {"MASTER_ADDR": "localhost", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    start_if_wanted(session, "titan_worker", "titan_worker", {**os.environ, **local})
     return (yield)
 
 
 @pytest.fixture(scope="session")
 def titan_worker() -> Any:
     """Runs jobs when it is told where they are listed; see `titan_worker.py`."""
-    return _SERVERS[0]
+    return SERVERS["titan_worker"]
 
 
 @pytest.fixture(scope="session")

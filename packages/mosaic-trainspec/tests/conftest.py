@@ -14,19 +14,16 @@ sys.path.append(str(Path(__file__).resolve().parents[3] / "tests"))
 # Before torch is imported: several ranks share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from warm import start_server
-
-_SERVERS: list[Any] = []
+from warm import SERVERS, start_if_wanted
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
-    if any("validation_worker" in getattr(item, "fixturenames", ()) for item in session.items):
-        _SERVERS.append(start_server("trainspec_validation_worker", dict(os.environ)))
+    start_if_wanted(session, "validation_worker", "trainspec_validation_worker", os.environ)
     return (yield)
 
 
 @pytest.fixture(scope="session")
 def validation_worker() -> Any:
     """Runs all cases when it is told, in a line, where to write what came of them."""
-    return _SERVERS[0]
+    return SERVERS["validation_worker"]

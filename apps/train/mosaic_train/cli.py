@@ -4,6 +4,8 @@ import dataclasses
 import math
 import os
 import re
+import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -243,16 +245,26 @@ def main(argv: Sequence[str]) -> int:
     """
     # Before the slow imports: the launcher may be killed while they run.
     end_with_launcher()
+    trains = True
     try:
         arguments = parse_arguments(argv)
+        trains = not (arguments.instead or arguments.help_all or arguments.help is not None)
         if arguments.help is not None or arguments.help_all:
             print_help(arguments)
-            return 0
-        rank = find_rank_environment(os.environ)
-        return _as_launcher(arguments, argv) if rank is None else _as_rank(arguments, rank)
+            code = 0
+        elif (rank := find_rank_environment(os.environ)) is None:
+            code = _as_launcher(arguments, argv)
+        else:
+            code = _as_rank(arguments, rank)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not trains:
+            # `| head` has seen enough; what is left in the buffer goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         if not is_user_error(error):
             traceback.print_exc()
             return EXIT_FAILURE

@@ -1,6 +1,9 @@
 """Help is short, and leads to every option."""
 
 import dataclasses
+import os
+import signal
+import sys
 from typing import Any
 
 import pytest
@@ -42,3 +45,15 @@ def test_help_is_short_and_leads_to_every_option(
     assert cli.main(["--help", "trainning"]) == 2
     err = capsys.readouterr().err
     assert err == "error: --help trainning: there is no such section; did you mean training?\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "--check"])
+def test_a_reader_that_has_left(
+    app: Any, flag: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert cli.main([flag, "--config-path", str(app.config())]) == 128 + signal.SIGPIPE
+        assert capfd.readouterr().err == ""

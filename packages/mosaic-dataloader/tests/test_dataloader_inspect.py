@@ -17,7 +17,7 @@ import mosaic_dataloader.storage.index as stored_index
 from mosaic_dataloader import loader
 from mosaic_dataloader.inspect import Steps, cli
 from mosaic_dataloader.inspect.cli import main
-from mosaic_dataloader.inspect.run import _print_rows
+from mosaic_dataloader.inspect.run import _print_rows, readable_output
 from mosaic_dataloader.reading.origins import DocumentOrigin, PreviewRow
 
 LENGTHS = [10 + n for n in range(100)]
@@ -247,6 +247,15 @@ def test_the_command(data: Path) -> None:
     with open(told) as stderr:
         assert stderr.read() == ""
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_reader_that_has_left_before_the_last_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    with open(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with readable_output():
+            print("still in the buffer")
+            os.close(read)
 
 
 def test_the_command_warns_of_a_store_and_not_of_training(

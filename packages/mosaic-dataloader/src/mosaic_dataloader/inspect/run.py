@@ -76,6 +76,8 @@ def readable_output() -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
+        # Here and not as the interpreter ends, which would report a closed pipe.
+        sys.stdout.flush()
     except BrokenPipeError:
         # `| head` has closed its end; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,19 +38,21 @@ UNIT_TESTS = (
 )
 # Several packages together, several processes per test (gloo, NCCL).
 INTEGRATION_TESTS = "tests"
-# What the session `tests` runs beside one another, those that take longest first; with how many
-# processes at least. One process imports torch and torchtitan once, and starts the servers that
-# tests share once.
+# What the session `tests` runs beside one another: what has another environment, then those that
+# take longest first; with how many processes at least. One process imports torch and torchtitan
+# once, and starts the servers that tests share once.
 LONG_TESTS = "packages/mosaic-dataloader/tests"
 PREPARE_TESTS = "packages/mosaic-prepare/tests"
 OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, PREPARE_TESTS))
 TEST_GROUPS = (
+    (1, (TITAN_TESTS,)),
     (2, (LONG_TESTS,)),
     (1, OTHER_TESTS),
     (1, (INTEGRATION_TESTS,)),
     (1, (PREPARE_TESTS,)),
-    (1, (TITAN_TESTS,)),
 )
+# What takes long to import in all groups but the first.
+SLOW_IMPORTS = "import moto.server, streaming, torchtitan.train, transformers"
 
 PYTEST = (sys.executable, "-m", "pytest")
 NO_TESTS_COLLECTED = 5
@@ -58,6 +60,8 @@ NO_TESTS_COLLECTED = 5
 TEST_TOOLS = ("hypothesis", "moto[server]", "pytest", "pytest-timeout", "pytest-xdist")
 # What mosaicml-streaming's metadata keeps below numpy 2.2 and transformers 5.
 ABOVE_CAPS = ("numpy>=2.2", "transformers>=5")
+# Where it is set, each process compiles torch and all else anew, which takes 20 seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # `uv run` names its own executable in UV; it need not be on PATH.
 UV = os.environ.get("UV", "uv")
 
@@ -88,7 +92,11 @@ def tests(session: nox.Session) -> None:
 
     # Three at a time: at times a test waits, for a store that hangs or for a cluster's start.
     with ThreadPoolExecutor(3) as pool:
-        codes = list(pool.map(run, TEST_GROUPS))
+        first = pool.submit(run, TEST_GROUPS[0])
+        # In a new environment this compiles them, for which each of the processes that start
+        # together would need 20 seconds.
+        _run(session, sys.executable, "-c", SLOW_IMPORTS)
+        codes = [*pool.map(run, TEST_GROUPS[1:]), first.result()]
     # Options such as `-k NAME` may leave one group empty, but never all of them.
     empty_allowed = bool(session.posargs) and any(code != NO_TESTS_COLLECTED for code in codes)
     failures = [
@@ -466,7 +474,4 @@ def _test_env(processes: int, *, gpus: bool = False) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
     }
     hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-    environment = {**defaults, **os.environ, **hidden}
-    # Where it is set, each of the many processes compiles torch and all else anew: 20 seconds.
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return environment
+    return {**defaults, **os.environ, **hidden}

@@ -89,6 +89,7 @@ class CustomJobConfig:
     mosaic_dataloader: CustomDataloader = field(default_factory=CustomDataloader)
     training: CustomTraining = field(default_factory=CustomTraining)
     custom: Custom = field(default_factory=Custom)
+    maybe: Custom | None = None
 
 
 @pytest.fixture
@@ -119,6 +120,10 @@ def test_custom_config_module_is_merged(
     assert config.custom.weights == {"odd name": 1.0, "b": 2.0}
     assert "limit = true: must be int" in error(toml + "[custom]\nlimit = true\n", *option)
     assert parse(toml, "--custom.limit", "3", *option).custom.limit == 3
+    more = ("--maybe.weights.b", "2", "--maybe.limit", "3", "--maybe.weights.a", "1")
+    assert parse(toml, *more, *option).maybe == Custom({"b": 2.0, "a": 1.0}, limit=3)
+    assert parse(toml, *more[:2], *option).maybe == Custom({"b": 2.0})
+    assert parse(toml, *option).maybe is None
     text = error(toml + "[custom]\nweight = 1\n", *option)
     assert text.startswith('job.toml: [custom] has no key "weight"; did you mean')
 

@@ -46,11 +46,15 @@ def set_options(root: type, given: Sequence[Given], config: Any) -> Any:
         path, value = _read(root, option, config, changes)
         changes.setdefault(path[:-1], {})[path[-1]] = value
     # The innermost tables first: a table outside of them takes them over when it is replaced.
-    for where in sorted(changes, key=len, reverse=True):
-        new = _changed(root, where, _at(config, where), changes[where])
+    while changes:
+        where = max(changes, key=len)
+        new = _changed(root, where, _at(config, where), changes.pop(where))
         if not where:
             config = new
-        elif isinstance(owner := _at(config, where[:-1]), dict):
+        elif (owner := _at(config, where[:-1])) is None:
+            # A table that has no default: it is made of what is set in it.
+            changes.setdefault(where[:-1], {})[where[-1]] = new
+        elif isinstance(owner, dict):
             owner[where[-1]] = new
         else:
             setattr(owner, where[-1], new)
@@ -75,7 +79,8 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
             entry = {"NAME": cls()}
         elif named is Any:
             entry = {"KEY": "VALUE"}
-        setattr(_at(shown, path[:-1]), path[-1], entry)
+        if (table := _at(shown, path[:-1])) is not None:
+            setattr(table, path[-1], entry)
     if section is not None:
         types, name = keys_of(root), underscored(section)
         if name not in types:
@@ -90,9 +95,9 @@ def print_help(root: type, config: Any, section: str | None = None) -> None:
 
 
 def _at(config: Any, path: Path) -> Any:
-    """Return what stands at a path; None for a name that the user has added."""
+    """Return what stands at a path; None where nothing does yet."""
     for part in path:
-        config = config.get(part) if isinstance(config, dict) else getattr(config, part)
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part, None)
     return config
 
 
@@ -108,8 +113,8 @@ def _open_fields(root: type) -> dict[Path, Any]:
 
 def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
     """Return a table with new values, whose own checks it has passed."""
-    if isinstance(old, dict):
-        return {**old, **values}
+    if isinstance(old, dict) or where in _open_fields(root):
+        return {**(old or {}), **values}
     cls = type(old) if old is not None else dict(tables(root))[names_hidden(root, where)]
     if old is None:
         for problem in missing_keys(place(where), cls, values):
@@ -135,8 +140,7 @@ def _read(
     for above, annotation in _open_fields(root).items():
         if not f"{option.name}.".startswith(f"{'.'.join(above)}."):
             continue
-        # A table that has no default is None.
-        present = getattr(_at(config, above[:-1]), above[-1], None)
+        present = _at(config, above)
         if tables_in_list(annotation):
             before = changes.get(above[:-1], {}).get(above[-1], present)
             return above, _read_listed(option, above, before or [])

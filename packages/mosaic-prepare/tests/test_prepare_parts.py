@@ -484,6 +484,10 @@ def test_progress_in_a_log_says_nothing_twice(
             progress.advance(1_000_000, text=1_000_000, tokens=250_000)
     begins = [line.partition("MB")[0] for line in caplog.messages]
     assert begins == ["tokenizing: 1.00", "tokenizing: 2.00"]
+    caplog.clear()
+    with caplog.at_level("INFO"), pytest.raises(OSError), Progress("tokenizing", total=9):
+        raise OSError
+    assert caplog.messages == []
 
 
 def test_a_directory_is_made_by_one_at_a_time_and_no_lock_file_stays(tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Write the last state."""
+        """Write the last state; nothing where an error came before anything was counted."""
+        self._bar.leave = self._bar.n > self._bar.initial
         self._bar.close()
 
     def advance(self, amount: int, text: int, tokens: int) -> None:

@@ -166,7 +166,7 @@ def app_trainer(options: list[str]) -> Iterator[Any]:
     from mosaic_config import MosaicConfigManager
     from mosaic_train.setup import prepare_and_check
     from mosaic_train.spec import register_spec, registered_spec
-    from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
+    from mosaic_trainspec.torchtitan_patches import patch_spec, patch_torchtitan
 
     config = MosaicConfigManager().parse_args(options)
     prepare_and_check(config, world_size=1, ranks_here=1)

@@ -36,13 +36,13 @@ from mosaic_train.checks.compatibility import check_vocabulary
 from mosaic_train.checks.model import find_model
 from mosaic_train.errors import TrainError
 from mosaic_train.spec import register_spec, registered_spec
-from mosaic_train.torchtitan_patches import patch_model
-from mosaic_train.torchtitan_patches.cpu import (
+from mosaic_trainspec import TrainSpecError
+from mosaic_trainspec.model_inputs import prepare_model_inputs
+from mosaic_trainspec.torchtitan_patches import patch_model
+from mosaic_trainspec.torchtitan_patches.cpu import (
     count_integers_on_cpu,
     run_experts_one_by_one,
 )
-from mosaic_trainspec import TrainSpecError
-from mosaic_trainspec.model_inputs import prepare_model_inputs
 
 SEQ_LEN, ROWS = 32, 2
 BACKEND = "transformers_modeling_backend"

@@ -24,7 +24,7 @@ from mosaic_train.logs import init_rank_logs
 from mosaic_train.run_lock import lock_folder
 from mosaic_train.setup import prepare_and_check
 from mosaic_train.spec import register_spec, registered_spec
-from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
+from mosaic_trainspec.torchtitan_patches import patch_spec, patch_torchtitan
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-import mosaic_train.torchtitan_patches as patches
+import mosaic_trainspec.torchtitan_patches as patches
 from mosaic_config import MosaicJobConfig
 from mosaic_train import cli
 from mosaic_train.checks.model import find_model
 from mosaic_train.checks.parallel import check_pipeline, check_replicas
 from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches import gradient_scale, tied_weights
+from mosaic_trainspec.torchtitan_patches import gradient_scale, tied_weights
 
 
 def test_every_patch_names_what_it_answers(

@@ -23,7 +23,7 @@ from mosaic_train.checks.model import ChosenModel
 from mosaic_train.checks.parallel import Layout
 from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches.cpu import no_accelerator
+from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

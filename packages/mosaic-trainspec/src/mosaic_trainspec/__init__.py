@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
+    from mosaic_trainspec.checks import check_job
+    from mosaic_trainspec.metrics import log_data_metrics
     from mosaic_trainspec.registry import register_mosaic_train_spec
     from mosaic_trainspec.torchtitan_patches import patch_spec, patch_torchtitan
     from mosaic_trainspec.transform import get_mosaic_train_spec
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 _HOME = {
     "MosaicValidator": "validator",
     "build_mosaic_validator": "validator_builder",
+    "check_job": "checks",
     "get_mosaic_train_spec": "transform",
+    "log_data_metrics": "metrics",
     "patch_spec": "torchtitan_patches",
     "patch_torchtitan": "torchtitan_patches",
     "register_mosaic_train_spec": "registry",
@@ -28,7 +32,9 @@ __all__ = [
     "MosaicValidator",
     "TrainSpecError",
     "build_mosaic_validator",
+    "check_job",
     "get_mosaic_train_spec",
+    "log_data_metrics",
     "patch_spec",
     "patch_torchtitan",
     "register_mosaic_train_spec",

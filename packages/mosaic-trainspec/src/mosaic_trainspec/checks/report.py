@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
-from mosaic_train.errors import TrainError, is_user_error, mistakes_in
+from mosaic_trainspec.errors import TrainSpecError
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -12,13 +12,18 @@ _Result = TypeVar("_Result")
 class Report:
     """Mistakes, which stop the run; warnings, which say what something costs; facts.
 
+    Args:
+        is_mistake: Whether an error that a check raises is a mistake of the user, whose message is
+            to be noted; any other error passes through. By default a `TrainSpecError` is one.
+
     Attributes:
         errors: A line for each mistake.
         warnings: Lines.
         facts: Parts of the line that sums up a run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_mistake: Callable[[Exception], bool] | None = None) -> None:
+        self._is_mistake = is_mistake or (lambda error: isinstance(error, TrainSpecError))
         self.errors: list[str] = []
         self.warnings: list[str] = []
         self.facts: list[str] = []
@@ -37,9 +42,9 @@ class Report:
         try:
             return check(*arguments, **options)
         except Exception as error:
-            if not is_user_error(error):
+            if not self._is_mistake(error):
                 raise
-            self.refuse(mistakes_in(error))
+            self.refuse(getattr(error, "problems", None) or (str(error),))
             return None
 
     def refuse(self, lines: Iterable[str]) -> None:
@@ -51,6 +56,6 @@ class Report:
         self.warnings += [line for line in lines if line not in self.warnings]
 
     def stop_on_errors(self) -> None:
-        """Raise a `TrainError` of all mistakes, if there are any."""
+        """Raise a `TrainSpecError` of all mistakes, if there are any."""
         if self.errors:
-            raise TrainError(*self.errors)
+            raise TrainSpecError(*self.errors)

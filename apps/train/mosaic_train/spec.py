@@ -1,4 +1,4 @@
-"""The model's TrainSpec with Mosaic data: the one place where the three packages meet."""
+"""The model's TrainSpec with Mosaic data, as a rank trains it."""
 
 from typing import TYPE_CHECKING, Any
 

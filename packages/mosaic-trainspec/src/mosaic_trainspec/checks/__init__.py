@@ -3,6 +3,8 @@
 `check_job` looks at everything that the configuration alone decides. Its parts are here for
 trainers that have checks of their own in between, one subject per module: a check raises one
 mistake, with one line, or returns; what only costs something it notes in the report.
+
+The modules import torchtitan inside functions only: a mistake that needs none of it must not wait.
 """
 
 from typing import TYPE_CHECKING

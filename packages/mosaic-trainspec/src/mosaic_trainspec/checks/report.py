@@ -1,6 +1,7 @@
 """What the checks find, gathered so that it is all reported at once."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from mosaic_trainspec.errors import TrainSpecError
@@ -9,24 +10,26 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+def _is_trainspec_error(error: Exception) -> bool:
+    return isinstance(error, TrainSpecError)
+
+
+@dataclass
 class Report:
     """Mistakes, which stop the run; warnings, which say what something costs; facts.
 
-    Args:
-        is_mistake: Whether an error that a check raises is a mistake of the user, whose message is
-            to be noted; any other error passes through. By default a `TrainSpecError` is one.
-
     Attributes:
+        is_mistake: Whether an error that a check raises is the user's mistake and its message is
+            noted; other errors pass through. By default a `TrainSpecError` is one.
         errors: A line for each mistake.
         warnings: Lines.
         facts: Parts of the line that sums up a run.
     """
 
-    def __init__(self, is_mistake: Callable[[Exception], bool] | None = None) -> None:
-        self._is_mistake = is_mistake or (lambda error: isinstance(error, TrainSpecError))
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-        self.facts: list[str] = []
+    is_mistake: Callable[[Exception], bool] = _is_trainspec_error
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
 
     def attempt(
         self,
@@ -42,7 +45,7 @@ class Report:
         try:
             return check(*arguments, **options)
         except Exception as error:
-            if not self._is_mistake(error):
+            if not self.is_mistake(error):
                 raise
             self.refuse(getattr(error, "problems", None) or (str(error),))
             return None

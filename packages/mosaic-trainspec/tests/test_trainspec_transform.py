@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,3 +297,9 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     assert metrics["own"] == 1
     assert metrics["data/samples_seen"] == 8
     assert metrics["loading/batches_ready"] == 0
+
+
+def test_importing_the_package_costs_little() -> None:
+    """A trainer may report a mistake before it imports torch, and know the error's type."""
+    code = "import sys; from mosaic_trainspec import TrainSpecError; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -165,14 +165,13 @@ def app_trainer(options: list[str]) -> Iterator[Any]:
         os.environ[name] = value
     from mosaic_config import MosaicConfigManager
     from mosaic_train.setup import prepare_and_check
-    from mosaic_train.spec import register_spec, registered_spec
-    from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
+    from mosaic_train.spec import register_spec
+    from mosaic_trainspec import patch_torchtitan
 
     config = MosaicConfigManager().parse_args(options)
     prepare_and_check(config, world_size=1, ranks_here=1)
     patch_torchtitan()
     config.model.name = register_spec(config)
-    patch_spec(registered_spec(config.model.name))
     from torchtitan.train import Trainer
 
     trainer: Any = Trainer(config)

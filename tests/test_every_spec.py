@@ -32,17 +32,16 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from mosaic_config import MosaicConfigManager
 from mosaic_dataloader import build_mosaic_tokenizer
-from mosaic_train.checks.compatibility import check_vocabulary
-from mosaic_train.checks.model import find_model
-from mosaic_train.errors import TrainError
-from mosaic_train.spec import register_spec, registered_spec
-from mosaic_train.torchtitan_patches import patch_model
-from mosaic_train.torchtitan_patches.cpu import (
+from mosaic_train.spec import register_spec
+from mosaic_trainspec import TrainSpecError
+from mosaic_trainspec.checks.compatibility import check_vocabulary
+from mosaic_trainspec.checks.model import find_model
+from mosaic_trainspec.model_inputs import prepare_model_inputs
+from mosaic_trainspec.torchtitan_patches import patch_model
+from mosaic_trainspec.torchtitan_patches.cpu import (
     count_integers_on_cpu,
     run_experts_one_by_one,
 )
-from mosaic_trainspec import TrainSpecError
-from mosaic_trainspec.model_inputs import prepare_model_inputs
 
 SEQ_LEN, ROWS = 32, 2
 BACKEND = "transformers_modeling_backend"
@@ -175,14 +174,14 @@ def test_it_takes_our_batches(
     chosen = find_model(config)
     check_vocabulary(config, chosen, build_mosaic_tokenizer(config))
     larger = configure(tmp_path, name, flavor, embedded + 1)
-    with pytest.raises(TrainError) as refused:
+    with pytest.raises(TrainSpecError) as refused:
         check_vocabulary(larger, find_model(larger), build_mosaic_tokenizer(larger))
     assert f"a vocabulary of {embedded + 1}, but {name} {flavor} embeds only {embedded}" in str(
         refused.value
     )
 
     # From here as TorchTitan's Trainer: spec, tokenizer, loader, model.
-    spec = registered_spec(register_spec(config))
+    spec = titan_registry.get_train_spec(register_spec(config))
     run_experts_one_by_one(spec.model_args)
     tokenizer = spec.build_tokenizer_fn(config)
     assert tokenizer.get_vocab_size() == embedded

@@ -38,8 +38,8 @@ from streaming.base.storage import download  # noqa: F401
 
 import mosaic_dataloader.builders  # noqa: F401
 import mosaic_train.rank
-import mosaic_train.setup
-import mosaic_train.torchtitan_patches  # noqa: F401
+import mosaic_train.setup  # noqa: F401
+import mosaic_trainspec.torchtitan_patches  # noqa: F401
 from mosaic_config import MosaicConfigManager
 from mosaic_train.cli import main as run_app
 

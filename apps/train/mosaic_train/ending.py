@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mosaic_train.checks.checkpoint import complete_steps, missing_parts, own_folder
-from mosaic_train.errors import TrainError
 from mosaic_train.logs import print_log_line
+from mosaic_trainspec import TrainSpecError
+from mosaic_trainspec.checks.checkpoint import (
+    complete_steps,
+    missing_parts,
+    next_save,
+    own_folder,
+)
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -22,7 +27,7 @@ def print_end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> N
     """Print what `end_of_run` says."""
     try:
         lines = end_of_run(config, argv)
-    except TrainError as error:  # the checkpoint cannot be read; the run itself has ended
+    except TrainSpecError as error:  # the checkpoint cannot be read; the run itself has ended
         lines = [str(error)]
     for line in lines:
         print_log_line(line)
@@ -70,15 +75,6 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     if checkpoint.exclude_from_loading and _EXCLUDED not in map(_option, argv or ()):
         lines.append(f"before that, remove {_EXCLUDED}: it would leave parts of the checkpoint out")
     return lines
-
-
-def next_save(config: "MosaicJobConfig", done: int) -> int:
-    """The step after which the next checkpoint is saved, when some are done."""
-    checkpoint = config.checkpoint
-    if not done and checkpoint.enable_first_step_checkpoint:
-        return 1
-    # The last step is saved in any case.
-    return min(config.training.steps, (done // checkpoint.interval + 1) * checkpoint.interval)
 
 
 def _command(argv: Sequence[str] | None, changes: Mapping[str, str]) -> str:

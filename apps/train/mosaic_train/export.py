@@ -4,14 +4,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import (
+from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.checkpoint import (
     compare_weights,
     complete_steps,
     load_entries,
     own_folder,
 )
-from mosaic_train.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
-from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -33,8 +33,9 @@ def export(config: "MosaicJobConfig", folder: str, step: int | None) -> None:
         step: The step of the checkpoint; None for the last one.
 
     Raises:
-        TrainError: The folder is not empty, there is no such checkpoint, it is of another model, or
-            transformers has no model like it.
+        TrainError: The folder is not empty, there is no such checkpoint, or transformers has no
+            model like it.
+        TrainSpecError: The model is unknown, or the checkpoint is of another one.
         MosaicDataError: The tokenizer cannot be loaded.
     """
     from mosaic_dataloader import build_mosaic_tokenizer

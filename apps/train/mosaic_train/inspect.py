@@ -7,14 +7,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import check_checkpoint, own_folder
-from mosaic_train.checks.model import build_meta_model, find_model
-from mosaic_train.checks.parallel import check_batches, find_layout
-from mosaic_train.checks.report import Report
-from mosaic_train.checks.resume import Resumed, resume_from_checkpoint, steps_of
-from mosaic_train.ending import next_save
+from mosaic_train.checks.resume import (
+    Resumed,
+    check_position,
+    resume_from_checkpoint,
+    steps_of,
+)
 from mosaic_train.errors import TrainError, is_user_error
 from mosaic_train.setup import check_run, log_findings
+from mosaic_trainspec.checks.checkpoint import next_save, own_folder
+from mosaic_trainspec.checks.model import build_meta_model, find_model
+from mosaic_trainspec.checks.parallel import check_batches, find_layout
+from mosaic_trainspec.checks.report import Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -38,7 +42,7 @@ def show_run(
     Raises:
         TrainError: A mistake that the app finds. The packages' own errors pass through.
     """
-    start, report, rows = time.monotonic(), Report(), arguments.inspect_data
+    start, report, rows = time.monotonic(), Report(is_user_error), arguments.inspect_data
     plans = rows is None
     check_run(
         config,
@@ -72,7 +76,7 @@ def _opened(
 
     layout = find_layout(config, world_size)
     check_batches(config, layout)
-    check_checkpoint(config)
+    check_position(config)
     tokenizer = build_mosaic_tokenizer(config)
     if world_size % nodes:
         raise TrainError(

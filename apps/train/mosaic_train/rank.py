@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import keep_lanes
+from mosaic_train.checks.resume import keep_lanes
 from mosaic_train.ending import print_end_of_run
 from mosaic_train.environment import RankEnvironment
 from mosaic_train.errors import (
@@ -23,8 +23,8 @@ from mosaic_train.errors import (
 from mosaic_train.logs import init_rank_logs
 from mosaic_train.run_lock import lock_folder
 from mosaic_train.setup import prepare_and_check
-from mosaic_train.spec import register_spec, registered_spec
-from mosaic_train.torchtitan_patches import patch_spec, patch_torchtitan
+from mosaic_train.spec import register_spec
+from mosaic_trainspec import patch_torchtitan
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -95,7 +95,6 @@ def _get_ready(config: "MosaicJobConfig", rank: RankEnvironment) -> None:
     keep_lanes(config)
     patch_torchtitan()
     config.model.name = register_spec(config)
-    patch_spec(registered_spec(config.model.name))
 
 
 def _train(config: "MosaicJobConfig") -> None:

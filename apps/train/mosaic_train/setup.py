@@ -2,32 +2,19 @@
 
 import logging
 import time
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.checkpoint import check_checkpoint, check_weights, keep_lanes
-from mosaic_train.checks.compatibility import (
-    check_document_masks,
-    check_max_seq_len,
-    check_precision,
-    check_vocabulary,
-)
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.disk import check_disk, check_dump_folder
-from mosaic_train.checks.machine import check_device, check_memory, check_speed
-from mosaic_train.checks.model import build_meta_model, find_model
-from mosaic_train.checks.parallel import (
-    Layout,
-    check_batches,
-    check_heads,
-    check_pipeline,
-    check_replicas,
-    check_sequence,
-    find_layout,
-)
-from mosaic_train.checks.report import Report
-from mosaic_train.checks.torchtitan_options import Run, check_options, check_schedule, check_unused
-from mosaic_train.errors import TrainError
-from mosaic_train.spec import vocabulary_of
+from mosaic_train.checks.resume import check_position, keep_lanes
+from mosaic_train.errors import TrainError, is_user_error
+from mosaic_trainspec.checks import check_fit, check_model
+from mosaic_trainspec.checks.checkpoint import check_weights
+from mosaic_trainspec.checks.compatibility import check_document_masks, check_vocabulary
+from mosaic_trainspec.checks.parallel import Layout
+from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks.torchtitan_options import Run
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -50,10 +37,10 @@ def prepare_and_check(
         log: Whether to log warnings and summary; of several ranks only one should.
 
     Raises:
-        TrainError: There are mistakes; it has a line for each.
+        TrainSpecError: There are mistakes; it has a line for each.
     """
     start = time.monotonic()
-    report = Report()
+    report = Report(is_user_error)
     check_run(config, report, world_size=world_size, ranks_here=ranks_here, owns_folder=log)
     report.stop_on_errors()
     if log:
@@ -96,54 +83,56 @@ def check_run(
             only looked at.
 
     Raises:
-        TrainError: The run is to be trained, there are mistakes, and data is to be prepared.
+        TrainSpecError: The run is to be trained, there are mistakes, and data is to be prepared.
     """
-    model = report.attempt(find_model, config)
-    layout = report.attempt(find_layout, config, world_size)
-    if model is not None:
-        report.facts.append(model.name)
-        before = len(report.errors)
-        report.attempt(check_device, config, model)
-        # For a model that cannot be trained on this device, the number format does not matter.
-        if layout is not None and len(report.errors) == before:
-            report.attempt(check_precision, config, model, world_size)
-    run = Run(config, model, layout, world_size)
-    check_options(run, report)
-    report.attempt(check_schedule, run, report)
+    run = check_model(config, report, world_size=world_size)
     check_unused(config, report)
     if owns_folder:
         report.attempt(check_dump_folder, config)
-    resume = _check_configuration(run, ranks_here, report)
+    resume = _check_configuration(config, run, ranks_here, report)
     if trains and config.mosaic_prepare.input:
         # It may take hours, which a mistake that is known already must not cost.
         report.stop_on_errors()
     before = len(report.errors)
     report.attempt(prepare_data, config)
     if len(report.errors) == before:
-        _check_data(run, report, resume=resume, trains=trains)
+        _check_data(config, run, report, resume=resume, trains=trains)
 
 
-def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
+# By what they begin with: what is read in their place.
+_UNUSED = {
+    "training.dataset": "the data are those of [mosaic_dataloader.dataset]",
+    "training.dataloader.": "the loader's options are those of [mosaic_dataloader]",
+    "validation.dataset": "the data are those of [mosaic_validation_dataloader.dataset]",
+    "validation.dataloader.": "the loader's options are those of [mosaic_validation_dataloader]",
+    "memory_estimation.": "a script of TorchTitan's own estimates; here the checks do",
+}
+
+
+def check_unused(config: "MosaicJobConfig", report: Report) -> None:
+    """Warn of options without effect that are set to other values than their defaults."""
+    from torchtitan.config import JobConfig
+
+    from mosaic_config.schema import tables_of
+
+    for path, table in tables_of(JobConfig()):
+        for key, default in vars(table).items():
+            option = ".".join((*path, key))
+            for begin, instead in _UNUSED.items():
+                if option.startswith(begin) and (given := attrgetter(option)(config)) != default:
+                    report.warn(f"{option} = {given!r} has no effect here: {instead}; remove it")
+
+
+def _check_configuration(
+    config: "MosaicJobConfig", run: Run, ranks_here: int, report: Report
+) -> bool:
     """Check what needs no data; returns whether the checkpoint can be looked at further."""
-    config, model, layout = run.config, run.model, run.layout
-    report.attempt(check_speed, config, report)
-    if model is not None:
-        report.attempt(check_max_seq_len, config, model, report)
-    if layout is not None:  # else the degrees are to be changed first
-        report.attempt(check_batches, config, layout)
-        report.attempt(check_sequence, config)
-        if model is not None:
-            report.attempt(check_heads, config, model)
-            report.attempt(check_replicas, config, model)
-            report.attempt(check_pipeline, config, model)
-    meta_model = None if model is None else report.attempt(build_meta_model, config, model)
-    if model is not None and meta_model is not None and layout is not None:
-        report.attempt(check_memory, config, model, meta_model, layout, ranks_here, report)
+    meta_model = check_fit(run, ranks_here, report)
     before = len(report.errors)
-    if model is not None and meta_model is not None:
+    if run.model is not None and meta_model is not None:
         report.attempt(check_disk, config, meta_model, run.world_size // ranks_here, report)
-        report.attempt(check_weights, config, model, meta_model)
-    report.attempt(check_checkpoint, config)
+        report.attempt(check_weights, config, run.model, meta_model)
+    report.attempt(check_position, config)
     checkpoint = config.checkpoint
     if checkpoint.enable and checkpoint.last_save_in_hf and not checkpoint.load_only:
         report.warn(
@@ -154,12 +143,14 @@ def _check_configuration(run: Run, ranks_here: int, report: Report) -> bool:
     return len(report.errors) == before
 
 
-def _check_data(run: Run, report: Report, *, resume: bool, trains: bool) -> None:
+def _check_data(
+    config: "MosaicJobConfig", run: Run, report: Report, *, resume: bool, trains: bool
+) -> None:
     from mosaic_dataloader import build_mosaic_tokenizer
 
-    config, model = run.config, run.model
+    model = run.model
     before = len(report.errors)
-    vocab_size = None if model is None else vocabulary_of(model.args)
+    vocab_size = None if model is None else model.vocab_size
     tokenizer: Any = report.attempt(build_mosaic_tokenizer, config)
     if len(report.errors) > before:
         # Text cannot be opened without one; that it is missing is reported already.

@@ -21,8 +21,7 @@ from mosaic_dataloader.checks.rows import row_lengths
 from mosaic_dataloader.order.assign import node_of, rows_of_rank
 from mosaic_dataloader.reading.document_length import tokens_per_row
 from mosaic_train import cli
-from mosaic_train.checks.report import Report
-from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.report import Report
 
 
 @pytest.fixture
@@ -302,26 +301,6 @@ def test_caches(app: Any, outcome: Any, monkeypatch: pytest.MonkeyPatch) -> None
     assert "away" in errors[0]
 
 
-def test_a_report_keeps_what_is_no_mistake_of_the_user() -> None:
-    report = Report()
-
-    def fails(error: Exception) -> None:
-        raise error
-
-    with pytest.raises(ZeroDivisionError):
-        report.attempt(fails, ZeroDivisionError())
-    report.stop_on_errors()
-    assert report.attempt(lambda: 3) == 3
-    report.attempt(fails, TrainError("one"))
-    report.attempt(fails, TrainError("one"))
-    with pytest.raises(TrainError, match=r"^one$"):
-        report.stop_on_errors()
-    report.attempt(fails, TrainError("two"))
-    with pytest.raises(TrainError, match=r"^one; two$") as several:
-        report.stop_on_errors()
-    assert several.value.problems == ("one", "two")
-
-
 def test_every_field_of_the_configuration_survives_one_stream_alone(app: Any) -> None:
     """`dataclasses.replace` works on a merged configuration, too."""
     from mosaic_config import MosaicConfigManager
@@ -468,56 +447,6 @@ def test_another_global_batch_than_before_is_told(app: Any) -> None:
     assert warnings(2) == []
 
 
-def test_slow_precision_and_a_model_too_large(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks import machine
-    from mosaic_train.checks.model import build_meta_model, find_model
-    from mosaic_train.checks.parallel import find_layout
-
-    path = str(app.config())
-
-    def config(*options: str) -> Any:
-        return MosaicConfigManager().parse_args(["--config-path", path, *options])
-
-    def slow(*options: str) -> list[str]:
-        report = Report()
-        machine.check_speed(config(*options), report)
-        return report.warnings
-
-    monkeypatch.setattr(machine, "no_accelerator", lambda: True)
-    monkeypatch.setattr(machine, "_has_bfloat16_units", lambda: False)
-    assert slow() == []
-    (line,) = slow("--training.mixed_precision_param", "bfloat16")
-    assert "training.mixed_precision_param is bfloat16, for which this CPU" in line
-    (line,) = slow("--training.dtype", "bfloat16", "--training.mixed_precision_param", "bfloat16")
-    assert "training.dtype and training.mixed_precision_param are bfloat16" in line
-    monkeypatch.setattr(machine, "_has_bfloat16_units", lambda: True)
-    assert slow("--training.dtype", "bfloat16") == []
-
-    def large(ranks: int, here: int, *options: str) -> list[str]:
-        report = Report()
-        made = config("--model.flavor", "8B", *options)
-        model, layout = find_model(made), find_layout(made, ranks)
-        meta_model = build_meta_model(made, model)
-        assert meta_model is not None
-        assert 8.0e9 < meta_model.parameters < 8.1e9
-        machine.check_memory(made, model, meta_model, layout, here, report)
-        return report.warnings
-
-    place = "mosaic_train.checks.machine.machine_bytes"
-    monkeypatch.setattr(place, lambda: 40 * 10**9)
-    (line,) = large(2, 1)
-    assert "8.03 billion parameters; by estimate, at 16 bytes each" in line
-    assert "shared by 2 rank(s), a rank keeps 64.2 GB and has 40.0 GB" in line
-    assert large(4, 1) == []
-    (line,) = large(4, 4)
-    assert "a rank keeps 32.1 GB and has 10.0 GB" in line
-    assert large(2, 1, "--training.dtype", "bfloat16") == []
-    assert large(2, 1, "--parallelism.tensor_parallel_degree", "2") != []
-    (line,) = large(4, 1, "--parallelism.data_parallel_replicate_degree", "4")
-    assert "shared by 1 rank(s), a rank keeps 128.5 GB" in line
-
-
 def test_first_rows_outside_the_vocabulary_are_named_and_nothing_else_said_of_them(
     app: Any, outcome: Any
 ) -> None:
@@ -547,13 +476,15 @@ def test_first_rows_outside_the_vocabulary_are_named_and_nothing_else_said_of_th
 
 
 def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
+    from torchtitan.protocols.train_spec import get_train_spec
+
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.spec import register_spec, registered_spec
+    from mosaic_train.spec import register_spec
 
     held = f"[mosaic_validation_dataloader.dataset.streams.held]\nlocal = '{app.data}/data'\n"
     path = str(app.config(extra=held))
     config = MosaicConfigManager().parse_args(["--config-path", path])
-    spec = registered_spec(register_spec(config))
+    spec = get_train_spec(register_spec(config))
     validation = spec.build_validator_fn.keywords["build_validation_dataloader_fn"]
     for build in (spec.build_dataloader_fn, validation):
         loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
@@ -563,8 +494,10 @@ def test_loaders_of_the_spec_know_what_the_model_embeds(app: Any) -> None:
 
 def test_loaders_know_the_vocabulary_of_a_model_of_hugging_faces(app: Any) -> None:
     """Its flavor does not say: only the section of its own does."""
+    from torchtitan.protocols.train_spec import get_train_spec
+
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.spec import register_spec, registered_spec
+    from mosaic_train.spec import register_spec
 
     backend = "transformers_modeling_backend"
     size = {"vocab_size": 777, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
@@ -577,7 +510,7 @@ def test_loaders_know_the_vocabulary_of_a_model_of_hugging_faces(app: Any) -> No
     # A rank registers under the name that the first registration returned.
     for _ in range(2):
         config.model.name = register_spec(config)
-        build = registered_spec(config.model.name).build_dataloader_fn
+        build = get_train_spec(config.model.name).build_dataloader_fn
         loader = build(dp_world_size=1, dp_rank=0, tokenizer=None, job_config=config)
         assert loader.dataset.vocab_size == 777
         loader.dataset.close()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mosaic_config import MosaicConfigManager
-from mosaic_train.checks.machine import check_device
-from mosaic_train.checks.model import find_model
-from mosaic_train.checks.parallel import check_batches, check_heads, check_sequence, find_layout
+from mosaic_trainspec.checks.machine import check_device
+from mosaic_trainspec.checks.model import find_model
+from mosaic_trainspec.checks.parallel import check_batches, check_heads, check_sequence, find_layout
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RANKS = {"debug.toml": 1, "mosaic_job.toml": 8, "llama3_8b_multinode.toml": 32}
@@ -26,7 +26,7 @@ def test_it_parses_and_fits_its_machine(name: str, monkeypatch: pytest.MonkeyPat
     assert config.checkpoint.enable
     assert not config.checkpoint.last_save_model_only
     gpus = RANKS[name] > 1
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: not gpus)
+    monkeypatch.setattr("mosaic_trainspec.checks.machine.no_accelerator", lambda: not gpus)
     model = find_model(config)
     check_device(config, model)
     check_batches(config, find_layout(config, RANKS[name]))

@@ -23,7 +23,7 @@ def write_foreign_column(directory: Path) -> None:
 
 def pretend_machine(monkeypatch: pytest.MonkeyPatch, *, gpus: bool) -> None:
     """Check as on a machine with GPUs, or without, that has as many ranks as are asked for."""
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: not gpus)
+    monkeypatch.setattr("mosaic_trainspec.checks.machine.no_accelerator", lambda: not gpus)
     monkeypatch.setattr("mosaic_train.launch.ranks_on_this_machine", lambda wanted: wanted or 1)
 
 
@@ -243,7 +243,9 @@ def test_number_formats_that_a_model_cannot_take(
 ) -> None:
     """As on a machine with GPUs, where these fail deep inside otherwise."""
     pretend_machine(monkeypatch, gpus=True)
-    monkeypatch.setattr("mosaic_train.checks.machine._FLEX_BLOCK", 32)  # the rows here are short
+    monkeypatch.setattr(
+        "mosaic_trainspec.checks.machine._FLEX_BLOCK", 32
+    )  # the rows here are short
     app.config()
     code, err = outcome(app, capfd, *arguments)
     assert code == 2
@@ -316,7 +318,7 @@ def test_attention_between_documents(
     app: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a mask of documents is made of, as a machine with a GPU would check it."""
-    monkeypatch.setattr("mosaic_train.checks.machine.no_accelerator", lambda: False)
+    monkeypatch.setattr("mosaic_trainspec.checks.machine.no_accelerator", lambda: False)
     tokenizer = app.folder / "no-eos"
     shutil.copytree(app.data / "tokenizer", tokenizer)
     (tokenizer / "tokenizer_config.json").write_text(
@@ -418,7 +420,7 @@ def weights(name: str = "llama3") -> dict[str, Any]:
     import torch
 
     from mosaic_config import MosaicJobConfig
-    from mosaic_train.checks.model import build_meta_model, find_model
+    from mosaic_trainspec.checks.model import build_meta_model, find_model
 
     config = MosaicJobConfig()
     config.model.name, config.model.flavor = name, "debugmodel"
@@ -594,7 +596,8 @@ def test_nothing_left_to_train(app: Any, capfd: pytest.CaptureFixture[str]) -> N
 
 def test_what_can_be_continued_passes(app: Any) -> None:
     from mosaic_config import MosaicConfigManager
-    from mosaic_train.checks.checkpoint import check_checkpoint, checkpoint_to_resume
+    from mosaic_train.checks.resume import check_position
+    from mosaic_trainspec.checks.checkpoint import checkpoint_to_resume
 
     folder = app.folder / "out" / "checkpoint"
     path = app.config()
@@ -608,8 +611,8 @@ def test_what_can_be_continued_passes(app: Any) -> None:
     write_checkpoint(folder / "step-5", [*full, "dataloader.mosaic"])
     (folder / "step-9").mkdir()  # killed while it was written
     assert checkpoint_to_resume(config()) == folder / "step-5"
-    check_checkpoint(config())
-    check_checkpoint(
+    check_position(config())
+    check_position(
         config("--checkpoint.load_step", "3", "--checkpoint.exclude_from_loading", "dataloader")
     )
     initial = ["--checkpoint.folder", "new", "--checkpoint.initial_load_path"]

@@ -186,8 +186,8 @@ def test_an_exported_checkpoint_computes_the_same_in_transformers(
 
     from mosaic_config import MosaicConfigManager
     from mosaic_train import cli
-    from mosaic_train.checks.checkpoint import load_entries
-    from mosaic_train.checks.model import find_model
+    from mosaic_trainspec.checks.checkpoint import load_entries
+    from mosaic_trainspec.checks.model import find_model
 
     config = app.config()
     arguments = ["--config-path", str(config), "--model.name", name]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from mosaic_trainspec import (
     TrainSpecError,
     build_mosaic_validator,
     get_mosaic_train_spec,
+    log_data_metrics,
     register_mosaic_train_spec,
 )
 
@@ -245,3 +247,59 @@ def test_what_an_experiment_cannot_import_is_named(
     with pytest.raises(TrainSpecError, match=r"cannot be imported \(cannot import name 'no_such_f"):
         register_mosaic_train_spec("broken_b", **BUILDERS)
     assert not titan_registry._extra_train_specs
+
+
+class CountingLoader:
+    """Counts as mosaic-dataloader's does, on one rank."""
+
+    dp_world_size = 1
+    dataset = SimpleNamespace(streams=[SimpleNamespace(name="web")], packing=False)
+    synced = 0
+
+    def loading_counters(self) -> dict[str, float]:
+        names = ("web/shards_fetched", "web/bytes_fetched", "cache_hits", "evictions", "retries")
+        return dict.fromkeys((*names, "texts_encoded", "wait_seconds", "batches_ready"), 0)
+
+    def stage_begun(self) -> None: ...
+
+    def metrics(self, sum_over_ranks: object) -> dict[str, float]:
+        return {"data/epoch": 0.5, "data/samples_seen": 8, "data/tokens_seen": 64}
+
+    def sync_token_counts(self, sum_over_ranks: object) -> None:
+        self.synced += 1
+
+
+def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None:
+    logged: list[dict[str, Any]] = []
+
+    def log(step: int, *_: Any, extra_metrics: dict[str, Any]) -> None:
+        logged.append(extra_metrics)
+
+    def build_processor(*_: Any) -> SimpleNamespace:
+        return SimpleNamespace(should_log=lambda step: step == 1, log=log)
+
+    loader = CountingLoader()
+    builders = BUILDERS | {"build_dataloader_fn": lambda **_: loader}
+    spec = get_mosaic_train_spec(
+        get_train_spec("llama3"), **builders, build_metrics_processor_fn=build_processor
+    )
+    log_data_metrics(spec)
+    config = JobConfig()
+    config.checkpoint.enable, config.checkpoint.interval = True, 2
+    build: Any = spec.build_metrics_processor_fn
+    assert build(config, None).log is log  # a trainer without data
+    assert spec.build_dataloader_fn(dp_rank=0) is loader  # type: ignore[call-arg, comparison-overlap]
+    processor = build(config, None)
+    assert [processor.should_log(step) for step in (1, 2, 3)] == [True, False, False]
+    assert loader.synced == 1  # before a checkpoint
+    processor.log(1, 0.0, 0.0, 0.0, extra_metrics={"own": 1})
+    (metrics,) = logged
+    assert metrics["own"] == 1
+    assert metrics["data/samples_seen"] == 8
+    assert metrics["loading/batches_ready"] == 0
+
+
+def test_importing_the_package_costs_little() -> None:
+    """A trainer may report a mistake before it imports torch, and know the error's type."""
+    code = "import sys; from mosaic_trainspec import TrainSpecError; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -1,5 +1,5 @@
-"""Checks before ranks start, one subject per module.
+"""Checks before ranks start of what concerns Mosaic data or the dump folder.
 
-A check raises one mistake, with one line, or returns; what only costs something it notes in the
-report. `setup` calls them so that none hides another.
+Those of TorchTitan's own options are `mosaic_trainspec.checks`; these are of the same kind, and
+`setup` calls both so that none hides another.
 """

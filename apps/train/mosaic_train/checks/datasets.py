@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader import checks
-from mosaic_train.checks.parallel import Layout
-from mosaic_train.checks.report import Report
 from mosaic_train.checks.resume import (
     Resumed,
     check_steps_left,
@@ -16,6 +14,8 @@ from mosaic_train.checks.resume import (
     steps_of,
 )
 from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.parallel import Layout
+from mosaic_trainspec.checks.report import Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mosaic_dataloader.checks import network_filesystem
-from mosaic_train.checks.checkpoint import complete_steps, own_folder
-from mosaic_train.checks.machine import bytes_per_parameter
-from mosaic_train.checks.model import MetaModel
-from mosaic_train.checks.report import Report
 from mosaic_train.errors import TrainError
 from mosaic_train.run_lock import lock_folder
+from mosaic_trainspec.checks.checkpoint import complete_steps, own_folder
+from mosaic_trainspec.checks.machine import bytes_per_parameter
+from mosaic_trainspec.checks.model import MetaModel
+from mosaic_trainspec.checks.report import Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -2,4 +2,12 @@
 
 
 class TrainSpecError(ValueError):
-    """A TrainSpec cannot be used with Mosaic data; its message is one line: what to change."""
+    """A TrainSpec or a configuration cannot be used as it is.
+
+    Args:
+        problems: A line for each mistake, which says what to change; usually one.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems

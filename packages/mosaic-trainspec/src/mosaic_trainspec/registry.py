@@ -12,7 +12,7 @@ from torchtitan.protocols.train_spec import (
 )
 
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.transform import get_mosaic_train_spec
+from mosaic_trainspec.transform import get_mosaic_train_spec, require_text_spec
 from mosaic_trainspec.validator import ValidationDataLoaderBuilder
 
 _SUFFIX = "_mosaic"
@@ -56,27 +56,41 @@ def register_mosaic_train_spec(
         TrainSpecError: The name is unknown or not a text spec, a module that the spec needs is
             missing, ``"<name>_mosaic"`` is somebody else's spec, or a builder is not callable.
     """
-    base_name = _base_name(name)
-    registered_name = base_name + _SUFFIX
-    # TorchTitan's registry has no way to replace an entry: register_train_spec refuses a name
-    # that is taken, and a second call in one process (a notebook, a test, a launcher that first
-    # checks the config) must not keep the builders of the first. So its dict is written here.
-    specs = titan_registry._extra_train_specs
-    taken = specs.get(registered_name)
-    if taken is not None and taken is not _ours.get(registered_name):
-        raise TrainSpecError(
-            f"a TrainSpec named '{registered_name}' was registered by other code: "
-            f"register that one under another name, or '{base_name}' under one"
-        )
+    registered_name, base_spec = find_base_spec(name)
     spec = get_mosaic_train_spec(
-        _load_base_spec(base_name),
+        base_spec,
         build_dataloader_fn=build_dataloader_fn,
         build_tokenizer_fn=build_tokenizer_fn,
         build_validation_dataloader_fn=build_validation_dataloader_fn,
         build_metrics_processor_fn=build_metrics_processor_fn,
     )
-    specs[registered_name] = _ours[registered_name] = spec
+    # TorchTitan's registry has no way to replace an entry: register_train_spec refuses a name
+    # that is taken, and a second call in one process (a notebook, a test) must not keep the
+    # builders of the first. So its dict is written here.
+    titan_registry._extra_train_specs[registered_name] = _ours[registered_name] = spec
     return registered_name
+
+
+def find_base_spec(name: str) -> tuple[str, TrainSpec]:
+    """The name of a model's Mosaic variant, and the text spec that it is made from.
+
+    Args:
+        name: As for ``register_mosaic_train_spec``.
+
+    Raises:
+        TrainSpecError: As there, except for the builders.
+    """
+    base_name = _base_name(name)
+    registered_name = base_name + _SUFFIX
+    taken = titan_registry._extra_train_specs.get(registered_name)
+    if taken is not None and taken is not _ours.get(registered_name):
+        raise TrainSpecError(
+            f"a TrainSpec named '{registered_name}' was registered by other code: "
+            f"register that one under another name, or '{base_name}' under one"
+        )
+    spec = _load_base_spec(base_name)
+    require_text_spec(spec)
+    return registered_name, spec
 
 
 def _base_name(name: str) -> str:

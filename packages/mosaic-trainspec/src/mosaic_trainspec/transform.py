@@ -54,11 +54,7 @@ def get_mosaic_train_spec(
         TrainSpecError: ``base_spec`` is not a TrainSpec or not a text spec, or a builder is not
             callable.
     """
-    if not isinstance(base_spec, TrainSpec):
-        raise TrainSpecError(
-            f"base_spec must be a torchtitan TrainSpec, not {type(base_spec).__name__}: "
-            "pass what torchtitan's get_train_spec returns"
-        )
+    require_text_spec(base_spec)
     builders: dict[str, object] = {
         "build_dataloader_fn": build_dataloader_fn,
         "build_tokenizer_fn": build_tokenizer_fn,
@@ -71,7 +67,6 @@ def get_mosaic_train_spec(
             raise TrainSpecError(
                 f"{name} must be callable, not {type(builder).__name__}: pass the builder function"
             )
-    _refuse_non_text_spec(base_spec)
 
     # Copied one by one, so that flavors sharing an object (say MoE arguments) stop sharing it too.
     model_args = {flavor: copy.deepcopy(args) for flavor, args in base_spec.model_args.items()}
@@ -90,16 +85,22 @@ def get_mosaic_train_spec(
     )
 
 
-def _refuse_non_text_spec(base_spec: TrainSpec) -> None:
-    """Raise unless the spec's model can be trained on token ids alone.
+def require_text_spec(base_spec: TrainSpec) -> None:
+    """Raise unless this is a TrainSpec whose model can be trained on token ids alone.
 
     Judged by what the spec says of itself: a text spec builds a tokenizer, and its model's
     ``forward`` needs the token ids only. The size of the vocabulary is not a criterion:
     ``vlm`` has one, and ``transformers_modeling_backend`` learns its own only when training starts.
 
     Raises:
-        TrainSpecError: The spec has no tokenizer builder, or its model needs further inputs.
+        TrainSpecError: It is no TrainSpec, has no tokenizer builder, or its model needs further
+            inputs.
     """
+    if not isinstance(base_spec, TrainSpec):
+        raise TrainSpecError(
+            f"base_spec must be a torchtitan TrainSpec, not {type(base_spec).__name__}: "
+            "pass what torchtitan's get_train_spec returns"
+        )
     model = getattr(base_spec.model_cls, "__name__", repr(base_spec.model_cls))
     if base_spec.build_tokenizer_fn is None:
         raise TrainSpecError(

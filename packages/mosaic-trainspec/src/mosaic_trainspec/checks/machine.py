@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from mosaic_train.checks.model import ChosenModel, MetaModel
-from mosaic_train.checks.parallel import Layout, row_lengths
-from mosaic_train.checks.report import Report
-from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches.cpu import machine_bytes, no_accelerator
+from mosaic_trainspec.checks.model import ChosenModel, MetaModel
+from mosaic_trainspec.checks.parallel import Layout, row_lengths
+from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.torchtitan_patches.cpu import machine_bytes, no_accelerator
 
 if TYPE_CHECKING:
-    from mosaic_config import MosaicJobConfig
+    from torchtitan.config import JobConfig
 
 # Its modules start a CUDA graph when they are imported, and lay their inputs out over the mesh of
 # tensor parallelism, whether there is one or not.
@@ -19,63 +19,63 @@ _COMPILER_TOOLKIT = "compiler_toolkit."
 _FLEX_BLOCK = 128
 
 
-def check_device(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def check_device(config: "JobConfig", model: ChosenModel) -> None:
     """Refuse what this machine's kind of device cannot run."""
     if not no_accelerator():
         _check_on_gpu(config, model)
         return
     parallelism = config.parallelism
     if parallelism.context_parallel_degree > 1:
-        raise TrainError(
+        raise TrainSpecError(
             "context parallelism has no attention for CPU: set "
             "parallelism.context_parallel_degree = 1, or use a machine with GPUs"
         )
     if parallelism.expert_parallel_degree > 1:
-        raise TrainError(
+        raise TrainSpecError(
             "expert parallelism sorts its tokens with a GPU kernel: set "
             "parallelism.expert_parallel_degree = 1, or use a machine with GPUs"
         )
     if config.model.name.startswith(_COMPILER_TOOLKIT):
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} captures CUDA graphs: choose the same model without "
             f"{_COMPILER_TOOLKIT!r} in its name, or use a machine with NVIDIA GPUs"
         )
     if model.attention != "sdpa":
         flavors = model.spec.model_args.items()
         others = [name for name, args in flavors if getattr(args, "attn_type", "sdpa") == "sdpa"]
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} uses {model.attention} attention, which has no backward pass on CPU: "
             f"choose a flavor without it ({', '.join(others) or 'this model has none'}), or use a "
             "machine with GPUs"
         )
     if config.profiling.enable_profiling or config.profiling.enable_memory_snapshot:
-        raise TrainError(
+        raise TrainSpecError(
             "TorchTitan's profiler records GPU activity only: set profiling.enable_profiling and "
             "profiling.enable_memory_snapshot to false, or use a machine with GPUs"
         )
 
 
-def _check_on_gpu(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def _check_on_gpu(config: "JobConfig", model: ChosenModel) -> None:
     """Seen on an H200 with torch 2.11."""
     if (
         config.model.name.startswith(_COMPILER_TOOLKIT)
         and config.parallelism.tensor_parallel_degree < 2
     ):
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} runs with tensor parallelism only: set "
             "parallelism.tensor_parallel_degree to 2 or more, or choose the same model without "
             f"{_COMPILER_TOOLKIT!r} in its name"
         )
     for section, length in row_lengths(config).items():
         if model.is_gpt_oss and length < _FLEX_BLOCK:
-            raise TrainError(
+            raise TrainSpecError(
                 f"{section}.seq_len {length} is too short for the attention of {model.name}, which "
                 f"has no GPU kernel for rows of less than {_FLEX_BLOCK} tokens: use "
                 f"{_FLEX_BLOCK} or more"
             )
 
 
-def check_speed(config: "MosaicJobConfig", report: Report) -> None:
+def check_speed(config: "JobConfig", report: Report) -> None:
     """Warn of bfloat16 on a CPU, most of which convert every number of it back and forth."""
     if not no_accelerator():
         return
@@ -108,7 +108,7 @@ _COPIES = 4
 
 
 def check_memory(
-    config: "MosaicJobConfig",
+    config: "JobConfig",
     model: ChosenModel,
     meta_model: MetaModel,
     layout: Layout,
@@ -139,7 +139,7 @@ def check_memory(
     )
 
 
-def bytes_per_parameter(config: "MosaicJobConfig") -> int:
+def bytes_per_parameter(config: "JobConfig") -> int:
     """What a parameter takes in training: all its copies are of `training.dtype`."""
     from torchtitan.config import TORCH_DTYPE_MAP
 

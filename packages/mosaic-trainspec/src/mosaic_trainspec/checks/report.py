@@ -1,27 +1,35 @@
 """What the checks find, gathered so that it is all reported at once."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from mosaic_train.errors import TrainError, is_user_error, mistakes_in
+from mosaic_trainspec.errors import TrainSpecError
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
+def _is_trainspec_error(error: Exception) -> bool:
+    return isinstance(error, TrainSpecError)
+
+
+@dataclass
 class Report:
     """Mistakes, which stop the run; warnings, which say what something costs; facts.
 
     Attributes:
+        is_mistake: Whether an error that a check raises is the user's mistake and its message is
+            noted; other errors pass through. By default a `TrainSpecError` is one.
         errors: A line for each mistake.
         warnings: Lines.
         facts: Parts of the line that sums up a run.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-        self.facts: list[str] = []
+    is_mistake: Callable[[Exception], bool] = _is_trainspec_error
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
 
     def attempt(
         self,
@@ -37,9 +45,9 @@ class Report:
         try:
             return check(*arguments, **options)
         except Exception as error:
-            if not is_user_error(error):
+            if not self.is_mistake(error):
                 raise
-            self.refuse(mistakes_in(error))
+            self.refuse(getattr(error, "problems", None) or (str(error),))
             return None
 
     def refuse(self, lines: Iterable[str]) -> None:
@@ -51,6 +59,6 @@ class Report:
         self.warnings += [line for line in lines if line not in self.warnings]
 
     def stop_on_errors(self) -> None:
-        """Raise a `TrainError` of all mistakes, if there are any."""
+        """Raise a `TrainSpecError` of all mistakes, if there are any."""
         if self.errors:
-            raise TrainError(*self.errors)
+            raise TrainSpecError(*self.errors)

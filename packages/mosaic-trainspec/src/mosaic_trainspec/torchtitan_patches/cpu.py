@@ -56,7 +56,7 @@ def _bind_device() -> None:
     import torchtitan.distributed.utils
     import torchtitan.tools.profiling  # noqa: F401
 
-    device = CpuDevice("mosaic_train_cpu")
+    device = CpuDevice("mosaic_trainspec_cpu")
     for name, module in list(sys.modules.items()):
         if not name.startswith("torchtitan."):
             continue

@@ -2,18 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mosaic_train.checks.model import ChosenModel
-from mosaic_train.checks.report import Report
-from mosaic_train.errors import TrainError
-from mosaic_train.spec import vocabulary_of
+from mosaic_trainspec.checks.model import ChosenModel
+from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
-    from mosaic_config import MosaicJobConfig
+    from torchtitan.config import JobConfig
 
 
-def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
-    """Check that the model embeds all ids of a tokenizer."""
-    embedded = vocabulary_of(model.args)
+def check_vocabulary(config: Any, model: ChosenModel, tokenizer: Any) -> None:
+    """Check that the model embeds all ids of the tokenizer that `mosaic_tokenizer` names."""
+    embedded = model.vocab_size
     # Ids may have gaps, so that the largest can exceed the number of entries.
     needed = max(tokenizer.tokenizer.get_vocab().values()) + 1
     if embedded is not None and needed > embedded:
@@ -22,7 +21,7 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: A
             for name, args in model.spec.model_args.items()
             if (getattr(args, "vocab_size", None) or 0) >= needed
         ]
-        raise TrainError(
+        raise TrainSpecError(
             f"tokenizer {config.mosaic_tokenizer.name!r} has a vocabulary of {needed}, but "
             f"{model.name} embeds only {embedded}: choose a smaller tokenizer "
             f"(mosaic_tokenizer.name) or a flavor that embeds more"
@@ -30,22 +29,22 @@ def check_vocabulary(config: "MosaicJobConfig", model: ChosenModel, tokenizer: A
         )
 
 
-def check_document_masks(config: "MosaicJobConfig", model: ChosenModel, tokenizer: Any) -> None:
+def check_document_masks(config: Any, model: ChosenModel, tokenizer: Any) -> None:
     """Check that TorchTitan can make the masks that the flavor's attention takes.
 
-    It makes them with the tokenizer (None if the configuration names none).
+    It makes them with the tokenizer (None if `mosaic_tokenizer` names none).
     """
     if model.attention not in ("flex", "varlen"):
         return
     if tokenizer is None:
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} uses {model.attention} attention, whose masks TorchTitan makes with the "
             "tokenizer: set mosaic_tokenizer.name to the one that the data is made with"
         )
     if getattr(model.args, "attn_mask_type", "causal") != "block_causal":
         return
     if tokenizer.eos_id is None:
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} keeps documents apart by the EOS token (attn_mask_type is "
             f"block_causal), and tokenizer {config.mosaic_tokenizer.name!r} has none: set "
             "mosaic_tokenizer.kwargs.eos_token to the token that ends documents, or choose "
@@ -53,7 +52,7 @@ def check_document_masks(config: "MosaicJobConfig", model: ChosenModel, tokenize
         )
 
 
-def check_max_seq_len(config: "MosaicJobConfig", model: ChosenModel, report: Report) -> None:
+def check_max_seq_len(config: "JobConfig", model: ChosenModel, report: Report) -> None:
     """Compare the row lengths with the positions that the model knows.
 
     TorchTitan's models take `training.seq_len` for their maximum, whatever the flavor says, so that
@@ -70,20 +69,20 @@ def check_max_seq_len(config: "MosaicJobConfig", model: ChosenModel, report: Rep
             f"elsewhere do not know them; {most} or less has no such cost"
         )
     if config.validation.enable and config.validation.seq_len > length:
-        raise TrainError(
+        raise TrainSpecError(
             f"validation.seq_len {config.validation.seq_len} exceeds training.seq_len {length}, "
             f"for which {model.name} computes its positions: set it to {length} or less"
         )
 
 
-def check_precision(config: "MosaicJobConfig", model: ChosenModel, world_size: int) -> None:
+def check_precision(config: "JobConfig", model: ChosenModel, world_size: int) -> None:
     """Check that `training.mixed_precision_param` is one that the model can compute in.
 
     The parallel degrees are known to make `world_size`, the ranks of the whole run.
     """
     half = config.training.mixed_precision_param != "float32"
     if model.attention == "varlen" and not half:
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} uses varlen attention, which has no kernel for float32: "
             'set training.mixed_precision_param = "bfloat16"'
         )
@@ -97,13 +96,13 @@ def check_precision(config: "MosaicJobConfig", model: ChosenModel, world_size: i
     if world_size > fixed * parallelism.data_parallel_replicate_degree:
         return
     if fixed > 1:
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} has layers in bfloat16 and others in float32, which only FSDP "
             "converts to one format under tensor or pipeline parallelism: start more ranks, for a "
             "parallelism.data_parallel_shard_degree of 2 or more"
         )
     if not half:
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} has layers in bfloat16, which need autocast where there is no FSDP: "
             'set training.mixed_precision_param = "bfloat16", or start more ranks'
         )

@@ -10,28 +10,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mosaic_train.checks.model import ChosenModel, MetaModel
-from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.model import ChosenModel, MetaModel
+from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
-    from mosaic_config import MosaicJobConfig
+    from torchtitan.config import JobConfig
 
 # The parts of a full checkpoint besides the model, as TorchTitan names them.
-DATALOADER = "dataloader"
-_PARTS = ("optimizer", "lr_scheduler", "train_state", DATALOADER)
-# The keys of our loader's state; the lanes are those of packing.
-POSITION = f"{DATALOADER}.mosaic"
-_LANE = f"{DATALOADER}.lane_"
+_PARTS = ("optimizer", "lr_scheduler", "train_state", "dataloader")
 
 
-def check_checkpoint(config: "MosaicJobConfig") -> None:
+def check_checkpoint(config: "JobConfig") -> None:
     """Look at the keys of the checkpoint, if there is one, for what is to be loaded."""
     if not config.checkpoint.enable:
         return
     excluded = set(config.checkpoint.exclude_from_loading)
     unknown = excluded - {"model", *_PARTS}
     if unknown:
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint.exclude_from_loading: {', '.join(sorted(unknown))} is not a part of a "
             f"checkpoint; the parts are model, {', '.join(_PARTS)}"
         )
@@ -43,25 +39,17 @@ def check_checkpoint(config: "MosaicJobConfig") -> None:
     wanted = set(_PARTS) - excluded
     missing = wanted & missing_parts(folder)
     if missing and missing == wanted:
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
             "and cannot be continued: start a new run from it with --checkpoint.initial_load_path "
             f"{folder} and another --checkpoint.folder; set checkpoint.last_save_model_only = "
             "false in runs that are to be continued"
         )
     if missing:
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
             f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
         )
-    if DATALOADER not in excluded:
-        if POSITION not in saved_entries(folder):
-            raise TrainError(
-                f"checkpoint {folder} was written with another data loader, whose position means "
-                "nothing here: start the data from the beginning with "
-                f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {DATALOADER}))}"
-            )
-        _check_lanes(config, folder, len(lane_keys(folder)))
 
 
 def missing_parts(folder: Path) -> set[str]:
@@ -69,63 +57,34 @@ def missing_parts(folder: Path) -> set[str]:
     return set(_PARTS) - {key.partition(".")[0] for key in saved_entries(folder)}
 
 
-def keep_lanes(config: "MosaicJobConfig") -> None:
-    """Set `packing_lanes`, where it is left open, to the lanes of the checkpoint to continue.
-
-    A run keeps the lanes that it began with. The loader would read them from its saved state, but
-    torch's distributed checkpoint asks for the keys of the present lanes before that.
-    """
-    dataset = config.mosaic_dataloader.dataset
-    if not dataset.packing or dataset.packing_lanes is not None:
-        return
-    folder = checkpoint_to_resume(config)
-    if folder is not None and DATALOADER not in config.checkpoint.exclude_from_loading:
-        dataset.packing_lanes = len(lane_keys(folder)) or None
-
-
-def lane_keys(folder: Path) -> list[str]:
-    """The keys of a checkpoint's packing lanes; none without packing, or of another loader."""
-    return [key for key in saved_entries(folder) if key.startswith(_LANE)]
-
-
-def _check_lanes(config: "MosaicJobConfig", folder: Path, lanes: int) -> None:
-    """Torch would end in a long traceback over a lane that the checkpoint does not have."""
-    dataset = config.mosaic_dataloader.dataset
-    if not dataset.packing:
-        return  # the loader says what it finds
-    if not lanes:
-        raise TrainError(
-            f"checkpoint {folder} was written without packing: set "
-            "mosaic_dataloader.dataset.packing = false, or start the data from the beginning with "
-            f"--checkpoint.exclude_from_loading {DATALOADER}"
-        )
-    if dataset.packing_lanes not in (None, lanes):
-        raise TrainError(
-            f"mosaic_dataloader.dataset.packing_lanes is {dataset.packing_lanes}, but checkpoint "
-            f"{folder} has {lanes}: a run keeps the lanes that it began with, so leave "
-            "packing_lanes out"
-        )
-
-
-def own_folder(config: "MosaicJobConfig") -> Path:
+def own_folder(config: "JobConfig") -> Path:
     """Where the run keeps its checkpoints."""
     return Path(config.job.dump_folder, config.checkpoint.folder)
 
 
-def checkpoint_to_load(config: "MosaicJobConfig") -> tuple[Path | None, bool]:
+def next_save(config: "JobConfig", done: int) -> int:
+    """The step after which the next checkpoint is saved, when some are done."""
+    checkpoint = config.checkpoint
+    if not done and checkpoint.enable_first_step_checkpoint:
+        return 1
+    # The last step is saved in any case.
+    return min(config.training.steps, (done // checkpoint.interval + 1) * checkpoint.interval)
+
+
+def checkpoint_to_load(config: "JobConfig") -> tuple[Path | None, bool]:
     """The checkpoint that TorchTitan will load, and whether it loads more of it than the model.
 
     The checkpoint is None for new weights, and for those of `model.hf_assets_path`.
 
     Raises:
-        TrainError: A checkpoint is asked for that is not there.
+        TrainSpecError: A checkpoint is asked for that is not there.
     """
     checkpoint, folder = config.checkpoint, own_folder(config)
     if not checkpoint.enable:
         return None, False
     if not folder.exists():
         if checkpoint.load_step != -1:
-            raise TrainError(
+            raise TrainSpecError(
                 f"checkpoint.load_step {checkpoint.load_step}: there is no checkpoint folder "
                 f"{folder}: correct checkpoint.folder or job.dump_folder, or leave load_step out"
             )
@@ -137,14 +96,14 @@ def checkpoint_to_load(config: "MosaicJobConfig") -> tuple[Path | None, bool]:
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
     if step == -1:
         if checkpoint.initial_load_path or checkpoint.initial_load_in_hf:
-            raise TrainError(
+            raise TrainSpecError(
                 f"checkpoint folder {folder} exists and holds no complete checkpoint: TorchTitan "
                 "would begin with random weights and not load checkpoint.initial_load_path; remove "
                 "the folder, or choose another --checkpoint.folder"
             )
         return None, False
     if checkpoint.load_step != -1 and not (folder / f"step-{step}").is_dir():
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint.load_step {step}: there is no checkpoint {folder / f'step-{step}'}; "
             f"complete steps in {folder}: {', '.join(map(str, steps)) or 'none'}"
         )
@@ -152,7 +111,7 @@ def checkpoint_to_load(config: "MosaicJobConfig") -> tuple[Path | None, bool]:
     return folder / f"step-{step}", step > 0
 
 
-def checkpoint_to_resume(config: "MosaicJobConfig") -> Path | None:
+def checkpoint_to_resume(config: "JobConfig") -> Path | None:
     """The complete distributed checkpoint to resume, if there is one."""
     folder, resumes = checkpoint_to_load(config)
     return folder if folder is not None and resumes and _is_distributed(folder) else None
@@ -163,7 +122,7 @@ def _is_distributed(folder: Path) -> bool:
     return (folder / ".metadata").is_file()
 
 
-def _check_initial(config: "MosaicJobConfig") -> None:
+def _check_initial(config: "JobConfig") -> None:
     """Check that there is a checkpoint where a new run is to take its weights from."""
     checkpoint = config.checkpoint
     option, initial = "checkpoint.initial_load_path", checkpoint.initial_load_path
@@ -173,11 +132,11 @@ def _check_initial(config: "MosaicJobConfig") -> None:
         return
     folder = Path(initial)
     if not folder.is_dir():
-        raise TrainError(f"{option} {initial!r} is not a directory")
+        raise TrainSpecError(f"{option} {initial!r} is not a directory")
     in_hf = any(folder.glob("*.safetensors"))
     if checkpoint.initial_load_in_hf:
         if not in_hf:
-            raise TrainError(
+            raise TrainSpecError(
                 f"{option} {initial!r} holds no *.safetensors, which "
                 "checkpoint.initial_load_in_hf = true asks for: name a directory that does, or set "
                 "it to false"
@@ -186,12 +145,12 @@ def _check_initial(config: "MosaicJobConfig") -> None:
     if _is_distributed(folder):
         return
     if in_hf:
-        raise TrainError(
+        raise TrainSpecError(
             f"{option} {initial!r} holds weights in Hugging Face's format: set "
             "checkpoint.initial_load_in_hf = true"
         )
     steps = [step for step in complete_steps(folder) if _is_distributed(folder / f"step-{step}")]
-    raise TrainError(
+    raise TrainSpecError(
         f"{option} {initial!r} holds no checkpoint: "
         + (
             f"name one of those in it, such as {folder / f'step-{max(steps)}'}"
@@ -201,7 +160,7 @@ def _check_initial(config: "MosaicJobConfig") -> None:
     )
 
 
-def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
+def _refuse_to_resume(config: "JobConfig", folder: Path) -> NoReturn:
     """Say why a step in the run's own folder is not a checkpoint that can be resumed."""
     own = own_folder(config)
     others = [s for s in complete_steps(own) if s and _is_distributed(own / f"step-{s}")]
@@ -209,11 +168,11 @@ def _refuse_to_resume(config: "MosaicJobConfig", folder: Path) -> NoReturn:
         f"continue from another one with --checkpoint.load_step {max(others)}" if others else ""
     )
     if not any(folder.glob("*.safetensors*")):
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} was not written to its end: "
             + (earlier or "remove it to start over")
         )
-    raise TrainError(
+    raise TrainSpecError(
         f"checkpoint {folder} holds the model only, in Hugging Face's format "
         "(checkpoint.last_save_in_hf was true), and cannot be continued: "
         + (f"{earlier}, or " if earlier else "")
@@ -250,7 +209,7 @@ def load_entries(folder: Path, values: dict[str, Any]) -> None:
             replaced.
 
     Raises:
-        TrainError: The checkpoint cannot be read.
+        TrainSpecError: The checkpoint cannot be read.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -265,7 +224,7 @@ def load_entries(folder: Path, values: dict[str, Any]) -> None:
         cause: BaseException = error
         if isinstance(error, CheckpointException) and error.failures:
             cause = next(iter(error.failures.values()))[0]
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} cannot be read ({type(cause).__name__}: "
             f"{' '.join(str(cause).split())}): choose another with --checkpoint.load_step"
         ) from error
@@ -285,13 +244,13 @@ def _read_entries(folder: Path, version: tuple[int, int]) -> dict[str, Any]:
     try:
         return dict(FileSystemReader(str(folder)).read_metadata().state_dict_metadata)
     except Exception as error:  # unpickling a damaged file can raise anything
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: {error}): remove it to "
             "continue from the one before, or choose another with --checkpoint.load_step"
         ) from error
 
 
-def check_weights(config: "MosaicJobConfig", model: ChosenModel, meta_model: MetaModel) -> None:
+def check_weights(config: "JobConfig", model: ChosenModel, meta_model: MetaModel) -> None:
     """Compare the weights of the checkpoint that will be loaded with those of the model."""
     # Converters may rename weights, after which only they know what belongs together.
     if config.model.converters or "model" in config.checkpoint.exclude_from_loading:
@@ -310,7 +269,7 @@ def compare_weights(folder: Path, model: ChosenModel, meta_model: MetaModel, opt
     """Compare the weights of a distributed checkpoint, which an option chooses, with a model's.
 
     Raises:
-        TrainError: One is missing there, or has another shape.
+        TrainSpecError: One is missing there, or has another shape.
     """
     entries = saved_entries(folder)
     stored = {name: tuple(each.size) for name, each in entries.items() if hasattr(each, "size")}
@@ -322,7 +281,7 @@ def compare_weights(folder: Path, model: ChosenModel, meta_model: MetaModel, opt
     found += [f"it has no {name}" for name in meta_model.shapes if name not in stored]
     if found:
         more = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
-        raise TrainError(
+        raise TrainSpecError(
             f"checkpoint {folder} holds another model than {model.name} ({found[0]}{more}): "
             f"choose another {option}, or restore model.name and model.flavor"
         )

@@ -18,15 +18,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mosaic_train.checks.checkpoint import own_folder
-from mosaic_train.checks.model import ChosenModel
-from mosaic_train.checks.parallel import Layout
-from mosaic_train.checks.report import Report
-from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches.cpu import no_accelerator
+from mosaic_trainspec.checks.checkpoint import own_folder
+from mosaic_trainspec.checks.model import ChosenModel
+from mosaic_trainspec.checks.parallel import Layout
+from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
 
 if TYPE_CHECKING:
-    from mosaic_config import MosaicJobConfig
+    from torchtitan.config import JobConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Run:
         world_size: Ranks of the whole run.
     """
 
-    config: "MosaicJobConfig"
+    config: "JobConfig"
     model: ChosenModel | None
     layout: Layout | None
     world_size: int
@@ -91,7 +91,7 @@ class Limit:
     when: Callable[[Run], bool]
     line: str
 
-    def allows(self, config: "MosaicJobConfig") -> bool:
+    def allows(self, config: "JobConfig") -> bool:
         """Whether the configuration has an accepted value. None is left to the option's type."""
         value = attrgetter(self.option)(config)
         return value is None or self.accepts(value)
@@ -541,32 +541,8 @@ def check_schedule(run: Run, report: Report) -> None:
         # Each step asks for the factor of the next one, the last one too.
         last, _ = (schedule.lr_lambdas[0](step) for step in (steps - 1, steps))
     except AssertionError as error:
-        raise TrainError(
+        raise TrainSpecError(
             f"{beyond}, after which there is no learning rate (the schedule has no decay): {remedy}"
         ) from error
     if last < 0:
         report.warn(f"{beyond}, after which the learning rate is below zero: {remedy}")
-
-
-# By what they begin with: what is read in their place.
-_UNUSED = {
-    "training.dataset": "the data are those of [mosaic_dataloader.dataset]",
-    "training.dataloader.": "the loader's options are those of [mosaic_dataloader]",
-    "validation.dataset": "the data are those of [mosaic_validation_dataloader.dataset]",
-    "validation.dataloader.": "the loader's options are those of [mosaic_validation_dataloader]",
-    "memory_estimation.": "a script of TorchTitan's own estimates; here the checks do",
-}
-
-
-def check_unused(config: "MosaicJobConfig", report: Report) -> None:
-    """Warn of options without effect that are set to other values than their defaults."""
-    from torchtitan.config import JobConfig
-
-    from mosaic_config.schema import tables_of
-
-    for path, table in tables_of(JobConfig()):
-        for key, default in vars(table).items():
-            option = ".".join((*path, key))
-            for begin, instead in _UNUSED.items():
-                if option.startswith(begin) and (given := attrgetter(option)(config)) != default:
-                    report.warn(f"{option} = {given!r} has no effect here: {instead}; remove it")

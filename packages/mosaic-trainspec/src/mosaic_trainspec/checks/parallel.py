@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mosaic_train.checks.model import ChosenModel
-from mosaic_train.errors import TrainError
+from mosaic_trainspec.checks.model import ChosenModel
+from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
-    from mosaic_config import MosaicJobConfig
+    from torchtitan.config import JobConfig
 
 # Its models replicate by their own means, which can be combined with all the others.
 _OWN_REPLICAS = "torchtitan.experiments.simple_fsdp."
@@ -27,7 +27,7 @@ class Layout:
     model_parts: int = 1
 
 
-def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
+def find_layout(config: "JobConfig", world_size: int) -> Layout:
     """Check that the parallel degrees make up `world_size`, the ranks of the whole run."""
     if config.comm.mode != "default":  # a dry run, whose number of ranks TorchTitan reads elsewhere
         return Layout(dp_world_size=1)
@@ -36,13 +36,15 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     fixed = {f"{kind}_degree": getattr(parallelism, f"{kind}_degree") for kind in kinds}
     for name, degree in fixed.items():
         if degree < 1:
-            raise TrainError(f"parallelism.{name} must be at least 1, got {degree}")
+            raise TrainSpecError(f"parallelism.{name} must be at least 1, got {degree}")
     product = math.prod(fixed.values())
     shard = parallelism.data_parallel_shard_degree
     if shard == -1:
         shard = world_size // product
     elif shard < 1:
-        raise TrainError(f"parallelism.data_parallel_shard_degree must be -1 or more, got {shard}")
+        raise TrainSpecError(
+            f"parallelism.data_parallel_shard_degree must be -1 or more, got {shard}"
+        )
     if product * shard != world_size:
         degrees = " * ".join(
             f"{name.removesuffix('_degree')} {degree}"
@@ -50,7 +52,7 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
             if degree != 1
         )
         wanted = "a multiple of " if parallelism.data_parallel_shard_degree == -1 else ""
-        raise TrainError(
+        raise TrainSpecError(
             f"the parallel degrees ({degrees or 'all 1'}) do not make {world_size} rank(s): "
             f"start {wanted}{product * max(shard, 1)} (--nproc-per-node), or change [parallelism]"
         )
@@ -58,28 +60,28 @@ def find_layout(config: "MosaicJobConfig", world_size: int) -> Layout:
     return Layout(replicas * shard, model_parts=world_size // replicas)
 
 
-def check_batches(config: "MosaicJobConfig", layout: Layout) -> None:
+def check_batches(config: "JobConfig", layout: Layout) -> None:
     """Check that the batch sizes fit one another and the ranks."""
     dp_world_size = layout.dp_world_size
     training, parallelism = config.training, config.parallelism
     local, whole = training.local_batch_size, training.global_batch_size
     if local < 1:
-        raise TrainError(f"training.local_batch_size must be at least 1, got {local}")
+        raise TrainSpecError(f"training.local_batch_size must be at least 1, got {local}")
     if whole >= 0 and (whole == 0 or whole % (local * dp_world_size)):
-        raise TrainError(
+        raise TrainSpecError(
             f"training.global_batch_size {whole} is not a multiple of training.local_batch_size "
             f"{local} * {dp_world_size} data-parallel rank(s): use -1 or a multiple of "
             f"{local * dp_world_size}"
         )
     micro = parallelism.pipeline_parallel_microbatch_size
     if parallelism.pipeline_parallel_degree > 1 and micro > 0 and local % micro:
-        raise TrainError(
+        raise TrainSpecError(
             f"training.local_batch_size {local} is not a multiple of "
             f"parallelism.pipeline_parallel_microbatch_size {micro}: change one of them"
         )
 
 
-def row_lengths(config: "MosaicJobConfig") -> dict[str, int]:
+def row_lengths(config: "JobConfig") -> dict[str, int]:
     """The row lengths of the run in tokens, by section."""
     lengths = {"training": config.training.seq_len}
     if config.validation.enable:
@@ -87,32 +89,32 @@ def row_lengths(config: "MosaicJobConfig") -> dict[str, int]:
     return lengths
 
 
-def check_sequence(config: "MosaicJobConfig") -> None:
+def check_sequence(config: "JobConfig") -> None:
     """Check that the parallel degrees can cut rows."""
     parallelism = config.parallelism
     # TorchTitan asks for this factor of two also without context parallelism.
     divisor = parallelism.tensor_parallel_degree * parallelism.context_parallel_degree * 2
     for section, length in row_lengths(config).items():
         if length < 1 or length % divisor:
-            raise TrainError(
+            raise TrainSpecError(
                 f"{section}.seq_len {length} is not a multiple of {divisor} (2 * tensor parallel "
                 f"* context parallel degree): use {max(length // divisor, 1) * divisor}"
             )
 
 
-def check_heads(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def check_heads(config: "JobConfig", model: ChosenModel) -> None:
     """Check that the attention heads can be divided among the ranks."""
     degree = config.parallelism.tensor_parallel_degree
     heads = getattr(model.args, "n_heads", None)
     for count in (heads, getattr(model.args, "n_kv_heads", None) or heads):
         if count is not None and count % degree:
-            raise TrainError(
+            raise TrainSpecError(
                 f"parallelism.tensor_parallel_degree {degree} does not divide the {count} "
                 f"attention heads of {model.name}: use a degree that does"
             )
 
 
-def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def check_replicas(config: "JobConfig", model: ChosenModel) -> None:
     """Check that DDP is not asked for together with another kind of parallelism.
 
     It replicates whole models, and not parts of them. All degrees are known to be at least 1.
@@ -129,7 +131,7 @@ def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
     place: str = getattr(model.spec.parallelize_fn, "__module__", "")
     titans = place.startswith("torchtitan.") and not place.startswith(_OWN_REPLICAS)
     if replicas > 1 and others and not sharded and titans:
-        raise TrainError(
+        raise TrainSpecError(
             f"parallelism.data_parallel_replicate_degree {replicas} without sharding cannot "
             f"be combined with other kinds of parallelism ({', '.join(others)}): set "
             "parallelism.data_parallel_shard_degree to 2 or more, or "
@@ -140,7 +142,7 @@ def check_replicas(config: "MosaicJobConfig", model: ChosenModel) -> None:
 _TORCHTITANS = "torchtitan.distributed.pipeline_parallel"
 
 
-def check_pipeline(config: "MosaicJobConfig", model: ChosenModel) -> None:
+def check_pipeline(config: "JobConfig", model: ChosenModel) -> None:
     """Check that stages, ranks, layers and micro-batches of a pipeline go together.
 
     They are counted as TorchTitan's `pipeline_llm` does. A wrong value of a single option is left
@@ -151,13 +153,13 @@ def check_pipeline(config: "MosaicJobConfig", model: ChosenModel) -> None:
     if ranks < 2:
         return
     if model.spec.pipelining_fn is None:
-        raise TrainError(
+        raise TrainSpecError(
             f"parallelism.pipeline_parallel_degree is {ranks}, but {model.name} cannot be cut into "
             "stages: set it to 1"
         )
     keys = ("enable_weight_tying", "tie_word_embeddings")
     if any(getattr(model.args, key, False) for key in keys):
-        raise TrainError(
+        raise TrainSpecError(
             f"{model.name} has one weight for its embedding and its output, which are at opposite "
             "ends of a pipeline: set parallelism.pipeline_parallel_degree to 1"
         )
@@ -189,7 +191,7 @@ def check_pipeline(config: "MosaicJobConfig", model: ChosenModel) -> None:
     v_shaped = name.lower() in ("zbvzerobubble", "dualpipev")
     if (single and each != 1) or (v_shaped and each != 2) or each < 2 - single or each % 1:
         wanted = "1" if single else "2" if v_shaped else "2 or more"
-        raise TrainError(
+        raise TrainSpecError(
             f"{cause} makes {stages} stages of the {layers} layers of {model.name}, but schedule "
             f'"{name}" wants {wanted} on each of parallelism.pipeline_parallel_degree = {ranks} '
             f"ranks: change one of them"
@@ -206,7 +208,7 @@ def _check_layers(model: str, stages: int, layers: int, first: int, last: int) -
     try:
         generate_llm_fqn_per_model_part(stages, layers, first, last)
     except ValueError as error:
-        raise TrainError(
+        raise TrainSpecError(
             f"the {layers} layers of {model} cannot be cut into {stages} pipeline stages with "
             f"parallelism.pipeline_parallel_first_stage_less_layers = {first} and "
             f"pipeline_parallel_last_stage_less_layers = {last}: lower these, or "
@@ -214,7 +216,7 @@ def _check_layers(model: str, stages: int, layers: int, first: int, last: int) -
         ) from error
 
 
-def _check_microbatches(config: "MosaicJobConfig", name: str, stages: int) -> None:
+def _check_microbatches(config: "JobConfig", name: str, stages: int) -> None:
     """The conditions that torch's schedules raise on."""
     local = config.training.local_batch_size
     micro = config.parallelism.pipeline_parallel_microbatch_size
@@ -222,7 +224,7 @@ def _check_microbatches(config: "MosaicJobConfig", name: str, stages: int) -> No
         return
     count, ranks = local // micro, config.parallelism.pipeline_parallel_degree
     if name.lower() in ("1f1b", "dualpipev") and count < stages:
-        raise TrainError(
+        raise TrainSpecError(
             f'schedule "{name}" needs a micro-batch for each of the {stages} pipeline stages, but '
             f"training.local_batch_size {local} makes {count} of "
             f"parallelism.pipeline_parallel_microbatch_size {micro}: use a "
@@ -230,7 +232,7 @@ def _check_microbatches(config: "MosaicJobConfig", name: str, stages: int) -> No
         )
     rounds = max(1, count // ranks)
     if name.lower().startswith("interleaved") and count % rounds:
-        raise TrainError(
+        raise TrainSpecError(
             f'schedule "{name}" takes micro-batches in {rounds} rounds, which do not divide the '
             f"{count} of training.local_batch_size {local}: use a training.local_batch_size that "
             f"is a multiple of {ranks * micro}"

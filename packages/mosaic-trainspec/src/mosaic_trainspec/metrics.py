@@ -4,24 +4,52 @@ import logging
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torchtitan.components.metrics import build_metrics_processor
 from torchtitan.tools.logging import logger
 
-from mosaic_train.ending import next_save
+from mosaic_trainspec.checks.checkpoint import next_save
 
 if TYPE_CHECKING:
+    from torchtitan.config import JobConfig
     from torchtitan.distributed import ParallelDims
-
-    from mosaic_config import MosaicJobConfig
-
+    from torchtitan.protocols.train_spec import TrainSpec
 
 # For ranks of other machines: smaller than any negated number of batches, so that it never counts.
 _NONE_READY = -(1 << 40)
+
+
+def log_data_metrics(spec: "TrainSpec") -> None:
+    """Have what the training loader counts logged beside the spec's own metrics; see `DataMetrics`.
+
+    Changes the spec in place; call it once. It is for a spec whose `build_dataloader_fn` returns
+    mosaic-dataloader's `MosaicParallelAwareDataloader`, or a loader with the same counters.
+    """
+    # TorchTitan's Trainer builds the loader before the metrics processor, to which it does not pass
+    # it. Weak: the spec stays registered when the run is over.
+    built: list[weakref.ref[Any]] = []
+    build_loader: Any = spec.build_dataloader_fn
+    build_processor: Any = spec.build_metrics_processor_fn or build_metrics_processor
+
+    def build_dataloader(**options: Any) -> Any:
+        loader = build_loader(**options)
+        built[:] = [weakref.ref(loader)]
+        return loader
+
+    def build_metrics(job_config: Any, parallel_dims: Any, *others: Any, **more: Any) -> Any:
+        processor = build_processor(job_config, parallel_dims, *others, **more)
+        loader = built[0]() if built else None
+        if loader is not None:  # else a trainer that has no data
+            DataMetrics(processor, loader, job_config, parallel_dims)
+        return processor
+
+    spec.build_dataloader_fn, spec.build_metrics_processor_fn = build_dataloader, build_metrics
 
 
 class DataMetrics:
@@ -40,7 +68,7 @@ class DataMetrics:
 
     Args:
         processor: The spec's metrics processor, whose `should_log` and `log` this replaces.
-        loader: The training loader.
+        loader: The training loader, mosaic-dataloader's or one with the same counters.
         job_config: Says when checkpoints are saved.
         parallel_dims: Has the mesh of the ranks that read different rows.
     """
@@ -49,7 +77,7 @@ class DataMetrics:
         self,
         processor: Any,
         loader: Any,
-        job_config: "MosaicJobConfig",
+        job_config: "JobConfig",
         parallel_dims: "ParallelDims",
     ):
         self._loader, self._config = loader, job_config

@@ -15,8 +15,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from mosaic_train.errors import TrainError
-from mosaic_train.torchtitan_patches import (
+from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.torchtitan_patches import (
     backend_names,
     cpu,
     fsdp_sums,
@@ -50,12 +50,12 @@ def check_torchtitan() -> None:
     corrected by then would be corrected twice.
 
     Raises:
-        TrainError: It is another version, or its code differs.
+        TrainSpecError: It is another version, or its code differs.
     """
     installed = importlib.metadata.version("torchtitan")
     # A local build ("0.2.2+cu130") has the same code.
     if installed.partition("+")[0] != _VERSION:
-        raise TrainError(
+        raise TrainSpecError(
             f"torchtitan {installed} is installed, but this app corrects the code of {_VERSION}: "
             f"install torchtitan {_VERSION}"
         )
@@ -71,7 +71,7 @@ def check_torchtitan() -> None:
             lines = []
         found = lines[int(number) - 1].strip() if len(lines) >= int(number) else ""
         if found != text:
-            raise TrainError(
+            raise TrainSpecError(
                 f"the installed torchtitan is not {_VERSION} as released, whose code this app "
                 f"corrects: line {number} of torchtitan/{path} is {found!r} and not {text!r}: "
                 f"reinstall torchtitan {_VERSION}"

@@ -1,0 +1,99 @@
+"""What torchtitan 0.2.2 refuses in a rank, much later, or does slowly: found before ranks start.
+
+`check_job` looks at everything that the configuration alone decides. Its parts are here for
+trainers that have checks of their own in between, one subject per module: a check raises one
+mistake, with one line, or returns; what only costs something it notes in the report.
+
+The modules import torchtitan inside functions only: a mistake that needs none of it must not wait.
+"""
+
+from typing import TYPE_CHECKING
+
+from mosaic_trainspec.checks.checkpoint import check_checkpoint, check_weights
+from mosaic_trainspec.checks.compatibility import check_max_seq_len, check_precision
+from mosaic_trainspec.checks.machine import check_device, check_memory, check_speed
+from mosaic_trainspec.checks.model import MetaModel, build_meta_model, find_model
+from mosaic_trainspec.checks.parallel import (
+    check_batches,
+    check_heads,
+    check_pipeline,
+    check_replicas,
+    check_sequence,
+    find_layout,
+)
+from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks.torchtitan_options import Run, check_options, check_schedule
+
+if TYPE_CHECKING:
+    from torchtitan.config import JobConfig
+
+
+def check_job(job_config: "JobConfig", *, world_size: int, ranks_here: int) -> Report:
+    """Check a configuration before ranks start, on one of the machines that are to train.
+
+    Args:
+        job_config: TorchTitan's. `model.name` may be a Mosaic variant's or its base's.
+        world_size: Ranks of the whole run.
+        ranks_here: Ranks on this machine.
+
+    Returns:
+        All mistakes and costs, a line each; `Report.stop_on_errors` raises the mistakes.
+    """
+    report = Report()
+    run = check_model(job_config, report, world_size=world_size)
+    meta_model = check_fit(run, ranks_here, report)
+    if run.model is not None and meta_model is not None:
+        report.attempt(check_weights, job_config, run.model, meta_model)
+    report.attempt(check_checkpoint, job_config)
+    return report
+
+
+def check_model(config: "JobConfig", report: Report, *, world_size: int) -> Run:
+    """Find the model and how the ranks share it, and check each option and the device.
+
+    Args:
+        config: The configuration.
+        report: Takes mistakes and warnings, and the model's name as a fact.
+        world_size: Ranks of the whole run.
+    """
+    model = report.attempt(find_model, config)
+    layout = report.attempt(find_layout, config, world_size)
+    if model is not None:
+        report.facts.append(model.name)
+        before = len(report.errors)
+        report.attempt(check_device, config, model)
+        # For a model that cannot be trained on this device, the number format does not matter.
+        if layout is not None and len(report.errors) == before:
+            report.attempt(check_precision, config, model, world_size)
+    run = Run(config, model, layout, world_size)
+    check_options(run, report)
+    report.attempt(check_schedule, run, report)
+    return run
+
+
+def check_fit(run: Run, ranks_here: int, report: Report) -> MetaModel | None:
+    """Check that rows, batches, pipeline and memory fit the model and the ranks.
+
+    Args:
+        run: What `check_model` found.
+        ranks_here: Ranks on this machine.
+        report: Takes mistakes and warnings.
+
+    Returns:
+        The model's weights; None where they are not known.
+    """
+    config, model, layout = run.config, run.model, run.layout
+    report.attempt(check_speed, config, report)
+    if model is not None:
+        report.attempt(check_max_seq_len, config, model, report)
+    if layout is not None:  # else the degrees are to be changed first
+        report.attempt(check_batches, config, layout)
+        report.attempt(check_sequence, config)
+        if model is not None:
+            report.attempt(check_heads, config, model)
+            report.attempt(check_replicas, config, model)
+            report.attempt(check_pipeline, config, model)
+    meta_model = None if model is None else report.attempt(build_meta_model, config, model)
+    if model is not None and meta_model is not None and layout is not None:
+        report.attempt(check_memory, config, model, meta_model, layout, ranks_here, report)
+    return meta_model

@@ -43,8 +43,8 @@ def test_every_patch_names_what_it_answers(
         assert "line 1 of torchtitan/no/such/file.py is ''" in told()
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.3")
     assert told() == (
-        "error: torchtitan 0.2.3 is installed, but this app corrects the code of 0.2.2: install "
-        "torchtitan 0.2.2"
+        "error: torchtitan 0.2.3 is installed, but mosaic-trainspec corrects the code of "
+        "0.2.2: install torchtitan 0.2.2"
     )
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.2+cu130")
     patches.check_torchtitan()

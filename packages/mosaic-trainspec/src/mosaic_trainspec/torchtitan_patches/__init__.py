@@ -56,8 +56,8 @@ def check_torchtitan() -> None:
     # A local build ("0.2.2+cu130") has the same code.
     if installed.partition("+")[0] != _VERSION:
         raise TrainSpecError(
-            f"torchtitan {installed} is installed, but this app corrects the code of {_VERSION}: "
-            f"install torchtitan {_VERSION}"
+            f"torchtitan {installed} is installed, but mosaic-trainspec corrects the code of "
+            f"{_VERSION}: install torchtitan {_VERSION}"
         )
     spec = importlib.util.find_spec("torchtitan")
     assert spec is not None and spec.submodule_search_locations
@@ -72,9 +72,9 @@ def check_torchtitan() -> None:
         found = lines[int(number) - 1].strip() if len(lines) >= int(number) else ""
         if found != text:
             raise TrainSpecError(
-                f"the installed torchtitan is not {_VERSION} as released, whose code this app "
-                f"corrects: line {number} of torchtitan/{path} is {found!r} and not {text!r}: "
-                f"reinstall torchtitan {_VERSION}"
+                f"the installed torchtitan is not {_VERSION} as released, whose code "
+                f"mosaic-trainspec corrects: line {number} of torchtitan/{path} is {found!r} and "
+                f"not {text!r}: reinstall torchtitan {_VERSION}"
             )
 
 

@@ -46,7 +46,7 @@ PREPARE_TESTS = "packages/mosaic-prepare/tests"
 OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, PREPARE_TESTS))
 TEST_GROUPS = (
     (1, (TITAN_TESTS,)),
-    (2, (LONG_TESTS,)),
+    (3, (LONG_TESTS,)),
     (1, OTHER_TESTS),
     (1, (INTEGRATION_TESTS,)),
     (1, (PREPARE_TESTS,)),

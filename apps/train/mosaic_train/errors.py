@@ -4,33 +4,26 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mosaic_trainspec import TrainSpecError
+
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 
-# Where the packages define their user-facing error. Looked up among loaded modules only: an error
-# cannot come from a package that was never imported, and importing one here would cost seconds.
+# Where the other packages define their user-facing error. Looked up among loaded modules only: an
+# error cannot come from a package that was never imported, and importing one here takes seconds.
 _USER_ERRORS = (
     ("mosaic_config", "ConfigError"),
     ("mosaic_dataloader", "MosaicDataError"),
-    ("mosaic_trainspec", "TrainSpecError"),
 )
 
 
-class TrainError(ValueError):
-    """Mistakes that the app itself finds; usually one.
-
-    Args:
-        problems: A line for each mistake, which says what to change.
-    """
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+class TrainError(TrainSpecError):
+    """Mistakes that the app itself finds; usually one."""
 
 
 def is_user_error(error: BaseException) -> bool:
     """Whether the message alone says what the user is to change, so that no traceback is needed."""
-    kinds: list[type[BaseException]] = [TrainError]
+    kinds: list[type[BaseException]] = [TrainSpecError]
     for module, name in _USER_ERRORS:
         kind = getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type) and issubclass(kind, BaseException):

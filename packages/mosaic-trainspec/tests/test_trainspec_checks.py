@@ -194,7 +194,7 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
         },
     ),
     (
-        "which has neither pipeline nor context parallelism",
+        "which supports neither pipeline nor context parallelism",
         2,
         {
             "model__converters": ["quantize.grouped_mm.float8"],
@@ -223,7 +223,7 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
         {"model__converters": ["quantize.grouped_mm.mx"]},
     ),
     (
-        "early_step_in_backward = true has neither",
+        "early_step_in_backward = true does not work",
         2,
         {
             "optimizer__early_step_in_backward": True,
@@ -266,7 +266,7 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
         },
     ),
     (
-        '"DualPipeV" with expert parallelism',
+        '"DualPipeV" does not support activation checkpointing',
         4,
         {
             "parallelism__pipeline_parallel_degree": 2,
@@ -525,15 +525,17 @@ def test_slow_precision_and_a_model_too_large(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(machine, "machine_bytes", lambda: 40 * 10**9)
     (line,) = large(2, 1)
-    assert "8.03 billion parameters; by estimate, at 16 bytes each" in line
-    assert "shared by 2 rank(s), a rank keeps 64.2 GB and has 40.0 GB" in line
+    assert "llama3 8B has 8.03 billion parameters: weights, gradients and" in line
+    assert "an estimated 64.2 GB per rank (16 bytes per parameter, shared by 2 rank(s))" in line
+    assert "but a rank has 40.0 GB" in line
     assert large(4, 1) == []
     (line,) = large(4, 4)
-    assert "a rank keeps 32.1 GB and has 10.0 GB" in line
+    assert "32.1 GB per rank" in line
+    assert "but a rank has 10.0 GB" in line
     assert large(2, 1, training__dtype="bfloat16") == []
     assert large(2, 1, parallelism__tensor_parallel_degree=2) != []
     (line,) = large(4, 1, parallelism__data_parallel_replicate_degree=4)
-    assert "shared by 1 rank(s), a rank keeps 128.5 GB" in line
+    assert "128.5 GB per rank (16 bytes per parameter, shared by 1 rank(s))" in line
 
 
 def test_a_job_is_checked_as_a_whole(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ _NONE_READY = -(1 << 40)
 
 
 def log_data_metrics(spec: "TrainSpec") -> None:
-    """Have what the training loader counts logged beside the spec's own metrics; see `DataMetrics`.
+    """Log what the training loader counts beside the spec's own metrics; see `DataMetrics`.
 
     Changes the spec in place; call it once. It is for a spec whose `build_dataloader_fn` returns
     mosaic-dataloader's `MosaicParallelAwareDataloader`, or a loader with the same counters.

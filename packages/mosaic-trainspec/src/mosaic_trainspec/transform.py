@@ -93,7 +93,7 @@ def require_text_spec(base_spec: TrainSpec) -> None:
     ``vlm`` has one, and ``transformers_modeling_backend`` learns its own only when training starts.
 
     Raises:
-        TrainSpecError: It is no TrainSpec, has no tokenizer builder, or its model needs further
+        TrainSpecError: It is not a TrainSpec, has no tokenizer builder, or its model needs further
             inputs.
     """
     if not isinstance(base_spec, TrainSpec):

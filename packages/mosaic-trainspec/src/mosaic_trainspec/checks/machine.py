@@ -27,7 +27,7 @@ def check_device(config: "JobConfig", model: ChosenModel) -> None:
     parallelism = config.parallelism
     if parallelism.context_parallel_degree > 1:
         raise TrainSpecError(
-            "context parallelism has no attention for CPU: set "
+            "context parallelism has no attention kernel for CPU: set "
             "parallelism.context_parallel_degree = 1, or use a machine with GPUs"
         )
     if parallelism.expert_parallel_degree > 1:
@@ -56,7 +56,7 @@ def check_device(config: "JobConfig", model: ChosenModel) -> None:
 
 
 def _check_on_gpu(config: "JobConfig", model: ChosenModel) -> None:
-    """Seen on an H200 with torch 2.11."""
+    """Refuse what was seen to fail on an H200 with torch 2.11."""
     if (
         config.model.name.startswith(_COMPILER_TOOLKIT)
         and config.parallelism.tensor_parallel_degree < 2
@@ -130,12 +130,11 @@ def check_memory(
     if memory is None or wanted <= memory:
         return
     report.warn(
-        f"{model.name} has {meta_model.parameters / 1e9:,.2f} billion parameters; by estimate, at "
-        f"{each} bytes each for weight, gradient and the optimizer's averages, shared by "
-        f"{layout.model_parts} rank(s), a rank keeps {wanted / _GB:,.1f} GB and has "
-        f"{memory / _GB:,.1f} GB of memory, without any activation: training will run out of "
-        "memory; start more ranks, with parallelism.data_parallel_shard_degree = -1, or choose a "
-        "smaller flavor"
+        f"{model.name} has {meta_model.parameters / 1e9:,.2f} billion parameters: weights, "
+        f"gradients and optimizer state take an estimated {wanted / _GB:,.1f} GB per rank ({each} "
+        f"bytes per parameter, shared by {layout.model_parts} rank(s)), before activations, but a "
+        f"rank has {memory / _GB:,.1f} GB: training will run out of memory; start more ranks, with "
+        "parallelism.data_parallel_shard_degree = -1, or choose a smaller flavor"
     )
 
 

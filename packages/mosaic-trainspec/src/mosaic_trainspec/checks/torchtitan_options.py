@@ -1,4 +1,4 @@
-"""Values that TorchTitan 0.2.2 takes from the configuration and refuses, in a rank, much later.
+"""Values that TorchTitan 0.2.2 reads without complaint and refuses much later, in a rank.
 
 Everything that its trainer asserts on, raises on, divides by or indexes by: values that are wrong
 in themselves (`torchtitan_limits.toml`), and values that do not go together (`conflicts`). Each
@@ -261,8 +261,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     )
     yield Conflict(
         config.metrics.enable_wandb and _missing("wandb"),
-        "metrics.enable_wandb = true, but the package wandb is not installed: install it with "
-        '"uv sync --extra wandb", or set metrics.enable_wandb = false',
+        "metrics.enable_wandb = true, but the package wandb is not installed: install it (in a "
+        'checkout with the app: "uv sync --extra wandb"), or set metrics.enable_wandb = false',
         "components/metrics.py: Failed to create WandB logger: No module named 'wandb'.",
     )
     yield Conflict(
@@ -309,8 +309,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     )
     yield Conflict(
         "quantize.grouped_mm.float8" in converters and (pipelined or context > 1),
-        "model.converters has quantize.grouped_mm.float8, which has neither pipeline nor context "
-        "parallelism: set parallelism.pipeline_parallel_degree and "
+        "model.converters has quantize.grouped_mm.float8, which supports neither pipeline nor "
+        "context parallelism: set parallelism.pipeline_parallel_degree and "
         "parallelism.context_parallel_degree to 1, or leave it out",
         "components/quantization/float8.py: Float8 MoE training prototype does not yet support",
     )
@@ -336,8 +336,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         run.torchtitans("build_optimizers_fn")
         and config.optimizer.early_step_in_backward
         and (pipelined or expert > 1),
-        "optimizer.early_step_in_backward = true has neither expert nor pipeline parallelism: set "
-        "it to false, or parallelism.expert_parallel_degree and "
+        "optimizer.early_step_in_backward = true does not work with expert or pipeline "
+        "parallelism: set it to false, or parallelism.expert_parallel_degree and "
         "parallelism.pipeline_parallel_degree to 1",
         "components/optimizer.py: Optimizers in backward is not supported with Pipeline Parallel.",
     )
@@ -425,8 +425,8 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         and degrees.pipeline_parallel_expert_parallel_overlap
         and degrees.pipeline_parallel_schedule.lower() == "dualpipev"
         and recompute.mode != "none",
-        'parallelism.pipeline_parallel_schedule = "DualPipeV" with expert parallelism has no '
-        'activation checkpointing: set activation_checkpoint.mode = "none", or '
+        'parallelism.pipeline_parallel_schedule = "DualPipeV" does not support activation '
+        'checkpointing with expert parallelism: set activation_checkpoint.mode = "none", or '
         "parallelism.pipeline_parallel_expert_parallel_overlap = false",
         "distributed/dual_pipe_v.py: Expert Parallel with DualPipeV and Activation",
     )

@@ -1,13 +1,17 @@
 """What is corrected of a model and its loss, and which kinds of parallelism go together."""
 
+import importlib.metadata
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torchtitan.config import JobConfig
+from torchtitan.protocols.train_spec import get_train_spec
+from torchtitan.train import Trainer
 
-from mosaic_trainspec import TrainSpecError
+import mosaic_trainspec.torchtitan_patches as patches
+from mosaic_trainspec import TrainSpecError, check_job, patch_spec, patch_torchtitan
 from mosaic_trainspec.checks.model import find_model
 from mosaic_trainspec.checks.parallel import check_pipeline, check_replicas
 from mosaic_trainspec.torchtitan_patches import gradient_scale, tied_weights
@@ -23,6 +27,56 @@ def test_the_value_of_a_loss_is_left_as_it_is() -> None:
         assert loss.item() == 5
         assert values.grad is not None
         assert values.grad.tolist() == [2 * scale, 4 * scale]
+
+
+def test_a_scale_without_a_patched_spec_is_refused() -> None:
+    """A trainer that needs none goes on: its gradients are right without."""
+
+    def trainer(loss_fn: Any, **parts: Any) -> Any:
+        dims = SimpleNamespace(pp_enabled=False, dp_replicate=2)
+        return SimpleNamespace(loss_fn=loss_fn, parallel_dims=dims, model_parts=[], **parts)
+
+    def plain(*_: Any) -> None: ...
+
+    gradient_scale.set_scale(trainer(plain), 8)
+    pipelined, corrected = trainer(plain), trainer(gradient_scale.ScaledLoss(plain))
+    for each in (pipelined, corrected):
+        each.parallel_dims.pp_enabled = True
+    gradient_scale.set_scale(corrected, 8)
+    assert corrected.loss_fn.scale == 1 / 8
+    with pytest.raises(TrainSpecError, match=r"^the TrainSpec .* was not patched.*call patch_spec"):
+        gradient_scale.set_scale(pipelined, 8)
+
+
+def test_correcting_twice_is_correcting_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(Trainer, "forward_backward_step", Trainer.forward_backward_step)
+    monkeypatch.setattr(patches.no_targets, "leave_out_of_maxima", lambda: made.append("maxima"))
+    monkeypatch.setattr(patches.cpu, "enable_cpu", lambda: made.append("cpu"))
+    monkeypatch.setattr(patches.cpu, "no_accelerator", lambda: True)
+    patch_torchtitan()
+    once = Trainer.forward_backward_step
+    patch_torchtitan()
+    assert Trainer.forward_backward_step is once
+    assert made == ["maxima", "cpu"]
+
+    spec = get_train_spec("llama3")
+    patch_spec(spec)
+    build, parallelize = spec.build_loss_fn, spec.parallelize_fn
+    patch_spec(spec)
+    assert (spec.build_loss_fn, spec.parallelize_fn) == (build, parallelize)
+
+
+def test_another_torchtitan_is_refused_by_each_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.3")
+    spec = get_train_spec("llama3")
+    build = spec.build_loss_fn
+    for correct in (patch_torchtitan, lambda: patch_spec(spec)):
+        with pytest.raises(TrainSpecError, match=r"^torchtitan 0\.2\.3 is installed"):
+            correct()
+    assert spec.build_loss_fn is build
+    (line,) = check_job(JobConfig(), world_size=1, ranks_here=1).errors
+    assert line.startswith("torchtitan 0.2.3 is installed")
 
 
 def config(name: str, flavor: str, **degrees: int) -> Any:

@@ -23,6 +23,7 @@ from mosaic_trainspec.checks.parallel import (
 )
 from mosaic_trainspec.checks.report import Report
 from mosaic_trainspec.checks.torchtitan_options import Run, check_options, check_schedule
+from mosaic_trainspec.torchtitan_patches import check_torchtitan
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -40,6 +41,9 @@ def check_job(job_config: "JobConfig", *, world_size: int, ranks_here: int) -> R
         All mistakes and costs, a line each; `Report.stop_on_errors` raises the mistakes.
     """
     report = Report()
+    report.attempt(check_torchtitan)
+    if report.errors:  # the other checks read the code and the options of that version
+        return report
     run = check_model(job_config, report, world_size=world_size)
     meta_model = check_fit(run, ranks_here, report)
     if run.model is not None and meta_model is not None:

@@ -41,6 +41,8 @@ _PATCHES = (
     uninitialized,
 )
 ANSWERS = tuple(answer for patch in _PATCHES for answer in patch.ANSWERS)
+# An attribute of the functions that this package has put in the place of others.
+_CORRECTED = "_corrected_by_mosaic_trainspec"
 
 
 def check_torchtitan() -> None:
@@ -79,8 +81,16 @@ def check_torchtitan() -> None:
 
 
 def patch_torchtitan() -> None:
-    """Correct TorchTitan in this process. Call it once, before a Trainer is made."""
+    """Correct TorchTitan in this process, before a Trainer is made; a second call does nothing.
+
+    Raises:
+        TrainSpecError: As for `check_torchtitan`.
+    """
     check_torchtitan()
+    from torchtitan.train import Trainer
+
+    if hasattr(Trainer.forward_backward_step, _CORRECTED):
+        return
     _patch_steps()
     no_targets.leave_out_of_maxima()
     if cpu.no_accelerator():
@@ -99,11 +109,22 @@ def _patch_steps() -> None:
         gradient_scale.set_scale(self, tokens)
         return original(self, global_valid_tokens=tokens, **batch)
 
+    setattr(forward_backward_step, _CORRECTED, True)
     Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
 
 
 def patch_spec(spec: Any) -> None:
-    """Correct what our own spec builds. Changes the spec in place; call it once."""
+    """Correct what a spec builds. Changes the spec in place; a second call does nothing.
+
+    Args:
+        spec: A registered one: TorchTitan makes a new one each time one of its own is looked up.
+
+    Raises:
+        TrainSpecError: As for `check_torchtitan`.
+    """
+    check_torchtitan()
+    if hasattr(spec.parallelize_fn, _CORRECTED):
+        return
     gradient_scale.scale_loss(spec)
     spec.parallelize_fn = _correcting(spec.parallelize_fn)
     if cpu.no_accelerator():
@@ -122,6 +143,7 @@ def _correcting(original: Any) -> Any:
         fsdp_sums.sum_gradients(model)
         return model
 
+    setattr(parallelize, _CORRECTED, True)
     return parallelize
 
 

@@ -283,7 +283,8 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     spec = get_mosaic_train_spec(
         get_train_spec("llama3"), **builders, build_metrics_processor_fn=build_processor
     )
-    log_data_metrics(spec)
+    for _ in range(2):
+        log_data_metrics(spec)
     config = JobConfig()
     config.checkpoint.enable, config.checkpoint.interval = True, 2
     build: Any = spec.build_metrics_processor_fn
@@ -297,6 +298,29 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     assert metrics["own"] == 1
     assert metrics["data/samples_seen"] == 8
     assert metrics["loading/batches_ready"] == 0
+
+    # A spec that is made of this one has a loader of its own, and the base's metrics.
+    other = CountingLoader()
+    builders["build_dataloader_fn"] = lambda **_: other
+    spec = get_mosaic_train_spec(spec, **builders)
+    log_data_metrics(spec)
+    assert spec.build_dataloader_fn() is other  # type: ignore[call-arg, comparison-overlap]
+    build = spec.build_metrics_processor_fn
+    assert build(config, None).should_log(2) is False
+    assert other.synced == 1
+
+
+def test_a_loader_that_counts_nothing_is_refused() -> None:
+    spec = get_mosaic_train_spec(get_train_spec("llama3"), **BUILDERS)
+    log_data_metrics(spec)
+    with pytest.raises(TrainSpecError) as raised:
+        spec.build_dataloader_fn()  # type: ignore[call-arg]
+    assert str(raised.value) == (
+        "log_data_metrics: the training loader, a str, has no dp_world_size, dataset, metrics, "
+        "sync_token_counts, loading_counters, stage_begun: let build_dataloader_fn return "
+        "mosaic-dataloader's MosaicParallelAwareDataloader, or a loader with these, or leave "
+        "log_data_metrics out"
+    )
 
 
 def test_importing_the_package_costs_little() -> None:

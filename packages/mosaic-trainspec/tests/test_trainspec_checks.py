@@ -552,6 +552,34 @@ def test_a_job_is_checked_as_a_whole(tmp_path: Path) -> None:
     good = check_job(configuration(**given), world_size=1, ranks_here=1)
     assert (good.errors, good.facts) == ([], ["llama3 debugmodel"])
 
+    # A loader without a state leaves no key of its own.
+    del state["dataloader.dp_rank_0"]
+    save(state | {"dataloader": {}}, checkpoint_id=tmp_path / "checkpoint" / "step-4", no_dist=True)
+    report = check_job(configuration(**given), world_size=1, ranks_here=1)
+    assert report.errors == []
+
+    # A new run from a checkpoint, of which more than the model is to be loaded.
+    save({"w": torch.zeros(1)}, checkpoint_id=tmp_path / "model" / "step-4", no_dist=True)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "model.safetensors").touch()
+    new: dict[str, Any] = {
+        "checkpoint__folder": "new",
+        "checkpoint__initial_load_model_only": False,
+    }
+    for path, in_hf, said in [
+        ("model/step-4", False, f"_path '{tmp_path}/model/step-4' holds the model only: set check"),
+        ("hf", True, "checkpoint.initial_load_in_hf = true loads weights only: set checkpoint.ini"),
+    ]:
+        initial: dict[str, Any] = {
+            "checkpoint__initial_load_path": str(tmp_path / path),
+            "checkpoint__initial_load_in_hf": in_hf,
+            "checkpoint__exclude_from_loading": ["model"],
+        }
+        report = check_job(configuration(**given, **new, **initial), world_size=1, ranks_here=1)
+        (line,) = report.errors
+        assert said in line
+        assert line.endswith("checkpoint.initial_load_model_only = true")
+
     wrong: dict[str, Any] = {
         "optimizer__name": "adamw",
         "parallelism__tensor_parallel_degree": 3,

@@ -9,6 +9,7 @@ from mosaic_trainspec.checks.checkpoint import (
     check_checkpoint,
     checkpoint_to_resume,
     complete_steps,
+    missing_parts,
     own_folder,
     read_values,
     saved_entries,
@@ -38,9 +39,13 @@ def check_position(config: "MosaicJobConfig") -> None:
     if folder is None or _DATALOADER in excluded:
         return
     if _POSITION not in saved_entries(folder):
+        found = (
+            "holds no position of the data"
+            if _DATALOADER in missing_parts(folder)
+            else "was written with another data loader, whose position means nothing here"
+        )
         raise TrainError(
-            f"checkpoint {folder} was written with another data loader, whose position means "
-            "nothing here: start the data from the beginning with "
+            f"checkpoint {folder} {found}: start the data from the beginning with "
             f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {_DATALOADER}))}"
         )
     dataset, lanes = config.mosaic_dataloader.dataset, len(_lane_keys(folder))

@@ -27,15 +27,6 @@ def print_log_line(text: str) -> None:
     print(logging.Formatter(_FORMAT).format(record), flush=True)
 
 
-def loss_rank(config: Any, world_size: int) -> int:
-    """The rank that logs the loss: the first of the last pipeline stage."""
-    stages: int = config.parallelism.pipeline_parallel_degree
-    # The V-shaped schedule ends where it began.
-    if stages <= 1 or config.parallelism.pipeline_parallel_schedule == "ZBVZeroBubble":
-        return 0
-    return (world_size // stages) * (stages - 1)
-
-
 def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -> None:
     """TorchTitan's log; informational lines only from the rank that has the loss.
 
@@ -44,6 +35,8 @@ def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -
     by rank 0 where no `launcher` has printed them.
     """
     from torchtitan.tools.logging import init_logger
+
+    from mosaic_trainspec.torchtitan_patches.loss_rank import loss_rank
 
     init_logger()
     _leave_row_lengths_to_the_checks()

@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from torchtitan import train
+from torchtitan.components import metrics
 from torchtitan.config import JobConfig
 from torchtitan.protocols.train_spec import get_train_spec
+from torchtitan.tools.logging import logger
+from torchtitan.tools.utils import NoColor
 from torchtitan.train import Trainer
 
 import mosaic_trainspec.torchtitan_patches as patches
 from mosaic_trainspec import TrainSpecError, check_job, patch_spec, patch_torchtitan
 from mosaic_trainspec.checks.model import find_model
 from mosaic_trainspec.checks.parallel import check_pipeline, check_replicas
-from mosaic_trainspec.torchtitan_patches import gradient_scale, tied_weights
+from mosaic_trainspec.torchtitan_patches import gradient_scale, loss_rank, tied_weights
 
 
 def test_the_value_of_a_loss_is_left_as_it_is() -> None:
@@ -48,17 +52,49 @@ def test_a_scale_without_a_patched_spec_is_refused() -> None:
         gradient_scale.set_scale(pipelined, 8)
 
 
+def test_the_rank_with_the_loss_writes_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in [
+        (metrics, "_get_metrics_rank"),
+        (metrics, "ensure_pp_loss_visible"),
+        (train, "ensure_pp_loss_visible"),
+    ]:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    warnings: list[str] = []
+    monkeypatch.setattr(logger, "warning", warnings.append)
+    monkeypatch.setenv("LOG_RANK", "0")
+    loss_rank.log_where_the_loss_is()
+    for stages, schedule, rank in [
+        (1, "1F1B", 0),
+        (2, "1F1B", 4),
+        (4, "Interleaved1F1B", 6),
+        (4, "ZBVZeroBubble", 0),
+        (4, "zbvzerobubble", 0),
+        (4, "DualPipeV", 0),
+    ]:
+        made = config("llama3", "debugmodel", pipeline_parallel=stages)
+        made.parallelism.pipeline_parallel_schedule = schedule
+        dims: Any = SimpleNamespace(pp=stages, pp_enabled=stages > 1, world_size=8)
+        assert metrics._get_metrics_rank(dims, made) == rank
+        assert loss_rank.loss_rank(made, 8) == rank
+        warnings.clear()
+        if stages > 1:
+            metrics.ensure_pp_loss_visible(dims, made, NoColor())
+        assert vars(train)["ensure_pp_loss_visible"] is metrics.ensure_pp_loss_visible
+        assert [f"rank {rank} to LOG_RANK" in line for line in warnings] == [True] * (rank > 0)
+
+
 def test_correcting_twice_is_correcting_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(Trainer, "forward_backward_step", Trainer.forward_backward_step)
     monkeypatch.setattr(patches.no_targets, "leave_out_of_maxima", lambda: made.append("maxima"))
+    monkeypatch.setattr(patches.loss_rank, "log_where_the_loss_is", lambda: made.append("rank"))
     monkeypatch.setattr(patches.cpu, "enable_cpu", lambda: made.append("cpu"))
     monkeypatch.setattr(patches.cpu, "no_accelerator", lambda: True)
     patch_torchtitan()
     once = Trainer.forward_backward_step
     patch_torchtitan()
     assert Trainer.forward_backward_step is once
-    assert made == ["maxima", "cpu"]
+    assert made == ["maxima", "rank", "cpu"]
 
     spec = get_train_spec("llama3")
     patch_spec(spec)

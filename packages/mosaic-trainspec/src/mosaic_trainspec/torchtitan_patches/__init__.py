@@ -22,6 +22,7 @@ from mosaic_trainspec.torchtitan_patches import (
     fsdp_sums,
     gradient_scale,
     irope_masks,
+    loss_rank,
     no_targets,
     tied_weights,
     uninitialized,
@@ -36,6 +37,7 @@ _PATCHES = (
     fsdp_sums,
     gradient_scale,
     irope_masks,
+    loss_rank,
     no_targets,
     tied_weights,
     uninitialized,
@@ -93,6 +95,7 @@ def patch_torchtitan() -> None:
         return
     _patch_steps()
     no_targets.leave_out_of_maxima()
+    loss_rank.log_where_the_loss_is()
     if cpu.no_accelerator():
         cpu.enable_cpu()
 

@@ -110,11 +110,21 @@ _UNUSED = {
 
 
 def check_unused(config: "MosaicJobConfig", report: Report) -> None:
-    """Warn of options without effect that are set to other values than their defaults."""
+    """Warn of options without effect that are set to other values than their defaults.
+
+    Fault tolerance, without which a run may be worth nothing, is a mistake.
+    """
     from torchtitan.config import JobConfig
 
     from mosaic_config.schema import tables_of
 
+    if config.fault_tolerance.enable:
+        report.refuse(
+            [
+                "fault_tolerance.enable = true has no effect in this trainer, which does not use "
+                "TorchFT: set it to false"
+            ]
+        )
     for path, table in tables_of(JobConfig()):
         for key, default in vars(table).items():
             option = ".".join((*path, key))

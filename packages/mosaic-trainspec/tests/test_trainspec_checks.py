@@ -159,6 +159,26 @@ def test_the_nearest_name_is_suggested(model: ChosenModel) -> None:
     assert line == told
 
 
+def test_a_value_that_its_type_does_not_list(model: ChosenModel) -> None:
+    wrong: dict[str, Any] = {
+        "training__dtype": "fp32",
+        "quantize__linear__float8__recipe_name": "rowise",
+        "quantize__grouped_mm__mx__recipe_name": "mx",
+        "activation_checkpoint__mode": "selectve",
+    }
+    lines = [
+        """training.dtype must be "bfloat16" or "float32", got 'fp32'; did you mean "float32"?""",
+        """activation_checkpoint.mode must be "selective", "full", "memory_budget" or "none", """
+        """got 'selectve'; did you mean "selective"?""",
+        'quantize.linear.float8.recipe_name must be "tensorwise", "rowwise" or '
+        """"rowwise_with_gw_hp", got 'rowise'; did you mean "rowwise"?""",
+        """quantize.grouped_mm.mx.recipe_name must be "mxfp8", got 'mx'; did you mean "mxfp8"?""",
+    ]
+    assert mistakes(model, **wrong) == lines
+    # And nothing else is made of them.
+    assert check_job(configuration(**wrong), world_size=1, ranks_here=1).errors == lines
+
+
 def test_what_an_own_model_builds_itself_is_not_looked_at(model: ChosenModel) -> None:
     def own(*_: object) -> None: ...
 
@@ -322,7 +342,15 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
             "validation__local_batch_size": 4,
         },
     ),
-    ("fault_tolerance.enable = true has no effect", 1, {"fault_tolerance__enable": True}),
+    (
+        "torch cannot run the pipeline schedule dualpipev without a backward pass",
+        2,
+        {
+            "parallelism__pipeline_parallel_degree": 2,
+            "parallelism__pipeline_parallel_schedule": "dualpipev",
+            "validation__enable": True,
+        },
+    ),
 ]
 
 
@@ -549,7 +577,9 @@ def test_a_job_is_checked_as_a_whole(tmp_path: Path) -> None:
     state = {key: torch.zeros(1) for key in parts}
     state |= {key: torch.zeros(s, dtype=torch.int8) for key, s in meta_model.shapes.items()}
     save(state, checkpoint_id=tmp_path / "checkpoint" / "step-2", no_dist=True)
-    good = check_job(configuration(**given), world_size=1, ranks_here=1)
+    # TorchTitan has a trainer that uses TorchFT.
+    config = configuration(**given, fault_tolerance__enable=True)
+    good = check_job(config, world_size=1, ranks_here=1)
     assert (good.errors, good.facts) == ([], ["llama3 debugmodel"])
 
     # A loader without a state leaves no key of its own.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mosaic_trainspec.checks.model import ChosenModel
 from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.torchtitan_patches.loss_rank import is_v_shaped
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -139,6 +140,15 @@ def check_replicas(config: "JobConfig", model: ChosenModel) -> None:
         )
 
 
+def no_validation(schedule: str) -> str:
+    """Why validation cannot use a V-shaped pipeline schedule, and what to change."""
+    return (
+        f"torch cannot run the pipeline schedule {schedule} without a backward pass, as validation "
+        "does: set parallelism.pipeline_parallel_schedule to 1F1B or Interleaved1F1B, or "
+        "validation.enable to false"
+    )
+
+
 _TORCHTITANS = "torchtitan.distributed.pipeline_parallel"
 
 
@@ -188,7 +198,7 @@ def check_pipeline(config: "JobConfig", model: ChosenModel) -> None:
         stages = ranks * (1 if single else 2)
         cause = f'parallelism.pipeline_parallel_schedule "{name}"'
     each = stages / ranks
-    v_shaped = name.lower() in ("zbvzerobubble", "dualpipev")
+    v_shaped = is_v_shaped(name)
     if (single and each != 1) or (v_shaped and each != 2) or each < 2 - single or each % 1:
         wanted = "1" if single else "2" if v_shaped else "2 or more"
         raise TrainSpecError(

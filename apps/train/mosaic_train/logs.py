@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from mosaic_trainspec.torchtitan_patches.loss_rank import loss_rank
+
 _FORMAT = "[titan] %(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 
@@ -35,8 +37,6 @@ def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -
     by rank 0 where no `launcher` has printed them.
     """
     from torchtitan.tools.logging import init_logger
-
-    from mosaic_trainspec.torchtitan_patches.loss_rank import loss_rank
 
     init_logger()
     _leave_row_lengths_to_the_checks()

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.disk import check_disk, check_dump_folder
 from mosaic_train.checks.resume import check_position, keep_lanes
+from mosaic_train.checks.tokenizer import check_document_masks, check_vocabulary
 from mosaic_train.errors import TrainError, is_user_error
-from mosaic_trainspec.checks import check_fit, check_model
-from mosaic_trainspec.checks.checkpoint import check_weights
-from mosaic_trainspec.checks.compatibility import check_document_masks, check_vocabulary
-from mosaic_trainspec.checks.parallel import Layout
-from mosaic_trainspec.checks.report import Report
-from mosaic_trainspec.checks.torchtitan_options import Run
+from mosaic_trainspec.checks import Layout, Report, Run, check_fit, check_model, check_weights
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -324,6 +324,7 @@ def test_a_loader_that_counts_nothing_is_refused() -> None:
 
 
 def test_importing_the_package_costs_little() -> None:
-    """A trainer may report a mistake before it imports torch, and know the error's type."""
-    code = "import sys; from mosaic_trainspec import TrainSpecError; print('torch' in sys.modules)"
+    """A trainer may report a mistake before it imports torch, and check before it corrects."""
+    code = "import sys; from mosaic_trainspec import TrainSpecError, check_job, patch_torchtitan; "
+    code += "print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

@@ -14,8 +14,7 @@ from mosaic_train.checks.resume import (
     steps_of,
 )
 from mosaic_train.errors import TrainError
-from mosaic_trainspec.checks.parallel import Layout
-from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks import Layout, Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.errors import TrainError
-from mosaic_trainspec.checks.checkpoint import (
+from mosaic_trainspec.checks import (
+    Report,
     check_checkpoint,
     checkpoint_to_resume,
     complete_steps,
@@ -14,7 +15,6 @@ from mosaic_trainspec.checks.checkpoint import (
     read_values,
     saved_entries,
 )
-from mosaic_trainspec.checks.report import Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -9,13 +9,32 @@ The modules import torchtitan inside functions only: a mistake that needs none o
 
 from typing import TYPE_CHECKING
 
-from mosaic_trainspec.checks.checkpoint import check_checkpoint, check_weights
-from mosaic_trainspec.checks.compatibility import check_max_seq_len, check_precision
-from mosaic_trainspec.checks.machine import check_device, check_memory, check_speed
-from mosaic_trainspec.checks.model import MetaModel, build_meta_model, find_model
+from mosaic_trainspec.checks.checkpoint import (
+    check_checkpoint,
+    check_weights,
+    checkpoint_to_resume,
+    compare_weights,
+    complete_steps,
+    load_entries,
+    missing_parts,
+    next_save,
+    own_folder,
+    read_values,
+    saved_entries,
+)
+from mosaic_trainspec.checks.machine import (
+    bytes_per_parameter,
+    check_device,
+    check_memory,
+    check_precision,
+    check_speed,
+)
+from mosaic_trainspec.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 from mosaic_trainspec.checks.parallel import (
+    Layout,
     check_batches,
     check_heads,
+    check_max_seq_len,
     check_pipeline,
     check_replicas,
     check_sequence,
@@ -27,6 +46,33 @@ from mosaic_trainspec.torchtitan_patches import check_torchtitan
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
+
+__all__ = [
+    "ChosenModel",
+    "Layout",
+    "MetaModel",
+    "Report",
+    "Run",
+    "build_meta_model",
+    "bytes_per_parameter",
+    "check_batches",
+    "check_checkpoint",
+    "check_fit",
+    "check_job",
+    "check_model",
+    "check_weights",
+    "checkpoint_to_resume",
+    "compare_weights",
+    "complete_steps",
+    "find_layout",
+    "find_model",
+    "load_entries",
+    "missing_parts",
+    "next_save",
+    "own_folder",
+    "read_values",
+    "saved_entries",
+]
 
 
 def check_job(job_config: "JobConfig", *, world_size: int, ranks_here: int) -> Report:

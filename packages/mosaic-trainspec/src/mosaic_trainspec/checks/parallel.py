@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mosaic_trainspec.checks.model import ChosenModel
+from mosaic_trainspec.checks.report import Report
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.torchtitan_patches.loss_rank import is_v_shaped
 
@@ -101,6 +102,29 @@ def check_sequence(config: "JobConfig") -> None:
                 f"{section}.seq_len {length} is not a multiple of {divisor} (2 * tensor parallel "
                 f"* context parallel degree): use {max(length // divisor, 1) * divisor}"
             )
+
+
+def check_max_seq_len(config: "JobConfig", model: ChosenModel, report: Report) -> None:
+    """Compare the row lengths with the positions that the model knows.
+
+    TorchTitan's models take `training.seq_len` for their maximum, whatever the flavor says, so that
+    longer rows only cost quality; but validation cannot exceed it.
+    """
+    most = getattr(model.args, "max_seq_len", None)
+    if most is None:
+        return
+    length = config.training.seq_len
+    if length > most:
+        report.warn(
+            f"training.seq_len {length} exceeds the {most} positions that {model.name} is made "
+            "for: later positions get rotations that it was not tuned for, and weights trained "
+            f"elsewhere do not know them; {most} or less has no such cost"
+        )
+    if config.validation.enable and config.validation.seq_len > length:
+        raise TrainSpecError(
+            f"validation.seq_len {config.validation.seq_len} exceeds training.seq_len {length}, "
+            f"for which {model.name} computes its positions: set it to {length} or less"
+        )
 
 
 def check_heads(config: "JobConfig", model: ChosenModel) -> None:

@@ -33,8 +33,8 @@ from mosaic_trainspec.checks.checkpoint import own_folder
 from mosaic_trainspec.checks.model import ChosenModel
 from mosaic_trainspec.checks.parallel import Layout, no_validation
 from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.device import no_accelerator
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
 from mosaic_trainspec.torchtitan_patches.loss_rank import is_v_shaped
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from mosaic_trainspec.device import no_accelerator
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.torchtitan_patches import (
     backend_names,
@@ -96,7 +97,7 @@ def patch_torchtitan() -> None:
     _patch_steps()
     no_targets.leave_out_of_maxima()
     loss_rank.log_where_the_loss_is()
-    if cpu.no_accelerator():
+    if no_accelerator():
         cpu.enable_cpu()
 
 
@@ -130,7 +131,7 @@ def patch_spec(spec: Any) -> None:
         return
     gradient_scale.scale_loss(spec)
     spec.parallelize_fn = _correcting(spec.parallelize_fn)
-    if cpu.no_accelerator():
+    if no_accelerator():
         cpu.run_experts_one_by_one(spec.model_args)
 
 

@@ -1,6 +1,9 @@
 """What is corrected of a model and its loss, and which kinds of parallelism go together."""
 
+import importlib
 import importlib.metadata
+import inspect
+import pkgutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +34,35 @@ def test_the_value_of_a_loss_is_left_as_it_is() -> None:
         assert loss.item() == 5
         assert values.grad is not None
         assert values.grad.tolist() == [2 * scale, 4 * scale]
+
+
+def test_every_patch_names_what_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches.check_torchtitan()
+    found = pkgutil.walk_packages(patches.__path__, f"{patches.__name__}.")
+    modules = [importlib.import_module(each.name) for each in found]
+    assert {answer for module in modules for answer in module.ANSWERS} == set(patches.ANSWERS)
+    for module in modules:
+        assert "can go once" in " ".join(inspect.getsource(module).split()), module
+
+    def told() -> str:
+        with pytest.raises(TrainSpecError) as refused:
+            patches.check_torchtitan()
+        return str(refused.value)
+
+    # Each line of each patch is compared.
+    for answer in patches.ANSWERS:
+        with monkeypatch.context() as patch:
+            patch.setattr(patches, "ANSWERS", (*patches.ANSWERS, f"{answer} # as it was"))
+            line = told()
+        place, text = answer.split(": ", 1)
+        path, number = place.split(":")
+        assert f"line {number} of torchtitan/{path} is {text!r} and not " in line
+        assert line.endswith("reinstall torchtitan 0.2.2")
+    with monkeypatch.context() as patch:
+        patch.setattr(patches, "ANSWERS", ("no/such/file.py:1: x = 1",))
+        assert "line 1 of torchtitan/no/such/file.py is ''" in told()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.2+cu130")
+    patches.check_torchtitan()
 
 
 def test_a_scale_without_a_patched_spec_is_refused() -> None:
@@ -89,7 +121,7 @@ def test_correcting_twice_is_correcting_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(patches.no_targets, "leave_out_of_maxima", lambda: made.append("maxima"))
     monkeypatch.setattr(patches.loss_rank, "log_where_the_loss_is", lambda: made.append("rank"))
     monkeypatch.setattr(patches.cpu, "enable_cpu", lambda: made.append("cpu"))
-    monkeypatch.setattr(patches.cpu, "no_accelerator", lambda: True)
+    monkeypatch.setattr(patches, "no_accelerator", lambda: True)
     patch_torchtitan()
     once = Trainer.forward_backward_step
     patch_torchtitan()
@@ -111,8 +143,10 @@ def test_another_torchtitan_is_refused_by_each_function(monkeypatch: pytest.Monk
         with pytest.raises(TrainSpecError, match=r"^torchtitan 0\.2\.3 is installed"):
             correct()
     assert spec.build_loss_fn is build
-    (line,) = check_job(JobConfig(), world_size=1, ranks_here=1).errors
-    assert line.startswith("torchtitan 0.2.3 is installed")
+    assert check_job(JobConfig(), world_size=1, ranks_here=1).errors == [
+        "torchtitan 0.2.3 is installed, but mosaic-trainspec corrects the code of 0.2.2: install "
+        "torchtitan 0.2.2"
+    ]
 
 
 def config(name: str, flavor: str, **degrees: int) -> Any:

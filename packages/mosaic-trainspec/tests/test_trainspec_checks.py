@@ -571,16 +571,24 @@ def test_a_job_is_checked_as_a_whole(tmp_path: Path) -> None:
         "checkpoint__enable": True,
         "training__mixed_precision_param": "float32",
     }
-    parts = ("optimizer.x", "lr_scheduler.x", "train_state", "dataloader.dp_rank_0")
+    parts = ("optimizer.x", "lr_scheduler.x", "train_state.x", "dataloader.dp_rank_0")
     meta_model = build_meta_model(configuration(), find_model(configuration()))
     assert meta_model is not None
-    state = {key: torch.zeros(1) for key in parts}
+    state: dict[str, Any] = {key: torch.zeros(1) for key in parts}
     state |= {key: torch.zeros(s, dtype=torch.int8) for key, s in meta_model.shapes.items()}
+    state["train_state.step"] = 2
     save(state, checkpoint_id=tmp_path / "checkpoint" / "step-2", no_dist=True)
     # TorchTitan has a trainer that uses TorchFT.
     config = configuration(**given, fault_tolerance__enable=True)
     good = check_job(config, world_size=1, ranks_here=1)
     assert (good.errors, good.facts) == ([], ["llama3 debugmodel"])
+
+    options: dict[str, Any] = {"training__steps": 2, "checkpoint__last_save_in_hf": True}
+    report = check_job(configuration(**given, **options), world_size=1, ranks_here=1)
+    (line,) = report.errors
+    assert line.startswith("nothing is left to train: checkpoint ")
+    (line,) = [line for line in report.warnings if "last_save_in_hf" in line]
+    assert "the run cannot be resumed from it" in line
 
     # A loader without a state leaves no key of its own.
     del state["dataloader.dp_rank_0"]

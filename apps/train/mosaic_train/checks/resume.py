@@ -181,18 +181,6 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     return int(rows - begin) // steps
 
 
-def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
-    """Check that the run, unless it only loads, has a step left to train."""
-    steps = config.training.steps
-    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
-        return
-    raise TrainError(
-        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
-        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
-        "checkpoint.folder to start over"
-    )
-
-
 def steps_of(config: "MosaicJobConfig", loader: Any, done: int) -> "Steps":
     """The steps of the run, of which some are done, for the checks and the inspection of its data.
 

@@ -62,6 +62,18 @@ def check_checkpoint(config: "JobConfig") -> None:
     )
 
 
+def check_steps_left(config: "JobConfig", checkpoint: Path | None, steps_done: int) -> None:
+    """Check that the run, unless it only loads, has a step left to train."""
+    steps = config.training.steps
+    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
+        return
+    raise TrainSpecError(
+        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
+        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
+        "checkpoint.folder to start over"
+    )
+
+
 def missing_parts(folder: Path) -> set[str]:
     """The parts of a full checkpoint, besides the model, that a distributed checkpoint lacks."""
     return set(_PARTS) - {key.partition(".")[0] for key in saved_entries(folder)}

@@ -308,6 +308,9 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     build = spec.build_metrics_processor_fn
     assert build(config, None).should_log(2) is False
     assert other.synced == 1
+    config.fault_tolerance.enable = True
+    with pytest.raises(TrainSpecError, match="replica groups cannot be asked: leave log_data_m"):
+        build(config, None)
 
 
 def test_a_loader_that_counts_nothing_is_refused() -> None:

@@ -65,7 +65,8 @@ def log_data_metrics(spec: "TrainSpec") -> None:
     Args:
         spec: Its `build_dataloader_fn` returns mosaic-dataloader's `MosaicParallelAwareDataloader`,
             or another `CountingLoader`. If it returns anything else, the Trainer ends with a
-            `TrainSpecError` that names what is missing.
+            `TrainSpecError` that names what is missing; so it does with `fault_tolerance.enable`,
+            because the ranks of other replica groups come and go and cannot be counted.
     """
     feeds = getattr(spec.build_dataloader_fn, _FEEDS, None)
     if feeds is not None and feeds is spec.build_metrics_processor_fn:
@@ -89,6 +90,12 @@ def log_data_metrics(spec: "TrainSpec") -> None:
         return loader
 
     def build_metrics(job_config: Any, parallel_dims: Any, *others: Any, **more: Any) -> Any:
+        if job_config.fault_tolerance.enable:
+            raise TrainSpecError(
+                "log_data_metrics counts over all ranks, and those of TorchFT's other replica "
+                "groups cannot be asked: leave log_data_metrics out, or set "
+                "fault_tolerance.enable = false"
+            )
         processor = build_processor(job_config, parallel_dims, *others, **more)
         loader = built[0]() if built else None
         if loader is not None:  # else a trainer that has no data

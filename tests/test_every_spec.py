@@ -32,10 +32,11 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from mosaic_config import MosaicConfigManager
 from mosaic_dataloader import build_mosaic_tokenizer
+from mosaic_train.checks.tokenizer import check_vocabulary
+from mosaic_train.errors import TrainError
 from mosaic_train.spec import register_spec
 from mosaic_trainspec import TrainSpecError
-from mosaic_trainspec.checks.compatibility import check_vocabulary
-from mosaic_trainspec.checks.model import find_model
+from mosaic_trainspec.checks import find_model
 from mosaic_trainspec.model_inputs import prepare_model_inputs
 from mosaic_trainspec.torchtitan_patches import patch_model
 from mosaic_trainspec.torchtitan_patches.cpu import (
@@ -174,7 +175,7 @@ def test_it_takes_our_batches(
     chosen = find_model(config)
     check_vocabulary(config, chosen, build_mosaic_tokenizer(config))
     larger = configure(tmp_path, name, flavor, embedded + 1)
-    with pytest.raises(TrainSpecError) as refused:
+    with pytest.raises(TrainError) as refused:
         check_vocabulary(larger, find_model(larger), build_mosaic_tokenizer(larger))
     assert f"a vocabulary of {embedded + 1}, but {name} {flavor} embeds only {embedded}" in str(
         refused.value

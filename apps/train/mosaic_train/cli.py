@@ -351,7 +351,7 @@ def _parse_config(arguments: Arguments) -> "MosaicJobConfig":
         raise TrainError("give a configuration: --config-path FILE (see --help)")
 
     from mosaic_config import MosaicConfigManager
-    from mosaic_trainspec.torchtitan_patches import check_torchtitan
+    from mosaic_trainspec import check_torchtitan
 
     check_torchtitan()
     config: MosaicJobConfig = MosaicConfigManager().parse_args(arguments.config_args)

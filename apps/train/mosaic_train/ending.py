@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mosaic_train.logs import print_log_line
 from mosaic_trainspec import TrainSpecError
-from mosaic_trainspec.checks.checkpoint import (
+from mosaic_trainspec.checks import (
     complete_steps,
     missing_parts,
     next_save,

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mosaic_train.errors import TrainError
-from mosaic_trainspec.checks.checkpoint import (
+from mosaic_trainspec.checks import (
+    ChosenModel,
+    MetaModel,
+    build_meta_model,
     compare_weights,
     complete_steps,
+    find_model,
     load_entries,
     own_folder,
 )
-from mosaic_trainspec.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -15,10 +15,15 @@ from mosaic_train.checks.resume import (
 )
 from mosaic_train.errors import TrainError, is_user_error
 from mosaic_train.setup import check_run, log_findings
-from mosaic_trainspec.checks.checkpoint import next_save, own_folder
-from mosaic_trainspec.checks.model import build_meta_model, find_model
-from mosaic_trainspec.checks.parallel import check_batches, find_layout
-from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks import (
+    Report,
+    build_meta_model,
+    check_batches,
+    find_layout,
+    find_model,
+    next_save,
+    own_folder,
+)
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mosaic_train.errors import EXIT_FAILURE, EXIT_USER_ERROR, TrainError, print_error
 from mosaic_train.parent_death import LAUNCHER_PID
-from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
+from mosaic_trainspec.device import no_accelerator
 
 logger = logging.getLogger("mosaic_train")
 

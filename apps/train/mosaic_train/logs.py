@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from mosaic_trainspec.torchtitan_patches.loss_rank import loss_rank
+
 _FORMAT = "[titan] %(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
 
@@ -25,15 +27,6 @@ def print_log_line(text: str) -> None:
     """Print a line as the log has it, before there is a log or whatever its level is."""
     record = logging.LogRecord("mosaic_train", logging.INFO, __file__, 0, text, None, None)
     print(logging.Formatter(_FORMAT).format(record), flush=True)
-
-
-def loss_rank(config: Any, world_size: int) -> int:
-    """The rank that logs the loss: the first of the last pipeline stage."""
-    stages: int = config.parallelism.pipeline_parallel_degree
-    # The V-shaped schedule ends where it began.
-    if stages <= 1 or config.parallelism.pipeline_parallel_schedule == "ZBVZeroBubble":
-        return 0
-    return (world_size // stages) * (stages - 1)
 
 
 def init_rank_logs(config: Any, rank: int, world_size: int, *, launcher: bool) -> None:

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mosaic_train.checks.datasets import check_datasets
 from mosaic_train.checks.disk import check_disk, check_dump_folder
 from mosaic_train.checks.resume import check_position, keep_lanes
+from mosaic_train.checks.tokenizer import check_document_masks, check_vocabulary
 from mosaic_train.errors import TrainError, is_user_error
-from mosaic_trainspec.checks import check_fit, check_model
-from mosaic_trainspec.checks.checkpoint import check_weights
-from mosaic_trainspec.checks.compatibility import check_document_masks, check_vocabulary
-from mosaic_trainspec.checks.parallel import Layout
-from mosaic_trainspec.checks.report import Report
-from mosaic_trainspec.checks.torchtitan_options import Run
+from mosaic_trainspec.checks import Layout, Report, Run, check_fit, check_model, check_resume
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -110,11 +106,21 @@ _UNUSED = {
 
 
 def check_unused(config: "MosaicJobConfig", report: Report) -> None:
-    """Warn of options without effect that are set to other values than their defaults."""
+    """Warn of options without effect that are set to other values than their defaults.
+
+    Fault tolerance, without which a run may be worth nothing, is a mistake.
+    """
     from torchtitan.config import JobConfig
 
     from mosaic_config.schema import tables_of
 
+    if config.fault_tolerance.enable:
+        report.refuse(
+            [
+                "fault_tolerance.enable = true has no effect in this trainer, which does not use "
+                "TorchFT: set it to false"
+            ]
+        )
     for path, table in tables_of(JobConfig()):
         for key, default in vars(table).items():
             option = ".".join((*path, key))
@@ -129,16 +135,10 @@ def _check_configuration(
     """Check what needs no data; returns whether the checkpoint can be looked at further."""
     meta_model = check_fit(run, ranks_here, report)
     before = len(report.errors)
-    if run.model is not None and meta_model is not None:
+    if meta_model is not None:
         report.attempt(check_disk, config, meta_model, run.world_size // ranks_here, report)
-        report.attempt(check_weights, config, run.model, meta_model)
+    check_resume(run, meta_model, report)
     report.attempt(check_position, config)
-    checkpoint = config.checkpoint
-    if checkpoint.enable and checkpoint.last_save_in_hf and not checkpoint.load_only:
-        report.warn(
-            "checkpoint.last_save_in_hf = true: the last checkpoint will hold weights alone, so "
-            "that the run cannot be resumed from it; set it to false to be able to resume"
-        )
     report.attempt(keep_lanes, config)
     return len(report.errors) == before
 

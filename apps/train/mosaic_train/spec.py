@@ -23,7 +23,7 @@ def register_spec(config: "MosaicJobConfig") -> str:
         build_mosaic_validation_dataloader,
     )
     from mosaic_trainspec import log_data_metrics, patch_spec, register_mosaic_train_spec
-    from mosaic_trainspec.checks.model import find_model
+    from mosaic_trainspec.checks import find_model
 
     vocab_size = find_model(config).vocab_size
 

@@ -448,13 +448,18 @@ def test_checkpoints(app: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2
     assert_one_line(err, "step-2 was written with another.*exclude_from_loading dataloader")
 
+    write_checkpoint(folder / "step-3", full, **model)
+    code, err = outcome(app, capfd)
+    assert code == 2
+    assert_one_line(err, "step-3 holds no position of.*exclude_from_loading dataloader")
+
     write_checkpoint(folder / "step-4", [], **model)
     code, err = outcome(app, capfd)
     assert code == 2
     assert_one_line(err, "step-4 holds the model only.*initial_load_path.*last_save_model_only")
-    code, err = outcome(app, capfd, "--checkpoint.load_step", "3")
+    code, err = outcome(app, capfd, "--checkpoint.load_step", "8")
     assert code == 2
-    assert_one_line(err, "step-3.*2, 4")
+    assert_one_line(err, "step-8.*2, 3, 4")
     code, err = outcome(app, capfd, "--checkpoint.exclude_from_loading", "dataloder")
     assert code == 2
     assert_one_line(err, "dataloder is not a part")

@@ -44,9 +44,12 @@ def test_options_of_torchtitan_that_have_no_effect_here() -> None:
             training__dataloader__num_workers=4,
             validation__dataset_path="x",
             memory_estimation__enable=True,
+            fault_tolerance__enable=True,
         ),
         report,
     )
+    (line,) = report.errors
+    assert line.startswith("fault_tolerance.enable = true has no effect in this trainer")
     told = " ".join(report.warnings)
     assert len(report.warnings) == 4
     for expected in (

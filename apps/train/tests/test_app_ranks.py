@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from mosaic_train.cli import parse_arguments
 from mosaic_train.environment import find_rank_environment, first_host, tasks_on_node
 from mosaic_train.errors import TrainError
-from mosaic_train.logs import loss_rank
 
 TORCHRUN = {
     "RANK": "3",
@@ -129,20 +127,6 @@ def test_arguments() -> None:
     ):
         with pytest.raises(TrainError):
             parse_arguments(wrong)
-
-
-def test_the_rank_with_the_loss() -> None:
-    def config(stages: int, schedule: str = "1F1B") -> Any:
-        return SimpleNamespace(
-            parallelism=SimpleNamespace(
-                pipeline_parallel_degree=stages, pipeline_parallel_schedule=schedule
-            )
-        )
-
-    assert loss_rank(config(1), 8) == 0
-    assert loss_rank(config(2), 8) == 4
-    assert loss_rank(config(4), 8) == 6
-    assert loss_rank(config(4, "ZBVZeroBubble"), 8) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")

@@ -159,6 +159,26 @@ def test_the_nearest_name_is_suggested(model: ChosenModel) -> None:
     assert line == told
 
 
+def test_a_value_that_its_type_does_not_list(model: ChosenModel) -> None:
+    wrong: dict[str, Any] = {
+        "training__dtype": "fp32",
+        "quantize__linear__float8__recipe_name": "rowise",
+        "quantize__grouped_mm__mx__recipe_name": "mx",
+        "activation_checkpoint__mode": "selectve",
+    }
+    lines = [
+        """training.dtype must be "bfloat16" or "float32", got 'fp32'; did you mean "float32"?""",
+        """activation_checkpoint.mode must be "selective", "full", "memory_budget" or "none", """
+        """got 'selectve'; did you mean "selective"?""",
+        'quantize.linear.float8.recipe_name must be "tensorwise", "rowwise" or '
+        """"rowwise_with_gw_hp", got 'rowise'; did you mean "rowwise"?""",
+        """quantize.grouped_mm.mx.recipe_name must be "mxfp8", got 'mx'; did you mean "mxfp8"?""",
+    ]
+    assert mistakes(model, **wrong) == lines
+    # And nothing else is made of them.
+    assert check_job(configuration(**wrong), world_size=1, ranks_here=1).errors == lines
+
+
 def test_what_an_own_model_builds_itself_is_not_looked_at(model: ChosenModel) -> None:
     def own(*_: object) -> None: ...
 
@@ -322,7 +342,15 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
             "validation__local_batch_size": 4,
         },
     ),
-    ("fault_tolerance.enable = true has no effect", 1, {"fault_tolerance__enable": True}),
+    (
+        "torch cannot run the pipeline schedule dualpipev without a backward pass",
+        2,
+        {
+            "parallelism__pipeline_parallel_degree": 2,
+            "parallelism__pipeline_parallel_schedule": "dualpipev",
+            "validation__enable": True,
+        },
+    ),
 ]
 
 
@@ -545,14 +573,52 @@ def test_a_job_is_checked_as_a_whole(tmp_path: Path) -> None:
         "checkpoint__enable": True,
         "training__mixed_precision_param": "float32",
     }
-    parts = ("optimizer.x", "lr_scheduler.x", "train_state", "dataloader.dp_rank_0")
+    parts = ("optimizer.x", "lr_scheduler.x", "train_state.x", "dataloader.dp_rank_0")
     meta_model = build_meta_model(configuration(), find_model(configuration()))
     assert meta_model is not None
-    state = {key: torch.zeros(1) for key in parts}
+    state: dict[str, Any] = {key: torch.zeros(1) for key in parts}
     state |= {key: torch.zeros(s, dtype=torch.int8) for key, s in meta_model.shapes.items()}
+    state["train_state.step"] = 2
     save(state, checkpoint_id=tmp_path / "checkpoint" / "step-2", no_dist=True)
-    good = check_job(configuration(**given), world_size=1, ranks_here=1)
+    # TorchTitan has a trainer that uses TorchFT.
+    config = configuration(**given, fault_tolerance__enable=True)
+    good = check_job(config, world_size=1, ranks_here=1)
     assert (good.errors, good.facts) == ([], ["llama3 debugmodel"])
+
+    options: dict[str, Any] = {"training__steps": 2, "checkpoint__last_save_in_hf": True}
+    report = check_job(configuration(**given, **options), world_size=1, ranks_here=1)
+    (line,) = report.errors
+    assert line.startswith("nothing is left to train: checkpoint ")
+    (line,) = [line for line in report.warnings if "last_save_in_hf" in line]
+    assert "the run cannot be resumed from it" in line
+
+    # A loader without a state leaves no key of its own.
+    del state["dataloader.dp_rank_0"]
+    save(state | {"dataloader": {}}, checkpoint_id=tmp_path / "checkpoint" / "step-4", no_dist=True)
+    report = check_job(configuration(**given), world_size=1, ranks_here=1)
+    assert report.errors == []
+
+    # A new run from a checkpoint, of which more than the model is to be loaded.
+    save({"w": torch.zeros(1)}, checkpoint_id=tmp_path / "model" / "step-4", no_dist=True)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "model.safetensors").touch()
+    new: dict[str, Any] = {
+        "checkpoint__folder": "new",
+        "checkpoint__initial_load_model_only": False,
+    }
+    for path, in_hf, said in [
+        ("model/step-4", False, f"_path '{tmp_path}/model/step-4' holds the model only: set check"),
+        ("hf", True, "checkpoint.initial_load_in_hf = true loads weights only: set checkpoint.ini"),
+    ]:
+        initial: dict[str, Any] = {
+            "checkpoint__initial_load_path": str(tmp_path / path),
+            "checkpoint__initial_load_in_hf": in_hf,
+            "checkpoint__exclude_from_loading": ["model"],
+        }
+        report = check_job(configuration(**given, **new, **initial), world_size=1, ranks_here=1)
+        (line,) = report.errors
+        assert said in line
+        assert line.endswith("checkpoint.initial_load_model_only = true")
 
     wrong: dict[str, Any] = {
         "optimizer__name": "adamw",

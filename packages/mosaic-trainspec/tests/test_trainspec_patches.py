@@ -1,16 +1,27 @@
 """What is corrected of a model and its loss, and which kinds of parallelism go together."""
 
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torchtitan import train
+from torchtitan.components import metrics
 from torchtitan.config import JobConfig
+from torchtitan.protocols.train_spec import get_train_spec
+from torchtitan.tools.logging import logger
+from torchtitan.tools.utils import NoColor
+from torchtitan.train import Trainer
 
-from mosaic_trainspec import TrainSpecError
+import mosaic_trainspec.torchtitan_patches as patches
+from mosaic_trainspec import TrainSpecError, check_job, patch_spec, patch_torchtitan
 from mosaic_trainspec.checks.model import find_model
 from mosaic_trainspec.checks.parallel import check_pipeline, check_replicas
-from mosaic_trainspec.torchtitan_patches import gradient_scale, tied_weights
+from mosaic_trainspec.torchtitan_patches import gradient_scale, loss_rank, tied_weights
 
 
 def test_the_value_of_a_loss_is_left_as_it_is() -> None:
@@ -23,6 +34,119 @@ def test_the_value_of_a_loss_is_left_as_it_is() -> None:
         assert loss.item() == 5
         assert values.grad is not None
         assert values.grad.tolist() == [2 * scale, 4 * scale]
+
+
+def test_every_patch_names_what_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches.check_torchtitan()
+    found = pkgutil.walk_packages(patches.__path__, f"{patches.__name__}.")
+    modules = [importlib.import_module(each.name) for each in found]
+    assert {answer for module in modules for answer in module.ANSWERS} == set(patches.ANSWERS)
+    for module in modules:
+        assert "can go once" in " ".join(inspect.getsource(module).split()), module
+
+    def told() -> str:
+        with pytest.raises(TrainSpecError) as refused:
+            patches.check_torchtitan()
+        return str(refused.value)
+
+    # Each line of each patch is compared.
+    for answer in patches.ANSWERS:
+        with monkeypatch.context() as patch:
+            patch.setattr(patches, "ANSWERS", (*patches.ANSWERS, f"{answer} # as it was"))
+            line = told()
+        place, text = answer.split(": ", 1)
+        path, number = place.split(":")
+        assert f"line {number} of torchtitan/{path} is {text!r} and not " in line
+        assert line.endswith("reinstall torchtitan 0.2.2")
+    with monkeypatch.context() as patch:
+        patch.setattr(patches, "ANSWERS", ("no/such/file.py:1: x = 1",))
+        assert "line 1 of torchtitan/no/such/file.py is ''" in told()
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.2+cu130")
+    patches.check_torchtitan()
+
+
+def test_a_scale_without_a_patched_spec_is_refused() -> None:
+    """A trainer that needs none goes on: its gradients are right without."""
+
+    def trainer(loss_fn: Any, **parts: Any) -> Any:
+        dims = SimpleNamespace(pp_enabled=False, dp_replicate=2)
+        return SimpleNamespace(loss_fn=loss_fn, parallel_dims=dims, model_parts=[], **parts)
+
+    def plain(*_: Any) -> None: ...
+
+    gradient_scale.set_scale(trainer(plain), 8)
+    pipelined, corrected = trainer(plain), trainer(gradient_scale.ScaledLoss(plain))
+    for each in (pipelined, corrected):
+        each.parallel_dims.pp_enabled = True
+    gradient_scale.set_scale(corrected, 8)
+    assert corrected.loss_fn.scale == 1 / 8
+    with pytest.raises(TrainSpecError, match=r"^the TrainSpec .* was not patched.*call patch_spec"):
+        gradient_scale.set_scale(pipelined, 8)
+
+
+def test_the_rank_with_the_loss_writes_the_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in [
+        (metrics, "_get_metrics_rank"),
+        (metrics, "ensure_pp_loss_visible"),
+        (train, "ensure_pp_loss_visible"),
+    ]:
+        monkeypatch.setattr(module, name, getattr(module, name))
+    warnings: list[str] = []
+    monkeypatch.setattr(logger, "warning", warnings.append)
+    monkeypatch.setenv("LOG_RANK", "0")
+    loss_rank.log_where_the_loss_is()
+    for stages, schedule, rank in [
+        (1, "1F1B", 0),
+        (2, "1F1B", 4),
+        (4, "Interleaved1F1B", 6),
+        (4, "ZBVZeroBubble", 0),
+        (4, "zbvzerobubble", 0),
+        (4, "DualPipeV", 0),
+    ]:
+        made = config("llama3", "debugmodel", pipeline_parallel=stages)
+        made.parallelism.pipeline_parallel_schedule = schedule
+        dims: Any = SimpleNamespace(pp=stages, pp_enabled=stages > 1, world_size=8)
+        assert metrics._get_metrics_rank(dims, made) == rank
+        assert loss_rank.loss_rank(made, 8) == rank
+        warnings.clear()
+        if stages > 1:
+            metrics.ensure_pp_loss_visible(dims, made, NoColor())
+        assert vars(train)["ensure_pp_loss_visible"] is metrics.ensure_pp_loss_visible
+        assert [f"rank {rank} to LOG_RANK" in line for line in warnings] == [True] * (rank > 0)
+
+
+def test_correcting_twice_is_correcting_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(Trainer, "forward_backward_step", Trainer.forward_backward_step)
+    monkeypatch.setattr(patches.no_targets, "leave_out_of_maxima", lambda: made.append("maxima"))
+    monkeypatch.setattr(patches.loss_rank, "log_where_the_loss_is", lambda: made.append("rank"))
+    monkeypatch.setattr(patches.cpu, "enable_cpu", lambda: made.append("cpu"))
+    monkeypatch.setattr(patches, "no_accelerator", lambda: True)
+    patch_torchtitan()
+    once = Trainer.forward_backward_step
+    patch_torchtitan()
+    assert Trainer.forward_backward_step is once
+    assert made == ["maxima", "rank", "cpu"]
+
+    spec = get_train_spec("llama3")
+    patch_spec(spec)
+    build, parallelize = spec.build_loss_fn, spec.parallelize_fn
+    patch_spec(spec)
+    assert (spec.build_loss_fn, spec.parallelize_fn) == (build, parallelize)
+
+
+def test_another_torchtitan_is_refused_by_each_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.2.3")
+    spec = get_train_spec("llama3")
+    build = spec.build_loss_fn
+    for correct in (patch_torchtitan, lambda: patch_spec(spec)):
+        with pytest.raises(TrainSpecError, match=r"^torchtitan 0\.2\.3 is installed"):
+            correct()
+    assert spec.build_loss_fn is build
+    assert check_job(JobConfig(), world_size=1, ranks_here=1).errors == [
+        "torchtitan 0.2.3 is installed, but mosaic-trainspec corrects the code of 0.2.2: install "
+        "torchtitan 0.2.2"
+    ]
 
 
 def config(name: str, flavor: str, **degrees: int) -> Any:

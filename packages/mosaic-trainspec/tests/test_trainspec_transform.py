@@ -283,7 +283,8 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     spec = get_mosaic_train_spec(
         get_train_spec("llama3"), **builders, build_metrics_processor_fn=build_processor
     )
-    log_data_metrics(spec)
+    for _ in range(2):
+        log_data_metrics(spec)
     config = JobConfig()
     config.checkpoint.enable, config.checkpoint.interval = True, 2
     build: Any = spec.build_metrics_processor_fn
@@ -298,8 +299,35 @@ def test_what_the_loader_counts_is_logged_beside_the_specs_own_metrics() -> None
     assert metrics["data/samples_seen"] == 8
     assert metrics["loading/batches_ready"] == 0
 
+    # A spec that is made of this one has a loader of its own, and the base's metrics.
+    other = CountingLoader()
+    builders["build_dataloader_fn"] = lambda **_: other
+    spec = get_mosaic_train_spec(spec, **builders)
+    log_data_metrics(spec)
+    assert spec.build_dataloader_fn() is other  # type: ignore[call-arg, comparison-overlap]
+    build = spec.build_metrics_processor_fn
+    assert build(config, None).should_log(2) is False
+    assert other.synced == 1
+    config.fault_tolerance.enable = True
+    with pytest.raises(TrainSpecError, match="replica groups cannot be asked: leave log_data_m"):
+        build(config, None)
+
+
+def test_a_loader_that_counts_nothing_is_refused() -> None:
+    spec = get_mosaic_train_spec(get_train_spec("llama3"), **BUILDERS)
+    log_data_metrics(spec)
+    with pytest.raises(TrainSpecError) as raised:
+        spec.build_dataloader_fn()  # type: ignore[call-arg]
+    assert str(raised.value) == (
+        "log_data_metrics: the training loader, a str, has no dp_world_size, dataset, metrics, "
+        "sync_token_counts, loading_counters, stage_begun: let build_dataloader_fn return "
+        "mosaic-dataloader's MosaicParallelAwareDataloader, or a loader with these, or leave "
+        "log_data_metrics out"
+    )
+
 
 def test_importing_the_package_costs_little() -> None:
-    """A trainer may report a mistake before it imports torch, and know the error's type."""
-    code = "import sys; from mosaic_trainspec import TrainSpecError; print('torch' in sys.modules)"
+    """A trainer may report a mistake before it imports torch, and check before it corrects."""
+    code = "import sys; from mosaic_trainspec import TrainSpecError, check_job, patch_torchtitan; "
+    code += "print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

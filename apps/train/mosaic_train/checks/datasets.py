@@ -7,15 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mosaic_dataloader import checks
-from mosaic_train.checks.resume import (
-    Resumed,
-    check_steps_left,
-    resume_from_checkpoint,
-    steps_of,
-)
+from mosaic_train.checks.resume import Resumed, resume_from_checkpoint, steps_of
 from mosaic_train.errors import TrainError
-from mosaic_trainspec.checks.parallel import Layout
-from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks import Layout, Report, check_steps_left
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

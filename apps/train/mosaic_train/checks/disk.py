@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from mosaic_dataloader.checks import network_filesystem
 from mosaic_train.errors import TrainError
 from mosaic_train.run_lock import lock_folder
-from mosaic_trainspec.checks.checkpoint import complete_steps, own_folder
-from mosaic_trainspec.checks.machine import bytes_per_parameter
-from mosaic_trainspec.checks.model import MetaModel
-from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.checks import (
+    MetaModel,
+    Report,
+    bytes_per_parameter,
+    complete_steps,
+    own_folder,
+)
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosaic_train.errors import TrainError
-from mosaic_trainspec.checks.checkpoint import (
+from mosaic_trainspec.checks import (
+    Report,
     check_checkpoint,
     checkpoint_to_resume,
     complete_steps,
+    missing_parts,
     own_folder,
     read_values,
     saved_entries,
 )
-from mosaic_trainspec.checks.report import Report
 
 if TYPE_CHECKING:
     from mosaic_config import MosaicJobConfig
@@ -38,9 +39,13 @@ def check_position(config: "MosaicJobConfig") -> None:
     if folder is None or _DATALOADER in excluded:
         return
     if _POSITION not in saved_entries(folder):
+        found = (
+            "holds no position of the data"
+            if _DATALOADER in missing_parts(folder)
+            else "was written with another data loader, whose position means nothing here"
+        )
         raise TrainError(
-            f"checkpoint {folder} was written with another data loader, whose position means "
-            "nothing here: start the data from the beginning with "
+            f"checkpoint {folder} {found}: start the data from the beginning with "
             f"--checkpoint.exclude_from_loading {','.join(sorted(excluded | {_DATALOADER}))}"
         )
     dataset, lanes = config.mosaic_dataloader.dataset, len(_lane_keys(folder))
@@ -174,18 +179,6 @@ def _rows_per_step(config: "MosaicJobConfig", loader: Any, steps_done: int) -> i
     if steps < 1 or rows <= begin or (rows - begin) % steps:
         return None
     return int(rows - begin) // steps
-
-
-def check_steps_left(config: "MosaicJobConfig", checkpoint: Path | None, steps_done: int) -> None:
-    """Check that the run, unless it only loads, has a step left to train."""
-    steps = config.training.steps
-    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
-        return
-    raise TrainError(
-        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
-        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
-        "checkpoint.folder to start over"
-    )
 
 
 def steps_of(config: "MosaicJobConfig", loader: Any, done: int) -> "Steps":

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any
 from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
-    from mosaic_trainspec.checks import check_job
+    from mosaic_trainspec.checks import Report, check_job
     from mosaic_trainspec.metrics import log_data_metrics
     from mosaic_trainspec.registry import register_mosaic_train_spec
-    from mosaic_trainspec.torchtitan_patches import patch_spec, patch_torchtitan
+    from mosaic_trainspec.torchtitan_patches import check_torchtitan, patch_spec, patch_torchtitan
     from mosaic_trainspec.transform import get_mosaic_train_spec
     from mosaic_trainspec.validator import MosaicValidator
     from mosaic_trainspec.validator_builder import build_mosaic_validator
 
 _HOME = {
     "MosaicValidator": "validator",
+    "Report": "checks",
     "build_mosaic_validator": "validator_builder",
     "check_job": "checks",
+    "check_torchtitan": "torchtitan_patches",
     "get_mosaic_train_spec": "transform",
     "log_data_metrics": "metrics",
     "patch_spec": "torchtitan_patches",
@@ -30,9 +32,11 @@ _HOME = {
 
 __all__ = [
     "MosaicValidator",
+    "Report",
     "TrainSpecError",
     "build_mosaic_validator",
     "check_job",
+    "check_torchtitan",
     "get_mosaic_train_spec",
     "log_data_metrics",
     "patch_spec",

@@ -8,13 +8,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torchtitan.components.metrics import build_metrics_processor
 from torchtitan.tools.logging import logger
 
 from mosaic_trainspec.checks.checkpoint import next_save
+from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -24,13 +25,52 @@ if TYPE_CHECKING:
 # For ranks of other machines: smaller than any negated number of batches, so that it never counts.
 _NONE_READY = -(1 << 40)
 
+SumOverRanks = Callable[[torch.Tensor], torch.Tensor]
+
+
+class CountingLoader(Protocol):
+    """What `log_data_metrics` needs of a training loader; mosaic-dataloader's has it."""
+
+    @property
+    def dp_world_size(self) -> int:
+        """Ranks that read different rows."""
+
+    @property
+    def dataset(self) -> Any:
+        """Has `packing`, a bool, and `streams`, each of which has a `name`."""
+
+    def metrics(self, sum_over_ranks: SumOverRanks | None) -> dict[str, float]:
+        """What is logged of the data, by name; all ranks call it together."""
+
+    def sync_token_counts(self, sum_over_ranks: SumOverRanks | None) -> None:
+        """Add up what all ranks have counted, before a checkpoint is saved."""
+
+    def loading_counters(self) -> dict[str, float]:
+        """Where loading time went on this rank so far, by name."""
+
+    def stage_begun(self) -> Any:
+        """A stage of the mixture, which has a `mixture`, if one began since the last call."""
+
+
+# An attribute of a loader's builder: the builder of the metrics processor that gets its loaders.
+_FEEDS = "_feeds_metrics_processor_of"
+_NEEDED = [name for name in vars(CountingLoader) if not name.startswith("_")]
+
 
 def log_data_metrics(spec: "TrainSpec") -> None:
     """Log what the training loader counts beside the spec's own metrics; see `DataMetrics`.
 
-    Changes the spec in place; call it once. It is for a spec whose `build_dataloader_fn` returns
-    mosaic-dataloader's `MosaicParallelAwareDataloader`, or a loader with the same counters.
+    Changes the spec in place; a second call does nothing.
+
+    Args:
+        spec: Its `build_dataloader_fn` returns mosaic-dataloader's `MosaicParallelAwareDataloader`,
+            or another `CountingLoader`. If it returns anything else, the Trainer ends with a
+            `TrainSpecError` that names what is missing; so it does with `fault_tolerance.enable`,
+            because the ranks of other replica groups come and go and cannot be counted.
     """
+    feeds = getattr(spec.build_dataloader_fn, _FEEDS, None)
+    if feeds is not None and feeds is spec.build_metrics_processor_fn:
+        return
     # TorchTitan's Trainer builds the loader before the metrics processor, to which it does not pass
     # it. Weak: the spec stays registered when the run is over.
     built: list[weakref.ref[Any]] = []
@@ -39,16 +79,30 @@ def log_data_metrics(spec: "TrainSpec") -> None:
 
     def build_dataloader(**options: Any) -> Any:
         loader = build_loader(**options)
+        if missing := [name for name in _NEEDED if not hasattr(loader, name)]:
+            raise TrainSpecError(
+                f"log_data_metrics: the training loader, a {type(loader).__name__}, has no "
+                f"{', '.join(missing)}: let build_dataloader_fn return mosaic-dataloader's "
+                "MosaicParallelAwareDataloader, or a loader with these, or leave log_data_metrics "
+                "out"
+            )
         built[:] = [weakref.ref(loader)]
         return loader
 
     def build_metrics(job_config: Any, parallel_dims: Any, *others: Any, **more: Any) -> Any:
+        if job_config.fault_tolerance.enable:
+            raise TrainSpecError(
+                "log_data_metrics counts over all ranks, and those of TorchFT's other replica "
+                "groups cannot be asked: leave log_data_metrics out, or set "
+                "fault_tolerance.enable = false"
+            )
         processor = build_processor(job_config, parallel_dims, *others, **more)
         loader = built[0]() if built else None
         if loader is not None:  # else a trainer that has no data
             DataMetrics(processor, loader, job_config, parallel_dims)
         return processor
 
+    setattr(build_dataloader, _FEEDS, build_metrics)
     spec.build_dataloader_fn, spec.build_metrics_processor_fn = build_dataloader, build_metrics
 
 
@@ -68,7 +122,7 @@ class DataMetrics:
 
     Args:
         processor: The spec's metrics processor, whose `should_log` and `log` this replaces.
-        loader: The training loader, mosaic-dataloader's or one with the same counters.
+        loader: The training loader.
         job_config: Says when checkpoints are saved.
         parallel_dims: Has the mesh of the ranks that read different rows.
     """
@@ -76,7 +130,7 @@ class DataMetrics:
     def __init__(
         self,
         processor: Any,
-        loader: Any,
+        loader: CountingLoader,
         job_config: "JobConfig",
         parallel_dims: "ParallelDims",
     ):
@@ -169,7 +223,7 @@ class DataMetrics:
         return saves and next_save(self._config, step - 1) == step
 
 
-def _summing(parallel_dims: "ParallelDims") -> Callable[[torch.Tensor], torch.Tensor]:
+def _summing(parallel_dims: "ParallelDims") -> SumOverRanks:
     def sum_over_ranks(counts: torch.Tensor) -> torch.Tensor:
         from torchtitan.tools.utils import device_type
 

@@ -39,11 +39,15 @@ def register_mosaic_train_spec(
 ) -> str:
     """Register the Mosaic variant of a TorchTitan spec and return its name, ``"<name>_mosaic"``.
 
-    May be called any number of times; the latest builders count. A name that already is the
-    Mosaic variant's (``"llama3_mosaic"``) stands for its base.
+    May be called any number of times; the latest builders count. Each call makes a new spec of the
+    base, without what ``patch_spec`` and ``log_data_metrics`` have changed of the one before: call
+    these after the last registration. A name that already is the Mosaic variant's
+    (``"llama3_mosaic"``) stands for its base.
 
     Args:
-        name: A model, an experiment or a registered spec, as in ``model.name``.
+        name: A model, an experiment or a registered spec, as in ``model.name``. A spec that
+            ``experimental.custom_import`` registers is known once that is imported, which
+            ``check_job`` does.
         build_dataloader_fn: See ``get_mosaic_train_spec``, as for the other builders.
         build_tokenizer_fn: Called with the job config.
         build_validation_dataloader_fn: Needed only if validation is enabled.

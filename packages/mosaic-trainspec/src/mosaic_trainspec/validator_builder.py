@@ -16,6 +16,7 @@ from torchtitan.config import JobConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.protocols import BaseModelArgs
 
+from mosaic_trainspec.checks.parallel import no_validation
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.validator import MosaicValidator, ValidationDataLoaderBuilder
 
@@ -117,12 +118,7 @@ def _check_schedule(pp_schedule: _PipelineSchedule, job_config: JobConfig) -> No
     # torch's V-shaped schedules hand a gradient over between two stages of a rank without looking
     # whether there is a backward pass, so their eval() ends in an assertion (torch 2.15).
     if isinstance(pp_schedule, ScheduleZBVZeroBubble | ScheduleDualPipeV):
-        raise TrainSpecError(
-            "torch cannot run the pipeline schedule "
-            f"{job_config.parallelism.pipeline_parallel_schedule} without a backward pass, as "
-            "validation does: set parallelism.pipeline_parallel_schedule to 1F1B or "
-            "Interleaved1F1B, or validation.enable to false"
-        )
+        raise TrainSpecError(no_validation(job_config.parallelism.pipeline_parallel_schedule))
     # A schedule always cuts a batch into as many micro-batches as in training. Older torch also
     # keeps receive buffers of the training micro-batch's size, newer torch (2.15) allocates them
     # again; the same batch size is right for both.

@@ -9,13 +9,33 @@ The modules import torchtitan inside functions only: a mistake that needs none o
 
 from typing import TYPE_CHECKING
 
-from mosaic_trainspec.checks.checkpoint import check_checkpoint, check_weights
-from mosaic_trainspec.checks.compatibility import check_max_seq_len, check_precision
-from mosaic_trainspec.checks.machine import check_device, check_memory, check_speed
-from mosaic_trainspec.checks.model import MetaModel, build_meta_model, find_model
+from mosaic_trainspec.checks.checkpoint import (
+    check_checkpoint,
+    check_steps_left,
+    check_weights,
+    checkpoint_to_resume,
+    compare_weights,
+    complete_steps,
+    load_entries,
+    missing_parts,
+    next_save,
+    own_folder,
+    read_values,
+    saved_entries,
+)
+from mosaic_trainspec.checks.machine import (
+    bytes_per_parameter,
+    check_device,
+    check_memory,
+    check_precision,
+    check_speed,
+)
+from mosaic_trainspec.checks.model import ChosenModel, MetaModel, build_meta_model, find_model
 from mosaic_trainspec.checks.parallel import (
+    Layout,
     check_batches,
     check_heads,
+    check_max_seq_len,
     check_pipeline,
     check_replicas,
     check_sequence,
@@ -23,9 +43,38 @@ from mosaic_trainspec.checks.parallel import (
 )
 from mosaic_trainspec.checks.report import Report
 from mosaic_trainspec.checks.torchtitan_options import Run, check_options, check_schedule
+from mosaic_trainspec.torchtitan_patches import check_torchtitan
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
+
+__all__ = [
+    "ChosenModel",
+    "Layout",
+    "MetaModel",
+    "Report",
+    "Run",
+    "build_meta_model",
+    "bytes_per_parameter",
+    "check_batches",
+    "check_checkpoint",
+    "check_fit",
+    "check_job",
+    "check_model",
+    "check_resume",
+    "check_steps_left",
+    "checkpoint_to_resume",
+    "compare_weights",
+    "complete_steps",
+    "find_layout",
+    "find_model",
+    "load_entries",
+    "missing_parts",
+    "next_save",
+    "own_folder",
+    "read_values",
+    "saved_entries",
+]
 
 
 def check_job(job_config: "JobConfig", *, world_size: int, ranks_here: int) -> Report:
@@ -40,12 +89,22 @@ def check_job(job_config: "JobConfig", *, world_size: int, ranks_here: int) -> R
         All mistakes and costs, a line each; `Report.stop_on_errors` raises the mistakes.
     """
     report = Report()
+    report.attempt(check_torchtitan)
+    if report.errors:  # the other checks read the code and the options of that version
+        return report
     run = check_model(job_config, report, world_size=world_size)
     meta_model = check_fit(run, ranks_here, report)
-    if run.model is not None and meta_model is not None:
-        report.attempt(check_weights, job_config, run.model, meta_model)
-    report.attempt(check_checkpoint, job_config)
+    check_resume(run, meta_model, report)
+    report.attempt(_check_step, job_config)
     return report
+
+
+def _check_step(config: "JobConfig") -> None:
+    folder, key = checkpoint_to_resume(config), "train_state.step"
+    if folder is None or "train_state" in config.checkpoint.exclude_from_loading:
+        return
+    if key in saved_entries(folder):
+        check_steps_left(config, folder, int(read_values(folder, [key])[key]))
 
 
 def check_model(config: "JobConfig", report: Report, *, world_size: int) -> Run:
@@ -97,3 +156,22 @@ def check_fit(run: Run, ranks_here: int, report: Report) -> MetaModel | None:
     if model is not None and meta_model is not None and layout is not None:
         report.attempt(check_memory, config, model, meta_model, layout, ranks_here, report)
     return meta_model
+
+
+def check_resume(run: Run, meta_model: MetaModel | None, report: Report) -> None:
+    """Check that the run can resume from the checkpoint that it finds, and later from its last one.
+
+    Args:
+        run: What `check_model` found.
+        meta_model: What `check_fit` found.
+        report: Takes mistakes and warnings.
+    """
+    config, checkpoint = run.config, run.config.checkpoint
+    if run.model is not None and meta_model is not None:
+        report.attempt(check_weights, config, run.model, meta_model)
+    report.attempt(check_checkpoint, config)
+    if run.saves and checkpoint.last_save_in_hf:
+        report.warn(
+            "checkpoint.last_save_in_hf = true: the last checkpoint will hold weights alone, so "
+            "that the run cannot be resumed from it; set it to false to be able to resume"
+        )

@@ -21,7 +21,10 @@ _PARTS = ("optimizer", "lr_scheduler", "train_state", "dataloader")
 
 
 def check_checkpoint(config: "JobConfig") -> None:
-    """Look at the keys of the checkpoint, if there is one, for what is to be loaded."""
+    """Look at the keys of the checkpoint, if there is one, for what is to be loaded.
+
+    Whether the loader can use the state that was saved for it, or has one, is for its owner to say.
+    """
     if not config.checkpoint.enable:
         return
     excluded = set(config.checkpoint.exclude_from_loading)
@@ -38,18 +41,37 @@ def check_checkpoint(config: "JobConfig") -> None:
         _refuse_to_resume(config, folder)
     wanted = set(_PARTS) - excluded
     missing = wanted & missing_parts(folder)
-    if missing and missing == wanted:
+    # A loader whose state is empty leaves no key.
+    if not missing - {"dataloader"}:
+        return
+    if missing == wanted and not own_folder(config).exists():
+        raise TrainSpecError(
+            f"checkpoint.initial_load_path {str(folder)!r} holds the model only: set "
+            "checkpoint.initial_load_model_only = true"
+        )
+    if missing == wanted:
         raise TrainSpecError(
             f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
             "and cannot be continued: start a new run from it with --checkpoint.initial_load_path "
             f"{folder} and another --checkpoint.folder; set checkpoint.last_save_model_only = "
             "false in runs that are to be continued"
         )
-    if missing:
-        raise TrainSpecError(
-            f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
-            f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
-        )
+    raise TrainSpecError(
+        f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
+        f"--checkpoint.exclude_from_loading {','.join(sorted(missing | excluded))}"
+    )
+
+
+def check_steps_left(config: "JobConfig", checkpoint: Path | None, steps_done: int) -> None:
+    """Check that the run, unless it only loads, has a step left to train."""
+    steps = config.training.steps
+    if checkpoint is None or steps_done < steps or config.checkpoint.load_only:
+        return
+    raise TrainSpecError(
+        f"nothing is left to train: checkpoint {checkpoint} is at step {steps_done:,}, and "
+        f"training.steps is {steps:,}; raise training.steps to continue, or choose another "
+        "checkpoint.folder to start over"
+    )
 
 
 def missing_parts(folder: Path) -> set[str]:
@@ -91,7 +113,9 @@ def checkpoint_to_load(config: "JobConfig") -> tuple[Path | None, bool]:
         _check_initial(config)
         if not checkpoint.initial_load_path:
             return None, False
-        return Path(checkpoint.initial_load_path), not checkpoint.initial_load_model_only
+        # Of weights in Hugging Face's format there is no more; to ask for it is another mistake.
+        model_only = checkpoint.initial_load_model_only or checkpoint.initial_load_in_hf
+        return Path(checkpoint.initial_load_path), not model_only
     steps = complete_steps(folder)
     step = checkpoint.load_step if checkpoint.load_step != -1 else max(steps, default=-1)
     if step == -1:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from mosaic_trainspec.checks.model import ChosenModel, MetaModel
 from mosaic_trainspec.checks.parallel import Layout, row_lengths
 from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.device import machine_bytes, no_accelerator
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.torchtitan_patches.cpu import machine_bytes, no_accelerator
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -73,6 +73,39 @@ def _check_on_gpu(config: "JobConfig", model: ChosenModel) -> None:
                 f"has no GPU kernel for rows of less than {_FLEX_BLOCK} tokens: use "
                 f"{_FLEX_BLOCK} or more"
             )
+
+
+def check_precision(config: "JobConfig", model: ChosenModel, world_size: int) -> None:
+    """Check that `training.mixed_precision_param` is one that the model can compute in.
+
+    The parallel degrees are known to make `world_size`, the ranks of the whole run.
+    """
+    half = config.training.mixed_precision_param != "float32"
+    if model.attention == "varlen" and not half:
+        raise TrainSpecError(
+            f"{model.name} uses varlen attention, which has no kernel for float32: "
+            'set training.mixed_precision_param = "bfloat16"'
+        )
+    # Its layers are made in bfloat16, its embedding and output in float32.
+    if not model.is_gpt_oss:
+        return
+    parallelism = config.parallelism
+    fixed = parallelism.tensor_parallel_degree * parallelism.pipeline_parallel_degree
+    # FSDP, also that of context parallelism, converts all to one format. Without it autocast does,
+    # which TorchTitan leaves out under tensor and pipeline parallelism.
+    if world_size > fixed * parallelism.data_parallel_replicate_degree:
+        return
+    if fixed > 1:
+        raise TrainSpecError(
+            f"{model.name} has layers in bfloat16 and others in float32, which only FSDP "
+            "converts to one format under tensor or pipeline parallelism: start more ranks, for a "
+            "parallelism.data_parallel_shard_degree of 2 or more"
+        )
+    if not half:
+        raise TrainSpecError(
+            f"{model.name} has layers in bfloat16, which need autocast where there is no FSDP: "
+            'set training.mixed_precision_param = "bfloat16", or start more ranks'
+        )
 
 
 def check_speed(config: "JobConfig", report: Report) -> None:

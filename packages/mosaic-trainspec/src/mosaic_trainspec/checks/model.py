@@ -132,15 +132,16 @@ class MetaModel:
 def build_meta_model(config: "JobConfig", model: ChosenModel) -> MetaModel | None:
     """Build the model as TorchTitan will, on the meta device, where it takes no memory.
 
-    None for an experiment that fetches what it builds from the Hugging Face hub.
+    None for an experiment that fetches what it builds from the Hugging Face hub, and for a wrong
+    `training.dtype`, which `check_options` reports.
     """
-    if _builds_from_own_section(config):
-        return None
     import torch
     from torchtitan.config import TORCH_DTYPE_MAP
     from torchtitan.tools.logging import logger
     from torchtitan.tools.utils import set_default_dtype
 
+    if _builds_from_own_section(config) or config.training.dtype not in TORCH_DTYPE_MAP:
+        return None
     # The spec is shared with the other checks.
     args = copy.deepcopy(model.args)
     # The ranks repeat its warnings.

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mosaic_trainspec.checks.model import ChosenModel
+from mosaic_trainspec.checks.report import Report
 from mosaic_trainspec.errors import TrainSpecError
+from mosaic_trainspec.torchtitan_patches.loss_rank import is_v_shaped
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -102,6 +104,29 @@ def check_sequence(config: "JobConfig") -> None:
             )
 
 
+def check_max_seq_len(config: "JobConfig", model: ChosenModel, report: Report) -> None:
+    """Compare the row lengths with the positions that the model knows.
+
+    TorchTitan's models take `training.seq_len` for their maximum, whatever the flavor says, so that
+    longer rows only cost quality; but validation cannot exceed it.
+    """
+    most = getattr(model.args, "max_seq_len", None)
+    if most is None:
+        return
+    length = config.training.seq_len
+    if length > most:
+        report.warn(
+            f"training.seq_len {length} exceeds the {most} positions that {model.name} is made "
+            "for: later positions get rotations that it was not tuned for, and weights trained "
+            f"elsewhere do not know them; {most} or less has no such cost"
+        )
+    if config.validation.enable and config.validation.seq_len > length:
+        raise TrainSpecError(
+            f"validation.seq_len {config.validation.seq_len} exceeds training.seq_len {length}, "
+            f"for which {model.name} computes its positions: set it to {length} or less"
+        )
+
+
 def check_heads(config: "JobConfig", model: ChosenModel) -> None:
     """Check that the attention heads can be divided among the ranks."""
     degree = config.parallelism.tensor_parallel_degree
@@ -137,6 +162,15 @@ def check_replicas(config: "JobConfig", model: ChosenModel) -> None:
             "parallelism.data_parallel_shard_degree to 2 or more, or "
             "parallelism.data_parallel_replicate_degree to 1"
         )
+
+
+def no_validation(schedule: str) -> str:
+    """Why validation cannot use a V-shaped pipeline schedule, and what to change."""
+    return (
+        f"torch cannot run the pipeline schedule {schedule} without a backward pass, as validation "
+        "does: set parallelism.pipeline_parallel_schedule to 1F1B or Interleaved1F1B, or "
+        "validation.enable to false"
+    )
 
 
 _TORCHTITANS = "torchtitan.distributed.pipeline_parallel"
@@ -188,7 +222,7 @@ def check_pipeline(config: "JobConfig", model: ChosenModel) -> None:
         stages = ranks * (1 if single else 2)
         cause = f'parallelism.pipeline_parallel_schedule "{name}"'
     each = stages / ranks
-    v_shaped = name.lower() in ("zbvzerobubble", "dualpipev")
+    v_shaped = is_v_shaped(name)
     if (single and each != 1) or (v_shaped and each != 2) or each < 2 - single or each % 1:
         wanted = "1" if single else "2" if v_shaped else "2 or more"
         raise TrainSpecError(

@@ -3,10 +3,11 @@
 Everything that its trainer asserts on, raises on, divides by or indexes by: values that are wrong
 in themselves (`torchtitan_limits.toml`), and values that do not go together (`conflicts`). Each
 entry quotes the line that it answers, so that a test notices when a TorchTitan no longer has it.
-Options whose type lists the allowed values are checked by the configuration; degrees, batches and
-rows by `parallel`.
+Options whose type lists the allowed values are compared with it, because TorchTitan does not do so
+for what a TOML file or a program sets. Degrees, batches and rows are checked by `parallel`.
 """
 
+import dataclasses
 import difflib
 import importlib.util
 import math
@@ -16,14 +17,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from mosaic_trainspec.checks.checkpoint import own_folder
 from mosaic_trainspec.checks.model import ChosenModel
-from mosaic_trainspec.checks.parallel import Layout
+from mosaic_trainspec.checks.parallel import Layout, no_validation
 from mosaic_trainspec.checks.report import Report
+from mosaic_trainspec.device import no_accelerator
 from mosaic_trainspec.errors import TrainSpecError
-from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
+from mosaic_trainspec.torchtitan_patches.loss_rank import is_v_shaped
 
 if TYPE_CHECKING:
     from torchtitan.config import JobConfig
@@ -179,6 +191,11 @@ _MUST_BE: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+def _in_words(names: Sequence[str]) -> str:
+    *others, last = (f'"{name}"' for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def _accepted(entry: dict[str, Any]) -> tuple[str, Callable[[Any], bool]]:
     """The values that an entry accepts, in words and as a function."""
     if "at_least" in entry:
@@ -186,8 +203,7 @@ def _accepted(entry: dict[str, Any]) -> tuple[str, Callable[[Any], bool]]:
         return f"at least {least}", lambda value: math.isfinite(value) and value >= least
     if "must_be" in entry:
         return _MUST_BE[entry["must_be"]]
-    *others, last = (f'"{name}"' for name in entry["one_of"])
-    text = f"{', '.join(others)} or {last}"
+    text = _in_words(entry["one_of"])
     if entry.get("any_case"):
         known = {name.lower() for name in entry["one_of"]}
         return text, lambda value: value.lower() in known
@@ -490,23 +506,46 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "components/validate.py: self.pp_schedule.eval(",
     )
     yield Conflict(
-        config.fault_tolerance.enable,
-        "fault_tolerance.enable = true has no effect in this trainer, which does not use TorchFT: "
-        "set it to false",
-        "experiments/ft/train.py: self.ft_manager = FTManager(job_config.fault_tolerance)",
+        pipelined
+        and config.validation.enable
+        and not degrees.pipeline_parallel_schedule_csv
+        and is_v_shaped(degrees.pipeline_parallel_schedule),
+        no_validation(degrees.pipeline_parallel_schedule),
+        "components/validate.py: self.pp_schedule.eval(",
     )
 
 
 def check_options(run: Run, report: Report) -> None:
     """Note each value that TorchTitan would refuse as a mistake of its own."""
+    for option, value, names in _listed(run.config):
+        if value is not None and value not in names:
+            report.refuse([_wrong_value(option, _in_words(names), value, names)])
     for limit in LIMITS:
         if limit.when(run) and not limit.allows(run.config):
             value = attrgetter(limit.option)(run.config)
-            names = {name.lower(): name for name in limit.names}
-            near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-            hint = f'; did you mean "{names[near[0]]}"?' if near else ""
-            report.refuse([f"{limit.option} must be {limit.must_be}, got {value!r}{hint}"])
+            report.refuse([_wrong_value(limit.option, limit.must_be, value, limit.names)])
     report.refuse(conflict.mistake for conflict in conflicts(run) if conflict.broken)
+
+
+def _listed(section: Any, path: str = "") -> Iterator[tuple[str, Any, Sequence[str]]]:
+    """The options of a section whose type lists their values: name, value and that list."""
+    kinds = get_type_hints(type(section))
+    for field in dataclasses.fields(section):
+        value, kind = getattr(section, field.name), kinds[field.name]
+        if dataclasses.is_dataclass(value):
+            yield from _listed(value, f"{path}{field.name}.")
+            continue
+        alternatives = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        lists = [each for each in alternatives if each is not NoneType]
+        if all(get_origin(each) is Literal for each in lists):
+            yield f"{path}{field.name}", value, [name for each in lists for name in get_args(each)]
+
+
+def _wrong_value(option: str, must_be: str, value: Any, names: Sequence[str]) -> str:
+    known = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{known[near[0]]}"?' if near else ""
+    return f"{option} must be {must_be}, got {value!r}{hint}"
 
 
 def check_schedule(run: Run, report: Report) -> None:

@@ -15,6 +15,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from mosaic_trainspec.device import no_accelerator
 from mosaic_trainspec.errors import TrainSpecError
 from mosaic_trainspec.torchtitan_patches import (
     backend_names,
@@ -22,6 +23,7 @@ from mosaic_trainspec.torchtitan_patches import (
     fsdp_sums,
     gradient_scale,
     irope_masks,
+    loss_rank,
     no_targets,
     tied_weights,
     uninitialized,
@@ -36,11 +38,14 @@ _PATCHES = (
     fsdp_sums,
     gradient_scale,
     irope_masks,
+    loss_rank,
     no_targets,
     tied_weights,
     uninitialized,
 )
 ANSWERS = tuple(answer for patch in _PATCHES for answer in patch.ANSWERS)
+# An attribute of the functions that this package has put in the place of others.
+_CORRECTED = "_corrected_by_mosaic_trainspec"
 
 
 def check_torchtitan() -> None:
@@ -79,11 +84,20 @@ def check_torchtitan() -> None:
 
 
 def patch_torchtitan() -> None:
-    """Correct TorchTitan in this process. Call it once, before a Trainer is made."""
+    """Correct TorchTitan in this process, before a Trainer is made; a second call does nothing.
+
+    Raises:
+        TrainSpecError: As for `check_torchtitan`.
+    """
     check_torchtitan()
+    from torchtitan.train import Trainer
+
+    if hasattr(Trainer.forward_backward_step, _CORRECTED):
+        return
     _patch_steps()
     no_targets.leave_out_of_maxima()
-    if cpu.no_accelerator():
+    loss_rank.log_where_the_loss_is()
+    if no_accelerator():
         cpu.enable_cpu()
 
 
@@ -99,14 +113,25 @@ def _patch_steps() -> None:
         gradient_scale.set_scale(self, tokens)
         return original(self, global_valid_tokens=tokens, **batch)
 
+    setattr(forward_backward_step, _CORRECTED, True)
     Trainer.forward_backward_step = forward_backward_step  # type: ignore[method-assign]
 
 
 def patch_spec(spec: Any) -> None:
-    """Correct what our own spec builds. Changes the spec in place; call it once."""
+    """Correct what a spec builds. Changes the spec in place; a second call does nothing.
+
+    Args:
+        spec: A registered one: TorchTitan makes a new one each time one of its own is looked up.
+
+    Raises:
+        TrainSpecError: As for `check_torchtitan`.
+    """
+    check_torchtitan()
+    if hasattr(spec.parallelize_fn, _CORRECTED):
+        return
     gradient_scale.scale_loss(spec)
     spec.parallelize_fn = _correcting(spec.parallelize_fn)
-    if cpu.no_accelerator():
+    if no_accelerator():
         cpu.run_experts_one_by_one(spec.model_args)
 
 
@@ -122,6 +147,7 @@ def _correcting(original: Any) -> Any:
         fsdp_sums.sum_gradients(model)
         return model
 
+    setattr(parallelize, _CORRECTED, True)
     return parallelize
 
 

@@ -4,7 +4,6 @@ Each function says what upstream does and when it can go once that has changed.
 """
 
 import math
-import os
 import platform
 import re
 import resource
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from mosaic_trainspec.device import machine_bytes
 
 ANSWERS = (
     'tools/utils.py:37: device_type = _get_available_device_type() or "cuda"',
@@ -27,13 +26,6 @@ ANSWERS = (
     "models/moe/moe.py:37: "
     "use_grouped_mm: bool = True  # grouped mm or for-loop for the experts computation",
 )
-
-
-def no_accelerator() -> bool:
-    """Whether this machine has no device that TorchTitan would use."""
-    from torch._utils import _get_available_device_type
-
-    return _get_available_device_type() is None
 
 
 def enable_cpu() -> None:
@@ -72,6 +64,8 @@ class CpuDevice(types.ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Everything else: streams, synchronization and the like."""
+        import torch
+
         return getattr(torch.cpu, name)
 
     def current_device(self) -> int:
@@ -115,19 +109,6 @@ def _peak_bytes() -> int:
     return kilobytes * 1024
 
 
-def machine_bytes() -> int:
-    """Memory that this process may use: the machine's, or its container's if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = Path(path).read_text().strip()
-        except OSError:
-            continue
-        if limit.isdecimal():
-            total = min(total, int(limit))
-    return total
-
-
 def _leave_peak_flops_unknown() -> None:
     """Report a model FLOPS utilization of nan instead of one measured by an A100's peak.
 
@@ -154,6 +135,8 @@ def count_integers_on_cpu() -> None:
 
     Torch has it for accelerators only. This can go once upstream counts with `torch.bincount`.
     """
+    import torch
+
     original: Any = torch.histc
 
     def histc(input: Any, *args: Any, **kwargs: Any) -> Any:

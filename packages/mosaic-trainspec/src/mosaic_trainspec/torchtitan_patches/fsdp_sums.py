@@ -12,7 +12,7 @@ it out for a factor of 1.
 
 from typing import Any
 
-from mosaic_trainspec.torchtitan_patches.cpu import no_accelerator
+from mosaic_trainspec.device import no_accelerator
 
 ANSWERS = ("models/llama3/infra/parallelize.py:284: module.set_gradient_divide_factor(1.0)",)
 

@@ -17,6 +17,8 @@ the average (issue 2318).
 from collections.abc import Callable
 from typing import Any
 
+from mosaic_trainspec.errors import TrainSpecError
+
 ANSWERS = (
     "train.py:523: (torch.sum(torch.stack(losses)) / global_valid_tokens).to(self.device)",
     "train.py:538: loss = loss_sum / global_valid_tokens",
@@ -55,15 +57,23 @@ def set_scale(trainer: Any, global_valid_tokens: Any) -> None:
     """Set the scale of a Trainer's loss for the next micro-batch.
 
     `global_valid_tokens` counts the targets over all ranks and micro-batches of the step.
+
+    Raises:
+        TrainSpecError: The gradients need a scale, and the loss of the Trainer's spec takes none.
     """
-    if not isinstance(trainer.loss_fn, ScaledLoss):
-        raise TypeError("the spec of this Trainer was not patched: call patch_spec before")
     scale = 1.0
     if trainer.parallel_dims.pp_enabled:
         scale /= float(global_valid_tokens)
     if any(map(_averages_gradients, trainer.model_parts)):
         scale *= trainer.parallel_dims.dp_replicate
-    trainer.loss_fn.scale = scale
+    if isinstance(trainer.loss_fn, ScaledLoss):
+        trainer.loss_fn.scale = scale
+    elif scale != 1.0:
+        raise TrainSpecError(
+            "the TrainSpec of this Trainer was not patched, and without that its gradients are not "
+            "those of the mean loss: call patch_spec on the spec that is registered as "
+            "job_config.model.name, after the last register_mosaic_train_spec"
+        )
 
 
 def _averages_gradients(model: Any) -> bool:

@@ -11,6 +11,7 @@ from mosaic_train.logs import print_log_line
 from mosaic_trainspec import TrainSpecError
 from mosaic_trainspec.checks import (
     complete_steps,
+    is_distributed,
     missing_parts,
     next_save,
     own_folder,
@@ -61,7 +62,7 @@ def end_of_run(config: "MosaicJobConfig", argv: Sequence[str] | None) -> list[st
     lines = [f"the last checkpoint is that of step {last:,}{of_all}: {folder}"]
     if not last:  # a seed checkpoint
         return lines
-    if not (folder / ".metadata").is_file() or missing_parts(folder):
+    if not is_distributed(folder) or missing_parts(folder):
         lines.append("it holds the weights alone, so that the run cannot be resumed from it")
         return lines
     changes = {}

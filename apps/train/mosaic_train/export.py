@@ -12,6 +12,7 @@ from mosaic_trainspec.checks import (
     compare_weights,
     complete_steps,
     find_model,
+    is_distributed,
     load_entries,
     own_folder,
 )
@@ -102,7 +103,7 @@ def _hf_weights(
     import torch
     from torchtitan.config import TORCH_DTYPE_MAP
 
-    if not (source / ".metadata").is_file():  # checkpoint.last_save_in_hf
+    if not is_distributed(source):  # checkpoint.last_save_in_hf
         from safetensors.torch import load_file
 
         files = sorted(source.glob("*.safetensors"))

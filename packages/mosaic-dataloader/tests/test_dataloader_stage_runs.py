@@ -455,7 +455,7 @@ def test_a_change_inside_a_round_of_the_nodes_begins_with_the_next(data: Streams
 
 def test_epochs_and_stages_do_not_continue_each_other(data: Streams) -> None:
     staged, epochs = loader(data, stages=[stage(web=1)]), loader(data)
-    with pytest.raises(MosaicDataError, match="order of epochs, which cannot be continued by"):
+    with pytest.raises(MosaicDataError, match="order of epochs, which cannot be resumed with"):
         staged.load_state_dict(epochs.state_dict())
     with pytest.raises(MosaicDataError, match="run has stages, and the present options have none"):
         epochs.load_state_dict(staged.state_dict())

@@ -294,6 +294,14 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
             "parallelism__pipeline_parallel_schedule": "DualPipeV",
         },
     ),
+    (
+        '"DualPipeV" needs a GPU for its overlap',
+        4,
+        {
+            "parallelism__pipeline_parallel_degree": 2,
+            "parallelism__pipeline_parallel_schedule": "DualPipeV",
+        },
+    ),
     ("the environment variable NGPU", 1, {"comm__mode": "fake_backend"}),
     (
         '"async_with_pinned_mem" needs a GPU',
@@ -348,6 +356,7 @@ CONFLICTING: list[tuple[str, int, dict[str, Any]]] = [
         {
             "parallelism__pipeline_parallel_degree": 2,
             "parallelism__pipeline_parallel_schedule": "dualpipev",
+            "parallelism__pipeline_parallel_expert_parallel_overlap": False,
             "validation__enable": True,
         },
     ),

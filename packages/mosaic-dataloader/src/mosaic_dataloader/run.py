@@ -147,7 +147,7 @@ class RunState:
         config = dataset.stage_config
         if saved.stages is None:
             raise MosaicDataError(
-                "the checkpoint's run has an order of epochs, which cannot be continued by stages: "
+                "the checkpoint's run has an order of epochs, which cannot be resumed with stages: "
                 "remove the stages, or start a new run"
             )
         if config is None:

@@ -37,7 +37,7 @@ def check_checkpoint(config: "JobConfig") -> None:
     folder, resumes = checkpoint_to_load(config)
     if folder is None or not resumes:
         return
-    if not _is_distributed(folder):
+    if not is_distributed(folder):
         _refuse_to_resume(config, folder)
     wanted = set(_PARTS) - excluded
     missing = wanted & missing_parts(folder)
@@ -52,9 +52,9 @@ def check_checkpoint(config: "JobConfig") -> None:
     if missing == wanted:
         raise TrainSpecError(
             f"checkpoint {folder} holds the model only (checkpoint.last_save_model_only was true) "
-            "and cannot be continued: start a new run from it with --checkpoint.initial_load_path "
+            "and cannot be resumed: start a new run from it with --checkpoint.initial_load_path "
             f"{folder} and another --checkpoint.folder; set checkpoint.last_save_model_only = "
-            "false in runs that are to be continued"
+            "false in runs that are to be resumed"
         )
     raise TrainSpecError(
         f"checkpoint {folder} has no {', '.join(sorted(missing))}: leave it out with "
@@ -138,10 +138,10 @@ def checkpoint_to_load(config: "JobConfig") -> tuple[Path | None, bool]:
 def checkpoint_to_resume(config: "JobConfig") -> Path | None:
     """The complete distributed checkpoint to resume, if there is one."""
     folder, resumes = checkpoint_to_load(config)
-    return folder if folder is not None and resumes and _is_distributed(folder) else None
+    return folder if folder is not None and resumes and is_distributed(folder) else None
 
 
-def _is_distributed(folder: Path) -> bool:
+def is_distributed(folder: Path) -> bool:
     """Whether a folder holds a complete checkpoint, and not one in Hugging Face's format."""
     return (folder / ".metadata").is_file()
 
@@ -166,14 +166,14 @@ def _check_initial(config: "JobConfig") -> None:
                 "it to false"
             )
         return
-    if _is_distributed(folder):
+    if is_distributed(folder):
         return
     if in_hf:
         raise TrainSpecError(
             f"{option} {initial!r} holds weights in Hugging Face's format: set "
             "checkpoint.initial_load_in_hf = true"
         )
-    steps = [step for step in complete_steps(folder) if _is_distributed(folder / f"step-{step}")]
+    steps = [step for step in complete_steps(folder) if is_distributed(folder / f"step-{step}")]
     raise TrainSpecError(
         f"{option} {initial!r} holds no checkpoint: "
         + (
@@ -187,18 +187,15 @@ def _check_initial(config: "JobConfig") -> None:
 def _refuse_to_resume(config: "JobConfig", folder: Path) -> NoReturn:
     """Say why a step in the run's own folder is not a checkpoint that can be resumed."""
     own = own_folder(config)
-    others = [s for s in complete_steps(own) if s and _is_distributed(own / f"step-{s}")]
-    earlier = (
-        f"continue from another one with --checkpoint.load_step {max(others)}" if others else ""
-    )
+    others = [s for s in complete_steps(own) if s and is_distributed(own / f"step-{s}")]
+    earlier = f"resume from another one with --checkpoint.load_step {max(others)}" if others else ""
     if not any(folder.glob("*.safetensors*")):
         raise TrainSpecError(
-            f"checkpoint {folder} was not written to its end: "
-            + (earlier or "remove it to start over")
+            f"checkpoint {folder} is incomplete: " + (earlier or "remove it to start over")
         )
     raise TrainSpecError(
         f"checkpoint {folder} holds the model only, in Hugging Face's format "
-        "(checkpoint.last_save_in_hf was true), and cannot be continued: "
+        "(checkpoint.last_save_in_hf was true), and cannot be resumed: "
         + (f"{earlier}, or " if earlier else "")
         + f"start a new run from it with --checkpoint.initial_load_path {folder}, "
         "--checkpoint.initial_load_in_hf and another --checkpoint.folder"
@@ -280,7 +277,7 @@ def check_weights(config: "JobConfig", model: ChosenModel, meta_model: MetaModel
     if config.model.converters or "model" in config.checkpoint.exclude_from_loading:
         return
     folder, _ = checkpoint_to_load(config)
-    if folder is None or not _is_distributed(folder):
+    if folder is None or not is_distributed(folder):
         return
     initial = config.checkpoint.initial_load_path
     given = initial and folder == Path(initial)

@@ -447,6 +447,16 @@ def conflicts(run: Run) -> Iterator[Conflict]:
         "distributed/dual_pipe_v.py: Expert Parallel with DualPipeV and Activation",
     )
     yield Conflict(
+        pipelined
+        and cpu
+        and expert < 2  # which needs a GPU in any case
+        and degrees.pipeline_parallel_expert_parallel_overlap
+        and degrees.pipeline_parallel_schedule.lower() == "dualpipev",
+        'parallelism.pipeline_parallel_schedule = "DualPipeV" needs a GPU for its overlap: set '
+        "parallelism.pipeline_parallel_expert_parallel_overlap = false, or use a machine with GPUs",
+        "distributed/dual_pipe_v.py: device_module.set_stream(main_stream)",
+    )
+    yield Conflict(
         simulated and not (simulated_ranks.isdecimal() and int(simulated_ranks) > 0),
         "comm.mode simulates as many ranks as the environment variable NGPU says, which is not "
         'a number of at least 1: set NGPU, or comm.mode = "default"',

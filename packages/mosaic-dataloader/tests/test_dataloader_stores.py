@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from store_support.sftp import SftpServer, server_program, sftp_server
 from mosaic_dataloader import MosaicDataError
 from mosaic_dataloader.reading import stalls
 from mosaic_dataloader.storage import transfer
+from mosaic_dataloader.util import threads
 
 ROWS = 400
 REMOTE = "s3://bucket-of-rows/data"
@@ -322,7 +326,7 @@ def test_what_lasts_is_one_line_and_the_position_stays(
 
 
 def test_a_store_that_trickles_or_answers_late_is_held_to_the_time(
-    s3: Proxy, tmp_path: Path
+    s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes that keep coming reset a socket's clock, not the download's."""
     s3.latency = 0.3
@@ -338,6 +342,17 @@ def test_a_store_that_trickles_or_answers_late_is_held_to_the_time(
         next(iter(slow))
     slow.close()
     assert slow.samples_seen == 100
+
+    def late(event: threading.Event, seconds: float) -> bool:
+        time.sleep(0.5)  # as on a machine that is busy
+        return threads.wait(event, seconds)
+
+    # The client's own clock is not first then, either: its error would not name the option.
+    monkeypatch.setattr(transfer, "threads", SimpleNamespace(**{**vars(threads), "wait": late}))
+    s3.latency = 3.0
+    with pytest.raises(MosaicDataError, match="within download_timeout = 1 s"):
+        next(iter(slow))
+    slow.close()
 
 
 def test_one_client_serves_all_streams_and_threads(

@@ -48,6 +48,7 @@ _CHUNK = 1 << 18
 _CONNECTIONS = 32
 # Seconds before each further attempt to fetch a single file.
 _PAUSES = (0.5, 1.0)
+_GRACE_SECONDS = 5.0
 # What S3's clients are made from.
 _SETTINGS = ("AWS_", "S3_", "MOSAICML_STREAMING_AWS_")
 
@@ -57,9 +58,18 @@ def new_downloader(stream: "Stream") -> CloudDownloader:
     given = stream._downloader
     stock = CloudDownloader.get(stream.remote)
     if type(given) is S3Downloader:
-        return shared_objects(stream.download_timeout)
+        return shared_objects(client_timeout(stream))
     # One of the user's own is kept: nobody here knows how to make another.
     return stock if type(given) is type(stock) else given
+
+
+def client_timeout(stream: "Stream") -> float:
+    """Seconds after which a store's client gives up: later than whoever waits for it.
+
+    If both had the same time, either could be first, and only the one who waits names
+    ``download_timeout`` in its message.
+    """
+    return stream.download_timeout + _GRACE_SECONDS
 
 
 def version_of(downloader: CloudDownloader, remote: str, timeout: float) -> Version | None:

@@ -145,16 +145,16 @@ class Transfers:
             NotFoundError: The store does not have it.
             MosaicDataError: The store does not answer; it is asked once.
         """
-        from mosaic_dataloader.storage.mosaicml import version_of
+        from mosaic_dataloader.storage.mosaicml import client_timeout, version_of
 
-        timeout = self.stream.download_timeout
+        timeout = client_timeout(self.stream)
         try:
             return self._with_downloader(lambda d: version_of(d, self._address(file), timeout))
         except Exception as error:
             raise self._error(file, error, 1) from printable(error)
 
     def _try(self, file: str, path: str, size: int | None, *, ask: bool) -> Version | None:
-        from mosaic_dataloader.storage.mosaicml import download
+        from mosaic_dataloader.storage.mosaicml import client_timeout, download
 
         def watch() -> None:
             # Some downloaders write to a name of their own first.
@@ -166,7 +166,7 @@ class Transfers:
                             f"at least {arrived} bytes arrived where the index says {size} bytes"
                         )
 
-        remote, timeout = self._address(file), self.stream.download_timeout
+        remote, timeout = self._address(file), client_timeout(self.stream)
         return self._with_downloader(lambda d: download(d, remote, path, timeout, ask=ask), watch)
 
     def _address(self, file: str) -> str:

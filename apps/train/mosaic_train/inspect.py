@@ -23,6 +23,7 @@ from mosaic_trainspec.checks import (
     find_model,
     next_save,
     own_folder,
+    saves_checkpoints,
 )
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _plan_lines(config: "MosaicJobConfig", world_size: int, done: int) -> Iterat
         + (f" = {factors}" if factors else "")
         + (f"; experts on {experts} ranks" if experts > 1 else "")
     )
-    if checkpoint.enable and not checkpoint.load_only:
+    if saves_checkpoints(config):
         last = "; the last one holds the weights alone" if checkpoint.last_save_model_only else ""
         yield (
             f"saves: {own_folder(config)}, first after step "

@@ -14,6 +14,7 @@ from mosaic_trainspec.checks import (
     bytes_per_parameter,
     complete_steps,
     own_folder,
+    saves_checkpoints,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_disk(
     from torchtitan.config import TORCH_DTYPE_MAP
 
     checkpoint = config.checkpoint
-    if not checkpoint.enable or checkpoint.load_only or checkpoint.interval < 1:
+    if not saves_checkpoints(config) or checkpoint.interval < 1:
         return
     present = complete_steps(own_folder(config))
     steps_done = max(present, default=0) if checkpoint.load_step == -1 else checkpoint.load_step

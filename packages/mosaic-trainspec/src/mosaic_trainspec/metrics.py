@@ -14,7 +14,7 @@ import torch
 from torchtitan.components.metrics import build_metrics_processor
 from torchtitan.tools.logging import logger
 
-from mosaic_trainspec.checks.checkpoint import next_save
+from mosaic_trainspec.checks.checkpoint import next_save, saves_checkpoints
 from mosaic_trainspec.errors import TrainSpecError
 
 if TYPE_CHECKING:
@@ -218,9 +218,7 @@ class DataMetrics:
 
     def _saves(self, step: int) -> bool:
         """Whether TorchTitan saves a checkpoint after this step (its `_should_save`)."""
-        checkpoint = self._config.checkpoint
-        saves = checkpoint.enable and not checkpoint.load_only
-        return saves and next_save(self._config, step - 1) == step
+        return saves_checkpoints(self._config) and next_save(self._config, step - 1) == step
 
 
 def _summing(parallel_dims: "ParallelDims") -> SumOverRanks:

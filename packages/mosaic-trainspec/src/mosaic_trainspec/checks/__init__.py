@@ -23,6 +23,7 @@ from mosaic_trainspec.checks.checkpoint import (
     own_folder,
     read_values,
     saved_entries,
+    saves_checkpoints,
 )
 from mosaic_trainspec.checks.machine import (
     bytes_per_parameter,
@@ -76,6 +77,7 @@ __all__ = [
     "own_folder",
     "read_values",
     "saved_entries",
+    "saves_checkpoints",
 ]
 
 
@@ -172,7 +174,7 @@ def check_resume(run: Run, meta_model: MetaModel | None, report: Report) -> None
     if run.model is not None and meta_model is not None:
         report.attempt(check_weights, config, run.model, meta_model)
     report.attempt(check_checkpoint, config)
-    if run.saves and checkpoint.last_save_in_hf:
+    if saves_checkpoints(config) and checkpoint.last_save_in_hf:
         report.warn(
             "checkpoint.last_save_in_hf = true: the last checkpoint will hold weights alone, so "
             "that the run cannot be resumed from it; set it to false to be able to resume"

@@ -84,6 +84,11 @@ def own_folder(config: "JobConfig") -> Path:
     return Path(config.job.dump_folder, config.checkpoint.folder)
 
 
+def saves_checkpoints(config: "JobConfig") -> bool:
+    """Whether checkpoints are written."""
+    return config.checkpoint.enable and not config.checkpoint.load_only
+
+
 def next_save(config: "JobConfig", done: int) -> int:
     """The step after which the next checkpoint is saved, when some are done."""
     checkpoint = config.checkpoint

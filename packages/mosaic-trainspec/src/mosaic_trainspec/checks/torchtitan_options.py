@@ -29,7 +29,7 @@ from typing import (
     get_type_hints,
 )
 
-from mosaic_trainspec.checks.checkpoint import own_folder
+from mosaic_trainspec.checks.checkpoint import own_folder, saves_checkpoints
 from mosaic_trainspec.checks.model import ChosenModel
 from mosaic_trainspec.checks.parallel import Layout, no_validation
 from mosaic_trainspec.checks.report import Report
@@ -76,11 +76,6 @@ class Run:
     def pipelined(self) -> bool:
         """Whether the model is cut into pipeline stages."""
         return self.config.parallelism.pipeline_parallel_degree > 1
-
-    @property
-    def saves(self) -> bool:
-        """Whether checkpoints are written."""
-        return self.config.checkpoint.enable and not self.config.checkpoint.load_only
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ _WHEN: dict[str, Callable[[Run], bool]] = {
         run.pipelined and not run.config.parallelism.pipeline_parallel_schedule_csv
     ),
     "context parallelism": lambda run: run.config.parallelism.context_parallel_degree > 1,
-    "saves": lambda run: run.saves,
+    "saves": lambda run: saves_checkpoints(run.config),
     "checkpoints": lambda run: run.config.checkpoint.enable,
     "recomputation": lambda run: run.config.activation_checkpoint.mode in ("selective", "full"),
     "selective recomputation": lambda run: run.config.activation_checkpoint.mode == "selective",
@@ -248,7 +243,7 @@ def conflicts(run: Run) -> Iterator[Conflict]:
     degrees, recompute = config.parallelism, config.activation_checkpoint
     tensor, context = degrees.tensor_parallel_degree, degrees.context_parallel_degree
     expert, expert_tensor = degrees.expert_parallel_degree, degrees.expert_tensor_parallel_degree
-    pipelined, saves, cpu = run.pipelined, run.saves, no_accelerator()
+    pipelined, saves, cpu = run.pipelined, saves_checkpoints(config), no_accelerator()
     compiled = config.compile.enable and "model" in config.compile.components
     converters = set(config.model.converters)
     formats = {name.rpartition(".")[2] for name in converters if "quantize" in name}

@@ -6,7 +6,7 @@ package before anything is corrected. What a machine without an accelerator need
 Corrections are made in this order:
 
 1. `patch_torchtitan`, before a Trainer is made: functions and methods of TorchTitan.
-2. `patch_spec`: our own TrainSpec; what its `parallelize_fn` does to a model.
+2. `patch_spec`: a registered TrainSpec; what its `parallelize_fn` does to a model.
 """
 
 import functools

@@ -9,6 +9,7 @@ follows the profile.
 """
 
 import contextlib
+import gc
 from typing import Any
 
 # The trainers of `nox -s examples` have an environment without it.
@@ -25,3 +26,16 @@ with contextlib.suppress(ModuleNotFoundError):
     settings.register_profile("tests", derandomize=True, **common)
     settings.register_profile("soak", derandomize=False, max_examples=2000, **common)
     settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of garbage collection: no test leaves it behind."""
+    # Walking through the objects of torch, torchtitan and transformers again and again took 4 % of
+    # the tests' time.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing out at the interpreter's end: libraries take that for a leak and say so."""
+    gc.unfreeze()

@@ -46,7 +46,7 @@ PREPARE_TESTS = "packages/mosaic-prepare/tests"
 OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, PREPARE_TESTS))
 TEST_GROUPS = (
     (1, (TITAN_TESTS,)),
-    (3, (LONG_TESTS,)),
+    (2, (LONG_TESTS,)),
     (1, OTHER_TESTS),
     (1, (INTEGRATION_TESTS,)),
     (1, (PREPARE_TESTS,)),
@@ -90,8 +90,8 @@ def tests(session: nox.Session) -> None:
         command = (*PYTEST, *chosen, *spread, *_existing(folders), *session.posargs)
         return _run_beside(session, *command, env=_test_env(2 * workers))
 
-    # Three at a time: at times a test waits, for a store that hangs or for a cluster's start.
-    with ThreadPoolExecutor(3) as pool:
+    # Four at a time: at times a test waits, for a store that hangs or for a cluster's start.
+    with ThreadPoolExecutor(4) as pool:
         first = pool.submit(run, TEST_GROUPS[0])
         # In a new environment this compiles them, for which each of the processes that start
         # together would need 20 seconds.

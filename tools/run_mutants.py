@@ -18,6 +18,7 @@ The files are broken in copies of the repository, never in the working tree.
 import argparse
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,18 +100,26 @@ def run_tests(repository: Path, tests: tuple[str, ...]) -> tuple[int, str]:
         # A source changed twice within a second would be taken for its compiled form.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
-            "--show-capture=no",
-            *("--timeout", str(TIMEOUT_SECONDS), *tests),
-        ],
-        cwd=repository,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+    command = [
+        *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"),
+        "--show-capture=no",
+        *("--timeout", str(TIMEOUT_SECONDS), *tests),
+    ]
+    # No pipe: processes that a mutant keeps from ending would hold it open.
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=repository,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        status = process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        return status, "\n".join(output.read().splitlines()[-40:])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import torch
 from streaming import MDSWriter
 
 import mosaic_dataloader.storage.index as stored_index
-from mosaic_dataloader import loader
+from mosaic_dataloader import run_log
 from mosaic_dataloader.inspect import Steps, cli
 from mosaic_dataloader.inspect.cli import main
 from mosaic_dataloader.inspect.run import _print_rows, readable_output
@@ -266,7 +266,7 @@ def test_the_command_warns_of_a_store_and_not_of_training(
         caplog.set_level("INFO", name)  # restored in the end
 
     def warns() -> int:
-        for module in (stored_index, loader):
+        for module in (stored_index, run_log):
             module.logger.warning("from %s", module.__name__)
         return 0
 

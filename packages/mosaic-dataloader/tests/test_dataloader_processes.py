@@ -2,8 +2,10 @@
 
 import atexit
 import fcntl
+import gc
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dataloader_helpers import loader, take, write_rows
 from reader_processes import Job
 from streaming import MDSWriter
@@ -147,6 +150,41 @@ def test_so_do_workers_that_are_started_otherwise(
 
 
 # Processes that are forked.
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_workers_have_ended_when_an_iteration_that_failed_is_closed(
+    store: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    """Although the error, which is kept, holds the frames that used them."""
+    # So long torch waits for a worker that does not end, before it terminates it.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 30.0)
+    one = loader(store, packing=packing, vocab_size=1, num_workers=2)
+    iterator = iter(one)
+    workers = multiprocessing.active_children()
+    with pytest.raises(MosaicDataError, match="outside the model's vocabulary") as caught:
+        next(iterator)
+    one.close()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert caught.tb is not None
+
+
+def test_workers_end_with_a_loader_that_is_collected_as_garbage(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch tells them comes after their queues were closed."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 30.0)
+    one: Any = loader(store, num_workers=2, persistent_workers=True)
+    one.itself = one
+    iterator = iter(one)
+    next(iterator)
+    workers = multiprocessing.active_children()
+    del one, iterator
+    begun = time.monotonic()
+    gc.collect()
+    # Those that torch terminates end with 0 as well.
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert time.monotonic() - begun < 30
 
 
 def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_path: Path) -> None:

@@ -1,30 +1,27 @@
 """The stateful dataloader of one data-parallel rank."""
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
+from mosaic_dataloader.metrics import RunMetrics
 from mosaic_dataloader.options import LoaderOptions, from_arguments, with_option_texts
-from mosaic_dataloader.order.mixture import Int64Array, Mixture
+from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
 from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.pending import PendingBatches
 from mosaic_dataloader.run import RunState
+from mosaic_dataloader.run_log import log_begin, log_resumed
 from mosaic_dataloader.sources import open_source
-from mosaic_dataloader.sources.common import log_token_means, new_order
+from mosaic_dataloader.sources.common import new_order
 from mosaic_dataloader.sources.reader import BatchReader, Rows, checked_layout
-from mosaic_dataloader.state.progress import Counters, EpochPass, RunOrder, SumOverRanks, summed
+from mosaic_dataloader.state.progress import Counters, EpochPass, RunOrder, SumOverRanks
 from mosaic_dataloader.state.saved import KEY
-from mosaic_dataloader.state.stages import PresentStage, present_stage, weighed
+from mosaic_dataloader.state.stages import PresentStage
 from mosaic_dataloader.storage.cache import warn_of_thrashing
 from mosaic_dataloader.util.arguments import flag
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class MosaicParallelAwareDataloader:
@@ -94,10 +91,7 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader, and not with a state that is loaded.
         self._new = True
-        # Position of the order at which the first iteration of the run, or of a loaded state,
-        # began; None before it.
-        self._begin: int | None = None
-        self._known_stage = 0
+        self._metrics = RunMetrics(dataset)
         order = dataset.options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
@@ -207,7 +201,7 @@ class MosaicParallelAwareDataloader:
         With ``packing``: documents handed out to their ends since the run began, in the lanes that
         are this rank's now. Over all ranks their sum is the run's; see ``counters``.
         """
-        return self._by_name(self.run.source.samples(self.run.progress).tolist())
+        return self._metrics.by_name(self.run.source.samples(self.run.progress).tolist())
 
     @property
     def tokens_per_stream(self) -> dict[str, int]:
@@ -232,12 +226,7 @@ class MosaicParallelAwareDataloader:
         Raises:
             MosaicDataError: There are several ranks and no way to sum over them.
         """
-        if sum_over_ranks is None and self.dp_world_size > 1:
-            raise MosaicDataError(
-                f"sync_token_counts needs sum_over_ranks to sum over {self.dp_world_size} ranks"
-            )
-        run = self.run
-        run.tokens = run.tokens.synced(run.progress, sum_over_ranks)
+        self.run.sync_tokens(sum_over_ranks)
 
     def counters(self, sum_over_ranks: SumOverRanks | None = None) -> Counters:
         """What the run has counted, over all ranks.
@@ -246,19 +235,7 @@ class MosaicParallelAwareDataloader:
             sum_over_ranks: As for ``sync_token_counts``. With ``packing`` and several ranks it sums
                 the samples, and all ranks call this together; without it they are None then.
         """
-        if self.dp_world_size == 1:
-            self.sync_token_counts()
-        source, progress = self.run.source, self.run.progress
-        samples = source.samples(progress)
-        if not source.counts_all_ranks:
-            samples = summed(samples, sum_over_ranks)
-        known = source.counts_all_ranks or sum_over_ranks is not None
-        return Counters(
-            rows=source.rows(progress),
-            samples=self._by_name(samples.tolist()) if known else None,
-            target_tokens=self._by_name(self.run.tokens.total.tolist()),
-            epochs=source.epochs(progress)[1],
-        )
+        return self._metrics.counters(self.run, sum_over_ranks)
 
     def metrics(self, sum_over_ranks: SumOverRanks | None = None) -> dict[str, float]:
         """What a trainer shows of the data, by the names to show it under.
@@ -275,26 +252,7 @@ class MosaicParallelAwareDataloader:
                 this together. Without it, the tokens of several ranks are those up to the last
                 ``sync_token_counts``, and with ``packing`` the samples are missing.
         """
-        if self.dp_world_size > 1 and sum_over_ranks is not None:
-            self.sync_token_counts(sum_over_ranks)
-        counters = self.counters(sum_over_ranks)
-        samples, tokens = counters.samples or {}, counters.target_tokens
-        found: dict[str, float] = {
-            "data/epoch": counters.epochs,
-            "data/samples_seen": counters.rows,
-            "data/tokens_seen": sum(tokens.values()),
-            **{f"data/{name}/samples": count for name, count in samples.items()},
-            **{f"data/{name}/tokens": count for name, count in tokens.items()},
-        }
-        stage = self.stage
-        if stage is not None:
-            found["data/stage"] = stage.number
-        if len(tokens) > 1:
-            for name, weight in self._weights(stage).items():
-                found[f"data/{name}/weight"] = weight
-            for name, share in self._shares(sum_over_ranks).items():
-                found[f"data/{name}/share"] = share
-        return found
+        return self._metrics.metrics(self.run, sum_over_ranks)
 
     @property
     def stage(self) -> PresentStage | None:
@@ -303,23 +261,14 @@ class MosaicParallelAwareDataloader:
         It is the stage of the sample that was handed out last; before the first batch, that of the
         sample that comes next. With ``packing``: by how far this rank's lanes are on average.
         """
-        source = self.run.source
-        if source.order.stages is None:
-            return None
-        position = source.position(self.run.progress)
-        last = position - (self._begin is not None and position > self._begin)
-        return present_stage(source.order.stages, last, self.dataset.options.weights_in)
+        return self._metrics.stage(self.run)
 
     def stage_begun(self) -> PresentStage | None:
         """The present stage, if it has begun since the last call; for a trainer's log.
 
         Which stage a run begins or resumes in is logged by the loader itself, when it is iterated.
         """
-        stage = self.stage
-        if stage is None or self._begin is None or stage.number == self._known_stage:
-            return None
-        self._known_stage = stage.number
-        return stage
+        return self._metrics.stage_begun(self.run)
 
     def loading_counters(self) -> dict[str, float]:
         """Where loading time goes: what this process and its workers did since it opened the data.
@@ -381,8 +330,10 @@ class MosaicParallelAwareDataloader:
             self._pending.reset()
         run = self.run
         self.check()
-        if self._begin is None:
-            self._begin_run()
+        if not self._metrics.begun:
+            stage = self._metrics.begin(run)
+            if not self.dp_rank:
+                log_begin(run, stage, self.skip_samples, new=self._new)
         begun = run.progress
 
         def end_pass() -> None:
@@ -489,115 +440,16 @@ class MosaicParallelAwareDataloader:
         self.close()
         self._run = self._run.resumed(state_dict)
         self._order_is_known = True
-        self._begin = None
+        self._metrics.reset()
         if self._pending is not None:
             self._pending.reset()
         self._new = False
         if not self.dp_rank:
-            if self.skip_samples or self.samples_skipped:
-                self._log_skip_ignored()
-            self._log_left_out()
+            log_resumed(self._run, self.skip_samples)
 
     def close(self) -> None:
         """Stop reading ahead. The position stays; iterating again continues from it."""
         self._reader.close()
-
-    def _begin_run(self) -> None:
-        """Note where the run is before anything of it is handed out, and log how it begins."""
-        source, stage, self._shared = self.run.source, self.stage, self._counted()
-        # Only stages ask for it.
-        self._begin = source.position(self.run.progress) if stage else 0
-        if stage is not None:
-            self._known_stage = stage.number
-        if self.dp_rank:
-            return
-        log_token_means(self.dataset, source.order)
-        if self._new and self.skip_samples:
-            epoch, place = source.sequence.locate(self.skip_samples)
-            logger.info(
-                "skip_samples: the run begins at sample %d of epoch %d, %d samples into the order",
-                place,
-                epoch,
-                self.skip_samples,
-            )
-        if self._new:
-            self._log_left_out()
-        if stage is not None:
-            logger.info(
-                "the run %s at %s, in %s: %s",
-                "resumes" if self.samples_seen > self.first_position else "begins",
-                self.describe(self.samples_seen),
-                stage,
-                stage.mixture,
-            )
-
-    def _counted(self) -> Int64Array:
-        """What weights count, int64[streams]: tokens of all ranks, or samples that are known."""
-        if self.dataset.options.weights_in == "tokens":
-            return self.run.tokens.total
-        return self.run.source.samples(self.run.progress)
-
-    def _shares(self, sum_over_ranks: SumOverRanks | None) -> dict[str, float]:
-        """Shares of what was handed out since the last call; empty where they are not known."""
-        if self._begin is None:
-            return {}
-        counted = self._counted()
-        gained, self._shared = counted - self._shared, counted
-        if self.dataset.options.weights_in == "samples" and not self.run.source.counts_all_ranks:
-            if sum_over_ranks is None:
-                return {}
-            gained = summed(gained, sum_over_ranks)
-        total = int(gained.sum())
-        return self._by_name((gained / total).tolist()) if total else {}
-
-    def _weights(self, stage: PresentStage | None) -> dict[str, float]:
-        """The share that each stream is to have at present."""
-        if stage is not None:
-            return {one.name: stage.weights.get(one.name, 0.0) for one in self.dataset.streams}
-        counts = [size.choose for size in self.mixture.streams]
-        weights_in = self.dataset.options.weights_in
-        return self._by_name(weighed(counts, self.dataset.millitokens, weights_in))
-
-    def _by_name(self, values: Iterable[T]) -> dict[str, T]:
-        """Values of the streams, by their names."""
-        return {one.name: own for one, own in zip(self.dataset.streams, values, strict=True)}
-
-    def _log_skip_ignored(self) -> None:
-        """Say that a loaded position wins over skip_samples."""
-        before = self.samples_skipped
-        logger.log(
-            logging.INFO if self.skip_samples == before else logging.WARNING,
-            "the run resumes at %s, where its checkpoint was written; skip_samples = %d has no "
-            "effect: it began with skip_samples = %d",
-            self.describe(self.samples_seen),
-            self.skip_samples,
-            before,
-        )
-
-    def _log_left_out(self) -> None:
-        """Say which positions ``skip`` leaves out, and which it names too late."""
-        source, position = self.run.source, self.samples_seen
-        skip = source.order.skip
-        trained_from = position - source.rows(self.run.progress) - self.left_out
-        for start, stop in self.dataset.skip:
-            if stop > position:
-                begin = max(start, position)
-                logger.info(
-                    "skip: from %s on, %d are left out of training",
-                    self.describe(begin),
-                    stop - begin,
-                )
-            begin, end = max(start, trained_from), min(stop, position)
-            late = end - begin - (skip.before(end) - skip.before(begin))
-            if late > 0:
-                logger.warning(
-                    'skip = "%d:%d" comes too late for %d positions: the run resumes at %s and has '
-                    "trained on them; resume from an earlier checkpoint to leave them out",
-                    start,
-                    stop,
-                    late,
-                    self.describe(position),
-                )
 
 
 MosaicParallelAwareDataloader.__doc__ = with_option_texts(

@@ -15,7 +15,7 @@ from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import skip_from
 from mosaic_dataloader.sources import BatchSource, open_source
 from mosaic_dataloader.state.identity import Identity, compare, order_difference
-from mosaic_dataloader.state.progress import Progress, RunOrder, TokenCount
+from mosaic_dataloader.state.progress import Progress, RunOrder, SumOverRanks, TokenCount
 from mosaic_dataloader.state.saved import KEY, SavedState
 from mosaic_dataloader.state.stages import Reached, continued_stages, kept_means, with_present_data
 
@@ -48,6 +48,19 @@ class RunState:
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._progress[-1]
+
+    def sync_tokens(self, sum_over_ranks: SumOverRanks | None) -> None:
+        """Add the target tokens that all ranks were handed since the last call.
+
+        Raises:
+            MosaicDataError: There are several ranks and no way to sum over them.
+        """
+        ranks = self.source.layout.world_size
+        if sum_over_ranks is None and ranks > 1:
+            raise MosaicDataError(
+                f"sync_token_counts needs sum_over_ranks to sum over {ranks} ranks"
+            )
+        self.tokens = self.tokens.synced(self.progress, sum_over_ranks)
 
     def save(self) -> dict[str, str]:
         """The entries of a checkpoint."""

@@ -6,6 +6,7 @@ import select
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from mosaic_dataloader.reading.rows import EncodedBatches, RowBatch, RowReader
 from mosaic_dataloader.storage.traffic import Traffic
 from mosaic_dataloader.util import threads
 from mosaic_dataloader.util.forks import reset_in_child, starting
+
+# So long a worker of a loader that was dropped waits for torch to end it.
+_TORCH_SECONDS = 0.2
 
 Batch = tuple[BatchRequest, RowBatch]
 # Reads what a request asks for, by the shards and places in it.
@@ -109,6 +113,10 @@ class ParentPipe:
                 os.read(self._reader.fileno(), 1)
                 self._stopped = False
 
+    def close(self) -> None:
+        """Have the workers end: their loader was dropped."""
+        self._writer.close()
+
     def after_fork(self) -> None:
         """Close the parent's end: a worker, or a process that other code forked, is running."""
         self._writer.close()
@@ -129,9 +137,14 @@ class ParentPipe:
         poll = select.poll()
         poll.register(self._reader.fileno(), 0)
         poll.poll()
-        # A parent that lives has dropped its loader, and torch is about to end this worker in its
-        # own way: dying of a signal would be reported as a fault.
+        # A parent that lives has dropped its loader, and torch ends this worker in its own way. But
+        # where the loader was collected as garbage, torch's word comes after its queue was closed:
+        # it would wait for 5 s and then terminate the worker. Dying of a signal would be reported
+        # as a fault.
+        deadline = time.monotonic() + _TORCH_SECONDS
         while os.getppid() == self._parent:
+            if time.monotonic() > deadline:
+                os._exit(0)
             time.sleep(threads.LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -183,6 +196,8 @@ class WorkerPool:
         reset_in_child(self)
         self._sampler = _RequestSampler()
         self._pipe = ParentPipe()
+        # Called before torch ends the workers and waits for that, which finalizers only are after.
+        weakref.finalize(self, self._pipe.close).atexit = False
         self._loader: DataLoader[Any] = DataLoader(
             _Fetched(fetch),
             batch_size=None,
@@ -196,7 +211,7 @@ class WorkerPool:
             generator=torch.Generator(),
         )
 
-    def answers(self, requests: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    def answers(self, requests: Iterator[Any]) -> "Answers":
         """Requests, in their order, each with what a worker read for its ``shards`` and ``places``.
 
         The workers are started by the call itself: it belongs into the main thread, where torch
@@ -205,7 +220,7 @@ class WorkerPool:
         self._pipe.resume()
         self._sampler.requests = requests
         self._sampler.under_way.clear()
-        return self._answers(iter(self._loader))
+        return Answers(iter(self._loader), self._sampler.under_way, self._traffic)
 
     def after_fork(self) -> None:
         """Leave the workers to the parent; if this were dropped here, torch would end them."""
@@ -224,15 +239,43 @@ class WorkerPool:
         """Have the workers give up what they wait for; the next call of ``answers`` uses them."""
         self._pipe.stop()
 
-    def _answers(self, iterator: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
-        for answer in iterator:
-            if answer is None:
-                raise threads.StoppedError
-            if isinstance(answer, MosaicDataError):
-                raise answer
-            read, counted = answer
-            self._traffic.add(counted)
-            yield self._sampler.under_way.popleft(), read
+
+class Answers:
+    """What the workers of one iteration read, each with its request.
+
+    It alone holds torch's iterator. Once it is closed, workers that are not persistent have ended,
+    whatever holds on to the frames that asked for answers, such as the traceback of an error: torch
+    ends them in 5 seconds, and not at once, where its iterator is collected as garbage.
+    """
+
+    def __init__(self, iterator: Iterator[Any], under_way: deque[Any], traffic: Traffic):
+        self._iterator: Iterator[Any] | None = iterator
+        self._under_way = under_way
+        self._traffic = traffic
+
+    def __iter__(self) -> "Answers":
+        """Itself."""
+        return self
+
+    def __next__(self) -> tuple[Any, Any]:
+        """The next request and its answer.
+
+        Raises:
+            StoppedError: The workers were stopped, or this was closed.
+            MosaicDataError: What a worker met.
+        """
+        answer = None if self._iterator is None else next(self._iterator)
+        if answer is None:
+            raise threads.StoppedError
+        if isinstance(answer, MosaicDataError):
+            raise answer
+        read, counted = answer
+        self._traffic.add(counted)
+        return self._under_way.popleft(), read
+
+    def close(self) -> None:
+        """Ask for no more."""
+        self._iterator = None
 
 
 # Kept in a forked process until its end.
@@ -278,9 +321,9 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReadAhead:
-    """How far ahead of the caller batches are read.
+    """How far ahead of the caller an iteration reads.
 
     Attributes:
         depth: Batches that are kept ready in this process.
@@ -291,3 +334,15 @@ class ReadAhead:
     depth: int = 1
     workers: WorkerPool | None = None
     requests: int = 0
+    _answers: Answers | None = None
+
+    def ask(self, requests: Iterator[Any]) -> Answers | None:
+        """Start the workers, if there are any; see `WorkerPool.answers`."""
+        if self.workers is not None:
+            self._answers = self.workers.answers(requests)
+        return self._answers
+
+    def close(self) -> None:
+        """Let the workers go."""
+        if self._answers is not None:
+            self._answers.close()

@@ -377,11 +377,12 @@ class PackedRows:
             ahead=max(2 * self.layout.batch_size, 2 * (ahead.requests + 1) * block_rows),
         )
         requests = DocumentRequests(mixture, self._locate, lanes, scheduler)
-        if ahead.workers is None:
+        # The workers start here, and not when the first batch is asked for.
+        answers = ahead.ask(iter(requests))
+        if answers is None:
             arrivals = read_here(dataset, requests)
         else:
-            # The workers start here, and not when the first batch is asked for.
-            arrivals = read_by_workers(ahead.workers.answers(iter(requests)), requests)
+            arrivals = read_by_workers(answers, requests)
         packer = RowPacker(
             lanes,
             scheduler,

@@ -4,6 +4,7 @@ import copy
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -94,7 +95,7 @@ class BatchReader:
         under_way = options.num_workers * (options.prefetch_factor or 2)
         ahead = ReadAhead(self._depth, self._workers, under_way)
         iterator = prefetch(
-            self._ready(source.batches(progress, extent, ahead), after_first),
+            self._ready(source.batches(progress, extent, ahead), ahead, after_first),
             self._kept_ready,
             on_taken=on_taken,
             on_end=on_end,
@@ -128,13 +129,14 @@ class BatchReader:
     def _ready(
         self,
         batches: Iterator[tuple[RowBatch, Progress]],
+        ahead: ReadAhead,
         after_first: Callable[[], None] | None,
     ) -> Iterator[tuple[Rows, Progress]]:
         pin, positions = self._pin, self._dataset.options.positions
         # The progress of each is dropped here and not where batches are taken, for packed lanes
         # are many: so many may be made before the last one taken is passed.
         kept: deque[Progress] = deque(maxlen=self._kept_ready + 3)
-        with self._dataset.store.iterating():
+        with closing(ahead), self._dataset.store.iterating():
             for batch, progress in batches:
                 kept.append(progress)
                 inputs = {"input": pin(batch.inputs)}

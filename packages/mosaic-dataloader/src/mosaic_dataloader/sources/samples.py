@@ -24,7 +24,7 @@ from mosaic_dataloader.order.sequence import EpochStart
 from mosaic_dataloader.order.skip import Range
 from mosaic_dataloader.reading.origins import PreviewRow, RowOrigin, sample_fields
 from mosaic_dataloader.reading.rows import RowBatch
-from mosaic_dataloader.reading.workers import Fetch, ReadAhead, read_here
+from mosaic_dataloader.reading.workers import Answers, Fetch, ReadAhead, read_here
 from mosaic_dataloader.sources.common import open_sequence, samples_ahead, shards_ahead
 from mosaic_dataloader.state.identity import PROBED, probe
 from mosaic_dataloader.state.progress import EpochPass, Progress, RunOrder
@@ -141,20 +141,15 @@ class SampleRows:
         iterator is used. Without an ``extent`` they never end.
         """
         requests = partial(self._requests, progress.samples_seen, extent)
-        answers = None
-        if ahead.workers:
-            # The workers start here, and not when the first batch is asked for.
-            answers = (
-                (request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full, ends))
-                for request, (inputs, labels, full, ends) in ahead.workers.answers(requests())
-            )
+        # The workers start here, and not when the first batch is asked for.
+        answers = ahead.ask(requests())
         return self._batches(progress, requests, answers, ahead)
 
     def _batches(
         self,
         progress: Progress,
         requests: Requests,
-        answers: Iterator[tuple[BatchRequest, RowBatch]] | None,
+        answers: Answers | None,
         ahead: ReadAhead,
     ) -> Iterator[tuple[RowBatch, Progress]]:
         # Its threads start here, after the workers: a process is forked while nothing else runs.
@@ -166,7 +161,11 @@ class SampleRows:
             rows = min(_ENCODED_ROWS, size * max(1, ahead.depth // 2))
             read = read_here(self.dataset.rows, _fetching(requests(), shards, size), rows)
         else:
-            read = _fetching(answers, shards, size)
+            received = (
+                (request, RowBatch(torch.from_numpy(inputs), torch.from_numpy(labels), full, ends))
+                for request, (inputs, labels, full, ends) in answers
+            )
+            read = _fetching(received, shards, size)
         try:
             with closing(read):
                 for request, batch in read:

@@ -1,6 +1,5 @@
 """A unit's documents on their way into shards. Imported late: mosaicml-streaming imports torch."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,11 +13,16 @@ from mosaic_prepare.tokenizers import Tokens
 
 
 class _Shards(MDSWriter):
-    """MDSWriter, without an empty shard before a sample that is larger than a shard."""
+    """MDSWriter, without an index, and without an empty shard before a sample larger than one."""
 
     def flush_shard(self) -> None:
         if self.new_samples:
             super().flush_shard()
+
+    def _write_index(self) -> None:
+        # The run writes one for all units. MDSWriter's own waits a second for its uploads, though
+        # there are none, wherever their thread has not looked yet.
+        pass
 
 
 class SplitWriter:
@@ -69,9 +73,7 @@ class SplitWriter:
         if self._rows is not None:
             self._write_rows(self._rows.finish())
         self._shards.finish()
-        index = self._folder / "index.json"
-        shards = json.loads(index.read_text())["shards"]
-        index.unlink()
+        shards = self._shards.shards
         for shard in shards:
             for key in ("raw_data", "zip_data"):
                 if shard[key]:

@@ -37,7 +37,7 @@ def mosaic_tables() -> Iterator[tuple[TablePath, type]]:
 
     Validation's are the same as training's and are left out.
     """
-    for where, cls in tables(MosaicJobConfig):
+    for where, cls in tables(MosaicJobConfig).items():
         if where and where[0].startswith("mosaic_") and where[0] != "mosaic_validation_dataloader":
             yield where, cls
 

@@ -148,7 +148,11 @@ def is_key(dotted: str) -> bool:
 
 @cache
 def _leaves() -> dict[tuple[str, ...], object]:
-    return {(*p, key): tp for p, cls in tables(MosaicJobConfig) for key, tp in keys_of(cls).items()}
+    return {
+        (*p, key): tp
+        for p, cls in tables(MosaicJobConfig).items()
+        for key, tp in keys_of(cls).items()
+    }
 
 
 @cache

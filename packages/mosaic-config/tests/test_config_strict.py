@@ -128,7 +128,9 @@ def test_options_left_out_on_purpose_say_why(error: Any, toml: str, parts: list[
 
 def test_what_replaces_an_older_torchtitan_s_key_is_a_key() -> None:
     present = {
-        ".".join((*path, key)) for path, cls in tables(MosaicJobConfig) for key in keys_of(cls)
+        ".".join((*path, key))
+        for path, cls in tables(MosaicJobConfig).items()
+        for key in keys_of(cls)
     }
     for text in _RENAMED.values():
         assert text.partition(" =")[0].partition(",")[0] in present, text

@@ -6,6 +6,7 @@ whose keys the user chooses (streams, tokenizer arguments), and its messages tak
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -101,11 +102,12 @@ def _at(config: Any, path: Path) -> Any:
     return config
 
 
-def _open_fields(root: type) -> dict[Path, Any]:
+@functools.cache
+def _open_fields(root: type) -> Mapping[Path, Any]:
     """Return the paths and types of all keys that hold a list of tables or names of the user's."""
     return {
         (*path, key): annotation
-        for path, cls in tables(root)
+        for path, cls in tables(root).items()
         for key, annotation in keys_of(cls).items()
         if tables_in_list(annotation) or named_value(annotation) is not None
     }
@@ -115,7 +117,7 @@ def _changed(root: type, where: Path, old: Any, values: dict[str, Any]) -> Any:
     """Return a table with new values, whose own checks it has passed."""
     if isinstance(old, dict) or where in _open_fields(root):
         return {**(old or {}), **values}
-    cls = type(old) if old is not None else dict(tables(root))[names_hidden(root, where)]
+    cls = type(old) if old is not None else tables(root)[names_hidden(root, where)]
     if old is None:
         for problem in missing_keys(place(where), cls, values):
             raise ConfigError(problem)
@@ -148,7 +150,7 @@ def _read(
         return _read_named(root, option, above, named_value(annotation), names)
     *section, key = option.name.split(".")
     where = tuple(section)
-    cls = dict(tables(root)).get(where)
+    cls = tables(root).get(where)
     types = keys_of(cls) if cls is not None else {}
     positive = key if key in types else key.removeprefix("no_")
     if types.get(positive) is bool:

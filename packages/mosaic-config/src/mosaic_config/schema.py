@@ -56,14 +56,16 @@ def tables_in_list(annotation: Any) -> bool:
     return typing.get_origin(annotation) is list and named_value(inner[0]) is Any
 
 
-def tables(root: type, path: Path = ()) -> Iterator[tuple[Path, type]]:
-    """Yield every table below a dataclass with its path, the dataclass itself first."""
-    yield path, root
+@functools.cache
+def tables(root: type) -> Mapping[Path, type]:
+    """Return every table below a dataclass by its path, the dataclass itself first."""
+    found: dict[Path, type] = {(): root}
     for key, annotation in keys_of(root).items():
         if (inner := table_in(annotation)) is not None:
-            yield from tables(inner, (*path, key))
+            found |= {(key, *path): table for path, table in tables(inner).items()}
         elif (named := table_in(named_value(annotation))) is not None:
-            yield from tables(named, (*path, key, NAME))
+            found |= {(key, NAME, *path): table for path, table in tables(named).items()}
+    return found
 
 
 def tables_of(config: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -40,7 +40,7 @@ def suggest(
         )
         return len(path) + len(other) - 2 * len(list(shared))
 
-    by_path = dict(tables(root))
+    by_path = tables(root)
     found = [p for p, cls in by_path.items() if p != path and key in candidates(cls)]
     found.sort(key=distance)
     # A table of the same section is surely meant; the others are only mentioned.
@@ -68,7 +68,7 @@ def unknown_option(root: type, flag: str, section: Path, key: str, *, written: P
     what = f"unknown option {flag}"
     if (reason := reason_for_key(section, key)) is not None:
         return f"{flag} {reason}"
-    by_path = dict(tables(root))
+    by_path = tables(root)
     if section not in by_path:
         names = {".".join(path): path for path in by_path if path}
         near = difflib.get_close_matches(".".join(section), names, n=1)

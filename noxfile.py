@@ -38,18 +38,18 @@ UNIT_TESTS = (
 )
 # Several packages together, several processes per test (gloo, NCCL).
 INTEGRATION_TESTS = "tests"
-# What the session `tests` runs beside one another: what has another environment, then what takes
-# longest, then what waits most; with how many processes at least. One process imports torch and
-# torchtitan once, and starts the servers that tests share once.
+# What the session `tests` runs beside one another: what has another environment, then those that
+# take longest first; with how many processes at least. One process imports torch and torchtitan
+# once, and starts the servers that tests share once.
 LONG_TESTS = "packages/mosaic-dataloader/tests"
 PREPARE_TESTS = "packages/mosaic-prepare/tests"
 OTHER_TESTS = tuple(folder for folder in UNIT_TESTS if folder not in (LONG_TESTS, PREPARE_TESTS))
 TEST_GROUPS = (
     (1, (TITAN_TESTS,)),
     (2, (LONG_TESTS,)),
-    (1, (PREPARE_TESTS,)),
     (1, OTHER_TESTS),
     (1, (INTEGRATION_TESTS,)),
+    (1, (PREPARE_TESTS,)),
 )
 # What takes long to import in all groups but the first.
 SLOW_IMPORTS = "import moto.server, streaming, torchtitan.train, transformers"
@@ -90,9 +90,8 @@ def tests(session: nox.Session) -> None:
         command = (*PYTEST, *chosen, *spread, *_existing(folders), *session.posargs)
         return _run_beside(session, *command, env=_test_env(2 * workers))
 
-    # Three at a time: at times a test waits, for a store that hangs or for a cluster's start. With
-    # more of them, two cores took 10 % more time for the same.
-    with ThreadPoolExecutor(3) as pool:
+    # Four at a time: at times a test waits, for a store that hangs or for a cluster's start.
+    with ThreadPoolExecutor(4) as pool:
         first = pool.submit(run, TEST_GROUPS[0])
         # In a new environment this compiles them, for which each of the processes that start
         # together would need 20 seconds.

@@ -149,9 +149,6 @@ def test_so_do_workers_that_are_started_otherwise(
     wait_until(lambda: not any(map(runs, workers)), "a worker lives forever", 120)
 
 
-# Processes that are forked.
-
-
 @pytest.mark.parametrize("packing", [False, True])
 def test_workers_have_ended_when_an_iteration_that_failed_is_closed(
     store: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
@@ -185,6 +182,9 @@ def test_workers_end_with_a_loader_that_is_collected_as_garbage(
     # Those that torch terminates end with 0 as well.
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert time.monotonic() - begun < 30
+
+
+# Processes that are forked.
 
 
 def test_a_forked_process_keeps_no_lock_and_reads_for_itself(store: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mosaic_dataloader.dataset import StreamingTextDataset
 from mosaic_dataloader.errors import MosaicDataError
-from mosaic_dataloader.metrics import RunMetrics
+from mosaic_dataloader.metrics import RunMetrics, by_name
 from mosaic_dataloader.options import LoaderOptions, from_arguments, with_option_texts
 from mosaic_dataloader.order.mixture import Mixture
 from mosaic_dataloader.order.resolved import ResolvedOrder
@@ -91,7 +91,7 @@ class MosaicParallelAwareDataloader:
         self._pending = PendingBatches() if confirm_batches else None
         # Whether the run begins with this loader, and not with a state that is loaded.
         self._new = True
-        self._metrics = RunMetrics(dataset)
+        self._metrics = RunMetrics()
         order = dataset.options.resolve(
             num_nodes=num_nodes, global_batch=layout.global_batch, local_batch=batch_size
         )
@@ -201,7 +201,7 @@ class MosaicParallelAwareDataloader:
         With ``packing``: documents handed out to their ends since the run began, in the lanes that
         are this rank's now. Over all ranks their sum is the run's; see ``counters``.
         """
-        return self._metrics.by_name(self.run.source.samples(self.run.progress).tolist())
+        return by_name(self.dataset, self.run.source.samples(self.run.progress).tolist())
 
     @property
     def tokens_per_stream(self) -> dict[str, int]:

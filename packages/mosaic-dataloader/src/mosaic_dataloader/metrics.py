@@ -19,8 +19,7 @@ class RunMetrics:
     of the same names.
     """
 
-    def __init__(self, dataset: StreamingTextDataset):
-        self._dataset = dataset
+    def __init__(self) -> None:
         # Position of the order at which the first iteration of the run, or of a loaded state,
         # began; None before it.
         self._begin: int | None = None
@@ -57,8 +56,8 @@ class RunMetrics:
         known = source.counts_all_ranks or sum_over_ranks is not None
         return Counters(
             rows=source.rows(progress),
-            samples=self.by_name(samples.tolist()) if known else None,
-            target_tokens=self.by_name(run.tokens.total.tolist()),
+            samples=by_name(source.dataset, samples.tolist()) if known else None,
+            target_tokens=by_name(source.dataset, run.tokens.total.tolist()),
             epochs=source.epochs(progress)[1],
         )
 
@@ -92,7 +91,7 @@ class RunMetrics:
             return None
         position = source.position(run.progress)
         last = position - (self._begin is not None and position > self._begin)
-        return present_stage(source.order.stages, last, self._dataset.options.weights_in)
+        return present_stage(source.order.stages, last, source.dataset.options.weights_in)
 
     def stage_begun(self, run: RunState) -> PresentStage | None:
         """The present stage, if it has begun since the last call."""
@@ -102,13 +101,9 @@ class RunMetrics:
         self._known_stage = stage.number
         return stage
 
-    def by_name(self, values: Iterable[T]) -> dict[str, T]:
-        """Values of the streams, by their names."""
-        return {one.name: own for one, own in zip(self._dataset.streams, values, strict=True)}
-
     def _counted(self, run: RunState) -> Int64Array:
         """What weights count, int64[streams]: tokens of all ranks, or samples that are known."""
-        if self._dataset.options.weights_in == "tokens":
+        if run.source.dataset.options.weights_in == "tokens":
             return run.tokens.total
         return run.source.samples(run.progress)
 
@@ -118,17 +113,22 @@ class RunMetrics:
             return {}
         counted = self._counted(run)
         gained, self._shown = counted - self._shown, counted
-        if self._dataset.options.weights_in == "samples" and not run.source.counts_all_ranks:
+        if run.source.dataset.options.weights_in == "samples" and not run.source.counts_all_ranks:
             if sum_over_ranks is None:
                 return {}
             gained = summed(gained, sum_over_ranks)
         total = int(gained.sum())
-        return self.by_name((gained / total).tolist()) if total else {}
+        return by_name(run.source.dataset, (gained / total).tolist()) if total else {}
 
     def _weights(self, run: RunState, stage: PresentStage | None) -> dict[str, float]:
         """The share that each stream is to have at present."""
-        dataset = self._dataset
+        dataset = run.source.dataset
         if stage is not None:
             return {one.name: stage.weights.get(one.name, 0.0) for one in dataset.streams}
         counts = [size.choose for size in run.source.mixture.streams]
-        return self.by_name(weighed(counts, dataset.millitokens, dataset.options.weights_in))
+        return by_name(dataset, weighed(counts, dataset.millitokens, dataset.options.weights_in))
+
+
+def by_name(dataset: StreamingTextDataset, values: Iterable[T]) -> dict[str, T]:
+    """Values of the streams, by their names."""
+    return {one.name: own for one, own in zip(dataset.streams, values, strict=True)}

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -334,7 +334,7 @@ class ReadAhead:
     depth: int = 1
     workers: WorkerPool | None = None
     requests: int = 0
-    _answers: Answers | None = None
+    _answers: Answers | None = field(default=None, init=False)
 
     def ask(self, requests: Iterator[Any]) -> Answers | None:
         """Start the workers, if there are any; see `WorkerPool.answers`."""
